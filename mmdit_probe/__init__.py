@@ -1,0 +1,65 @@
+"""mmdit-probe: see and change what the joint attention of multi-modal diffusion transformers does."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .attention import JointAttention
+    from .edits import BlurText, Edit
+    from .layout import Region, TokenLayout
+    from .pipelines import load_pipeline
+    from .probe import Probe
+    from .readouts import Field, I2TMaps, Readout, RegionMass, T2IMaps, ValueNorms
+    from .records import load_record, save_record
+
+_HOMES = {
+    "JointAttention": "attention",
+    "BlurText": "edits",
+    "Edit": "edits",
+    "Region": "layout",
+    "TokenLayout": "layout",
+    "load_pipeline": "pipelines",
+    "Probe": "probe",
+    "Field": "readouts",
+    "I2TMaps": "readouts",
+    "Readout": "readouts",
+    "RegionMass": "readouts",
+    "T2IMaps": "readouts",
+    "ValueNorms": "readouts",
+    "load_record": "records",
+    "save_record": "records",
+}
+__version__ = version("mmdit-probe")
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that ``mmdit-probe --help`` need not wait for torch."""
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module 'mmdit_probe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+__all__ = [
+    "BlurText",
+    "Edit",
+    "Field",
+    "I2TMaps",
+    "JointAttention",
+    "Probe",
+    "Readout",
+    "Region",
+    "RegionMass",
+    "T2IMaps",
+    "TokenLayout",
+    "ValueNorms",
+    "load_pipeline",
+    "load_record",
+    "save_record",
+]

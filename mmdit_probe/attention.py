@@ -1,0 +1,234 @@
+"""JointAttention: the exact maths of one attention call, without its N x N matrix.
+
+With the row-wise log-sum-exp `lse` any block of the attention matrix is ``exp(q k^T * scale - lse)``,
+exact, for just the rows and columns asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .kernels import AttentionCall, additive_mask
+from .layout import Region, TokenLayout
+from .tokens import TextTokens
+
+Heads = Literal["mean", "all"]
+BLOCK_ELEMENTS = 1 << 20
+"""Size of the one buffer that blocks are computed in (4 MB of fp32), unless one head needs more."""
+ROW_CHUNK = 256
+"""Rows at a time where a log-sum-exp has to be computed by explicit softmax."""
+
+
+class Block(NamedTuple):
+    """Probabilities of some batch rows and heads; the buffer is used again for the next block.
+
+    ``probs`` is (batch, heads, rows, cols) in fp32: all tokens x text tokens for text columns, text
+    tokens x image tokens for text rows.
+    """
+
+    batch: slice
+    heads: slice
+    probs: Float[Tensor, "batch heads rows cols"]
+
+
+@dataclass(frozen=True, eq=False)
+class JointAttention:
+    """One call of one layer.
+
+    Query, key and value are as the kernel sees them, after norms and rotary embeddings; ``key`` and
+    ``value`` may have fewer heads (grouped heads). ``layer`` counts blocks from 0, ``step`` the
+    transformer's calls from 0; ``text`` says what the text positions hold, where that is known.
+    """
+
+    call: AttentionCall
+    layout: TokenLayout
+    layer: int = 0
+    step: int = 0
+    text: TextTokens | None = None
+
+    def __post_init__(self) -> None:
+        if self.query.shape[-2] != self.layout.tokens or self.key.shape[-2] != self.layout.tokens:
+            raise ValueError(
+                f"JointAttention: the layout has {self.layout.tokens} tokens ({self.layout.image} image + "
+                f"{self.layout.text} text), the call {self.query.shape[-2]} queries and {self.key.shape[-2]} keys; "
+                f"give the right TokenLayout to Probe(layout=...)"
+            )
+
+    @property
+    def query(self) -> Float[Tensor, "batch heads tokens width"]:
+        return self.call.query
+
+    @property
+    def key(self) -> Float[Tensor, "batch kv_heads tokens width"]:
+        return self.call.key
+
+    @property
+    def value(self) -> Float[Tensor, "batch kv_heads tokens value_width"]:
+        return self.call.value
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by before the softmax, ``1 / sqrt(width)`` unless the model says otherwise."""
+        return self.call.arguments.scale if self.call.arguments.scale is not None else self.query.shape[-1] ** -0.5
+
+    @property
+    def batch(self) -> int:
+        return self.query.shape[0]
+
+    @property
+    def heads(self) -> int:
+        return self.query.shape[1]
+
+    @property
+    def output(self) -> Float[Tensor, "batch heads tokens value_width"]:
+        """What the plain call returns, from the same kernel."""
+        return self.call.attended.output
+
+    @cached_property
+    def lse(self) -> Float[Tensor, "batch heads tokens"]:
+        """Row-wise log-sum-exp of the scores, fp32, without gradient."""
+        lse = self.call.attended.lse
+        if lse is None:
+            with torch.no_grad():
+                lse = self.chunked_lse()
+        # a row that may attend to nothing has -inf: its probabilities are 0, not NaN
+        return lse.detach().clamp(min=torch.finfo(torch.float32).min)
+
+    @property
+    def method(self) -> str:
+        """The kernel that ran, and ``+chunked`` where its log-sum-exp had to be computed apart."""
+        return self.call.attended.kernel + ("+chunked" if self.call.attended.lse is None else "")
+
+    @cached_property
+    def full_key(self) -> Float[Tensor, "batch heads tokens width"]:
+        """The keys with as many heads as the queries."""
+        return self.key.repeat_interleave(self.heads // self.key.shape[1], dim=1)
+
+    def scores(self, rows: slice, cols: slice) -> Float[Tensor, "batch heads rows cols"]:
+        """Scores before the softmax in fp32, masks included; carries gradients."""
+        query, key = self.query[:, :, rows].float(), self.full_key[:, :, cols].float()
+        scores = query @ (key * self.scale).transpose(-1, -2)
+        mask = self._mask(rows, cols)
+        return scores if mask is None else scores + mask
+
+    def _mask(self, rows: slice, cols: slice) -> Tensor | None:
+        mask = additive_mask(self.call.arguments.attn_mask, torch.float32)
+        if self.call.arguments.is_causal:
+            size = self.layout.tokens
+            causal = torch.ones(size, size, dtype=torch.bool, device=self.query.device).tril()
+            mask = additive_mask(causal, torch.float32)
+        if mask is None:
+            return None
+        return mask.expand(self.batch, self.heads, self.layout.tokens, self.layout.tokens)[:, :, rows, cols]
+
+    def chunked_lse(self) -> Float[Tensor, "batch heads tokens"]:
+        """The log-sum-exp by explicit scores, `ROW_CHUNK` rows at a time; carries gradients in bounded memory."""
+        everything = slice(0, self.layout.tokens)
+
+        def of_rows(start: int) -> Tensor:
+            return self.scores(slice(start, start + ROW_CHUNK), everything).logsumexp(-1)
+
+        with_grad = torch.is_grad_enabled() and (self.query.requires_grad or self.key.requires_grad)
+        starts = range(0, self.layout.tokens, ROW_CHUNK)
+        parts = [checkpoint(of_rows, s, use_reentrant=False) if with_grad else of_rows(s) for s in starts]
+        return torch.cat(parts, -1)
+
+    def probs(self, rows: slice, cols: slice) -> Float[Tensor, "batch heads rows cols"]:
+        """Any block of the attention matrix, exact; carries gradients where grad mode is on."""
+        needs_grad = torch.is_grad_enabled() and (self.query.requires_grad or self.key.requires_grad)
+        lse = self.chunked_lse() if needs_grad else self.lse
+        return (self.scores(rows, cols) - lse[:, :, rows, None]).exp()
+
+    def text_columns(self) -> Iterator[Block]:
+        """All queries on the text keys: I2T and T2T."""
+        return self._blocks(slice(0, self.layout.tokens), self.layout.text_slice)
+
+    def text_rows(self) -> Iterator[Block]:
+        """The text queries on the image keys: T2I."""
+        return self._blocks(self.layout.text_slice, self.layout.image_slice)
+
+    @torch.no_grad()
+    def _blocks(self, rows: slice, cols: slice) -> Iterator[Block]:
+        query = self.query[:, :, rows]
+        key = (self.full_key[:, :, cols].float() * self.scale).transpose(-1, -2).contiguous()
+        lse, mask = self.lse[:, :, rows, None], self._mask(rows, cols)
+        size = query.shape[2] * key.shape[3]
+        buffer = query.new_empty(0, dtype=torch.float32)
+        for batch, heads in _tiles(self.batch, self.heads, size):
+            shape = (batch.stop - batch.start, heads.stop - heads.start, query.shape[2], key.shape[3])
+            probs = buffer.resize_(shape)
+            torch.matmul(query[batch, heads].float(), key[batch, heads], out=probs)
+            if mask is not None:
+                probs += mask[batch, heads]
+            probs.sub_(lse[batch, heads]).exp_()
+            yield Block(batch, heads, probs)
+
+    def region_mass(self) -> Float[Tensor, "batch heads region"]:
+        """Mean over each region's queries of the probability mass they give it, in [0, 1].
+
+        Regions in the order I2I, I2T, T2I, T2T (Seg4Diff, section 3.2). I2I and T2I are what the
+        softmax leaves: 1 - I2T and 1 - T2T.
+        """
+        mass = self.query.new_empty(self.batch, self.heads, 2, dtype=torch.float32)
+        for block in self.text_columns():
+            mass[block.batch, block.heads] = text_mass(block, self.layout)
+        return four_regions(mass)
+
+    def i2t(self, heads: Heads = "mean") -> Tensor:
+        """Probabilities of image queries on text keys: (batch, image, text), or with a heads axis after batch."""
+        maps = self._maps(self.text_columns(), (self.layout.image, self.layout.text), self.layout.image_slice, heads)
+        return maps
+
+    def t2i(self, heads: Heads = "mean") -> Tensor:
+        """Probabilities of text queries on image keys: (batch, text, image), or with a heads axis after batch."""
+        return self._maps(self.text_rows(), (self.layout.text, self.layout.image), slice(None), heads)
+
+    def _maps(self, blocks: Iterator[Block], shape: tuple[int, int], rows: slice, heads: Heads) -> Tensor:
+        kept = (self.batch, *shape) if heads == "mean" else (self.batch, self.heads, *shape)
+        maps = self.query.new_zeros(kept, dtype=torch.float32)
+        for block in blocks:
+            add_to_maps(maps, block, rows, self.heads, heads)
+        return maps
+
+
+def _tiles(batch: int, heads: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Batch and head ranges whose blocks of ``size`` elements a head fit the buffer."""
+    whole_rows = max(1, BLOCK_ELEMENTS // (size * heads)) if size * heads <= BLOCK_ELEMENTS else 1
+    some_heads = max(1, min(heads, BLOCK_ELEMENTS // size))
+    for row in range(0, batch, whole_rows):
+        for head in range(0, heads, some_heads):
+            yield slice(row, min(row + whole_rows, batch)), slice(head, min(head + some_heads, heads))
+
+
+def text_mass(block: Block, layout: TokenLayout) -> Float[Tensor, "batch heads 2"]:
+    """I2T and T2T mass of a text-column block, mean over the queries."""
+    regions = [block.probs[:, :, rows].sum((-1, -2)) for rows in (layout.image_slice, layout.text_slice)]
+    return torch.stack([regions[0] / layout.image, regions[1] / max(1, layout.text)], -1)
+
+
+def four_regions(mass: Float[Tensor, "batch heads 2"]) -> Float[Tensor, "batch heads 4"]:
+    """(I2T, T2T) -> (I2I, I2T, T2I, T2T)."""
+    i2t, t2t = mass.unbind(-1)
+    return torch.stack([1 - i2t, i2t, 1 - t2t, t2t], -1)
+
+
+def add_to_maps(maps: Tensor, block: Block, rows: slice, all_heads: int, heads: Heads) -> None:
+    """Add a block's rows to head-mean maps, or put them into per-head maps."""
+    probs = block.probs[:, :, rows]
+    if heads == "all":
+        maps[block.batch, block.heads] = probs
+    elif probs.shape[1] == 1:
+        maps[block.batch].add_(probs[:, 0], alpha=1 / all_heads)
+    else:
+        maps[block.batch].add_(probs.sum(1), alpha=1 / all_heads)
+
+
+REGIONS = tuple(Region)

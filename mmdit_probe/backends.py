@@ -1,0 +1,36 @@
+"""For the time of a probe: compiled modules run eagerly and attention runs on PyTorch's own backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+from torch import nn
+
+
+@contextmanager
+def eager_and_native(transformer: nn.Module, attentions: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside, every attention module calls `scaled_dot_product_attention` as itself; undone on leaving."""
+    with ExitStack() as stack:
+        if is_compiled(transformer):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for attention in attentions:
+            processor = getattr(attention, "processor", None)
+            chosen = getattr(processor, "_attention_backend", None)
+            if chosen not in (None, AttentionBackendName.NATIVE):
+                stack.callback(setattr, processor, "_attention_backend", chosen)
+                processor._attention_backend = AttentionBackendName.NATIVE
+        active = _AttentionBackendRegistry.get_active_backend()[0]
+        if active != AttentionBackendName.NATIVE:
+            stack.callback(_AttentionBackendRegistry.set_active_backend, active)
+            _AttentionBackendRegistry.set_active_backend(AttentionBackendName.NATIVE)
+        yield
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether the module or a part of it was given to `torch.compile`."""
+    return any(
+        part._compiled_call_impl is not None or isinstance(part, torch._dynamo.OptimizedModule) for part in module.modules()
+    )

@@ -1,0 +1,90 @@
+"""The attention budget: what share of each query's attention goes to image and to text (Seg4Diff, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from .attention import REGIONS
+from .configs import BudgetConfig, as_dict
+from .generation import generation_arguments, steps_at
+from .layout import TokenLayout
+from .probe import Probe
+from .readouts import RegionMass
+from .runs import RunFolder
+
+Progress = Callable[[int, int], None]
+"""Called with (prompts done, prompts in all)."""
+
+
+def measure_budget(pipe: Any, prompt: str, config: BudgetConfig) -> xr.Dataset:
+    """One prompt: ``region_mass`` (timestep, layer, head, region) of the conditional half, in [0, 1]."""
+    if not prompt.strip():
+        raise ValueError("attention budget: the prompt is empty; give it at least one word")
+    steps = steps_at(config.timesteps, config.generation.steps)
+    with Probe(pipe, [RegionMass()], steps=steps) as probe:
+        pipe(prompt, output_type="latent", **generation_arguments(pipe, config.generation))
+    record = probe.dataset("both" if probe.unguided else "conditional")
+    by_step = record.isel(batch=0).swap_dims(call="step").sel(step=list(steps))
+    dataset = by_step.assign_coords(sampling_timestep=("step", list(config.timesteps)))
+    return dataset.swap_dims(step="sampling_timestep")
+
+
+def run_budget(pipe: Any, config: BudgetConfig, out: Path, model: str, progress: Progress | None = None) -> xr.Dataset:
+    """All prompts, each written to ``out`` as it is done; a run that was interrupted continues.
+
+    Returns ``region_mass`` (prompt, sampling_timestep, layer, head, region).
+    """
+    settings = {"study": "attention-budget", "model": model, **as_dict(config)}
+    with RunFolder(out, settings).open() as run:
+        measured = []
+        for number, prompt in enumerate(config.prompts):
+            name = f"prompt-{number:04d}"
+            item = run.item(name)
+            if item is None:
+                item = measure_budget(pipe, prompt, config)
+                run.write(name, item)
+            measured.append(item)
+            if progress is not None:
+                progress(number + 1, len(config.prompts))
+    joined = xr.concat(measured, "prompt", combine_attrs="override", coords="minimal", compat="override")
+    joined = joined.assign_coords(prompt=list(config.prompts))
+    joined.attrs |= {"model": model, "seed": config.generation.seed, "steps": config.generation.steps}
+    return joined
+
+
+def budget_table(record: xr.Dataset) -> pd.DataFrame:
+    """One row per timestep, layer and region.
+
+    ``mass`` and ``spread`` are mean and standard deviation over prompts of the mean over heads, in [0, 1];
+    ``uniform`` is the mass if every query attended to all tokens alike, ``ratio`` is mass / uniform.
+    """
+    by_prompt = record["region_mass"].mean("head")
+    frame = xr.Dataset({"mass": by_prompt.mean("prompt"), "spread": by_prompt.std("prompt")}).to_dataframe().reset_index()
+    layout = TokenLayout(tuple(int(n) for n in record.attrs["grid"]), int(record.attrs["text_tokens"]))
+    uniform = {str(region): layout.uniform(region) for region in REGIONS}
+    frame["uniform"] = frame["region"].map(uniform)
+    frame["ratio"] = frame["mass"] / frame["uniform"]
+    columns = ["sampling_timestep", "sigma", "layer", "region", "mass", "spread", "uniform", "ratio"]
+    return frame[columns].rename(columns={"sampling_timestep": "timestep"})
+
+
+def read_aloud(table: pd.DataFrame) -> list[str]:
+    """Three lines that say what the table shows."""
+    i2t = table[table["region"] == "I2T"]
+    mean = i2t.groupby("layer")[["mass", "uniform", "ratio"]].mean()
+    top, low = mean["mass"].idxmax(), mean["mass"].idxmin()
+    above = int((mean["ratio"] > 1).sum())
+    t2i = table[table["region"] == "T2I"].groupby("layer")["ratio"].mean()
+    return [
+        f"Layer {top} gives text the most: {mean.loc[top, 'mass']:.1%} of an image token's attention, "
+        f"{mean.loc[top, 'ratio']:.2f} times uniform ({mean.loc[top, 'uniform']:.1%}).",
+        f"{above} of {len(mean)} layers give text more than uniform; layer {low} gives it the least, "
+        f"{mean.loc[low, 'mass']:.1%} ({mean.loc[low, 'ratio']:.2f} times uniform).",
+        f"Text tokens look at the image {t2i.mean():.2f} times as much as uniform, averaged over layers "
+        f"(most in layer {t2i.idxmax()}: {t2i.max():.2f}).",
+    ]

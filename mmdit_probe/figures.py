@@ -1,0 +1,90 @@
+"""Frames to matplotlib axes, in one style for print; nothing here computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg", force=False)
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+IMAGE_COLOUR, TEXT_COLOUR, GUIDE_COLOUR = "#0072B2", "#D55E00", "#555555"  # Okabe-Ito: told apart by everyone
+STYLE: dict[str, Any] = {
+    "pdf.fonttype": 42,  # embedded TrueType: text stays text
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "figure.dpi": 200,
+    "figure.constrained_layout.use": True,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Inside, figures have the house style."""
+    with plt.rc_context(STYLE):
+        yield
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem``.pdf and ``stem``.png and close the figure; a kill leaves old or new files."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind in ("pdf", "png"):
+        path = stem.with_name(f"{stem.name}.{kind}")
+        part = path.with_name(path.name + ".part")
+        metadata = {"CreationDate": None} if kind == "pdf" else None  # the same data give the same file
+        figure.savefig(part, format=kind, metadata=metadata)
+        os.replace(part, path)
+        paths.append(path)
+    plt.close(figure)
+    return paths
+
+
+def plot_budget(ax: Axes, frame: pd.DataFrame, queries: str) -> None:
+    """Mass per layer that ``queries`` ("image" or "text") give to image and to text, with spread and uniform lines.
+
+    ``frame`` is a budget table of one timestep.
+    """
+    start = queries[0].upper()
+    for key, colour in (("I", IMAGE_COLOUR), ("T", TEXT_COLOUR)):
+        rows = frame[frame["region"] == f"{start}2{key}"].sort_values("layer")
+        label = f"{start}2{key}: {queries} to {'image' if key == 'I' else 'text'}"
+        ax.plot(rows["layer"], rows["mass"], color=colour, marker="o", markersize=2.5, label=label)
+        ax.fill_between(
+            rows["layer"], rows["mass"] - rows["spread"], rows["mass"] + rows["spread"], color=colour, alpha=0.2, lw=0
+        )
+        ax.axhline(rows["uniform"].iloc[0], color=colour, linestyle=":", linewidth=1)
+    ax.set_ylim(0, 1)
+    ax.set_xlabel("layer")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+
+
+def budget_figure(table: pd.DataFrame) -> Figure:
+    """Seg4Diff's Fig. 2 b, c: a row per timestep, image queries left, text queries right."""
+    with house_style():
+        timesteps = sorted(table["timestep"].unique())
+        figure, axes = plt.subplots(len(timesteps), 2, figsize=(6.3, 0.5 + 1.9 * len(timesteps)), squeeze=False, sharey=True)
+        for row, timestep in zip(axes, timesteps, strict=True):
+            frame = table[table["timestep"] == timestep]
+            for ax, queries in zip(row, ("image", "text"), strict=True):
+                plot_budget(ax, frame, queries)
+                ax.set_title(f"{queries} queries, t = {timestep} (sigma {frame['sigma'].iloc[0]:.3f})")
+            row[0].set_ylabel("share of attention")
+        handles = axes[0][0].get_legend_handles_labels()[0] + axes[0][1].get_legend_handles_labels()[0]
+        guide = plt.Line2D([], [], color=GUIDE_COLOUR, linestyle=":", linewidth=1)
+        names = ["I2I / T2I: to image", "I2T / T2T: to text", "uniform attention"]
+        figure.legend([handles[0], handles[1], guide], names, loc="outside lower center", ncols=3)
+        return figure

@@ -1,0 +1,75 @@
+"""One forward pass on a given image: encode it, mix it with noise, and run the transformer once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .families import family_of
+from .prompts import describe
+from .tokens import TextTokens
+
+
+@dataclass(frozen=True, eq=False)
+class PromptFeatures:
+    """Encoded prompts: what the transformer is given, and what its text positions hold."""
+
+    inputs: dict[str, Tensor]
+    text: TextTokens
+
+
+def noise_level(pipe: Any, timestep: int, steps: int = 28) -> float:
+    """Sigma in [0, 1] at ``timestep`` of ``steps``, counted from the clean end as the paper does.
+
+    Timestep 8 of 28 is ``timesteps[-8]``, the 21st of 28 steps: sigma 0.515 with SD3's shift 3.
+    """
+    if not 1 <= timestep <= steps:
+        raise ValueError(f"noise_level: timestep must be in 1 to {steps} (1 is the cleanest), got {timestep}")
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)  # a copy: the pipeline's own keeps its state
+    scheduler.set_timesteps(steps)
+    return float(scheduler.sigmas[-timestep - 1])
+
+
+def to_pixels(images: Sequence[np.ndarray], device: torch.device | str) -> Float[Tensor, "batch 3 height width"]:
+    """uint8 RGB pictures of one size, (height, width, 3) each, as a tensor in [-1, 1]."""
+    stacked = torch.from_numpy(np.stack(images)).to(device)
+    return stacked.movedim(-1, 1).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def encode_images(pipe: Any, images: Sequence[np.ndarray]) -> Tensor:
+    """Clean latents: the posterior mean, shifted and scaled as the pipeline does."""
+    pixels = to_pixels(images, pipe.vae.device).to(pipe.vae.dtype)
+    config = pipe.vae.config
+    return (pipe.vae.encode(pixels).latent_dist.mean - (config.shift_factor or 0.0)) * config.scaling_factor
+
+
+def add_noise(latents: Tensor, sigma: float, seed: int) -> Tensor:
+    """Rectified flow: ``(1 - sigma) x + sigma eps``, the same eps on every device for one seed."""
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
+    return (1 - sigma) * latents + sigma * noise
+
+
+@torch.no_grad()
+def encode_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int = 77) -> PromptFeatures:
+    """Prompts through the pipeline's own text encoders, without classifier-free guidance."""
+    features, _, pooled, _ = pipe.encode_prompt(
+        list(prompts), None, None, do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+    )
+    parts = family_of(pipe.transformer).text_parts(pipe, max_sequence_length)
+    return PromptFeatures(
+        {"encoder_hidden_states": features, "pooled_projections": pooled}, describe(parts, list(prompts))
+    )
+
+
+@torch.no_grad()
+def forward_once(pipe: Any, noisy: Tensor, sigma: float, features: PromptFeatures) -> Tensor:
+    """The transformer's prediction for noisy latents at noise level ``sigma``."""
+    timestep = torch.full((len(noisy),), 1000 * sigma, device=noisy.device)
+    return pipe.transformer(hidden_states=noisy, timestep=timestep, **features.inputs).sample

@@ -1,0 +1,150 @@
+"""Interception of attention calls: the only file that touches torch's overrides.
+
+Every attention processor of diffusers ends in `torch.nn.functional.scaled_dot_product_attention`. A
+forward pre-hook on an attention module puts a handler on this thread's stack and a forward hook takes
+it off; while the stack is not empty a function mode hands each attention call to the handlers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from .kernels import AttentionArguments, AttentionCall
+
+Handle = Callable[[int, AttentionCall, Tensor | None], Tensor | None]
+"""``handle(layer, call, output)`` sees a call and the output so far (None: nobody has changed it yet) and
+returns the output to go on with, or None to leave it alone."""
+
+
+class StopForward(Exception):
+    """Ends a forward pass whose remaining layers nobody asked for."""
+
+
+class _Stack(threading.local):
+    """The handlers that are active in this thread, outermost probe first."""
+
+    def __init__(self) -> None:
+        self.active: list[_Active] = []
+        self.mode: _AttentionMode | None = None
+
+    def push(self, active: _Active) -> None:
+        if self.mode is None:
+            self.mode = _AttentionMode(self)
+            self.mode.__enter__()
+        self.active.append(active)
+
+    def drop(self, interceptor: Interceptor) -> _Active | None:
+        """Take the interceptor's entries off; the last of them, or None if it has none."""
+        mine = [active for active in self.active if active.interceptor is interceptor]
+        self.active = [active for active in self.active if active.interceptor is not interceptor]
+        if not self.active and self.mode is not None:
+            self.mode.__exit__(None, None, None)
+            self.mode = None
+        return mine[-1] if mine else None
+
+
+class _Active:
+    """A layer whose forward is running."""
+
+    def __init__(self, interceptor: Interceptor, layer: int) -> None:
+        self.interceptor, self.layer, self.calls = interceptor, layer, 0
+
+
+class _AttentionMode(TorchFunctionMode):
+    def __init__(self, stack: _Stack) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not functional.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        call = _bind(*args, **kwargs)
+        output: Tensor | None = None
+        for active in tuple(self.stack.active):
+            active.calls += 1
+            changed = active.interceptor.handle(active.layer, call, output)
+            output = output if changed is None else changed
+        return call.attended.output if output is None else output
+
+
+def _bind(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> AttentionCall:
+    return AttentionCall(query, key, value, AttentionArguments(attn_mask, dropout_p, is_causal, scale, enable_gqa))
+
+
+_stack = _Stack()
+
+
+def active_probes() -> int:
+    """Number of handlers active in this thread; 0 outside attention modules."""
+    return len(_stack.active)
+
+
+class Interceptor:
+    """Hands the attention calls of some layers to ``handle`` between `open` and `close`."""
+
+    def __init__(self, layers: Mapping[int, nn.Module], handle: Handle) -> None:
+        self.layers, self.handle = layers, handle
+        self._hooks: list[RemovableHandle] = []
+
+    def open(self) -> None:
+        """Put the hooks on."""
+        for layer, module in self.layers.items():
+            self._hooks.append(module.register_forward_pre_hook(self._enter(layer)))
+            # prepend: of nested probes, the inner one leaves first
+            self._hooks.append(module.register_forward_hook(self._leave, prepend=True, always_call=True))
+
+    def close(self) -> None:
+        """Take hooks and mode away; also right after an exception that skipped the forward hooks."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        _stack.drop(self)
+
+    def _enter(self, layer: int) -> Callable[..., None]:
+        def enter(module: nn.Module, args: Any) -> None:
+            _stack.drop(self)  # left over if an interrupt skipped the forward hook
+            _stack.push(_Active(self, layer))
+
+        return enter
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        active = _stack.drop(self)
+        if active is not None and active.calls == 0 and output is not None:
+            processor = type(getattr(module, "processor", module)).__name__
+            raise ValueError(
+                f"Probe: layer {active.layer} ran its attention through {processor}, which does not call "
+                f"torch's scaled_dot_product_attention; switch to diffusers' default processor "
+                f"(transformer.set_attn_processor / set_attention_backend('native')) and open the probe again"
+            )
+
+
+class KeyBias(TorchFunctionMode):
+    """While active, add ``bias`` (batch, 1, 1, keys) to the scores of every attention call."""
+
+    def __init__(self, bias: Tensor) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            query, key = args[:2]
+            kwargs = {**kwargs, "attn_mask": self.bias.expand(*query.shape[:3], key.shape[2])}
+        return func(*args, **kwargs)

@@ -1,0 +1,149 @@
+"""The fused attention kernels, called so that they also return the row-wise log-sum-exp.
+
+`torch.nn.functional.scaled_dot_product_attention` picks a kernel and throws its log-sum-exp away.
+`attend` asks PyTorch which kernel it would pick, calls that one's own operator, and so returns the
+very same output, bit for bit, with the log-sum-exp beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_aten = torch.ops.aten
+_FLASH, _EFFICIENT, _CUDNN = 1, 2, 3  # torch.nn.attention.SDPBackend
+
+
+class Attended(NamedTuple):
+    """What one attention call computed.
+
+    ``output`` (batch, heads, queries, width); ``lse`` (batch, heads, queries) in fp32, the natural
+    logarithm of each row's sum of exponentiated scores, or None where the kernel gives none.
+    """
+
+    output: Tensor
+    lse: Tensor | None
+    kernel: str
+
+
+@dataclass(frozen=True)
+class AttentionArguments:
+    """The arguments of `scaled_dot_product_attention` beside query, key and value."""
+
+    attn_mask: Tensor | None = None
+    dropout_p: float = 0.0
+    is_causal: bool = False
+    scale: float | None = None
+    enable_gqa: bool = False
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArguments) -> Attended:
+    """The plain call's output and, where its kernel returns one, the log-sum-exp.
+
+    ``lse`` is None where PyTorch would compute attention by plain arithmetic (math backend), with
+    dropout and with grouped heads; the caller then computes it in chunks.
+    """
+    if _fusible(query, key, arguments):
+        choice = torch._fused_sdp_choice(
+            query, key, value, arguments.attn_mask, arguments.dropout_p, arguments.is_causal, scale=arguments.scale
+        )
+        if choice == _FLASH and query.device.type == "cpu":
+            return _cpu_flash(query, key, value, arguments)
+        if choice == _FLASH and query.device.type == "cuda":
+            return cuda_flash(query, key, value, arguments)
+        if choice == _EFFICIENT:
+            return cuda_efficient(query, key, value, arguments)
+        if choice == _CUDNN:
+            return cuda_cudnn(query, key, value, arguments)
+    output = functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=arguments.attn_mask,
+        dropout_p=arguments.dropout_p,
+        is_causal=arguments.is_causal,
+        scale=arguments.scale,
+        enable_gqa=arguments.enable_gqa,
+    )
+    return Attended(output, None, "plain")
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """One call of `scaled_dot_product_attention`, run at most once however many look at it.
+
+    ``query`` is (batch, heads, queries, width), ``key`` and ``value`` (batch, kv heads, keys, width).
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    arguments: AttentionArguments = field(default_factory=AttentionArguments)
+
+    @cached_property
+    def attended(self) -> Attended:
+        return attend(self.query, self.key, self.value, self.arguments)
+
+
+def _fusible(query: Tensor, key: Tensor, arguments: AttentionArguments) -> bool:
+    mask = arguments.attn_mask
+    return (
+        arguments.dropout_p == 0.0
+        and query.shape[:2] == key.shape[:2]
+        and query.dim() == 4
+        and (mask is None or not mask.requires_grad)
+    )
+
+
+def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A boolean mask (True = attend) as 0 and -inf; a float mask in ``dtype``."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask if mask is None else mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -math.inf)
+
+
+def _cpu_flash(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArguments) -> Attended:
+    mask = additive_mask(arguments.attn_mask, query.dtype)
+    output, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, arguments.is_causal, attn_mask=mask, scale=arguments.scale
+    )
+    return Attended(output, lse, "flash-cpu")
+
+
+def cuda_flash(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArguments) -> Attended:
+    """CUDA flash attention; widths are padded to a multiple of 8 as PyTorch does."""
+    width = query.shape[-1]
+    scale = arguments.scale if arguments.scale is not None else width**-0.5
+    padded = [functional.pad(x, (0, -width % 8)) if width % 8 else x for x in (query, key, value)]
+    output, lse, *_ = _aten._scaled_dot_product_flash_attention(*padded, 0.0, arguments.is_causal, False, scale=scale)
+    return Attended(output[..., :width], lse.float(), "flash-cuda")
+
+
+def cuda_efficient(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArguments) -> Attended:
+    """Memory-efficient attention; its log-sum-exp is padded to a multiple of 32 rows, cut here."""
+    bias = _expanded(additive_mask(arguments.attn_mask, query.dtype), query, key)
+    if bias is not None and bias.shape[-1] % 16:
+        bias = functional.pad(bias, (0, -bias.shape[-1] % 16))[..., : bias.shape[-1]]
+    output, lse, *_ = _aten._scaled_dot_product_efficient_attention(
+        query, key, value, bias, True, 0.0, arguments.is_causal, scale=arguments.scale
+    )
+    return Attended(output, lse[..., : query.shape[-2]].float(), "efficient-cuda")
+
+
+def cuda_cudnn(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArguments) -> Attended:
+    """cuDNN attention; its log-sum-exp has a trailing axis of size 1."""
+    bias = _expanded(additive_mask(arguments.attn_mask, query.dtype), query, key)
+    output, lse, *_ = _aten._scaled_dot_product_cudnn_attention(
+        query, key, value, bias, True, 0.0, arguments.is_causal, False, scale=arguments.scale
+    )
+    return Attended(output, lse.reshape(query.shape[:3]).float(), "cudnn")
+
+
+def _expanded(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    return None if mask is None else mask.expand(*query.shape[:3], key.shape[-2])

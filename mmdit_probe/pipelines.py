@@ -1,0 +1,155 @@
+"""Loading pipelines: the embedded model, a folder or a hub id; and what a pipeline's transformer needs."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from .families import family_of
+
+EMBEDDED = "tiny-sd3"
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_pipelines: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What commands take where the user names nothing.
+
+    ``expert_layer`` is the layer with the best masks: measured for the embedded model, published for its family
+    otherwise (None if neither is known). ``why`` says which.
+    """
+
+    expert_layer: int | None
+    guidance_scale: float = 7.5
+    max_sequence_length: int = 77
+    why: str = ""
+
+
+def model_defaults(pipe: Any) -> ModelDefaults:
+    """From ``probe_defaults.json`` in the model's folder, else from its family."""
+    file = Path(str(getattr(pipe, "name_or_path", ""))) / "probe_defaults.json"
+    if file.is_file():
+        return ModelDefaults(**json.loads(file.read_text()))
+    family = family_of(pipe.transformer)
+    return ModelDefaults(family.expert, why=f"published for {family.models}")
+
+
+def embedded_folder() -> Path:
+    """The folder of the embedded model."""
+    return Path(str(files("mmdit_probe"))) / "tiny" / "weights" / EMBEDDED
+
+
+def load_pipeline(
+    model: str = EMBEDDED,
+    *,
+    dtype: str = "fp32",
+    device: str = "cpu",
+    revision: str | None = None,
+    t5: bool = False,
+    **options: Any,
+) -> DiffusionPipeline:
+    """A ready pipeline.
+
+    Args:
+        model: "tiny-sd3" (embedded), a folder, or a hub id.
+        dtype: fp32, bf16 or fp16.
+        device: cpu, cuda, cuda:1, mps.
+        revision: branch, tag or commit of a hub id.
+        t5: load SD3's T5 encoder; off as in the paper, which uses the CLIP encoders alone.
+        options: passed on to `DiffusionPipeline.from_pretrained`.
+
+    Raises:
+        ValueError: the model, dtype or device cannot be had; one line says what to do.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"load_pipeline: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    place = torch_device(device)
+    source = str(embedded_folder()) if model == EMBEDDED else model
+    local = Path(source).is_dir()
+    if local and not (Path(source) / "model_index.json").is_file():
+        raise ValueError(f"load_pipeline: {source} is no diffusers pipeline folder: it has no model_index.json")
+    try:
+        with _quiet():
+            options = {**_without_t5(source, revision, local, t5), **options}
+            pipe = DiffusionPipeline.from_pretrained(
+                source, dtype=DTYPES[dtype], revision=revision, local_files_only=local, **options
+            )
+            pipe.to(place)
+    except Exception as error:
+        raise ValueError(_explained(model, error)) from error
+    pipe.set_progress_bar_config(disable=True)
+    return register(pipe)
+
+
+def register(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """Make the pipeline known, so that a `Probe` of its transformer knows the prompt's tokens."""
+    _pipelines[pipe.transformer] = weakref.ref(pipe)
+    return pipe
+
+
+def pipeline_of(transformer: Any) -> Any:
+    """The pipeline of a transformer that `load_pipeline` loaded, or of a pipeline itself; else None."""
+    if isinstance(transformer, DiffusionPipeline):
+        return transformer
+    known = _pipelines.get(getattr(transformer, "_orig_mod", transformer))
+    return known() if known is not None else None
+
+
+def torch_device(name: str) -> torch.device:
+    """The device; `ValueError` if this machine has none such."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device: {name!r} is not a device; use cpu, cuda, cuda:0, mps") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: {name!r} was asked for, but PyTorch sees no CUDA GPU here; use --device cpu")
+    return device
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' notes and bars about loading small local files; errors still raise."""
+    levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(levels[0])
+        transformers_logging.set_verbosity(levels[1])
+        diffusers_logging.enable_progress_bar()
+        transformers_logging.enable_progress_bar()
+
+
+def _without_t5(source: str, revision: str | None, local: bool, t5: bool) -> dict[str, None]:
+    config = DiffusionPipeline.load_config(source, revision=revision, local_files_only=local)
+    if t5 or "text_encoder_3" not in config or not str(config.get("_class_name", "")).startswith("StableDiffusion3"):
+        return {}
+    return {"text_encoder_3": None, "tokenizer_3": None}
+
+
+def _explained(model: str, error: Exception) -> str:
+    text, name = " ".join(str(error).split()), type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text.lower():
+        return f"model {model!r} does not fit into memory; try --dtype bf16, or a smaller model"
+    if "Gated" in name or "gated repo" in text or "401" in text or "403" in text:
+        return f"model {model!r} needs access: accept its licence on its hub page, then run `hf auth login`"
+    if not Path(model).exists() and model != EMBEDDED and isinstance(error, OSError | ValueError):
+        return f"model {model!r} is neither a folder here nor a hub id that can be reached; check the name and the network"
+    return f"model {model!r} could not be loaded: {name}: {text[:300]}"

@@ -1,0 +1,168 @@
+"""Probe: the context manager that watches, and if asked changes, a transformer's joint attention."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from .attention import JointAttention
+from .backends import eager_and_native
+from .edits import Edit
+from .families import Inputs, family_of, named_inputs
+from .intercept import Interceptor, StopForward
+from .kernels import AttentionCall
+from .layout import TokenLayout
+from .pipelines import pipeline_of
+from .prompts import PromptWatch
+from .readouts import Field, Readout, read
+from .records import CallRecord, Half, to_dataset
+from .tokens import TextTokens
+
+
+class Probe:
+    """Records readouts, and applies edits, for every call of a transformer inside the with block.
+
+    ::
+
+        with Probe(pipe.transformer, [RegionMass(), I2TMaps()]) as probe:
+            pipe("a red circle on grass")
+        dataset = probe.dataset()
+
+    Args:
+        transformer: a diffusers transformer, or a pipeline that has one.
+        readouts: what to record; may be empty where only edits are wanted.
+        layers: layer numbers to record, None for all.
+        edits: changes to make, in order.
+        layout: the token layout, where it can't be read from the call.
+        steps: which calls of the transformer to record (0 is the first), None for all.
+        stop_early: abandon the forward pass after the last recorded layer; the with block ends there.
+
+    The transformer is as it was after the with block, also after an exception. Without edits its output is
+    bit-for-bit the one it has without a probe. A probe can be opened again; each opening starts a new record.
+    """
+
+    def __init__(
+        self,
+        transformer: Any,
+        readouts: Sequence[Readout],
+        *,
+        layers: Collection[int] | None = None,
+        edits: Sequence[Edit] = (),
+        layout: TokenLayout | None = None,
+        steps: Collection[int] | None = None,
+        stop_early: bool = False,
+    ) -> None:
+        self.pipe = pipeline_of(transformer)
+        module = getattr(transformer, "transformer", transformer)
+        self.transformer: nn.Module = getattr(module, "_orig_mod", module)
+        self.family = family_of(self.transformer)
+        self.modules = dict(enumerate(self.family.layers(self.transformer)))
+        self.readouts, self.edits = tuple(readouts), tuple(edits)
+        self.layers = self._checked("layers", self.modules if layers is None else layers)
+        self._edited = self._checked("edited layers", {layer for edit in self.edits for layer in edit.layers})
+        self.layout, self.stop_early = layout, stop_early
+        self.steps = None if steps is None else frozenset(steps)
+        self._last = max((*self.layers, *self._edited), default=0)
+        self._calls: list[CallRecord] = []
+        self._watch: PromptWatch | None = None
+        self._exit: ExitStack | None = None
+
+    def _checked(self, what: str, layers: Collection[int]) -> tuple[int, ...]:
+        unknown = sorted(set(layers) - set(self.modules))
+        if unknown:
+            raise ValueError(f"Probe: {what} {unknown} do not exist; this model has layers 0 to {len(self.modules) - 1}")
+        return tuple(sorted(set(layers)))
+
+    def __enter__(self) -> Probe:
+        if self._exit is not None:
+            raise ValueError("Probe: this probe is open already; make a second Probe to nest them")
+        self._calls = []
+        chosen = sorted({*self.layers, *self._edited})
+        with ExitStack() as stack:
+            stack.enter_context(eager_and_native(self.transformer, [self.modules[layer] for layer in chosen]))
+            if self.pipe is not None and hasattr(self.pipe, "encode_prompt"):
+                self._watch = stack.enter_context(PromptWatch(self.pipe, self.family))
+            before = self.transformer.register_forward_pre_hook(self._begin_call, with_kwargs=True)
+            stack.callback(before.remove)
+            interceptor = Interceptor({layer: self.modules[layer] for layer in chosen}, self._handle)
+            stack.callback(interceptor.close)
+            interceptor.open()
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        exit_, self._exit, self._watch = self._exit, None, None
+        if exit_ is not None:
+            exit_.close()
+        return isinstance(error, StopForward) and error.args == (id(self),)
+
+    def _begin_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        inputs = named_inputs(module, args, kwargs)
+        layout = self.layout or self.family.layout(module, inputs)
+        batch = inputs["hidden_states"].shape[0]
+        call = CallRecord(len(self._calls), layout, batch, text=self._text(batch, layout))
+        call.timesteps, call.sigmas = self._times(inputs)
+        self._calls.append(call)
+
+    def _times(self, inputs: Inputs) -> tuple[np.ndarray | None, np.ndarray | None]:
+        timestep = inputs.get("timestep")
+        if timestep is None:
+            return None, None
+        sigmas = self.family.sigmas(torch.as_tensor(timestep).reshape(-1)).cpu().numpy()
+        return 1000 * sigmas, sigmas
+
+    def _text(self, batch: int, layout: TokenLayout) -> TextTokens | None:
+        text = self._watch.text if self._watch is not None else None
+        if text is None or text.strings.shape[1] != layout.text:
+            return None
+        if len(text.conditional) != batch:
+            text = text.conditional_rows()  # skip-layer guidance runs the conditional half alone
+        return text if len(text.conditional) == batch else None
+
+    def _handle(self, layer: int, called: AttentionCall, output: Tensor | None) -> Tensor | None:
+        if not self._calls:
+            raise ValueError("Probe: an attention layer ran outside the transformer's forward; probe the transformer itself")
+        call = self._calls[-1]
+        if called.query.shape[-2] != call.layout.tokens or called.key.shape[-2] != call.layout.tokens:
+            if self.layout is None:
+                return output  # not joint attention
+        attention = JointAttention(called, call.layout, layer, call.step, call.text)
+        if self._records(layer, call.step):
+            fields = read(self.readouts, attention)
+            call.fields[layer] = {name: Field(f.dims, f.values.float().cpu()) for name, f in fields.items()}
+            call.kernels.add(attention.method)
+        for edit in self.edits:
+            if layer in edit.layers:
+                output = edit.apply(attention, called.attended.output if output is None else output)
+        if self.stop_early and layer == self._last:
+            raise StopForward(id(self))
+        return output
+
+    def _records(self, layer: int, step: int) -> bool:
+        return bool(self.readouts) and layer in self.layers and (self.steps is None or step in self.steps)
+
+    @property
+    def unguided(self) -> bool:
+        """Whether no recorded call is known to carry a negative prompt's rows beside the prompt's."""
+        return all(call.text is None or bool(call.text.conditional.all()) for call in self._calls)
+
+    def dataset(self, half: Half = "both") -> xr.Dataset:
+        """What was recorded, with named dimensions ``(call, batch, layer, ...)``.
+
+        ``half`` keeps the rows of the prompt ("conditional") or of the negative prompt ("unconditional") of
+        classifier-free guidance.
+        """
+        attrs = {"family": self.family.name, "transformer": type(self.transformer).__name__, "edits": repr(self.edits)}
+        recorded = [call for call in self._calls if call.fields]
+        return to_dataset(recorded, self.layers, half, attrs)
+
+

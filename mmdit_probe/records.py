@@ -1,0 +1,158 @@
+"""From readouts to a self-describing `xarray.Dataset`, and to and from NetCDF files."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from .layout import TokenLayout
+from .readouts import COORDINATES, Fields
+from .tokens import TextTokens
+
+Half = Literal["both", "conditional", "unconditional"]
+FORMAT = 1
+"""Version of the record's names; a reader refuses another one."""
+
+
+@dataclass
+class CallRecord:
+    """What one forward pass of the transformer left: the readouts' fields per layer.
+
+    ``timesteps`` and ``sigmas`` are (batch,), or None where the call has no timestep.
+    """
+
+    step: int
+    layout: TokenLayout
+    batch: int
+    timesteps: np.ndarray | None = None
+    sigmas: np.ndarray | None = None
+    text: TextTokens | None = None
+    fields: dict[int, Fields] = field(default_factory=dict)
+    kernels: set[str] = field(default_factory=set)
+
+
+def to_dataset(calls: Sequence[CallRecord], layers: Sequence[int], half: Half, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """Calls as one dataset: (call, batch, layer, ...) and coordinates.
+
+    `ValueError` if nothing was recorded, or if the calls' token layouts or batch sizes differ.
+    """
+    _check_alike(calls)
+    first = calls[0]
+    rows = _rows(first, half)
+    dims: dict[str, tuple[str, ...]] = {}
+    for call in calls:
+        for fields in call.fields.values():
+            dims.update({name: f.dims for name, f in fields.items()})
+    variables = {
+        name: (("call", "batch", "layer", *own[1:]), _stack(calls, layers, name)[:, rows]) for name, own in dims.items()
+    }
+    used = {dim for own in dims.values() for dim in own}
+    coordinates = {name: labels for name, labels in COORDINATES.items() if name in used}
+    dataset = xr.Dataset(variables, {**coordinates, **_call_coordinates(calls, layers, rows), **_tokens(first, rows, used)})
+    layout = first.layout
+    dataset.attrs = {
+        "format": FORMAT,
+        "grid": list(layout.grid),
+        "image_tokens": layout.image,
+        "text_tokens": layout.text,
+        "token_order": layout.order,
+        "kernels": ", ".join(sorted(set().union(*(call.kernels for call in calls)))),
+        **versions(),
+        **attrs,
+    }
+    return dataset
+
+
+def _check_alike(calls: Sequence[CallRecord]) -> None:
+    if not calls or not any(call.fields for call in calls):
+        raise ValueError("Probe: nothing was recorded; run the model inside the with block before asking for the dataset")
+    kinds = {(call.layout, call.batch) for call in calls}
+    if len(kinds) > 1:
+        shown = "; ".join(f"grid {layout.grid}, {layout.text} text tokens, batch {batch}" for layout, batch in kinds)
+        raise ValueError(f"Probe: the recorded calls differ in size ({shown}); open the probe once for each size")
+
+
+def _rows(call: CallRecord, half: Half) -> np.ndarray:
+    if half == "both":
+        return np.arange(call.batch)
+    if half not in ("conditional", "unconditional"):
+        raise ValueError(f"dataset: half must be 'both', 'conditional' or 'unconditional', got {half!r}")
+    if call.text is None:
+        raise ValueError("dataset: which batch rows are conditional is not known, because no prompt was seen; use half='both'")
+    return np.flatnonzero(call.text.conditional == (half == "conditional"))
+
+
+def _stack(calls: Sequence[CallRecord], layers: Sequence[int], name: str) -> np.ndarray:
+    """(call, batch, layer, ...); NaN where a call skipped a layer."""
+    known = next(f[name] for call in calls for f in call.fields.values() if name in f).values
+    stacked = np.full((len(calls), known.shape[0], len(layers), *known.shape[1:]), np.nan, np.float32)
+    for i, call in enumerate(calls):
+        for j, layer in enumerate(layers):
+            if name in call.fields.get(layer, {}):
+                stacked[i, :, j] = call.fields[layer][name].values.numpy()
+    return stacked
+
+
+def _call_coordinates(calls: Sequence[CallRecord], layers: Sequence[int], rows: np.ndarray) -> dict[str, Any]:
+    coordinates: dict[str, Any] = {"layer": list(layers), "step": ("call", [call.step for call in calls])}
+    if all(call.timesteps is not None for call in calls):
+        coordinates["timestep"] = ("call", [float(call.timesteps[0]) for call in calls])  # type: ignore[index]
+        coordinates["sigma"] = ("call", [float(call.sigmas[0]) for call in calls])  # type: ignore[index]
+    text = calls[0].text
+    if text is not None:
+        coordinates["conditional"] = ("batch", text.conditional[rows].astype(bool))
+    return coordinates
+
+
+def _tokens(call: CallRecord, rows: np.ndarray, used: Iterable[str]) -> dict[str, Any]:
+    if "token" not in used or call.text is None:
+        return {}
+    return {
+        "token_text": (("batch", "token"), call.text.strings[rows].astype(str)),
+        "token_kind": (("batch", "token"), call.text.kinds[rows].astype(str)),
+        "token_encoder": ("token", call.text.encoders.astype(str)),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    names = ("mmdit-probe", "torch", "diffusers", "transformers")
+    return {"versions": json.dumps({"python": platform.python_version(), **{name: version(name) for name in names}})}
+
+
+def save_record(dataset: xr.Dataset, path: Path) -> Path:
+    """Write NetCDF, compressed; a kill leaves the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    packed = {name: {"zlib": True, "complevel": 1} for name, values in dataset.data_vars.items() if values.ndim}
+    part = path.with_name(path.name + ".part")
+    try:
+        dataset.to_netcdf(part, engine="h5netcdf", encoding=packed)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load_record(path: Path) -> xr.Dataset:
+    """Read a record into memory; `ValueError` if the file is no record of this version."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"record: no file {path}")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as opened:
+            dataset = opened.load()
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"record: {path} is not a readable NetCDF file ({error})") from error
+    if dataset.attrs.get("format") != FORMAT:
+        raise ValueError(f"record: {path} has format {dataset.attrs.get('format')}, this version reads {FORMAT}")
+    return dataset

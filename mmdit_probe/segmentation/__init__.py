@@ -1,0 +1,1 @@
+"""Masks from attention, and how good they are."""
