@@ -155,10 +155,9 @@ class JointAttention:
         """The text queries on the image keys: T2I."""
         return self._blocks(self.layout.text_slice, self.layout.image_slice)
 
-    @torch.no_grad()
     def _blocks(self, rows: slice, cols: slice) -> Iterator[Block]:
-        query = self.query[:, :, rows]
-        key = (self.full_key[:, :, cols].float() * self.scale).transpose(-1, -2).contiguous()
+        query = self.query[:, :, rows].detach()
+        key = (self.full_key[:, :, cols].detach().float() * self.scale).transpose(-1, -2).contiguous()
         lse, mask = self.lse[:, :, rows, None], self._mask(rows, cols)
         size = query.shape[2] * key.shape[3]
         buffer = query.new_empty(0, dtype=torch.float32)

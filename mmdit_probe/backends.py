@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -11,10 +12,10 @@ from torch import nn
 
 
 @contextmanager
-def eager_and_native(transformer: nn.Module, attentions: Sequence[nn.Module]) -> Iterator[None]:
+def eager_and_native(attentions: Sequence[nn.Module]) -> Iterator[None]:
     """Inside, every attention module calls `scaled_dot_product_attention` as itself; undone on leaving."""
     with ExitStack() as stack:
-        if is_compiled(transformer):
+        if "torch._dynamo" in sys.modules:  # otherwise nothing can have been compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for attention in attentions:
             processor = getattr(attention, "processor", None)
@@ -28,9 +29,3 @@ def eager_and_native(transformer: nn.Module, attentions: Sequence[nn.Module]) ->
             _AttentionBackendRegistry.set_active_backend(AttentionBackendName.NATIVE)
         yield
 
-
-def is_compiled(module: nn.Module) -> bool:
-    """Whether the module or a part of it was given to `torch.compile`."""
-    return any(
-        part._compiled_call_impl is not None or isinstance(part, torch._dynamo.OptimizedModule) for part in module.modules()
-    )

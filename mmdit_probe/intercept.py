@@ -67,12 +67,13 @@ class _AttentionMode(TorchFunctionMode):
         if func is not functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
         call = _bind(*args, **kwargs)
+        plain = call.attended.output  # runs here, in the caller's gradient mode; handlers may be in no_grad
         output: Tensor | None = None
         for active in tuple(self.stack.active):
             active.calls += 1
             changed = active.interceptor.handle(active.layer, call, output)
             output = output if changed is None else changed
-        return call.attended.output if output is None else output
+        return plain if output is None else output
 
 
 def _bind(

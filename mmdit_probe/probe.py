@@ -86,7 +86,7 @@ class Probe:
         self._calls = []
         chosen = sorted({*self.layers, *self._edited})
         with ExitStack() as stack:
-            stack.enter_context(eager_and_native(self.transformer, [self.modules[layer] for layer in chosen]))
+            stack.enter_context(eager_and_native([self.modules[layer] for layer in chosen]))
             if self.pipe is not None and hasattr(self.pipe, "encode_prompt"):
                 self._watch = stack.enter_context(PromptWatch(self.pipe, self.family))
             before = self.transformer.register_forward_pre_hook(self._begin_call, with_kwargs=True)

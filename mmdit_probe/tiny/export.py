@@ -1,0 +1,44 @@
+"""From trained parts to the pipeline folder that the package ships."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline
+
+from .flow import Denoiser
+from .parts import make_scheduler, make_tokenizers
+from .recipe import Recipe
+
+
+def make_pipeline(denoiser: Denoiser, vae: AutoencoderKL, recipe: Recipe) -> StableDiffusion3Pipeline:
+    """The parts as a pipeline, on the CPU."""
+    tokenizer, tokenizer_2 = make_tokenizers(recipe)
+    pipe = StableDiffusion3Pipeline(
+        transformer=denoiser.transformer,
+        scheduler=make_scheduler(),
+        vae=vae,
+        text_encoder=denoiser.text_encoders[0],
+        tokenizer=tokenizer,
+        text_encoder_2=denoiser.text_encoders[1],
+        tokenizer_2=tokenizer_2,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def save_half(pipe: StableDiffusion3Pipeline, folder: Path) -> None:
+    """Write the pipeline folder in fp16 safetensors."""
+    pipe.to(torch.float16).save_pretrained(folder)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of each weight file."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*.safetensors"))
+    }

@@ -1,0 +1,113 @@
+"""Shared small models; shape contracts of the package are enforced while the tests run."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+_SHAPED = ("attention", "forward", "segmentation")  # the modules whose signatures state shapes
+_CONTRACTS = install_import_hook([f"mmdit_probe.{name}" for name in _SHAPED], "beartype.beartype")
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("suite")
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind():
+    """After every test no probe is active in this thread and every random stream starts anew."""
+    torch.manual_seed(0)
+    yield
+    from mmdit_probe.intercept import active_probes
+
+    assert active_probes() == 0
+    assert torch.overrides._get_current_function_mode() is None
+
+
+@pytest.fixture
+def sd3():
+    """A small random SD3 transformer, 3 layers of 2 heads, 4 x 6 tokens for 8 x 12 latents."""
+    return make_sd3()
+
+
+@pytest.fixture
+def inputs():
+    return make_inputs()
+
+
+def make_sd3(layers: int = 3, dual: tuple[int, ...] = (), qk_norm: str | None = None):
+    from diffusers import SD3Transformer2DModel
+
+    torch.manual_seed(0)
+    model = SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        num_layers=layers,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        caption_projection_dim=16,
+        pooled_projection_dim=8,
+        out_channels=4,
+        pos_embed_max_size=16,
+        dual_attention_layers=dual,
+        qk_norm=qk_norm,
+    )
+    return model.eval().requires_grad_(False)
+
+
+def make_inputs(batch: int = 2, text: int = 7, dtype: torch.dtype = torch.float32, height: int = 8, width: int = 12):
+    generator = torch.Generator().manual_seed(1)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    return {
+        "hidden_states": randn(batch, 4, height, width),
+        "encoder_hidden_states": randn(batch, text, 16),
+        "pooled_projections": randn(batch, 8),
+        "timestep": torch.full((batch,), 500.0),
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The embedded pipeline."""
+    from mmdit_probe import load_pipeline
+
+    return load_pipeline("tiny-sd3")
+
+
+@pytest.fixture(scope="session")
+def random_folder(tmp_path_factory):
+    """A pipeline folder of tiny-sd3's classes with random weights and 3 layers."""
+    from dataclasses import replace
+
+    from mmdit_probe.tiny.export import make_pipeline
+    from mmdit_probe.tiny.flow import Denoiser
+    from mmdit_probe.tiny.parts import make_autoencoder
+    from mmdit_probe.tiny.recipe import Recipe
+
+    recipe = replace(Recipe(), layers=3, autoencoder_channels=(8, 8, 8, 8))
+    denoiser = Denoiser(recipe).eval()
+    generator = torch.Generator().manual_seed(0)
+    for weight in denoiser.transformer.parameters():
+        weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
+    folder = tmp_path_factory.mktemp("model") / "random-sd3"
+    make_pipeline(denoiser, make_autoencoder(recipe).eval(), recipe).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def random_pipe(random_folder):
+    from mmdit_probe import load_pipeline
+
+    return load_pipeline(str(random_folder))

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from mmdit_probe import I2TMaps, Probe, ValueNorms
+from mmdit_probe.families import TextPart
+from mmdit_probe.prompts import describe, find_words
+from mmdit_probe.tiny.tokenizer import make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer(12)
+
+
+def test_words_are_found_with_all_their_tokens_and_all_their_occurrences(tokenizer):
+    prompt = "a red half moon above a blue half moon"
+    assert find_words(tokenizer, prompt, ["half moon", "red", "above"]) == [[3, 4, 8, 9], [2], [5]]
+
+
+def test_punctuation_and_case_do_not_hide_a_word(tokenizer):
+    assert find_words(tokenizer, "Grass, sand!", ["grass", "sand"]) == [[1], [3]]
+
+
+def test_a_word_inside_another_is_not_it(tokenizer):
+    with pytest.raises(ValueError, match="'and' is not among the prompt's tokens: .*sand"):
+        find_words(tokenizer, "sand", ["and"])
+
+
+def test_a_word_that_the_tokenizer_cut_off_shows_the_tokens(tokenizer):
+    with pytest.raises(ValueError, match="'lava' is not among"):
+        find_words(tokenizer, "a " * 12 + "lava", ["lava"])
+
+
+def test_kinds_of_text_positions(tokenizer):
+    parts = [TextPart("clip", tokenizer, 12), TextPart("t5", None, 3)]
+    text = describe(parts, ["grass", "a red heart"], negative=["", "sand"], images=2)
+    assert text.kinds.shape == (8, 15)
+    assert list(text.conditional) == [False] * 4 + [True] * 4
+    assert list(text.kinds[4, :4]) == ["start", "word", "end", "padding"]
+    assert list(text.kinds[6, :6]) == ["start", "word", "word", "word", "end", "padding"]
+    assert list(text.strings[6, 1:4]) == ["a", "red", "heart"]
+    assert (text.kinds[:, 12:] == "absent").all()
+    assert text.is_prompt.sum(1).tolist() == [0, 0, 1, 1, 1, 1, 3, 3]
+    assert list(text.encoders) == ["clip"] * 12 + ["t5"] * 3
+
+
+def test_the_probe_knows_the_prompts_tokens_and_the_halves(random_pipe):
+    arguments = {"num_inference_steps": 2, "max_sequence_length": 3, "output_type": "latent"}
+    with Probe(random_pipe.transformer, [I2TMaps(), ValueNorms()]) as probe:
+        random_pipe(["a red circle", "sand"], num_images_per_prompt=2, guidance_scale=4.0, **arguments)
+    both, kept = probe.dataset(), probe.dataset("conditional")
+    assert both.sizes["batch"] == 8
+    assert list(both["conditional"].values) == [False] * 4 + [True] * 4
+    assert kept.sizes["batch"] == probe.dataset("unconditional").sizes["batch"] == 4
+    assert list(kept["token_text"].values[1, 1:4]) == ["a", "red", "circle"]
+    assert list(kept["token_text"].values[2, 1:2]) == ["sand"]
+    assert kept.attrs["text_tokens"] == 27
+    np.testing.assert_array_equal(kept["i2t"], both["i2t"].isel(batch=slice(4, 8)))
+    norms = kept["value_norm"].sel(stream="prompt")
+    assert norms.notnull().all()
+    assert both["value_norm"].sel(stream="prompt").isel(batch=slice(0, 4)).isnull().all()  # "" has no words
+    assert "encode_prompt" not in random_pipe.__dict__
+
+
+def test_prompt_norms_are_those_of_the_words_alone(random_pipe):
+    from mmdit_probe import Readout
+
+    class Keep(Readout):
+        def measure(self, attention):
+            seen.append(attention)
+            return {}
+
+    seen = []
+    with Probe(random_pipe, [ValueNorms(), Keep()], layers=[1]) as probe:
+        random_pipe("a red circle", num_inference_steps=1, guidance_scale=1.0, max_sequence_length=0, output_type="latent")
+    (attention,) = seen
+    words = attention.value[:, :, attention.layout.text_slice][:, :, 1:4]
+    norms = probe.dataset()["value_norm"].sel(stream="prompt").isel(call=0, layer=0)
+    np.testing.assert_allclose(norms, words.norm(dim=-1).mean(-1), rtol=1e-5)
+
+
+def test_without_guidance_there_is_no_unconditional_half(random_pipe):
+    with Probe(random_pipe, [ValueNorms()]) as probe:
+        random_pipe("sand", num_inference_steps=1, guidance_scale=1.0, output_type="latent")
+    assert probe.unguided
+    assert probe.dataset("conditional").sizes["batch"] == 1
+
+
+def test_given_embeddings_leave_the_tokens_unknown(random_pipe):
+    features, _, pooled, _ = random_pipe.encode_prompt("sand", None, None, do_classifier_free_guidance=False)
+    with Probe(random_pipe, [ValueNorms()]) as probe:
+        random_pipe(
+            prompt_embeds=features,
+            pooled_prompt_embeds=pooled,
+            num_inference_steps=1,
+            guidance_scale=1.0,
+            output_type="latent",
+        )
+    assert "conditional" not in probe.dataset().coords
+    with pytest.raises(ValueError, match="no prompt was seen"):
+        probe.dataset("conditional")
