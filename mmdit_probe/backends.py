@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
@@ -18,7 +19,7 @@ def eager_and_native(attentions: Sequence[nn.Module]) -> Iterator[None]:
         if "torch._dynamo" in sys.modules:  # otherwise nothing can have been compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for attention in attentions:
-            processor = getattr(attention, "processor", None)
+            processor: Any = getattr(attention, "processor", None)
             chosen = getattr(processor, "_attention_backend", None)
             if chosen not in (None, AttentionBackendName.NATIVE):
                 stack.callback(setattr, processor, "_attention_backend", chosen)
@@ -28,4 +29,3 @@ def eager_and_native(attentions: Sequence[nn.Module]) -> Iterator[None]:
             stack.callback(_AttentionBackendRegistry.set_active_backend, active)
             _AttentionBackendRegistry.set_active_backend(AttentionBackendName.NATIVE)
         yield
-

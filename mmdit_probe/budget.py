@@ -64,7 +64,9 @@ def budget_table(record: xr.Dataset) -> pd.DataFrame:
     ``uniform`` is the mass if every query attended to all tokens alike, ``ratio`` is mass / uniform.
     """
     by_prompt = record["region_mass"].mean("head")
-    frame = xr.Dataset({"mass": by_prompt.mean("prompt"), "spread": by_prompt.std("prompt")}).to_dataframe().reset_index()
+    frame = (
+        xr.Dataset({"mass": by_prompt.mean("prompt"), "spread": by_prompt.std("prompt")}).to_dataframe().reset_index()
+    )
     layout = TokenLayout(tuple(int(n) for n in record.attrs["grid"]), int(record.attrs["text_tokens"]))
     uniform = {str(region): layout.uniform(region) for region in REGIONS}
     frame["uniform"] = frame["region"].map(uniform)

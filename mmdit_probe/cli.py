@@ -20,11 +20,18 @@ app = typer.Typer(
 )
 _RESULTS = Path("results")
 
-Model = Annotated[str, typer.Option(help="tiny-sd3 (embedded), a diffusers folder, or a hub id such as stabilityai/stable-diffusion-3-medium-diffusers.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="tiny-sd3 (embedded), a diffusers folder, or a hub id such as stabilityai/stable-diffusion-3-medium-diffusers."
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the weights.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, messages on standard error.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on standard output, messages on standard error.")
+]
 
 
 @app.command("attention-budget")
@@ -33,18 +40,26 @@ def attention_budget(
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = GenerationConfig.steps,
-    timesteps: Annotated[str, typer.Option(help="Timesteps to read, counted from the clean end: 8 of 28 is the 21st step.")] = ",".join(
-        map(str, BudgetConfig.timesteps)
-    ),
-    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; the model's own default if not given.")] = None,
-    max_sequence_length: Annotated[int | None, typer.Option(help="T5 positions; the model's own default if not given (77 for SD3: the paper's 154 text tokens).")] = None,
+    timesteps: Annotated[
+        str, typer.Option(help="Timesteps to read, counted from the clean end: 8 of 28 is the 21st step.")
+    ] = ",".join(map(str, BudgetConfig.timesteps)),
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance; the model's own default if not given.")
+    ] = None,
+    max_sequence_length: Annotated[
+        int | None,
+        typer.Option(
+            help="T5 positions; the model's own default if not given (77 for SD3: the paper's 154 text tokens)."
+        ),
+    ] = None,
     height: Annotated[int | None, typer.Option(help="Picture height in px.")] = None,
     width: Annotated[int | None, typer.Option(help="Picture width in px.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the starting noise.")] = GenerationConfig.seed,
     dtype: Dtype = "fp32",
     device: Device = "cpu",
     revision: Revision = None,
-    out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = _RESULTS / "attention-budget",
+    out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = _RESULTS
+    / "attention-budget",
     as_json: AsJson = False,
 ) -> None:
     """Who attends to whom: I2I, I2T, T2I and T2T attention per layer, against uniform attention.
@@ -83,11 +98,14 @@ def models(as_json: AsJson = False) -> None:
     from .pipelines import EMBEDDED, embedded_folder
 
     defaults = json.loads((embedded_folder() / "probe_defaults.json").read_text())
-    rows = [{"family": f.name, "transformer": f.transformer, "models": f.models, "expert_layer": f.expert} for f in FAMILIES]
+    rows = [
+        {"family": f.name, "transformer": f.transformer, "models": f.models, "expert_layer": f.expert} for f in FAMILIES
+    ]
     if as_json:
         typer.echo(json.dumps({"embedded": {"name": EMBEDDED, **defaults}, "families": rows}, indent=1))
         return
-    typer.echo(f"Embedded:\n  {EMBEDDED}  expert layer {defaults['expert_layer']} ({defaults['why']})\n\nFamilies (--model FOLDER or hub id):")
+    typer.echo(f"Embedded:\n  {EMBEDDED}  expert layer {defaults['expert_layer']} ({defaults['why']})\n")
+    typer.echo("Families (--model FOLDER or hub id):")
     for row in rows:
         expert = "" if row["expert_layer"] is None else f"  expert layer {row['expert_layer']}"
         typer.echo(f"  {row['family']:<12} {row['models']:<28} {row['transformer']}{expert}")

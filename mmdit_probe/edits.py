@@ -89,7 +89,9 @@ def blur_matrix(tokens: int, sigma: float, kernel: int, padding: Padding) -> np.
     """G (tokens, tokens): ``row @ G`` is the row blurred by a Gaussian of ``kernel`` taps and ``padding``."""
     half = kernel // 2
     if padding == "reflect" and tokens <= half:
-        raise ValueError(f"BlurText: reflect padding with kernel {kernel} needs more than {half} text tokens, got {tokens}")
+        raise ValueError(
+            f"BlurText: reflect padding with kernel {kernel} needs more than {half} text tokens, got {tokens}"
+        )
     offsets = np.arange(-half, half + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
     padded = np.pad(np.arange(tokens), half, mode=padding)
@@ -97,5 +99,3 @@ def blur_matrix(tokens: int, sigma: float, kernel: int, padding: Padding) -> np.
     for target in range(tokens):
         np.add.at(matrix[:, target], padded[target : target + kernel], weights / weights.sum())
     return matrix
-
-

@@ -41,18 +41,18 @@ class Family:
     name: str
     transformer: str
     models: str
-    layers: Callable[[nn.Module], list[nn.Module]]
-    layout: Callable[[nn.Module, Inputs], TokenLayout]
+    layers: Callable[[Any], list[nn.Module]]
+    layout: Callable[[Any, Inputs], TokenLayout]
     sigmas: Callable[[Tensor], Tensor]
     text_parts: Callable[[Any, int], list[TextPart]]
     expert: int | None = None
 
 
-def _sd3_layers(transformer: nn.Module) -> list[nn.Module]:
+def _sd3_layers(transformer: Any) -> list[nn.Module]:
     return [block.attn for block in transformer.transformer_blocks]  # attn2 of SD3.5 sees the image alone
 
 
-def _sd3_layout(transformer: nn.Module, inputs: Inputs) -> TokenLayout:
+def _sd3_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     patch = transformer.config.patch_size
     rows, cols = (size // patch for size in inputs["hidden_states"].shape[-2:])
     return TokenLayout((rows, cols), inputs["encoder_hidden_states"].shape[1], "image-text")

@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 IMAGE_COLOUR, TEXT_COLOUR, GUIDE_COLOUR = "#0072B2", "#D55E00", "#555555"  # Okabe-Ito: told apart by everyone
 STYLE: dict[str, Any] = {
@@ -46,7 +47,8 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
         path = stem.with_name(f"{stem.name}.{kind}")
         part = path.with_name(path.name + ".part")
         metadata = {"CreationDate": None} if kind == "pdf" else None  # the same data give the same file
-        figure.savefig(part, format=kind, metadata=metadata)
+        with house_style():  # fonts are embedded when the file is written
+            figure.savefig(part, format=kind, metadata=metadata)
         os.replace(part, path)
         paths.append(path)
     plt.close(figure)
@@ -69,14 +71,16 @@ def plot_budget(ax: Axes, frame: pd.DataFrame, queries: str) -> None:
         ax.axhline(rows["uniform"].iloc[0], color=colour, linestyle=":", linewidth=1)
     ax.set_ylim(0, 1)
     ax.set_xlabel("layer")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
 
 
 def budget_figure(table: pd.DataFrame) -> Figure:
     """Seg4Diff's Fig. 2 b, c: a row per timestep, image queries left, text queries right."""
     with house_style():
         timesteps = sorted(table["timestep"].unique())
-        figure, axes = plt.subplots(len(timesteps), 2, figsize=(6.3, 0.5 + 1.9 * len(timesteps)), squeeze=False, sharey=True)
+        figure, axes = plt.subplots(
+            len(timesteps), 2, figsize=(6.3, 0.5 + 1.9 * len(timesteps)), squeeze=False, sharey=True
+        )
         for row, timestep in zip(axes, timesteps, strict=True):
             frame = table[table["timestep"] == timestep]
             for ax, queries in zip(row, ("image", "text"), strict=True):

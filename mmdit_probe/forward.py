@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -39,7 +40,7 @@ def noise_level(pipe: Any, timestep: int, steps: int = 28) -> float:
 def to_pixels(images: Sequence[np.ndarray], device: torch.device | str) -> Float[Tensor, "batch 3 height width"]:
     """uint8 RGB pictures of one size, (height, width, 3) each, as a tensor in [-1, 1]."""
     stacked = torch.from_numpy(np.stack(images)).to(device)
-    return stacked.movedim(-1, 1).float() / 127.5 - 1
+    return rearrange(stacked, "batch height width rgb -> batch rgb height width").float() / 127.5 - 1
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -122,14 +123,16 @@ def torch_device(name: str) -> torch.device:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the libraries' notes and bars about loading small local files; errors still raise."""
+    """Without the libraries' notes, bars and deprecation warnings about loading; errors still raise."""
     levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         diffusers_logging.set_verbosity(levels[0])
         transformers_logging.set_verbosity(levels[1])
@@ -151,5 +154,7 @@ def _explained(model: str, error: Exception) -> str:
     if "Gated" in name or "gated repo" in text or "401" in text or "403" in text:
         return f"model {model!r} needs access: accept its licence on its hub page, then run `hf auth login`"
     if not Path(model).exists() and model != EMBEDDED and isinstance(error, OSError | ValueError):
-        return f"model {model!r} is neither a folder here nor a hub id that can be reached; check the name and the network"
+        return (
+            f"model {model!r} is neither a folder here nor a hub id that can be reached; check the name and the network"
+        )
     return f"model {model!r} could not be loaded: {name}: {text[:300]}"

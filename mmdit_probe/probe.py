@@ -77,7 +77,9 @@ class Probe:
     def _checked(self, what: str, layers: Collection[int]) -> tuple[int, ...]:
         unknown = sorted(set(layers) - set(self.modules))
         if unknown:
-            raise ValueError(f"Probe: {what} {unknown} do not exist; this model has layers 0 to {len(self.modules) - 1}")
+            raise ValueError(
+                f"Probe: {what} {unknown} do not exist; this model has layers 0 to {len(self.modules) - 1}"
+            )
         return tuple(sorted(set(layers)))
 
     def __enter__(self) -> Probe:
@@ -130,11 +132,13 @@ class Probe:
 
     def _handle(self, layer: int, called: AttentionCall, output: Tensor | None) -> Tensor | None:
         if not self._calls:
-            raise ValueError("Probe: an attention layer ran outside the transformer's forward; probe the transformer itself")
+            raise ValueError(
+                "Probe: an attention layer ran outside the transformer's forward; probe the transformer itself"
+            )
         call = self._calls[-1]
-        if called.query.shape[-2] != call.layout.tokens or called.key.shape[-2] != call.layout.tokens:
-            if self.layout is None:
-                return output  # not joint attention
+        joint = called.query.shape[-2] == called.key.shape[-2] == call.layout.tokens
+        if not joint and self.layout is None:
+            return output
         attention = JointAttention(called, call.layout, layer, call.step, call.text)
         if self._records(layer, call.step):
             fields = read(self.readouts, attention)
@@ -164,5 +168,3 @@ class Probe:
         attrs = {"family": self.family.name, "transformer": type(self.transformer).__name__, "edits": repr(self.edits)}
         recorded = [call for call in self._calls if call.fields]
         return to_dataset(recorded, self.layers, half, attrs)
-
-

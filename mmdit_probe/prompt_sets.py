@@ -20,7 +20,9 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts: {path} can't be read as text ({type(error).__name__}); give a UTF-8 text file") from error
+        raise ValueError(
+            f"prompts: {path} can't be read as text ({type(error).__name__}); give a UTF-8 text file"
+        ) from error
     prompts = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if not prompts:
         raise ValueError(f"prompts: {path} holds no prompt; write one a line")

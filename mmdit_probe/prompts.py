@@ -56,7 +56,11 @@ def describe(
     halves = [(negative, False)] if negative is not None else []
     halves.append((prompts, True))
     return join_rows(
-        [join_positions([_tokenize(part, p, kept) for part in parts]).repeated(images) for p, kept in halves if p is not None]
+        [
+            join_positions([_tokenize(part, p, kept) for part in parts]).repeated(images)
+            for p, kept in halves
+            if p is not None
+        ]
     )
 
 

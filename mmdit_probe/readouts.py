@@ -81,11 +81,11 @@ def read(readouts: Sequence[Readout], attention: JointAttention) -> Fields:
         columns = [r for r in reductions if isinstance(r, TextColumns)]
         rows = [r for r in reductions if isinstance(r, TextRows)]
         for block in attention.text_columns() if columns else ():
-            for reduction in columns:
-                reduction.text_columns(block)
+            for column_reduction in columns:
+                column_reduction.text_columns(block)
         for block in attention.text_rows() if rows else ():
-            for reduction in rows:
-                reduction.text_rows(block)
+            for row_reduction in rows:
+                row_reduction.text_rows(block)
         return {name: field for r in reductions for name, field in r.result().items()}
 
 

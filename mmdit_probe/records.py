@@ -57,7 +57,9 @@ def to_dataset(calls: Sequence[CallRecord], layers: Sequence[int], half: Half, a
     }
     used = {dim for own in dims.values() for dim in own}
     coordinates = {name: labels for name, labels in COORDINATES.items() if name in used}
-    dataset = xr.Dataset(variables, {**coordinates, **_call_coordinates(calls, layers, rows), **_tokens(first, rows, used)})
+    dataset = xr.Dataset(
+        variables, {**coordinates, **_call_coordinates(calls, layers, rows), **_tokens(first, rows, used)}
+    )
     layout = first.layout
     dataset.attrs = {
         "format": FORMAT,
@@ -74,7 +76,9 @@ def to_dataset(calls: Sequence[CallRecord], layers: Sequence[int], half: Half, a
 
 def _check_alike(calls: Sequence[CallRecord]) -> None:
     if not calls or not any(call.fields for call in calls):
-        raise ValueError("Probe: nothing was recorded; run the model inside the with block before asking for the dataset")
+        raise ValueError(
+            "Probe: nothing was recorded; run the model inside the with block before asking for the dataset"
+        )
     kinds = {(call.layout, call.batch) for call in calls}
     if len(kinds) > 1:
         shown = "; ".join(f"grid {layout.grid}, {layout.text} text tokens, batch {batch}" for layout, batch in kinds)
@@ -87,7 +91,9 @@ def _rows(call: CallRecord, half: Half) -> np.ndarray:
     if half not in ("conditional", "unconditional"):
         raise ValueError(f"dataset: half must be 'both', 'conditional' or 'unconditional', got {half!r}")
     if call.text is None:
-        raise ValueError("dataset: which batch rows are conditional is not known, because no prompt was seen; use half='both'")
+        raise ValueError(
+            "dataset: which batch rows are conditional is not known, because no prompt was seen; use half='both'"
+        )
     return np.flatnonzero(call.text.conditional == (half == "conditional"))
 
 

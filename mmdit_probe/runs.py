@@ -37,7 +37,9 @@ class RunFolder:
         except Timeout as error:
             raise ValueError(f"{self.folder} is in use by another run; wait for it or choose another --out") from error
         except OSError as error:
-            raise ValueError(f"{self.folder} can't be written ({error.strerror or error}); choose another --out") from error
+            raise ValueError(
+                f"{self.folder} can't be written ({error.strerror or error}); choose another --out"
+            ) from error
 
     def _check_settings(self) -> None:
         file = self.folder / "run.json"

@@ -189,7 +189,7 @@ def test_a_query_that_may_attend_to_nothing_gives_nothing():
 
 
 def test_a_layout_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="9 tokens .* the call 10 queries"):
+    with pytest.raises(ValueError, match=r"9 tokens .* the call 10 queries"):
         JointAttention(random_call(1, 1, 10, 8), TokenLayout((2, 3), 3))
 
 

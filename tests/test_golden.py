@@ -44,7 +44,9 @@ def test_output(golden, probed):
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_i2t_maps(golden, probed, layer):
-    maps = probed[1].sel(layer=layer, token=slice(0, 77)).stack(query=("row", "col")).transpose("head", "query", "token")
+    maps = (
+        probed[1].sel(layer=layer, token=slice(0, 77)).stack(query=("row", "col")).transpose("head", "query", "token")
+    )
     assert maps.shape == (2, 4096, 77)
     np.testing.assert_allclose(maps.mean("head").values[::31], golden[f"i2t_mean_l{layer}"], atol=1e-5)
     np.testing.assert_allclose(maps.values[0, ::97], golden[f"i2t_head0_l{layer}"], atol=1e-5)

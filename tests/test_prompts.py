@@ -22,7 +22,7 @@ def test_punctuation_and_case_do_not_hide_a_word(tokenizer):
 
 
 def test_a_word_inside_another_is_not_it(tokenizer):
-    with pytest.raises(ValueError, match="'and' is not among the prompt's tokens: .*sand"):
+    with pytest.raises(ValueError, match=r"'and' is not among the prompt's tokens: .*sand"):
         find_words(tokenizer, "sand", ["and"])
 
 
@@ -72,7 +72,9 @@ def test_prompt_norms_are_those_of_the_words_alone(random_pipe):
 
     seen = []
     with Probe(random_pipe, [ValueNorms(), Keep()], layers=[1]) as probe:
-        random_pipe("a red circle", num_inference_steps=1, guidance_scale=1.0, max_sequence_length=0, output_type="latent")
+        random_pipe(
+            "a red circle", num_inference_steps=1, guidance_scale=1.0, max_sequence_length=0, output_type="latent"
+        )
     (attention,) = seen
     words = attention.value[:, :, attention.layout.text_slice][:, :, 1:4]
     norms = probe.dataset()["value_norm"].sel(stream="prompt").isel(call=0, layer=0)

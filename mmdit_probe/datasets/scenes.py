@@ -87,7 +87,7 @@ class Scene:
     def _thing_phrase(self, rng: np.random.Generator | None) -> str:
         things = list(self.things)
         if rng is not None:
-            rng.shuffle(things)  # type: ignore[arg-type]
+            rng.shuffle(things)
         named = [self._name(thing, rng) for thing in things]
         if len(things) == 2 and (rng is None or rng.random() < 0.5):
             return f"{named[0]} {_relation(*things)} {named[1]}"

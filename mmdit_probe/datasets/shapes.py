@@ -90,9 +90,7 @@ SHAPES: dict[str, Shape] = {
     "half moon": half_moon,
 }
 
-TYPICAL_COLOUR = dict(
-    zip(SHAPES, ("red", "blue", "green", "yellow", "white", "orange", "pink", "purple"), strict=True)
-)
+TYPICAL_COLOUR = dict(zip(SHAPES, ("red", "blue", "green", "yellow", "white", "orange", "pink", "purple"), strict=True))
 """The colour that a shape wears in most scenes."""
 
 

@@ -51,6 +51,8 @@ def score(labels: np.ndarray, predictions: np.ndarray, classes: int, *, ignore: 
     truth, guess = labels[kept].astype(np.int64), predictions[kept].astype(np.int64)
     for name, values in (("labels", truth), ("predictions", guess)):
         if values.size and (values.min() < 0 or values.max() >= classes):
-            raise ValueError(f"score: {name} must be in 0 to {classes - 1} or {ignore}, got {values.min()} to {values.max()}")
+            raise ValueError(
+                f"score: {name} must be in 0 to {classes - 1} or {ignore}, got {values.min()} to {values.max()}"
+            )
     counts = np.bincount(truth * classes + guess, minlength=classes * classes)
     return Scores(counts.reshape(classes, classes))

@@ -17,8 +17,6 @@ def class_maps(
     return torch.stack([maps[..., list(span)].mean(-1) for span in spans], -3)
 
 
-def label_map(
-    maps: Float[Tensor, "classes rows cols"], size: tuple[int, int]
-) -> Int[Tensor, "height width"]:
+def label_map(maps: Float[Tensor, "classes rows cols"], size: tuple[int, int]) -> Int[Tensor, "height width"]:
     """Argmax over classes after bilinear upsampling to ``size`` (height, width)."""
     return functional.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
@@ -16,8 +17,8 @@ from .recipe import Recipe
 
 def to_model(images: np.ndarray, device: torch.device) -> Tensor:
     """(n, h, w, 3) uint8 -> (n, 3, h, w) in [-1, 1]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = torch.from_numpy(np.array(images)).to(device)  # a copy: the corpus is mapped read-only
+    return rearrange(pixels, "n h w rgb -> n rgb h w").float() / 127.5 - 1
 
 
 def _edges(pixels: Tensor) -> tuple[Tensor, Tensor]:

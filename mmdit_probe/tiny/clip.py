@@ -84,7 +84,9 @@ def train_clip(corpus: Corpus, recipe: Recipe, work: Path, device: torch.device,
         if step % 25 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
         if (step + 1) % save_every == 0 or step + 1 == recipe.clip_steps:
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, f"{file}.tmp")
+            torch.save(
+                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, f"{file}.tmp"
+            )
             os.replace(f"{file}.tmp", file)
     return model.eval()
 

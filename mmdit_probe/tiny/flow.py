@@ -144,7 +144,9 @@ class FlowTrainer:
         """Append one JSON line."""
         samples = self.step * self.recipe.batch
         with self.log_file.open("a") as lines:
-            lines.write(json.dumps({"step": self.step, "samples": samples, "seconds": round(self.seconds), **values}) + "\n")
+            lines.write(
+                json.dumps({"step": self.step, "samples": samples, "seconds": round(self.seconds), **values}) + "\n"
+            )
 
     def save(self) -> None:
         """Write the checkpoint; a kill leaves the old one or the new one."""
@@ -170,5 +172,3 @@ class FlowTrainer:
         for weight, average in zip(model.parameters(), self.ema, strict=True):
             weight.data.copy_(average)
         return model.requires_grad_(False)
-
-

@@ -61,7 +61,9 @@ def predict(scene: Scene, maps: Tensor, spans: Sequence[Sequence[int]]) -> np.nd
     return np.array([CLASSES.index(name) for name in scene.classes])[local]
 
 
-def score_layers(pipe: Any, scenes: Sequence[Scene], timestep: int, seed: int, max_sequence_length: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def score_layers(
+    pipe: Any, scenes: Sequence[Scene], timestep: int, seed: int, max_sequence_length: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Masks and mass of each layer at one timestep and noise seed.
 
     Returns one row a layer (and one for the mean of all layers' maps) with ``miou``, ``pixel_accuracy``, and one row a

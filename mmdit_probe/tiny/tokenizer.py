@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
@@ -11,7 +12,9 @@ from mmdit_probe.datasets.scenes import CLASSES
 from mmdit_probe.datasets.shapes import COLOURS
 
 WORDS = tuple(
-    sorted({"a", "an", "and", "on", "of", "under", "above", "below", "left", "right", *COLOURS, *" ".join(CLASSES).split()})
+    sorted(
+        {"a", "an", "and", "on", "of", "under", "above", "below", "left", "right", *COLOURS, *" ".join(CLASSES).split()}
+    )
 )
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -25,7 +28,7 @@ def learn_merges(words: tuple[str, ...]) -> list[tuple[str, str]]:
     pieces = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
     merges: list[tuple[str, str]] = []
     while any(len(parts) > 1 for parts in pieces.values()):
-        pairs = Counter(pair for parts in pieces.values() for pair in zip(parts, parts[1:]))
+        pairs = Counter(pair for parts in pieces.values() for pair in pairwise(parts))
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
         pieces = {word: _merge(parts, best) for word, parts in pieces.items()}

@@ -1,55 +1,80 @@
 """Make tiny-sd3: ``python -m mmdit_probe.tiny.train --work DIR``.
 
-Four stages, each resumed or skipped if its result is in the work folder: draw the scenes, fit the
-autoencoder, train the transformer with its text encoders, train the tiny CLIP. No mask enters.
+Stages, each resumed or skipped if its result is in the work folder: draw the scenes, fit the autoencoder, train the
+transformer with its text encoders, train the tiny CLIP, and export. No mask enters any of them; masks are only looked
+at to log how the layers ground words.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from diffusers import AutoencoderKL
+
+from mmdit_probe.datasets.scenes import scenes
+from mmdit_probe.pipelines import embedded_folder
 
 from .autoencoder import encode_all, train_autoencoder
-from .corpus import make_corpus
-from .flow import FlowTrainer, token_ids
+from .clip import make_processor, train_clip
+from .corpus import Corpus, make_corpus
+from .export import make_pipeline, save_half
+from .flow import Denoiser, FlowTrainer, token_ids
+from .grounding import score_layers
 from .parts import make_autoencoder, make_tokenizers
 from .recipe import Recipe
 
-
-def _latents(work: Path, images, recipe: Recipe, device: torch.device) -> torch.Tensor:
-    file = work / "latents.pt"
-    if not file.exists():
-        vae = _autoencoder(work, images, recipe, device)
-        torch.save(encode_all(vae, images, device), file)
-    return torch.load(file, weights_only=True)
+_LOG_TIMESTEP, _LOG_SCENES = 8, 50
 
 
-def _autoencoder(work: Path, images, recipe: Recipe, device: torch.device):
+def fit_autoencoder(corpus: Corpus, recipe: Recipe, work: Path, device: torch.device) -> AutoencoderKL:
+    """The autoencoder, trained unless the work folder has it."""
     folder = work / "vae"
     if not folder.exists():
-        train_autoencoder(make_autoencoder(recipe), images, recipe, device).save_pretrained(folder)
-    return make_autoencoder(recipe).from_pretrained(folder).to(device)
+        vae = train_autoencoder(make_autoencoder(recipe), corpus.images, recipe, device)
+        vae.save_pretrained(folder)
+    return AutoencoderKL.from_pretrained(folder).eval().to(device)
+
+
+def fit_flow(corpus: Corpus, vae: AutoencoderKL, recipe: Recipe, work: Path, device: torch.device) -> Denoiser:
+    """The transformer and text encoders with averaged weights; logs mIoU per layer at each checkpoint."""
+    file = work / "latents.pt"
+    if not file.exists():
+        torch.save(encode_all(vae, corpus.images, device), file)
+    latents = torch.load(file, weights_only=True)
+    trainer = FlowTrainer(latents, token_ids(corpus.captions, make_tokenizers(recipe)), recipe, work, device)
+    for _ in trainer.run():
+        pipe = make_pipeline(trainer.averaged(), vae, recipe)
+        masks, _ = score_layers(pipe, list(scenes("val", _LOG_SCENES)), _LOG_TIMESTEP, seed=0, max_sequence_length=0)
+        trainer.log(miou={str(row.layer): round(row.miou, 4) for row in masks.itertuples()})
+    return trainer.averaged()
 
 
 def main(
     work: Annotated[Path, typer.Option(help="Folder for checkpoints and intermediate results.")] = Path("tiny-work"),
+    out: Annotated[Path | None, typer.Option(help="Folder for the weights; the package's own if not given.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all.")] = 0,
+    samples: Annotated[int, typer.Option(help="Training samples of the transformer.")] = Recipe.samples,
 ) -> None:
-    """Make tiny-sd3."""
+    """Make tiny-sd3 and the tiny CLIP."""
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
     work.mkdir(parents=True, exist_ok=True)
     if threads:
         torch.set_num_threads(threads)
-    recipe = Recipe()
+    recipe, place = Recipe(samples=samples), torch.device(device)
+    weights = out or embedded_folder().parent
     corpus = make_corpus(recipe.scenes, recipe.caption_variants, work)
-    latents = _latents(work, corpus.images, recipe, torch.device(device))
-    ids = token_ids(corpus.captions, make_tokenizers(recipe))
-    trainer = FlowTrainer(latents, ids, recipe, work, torch.device(device))
-    for _ in trainer.run():
-        pass
+    vae = fit_autoencoder(corpus, recipe, work, place)
+    denoiser = fit_flow(corpus, vae, recipe, work, place)
+    save_half(make_pipeline(denoiser, vae, recipe), weights / "tiny-sd3")
+    clip = train_clip(corpus, recipe, work, place)
+    clip.half().save_pretrained(weights / "tiny-clip")
+    make_processor(recipe).save_pretrained(weights / "tiny-clip")
+    typer.echo(f"weights are in {weights}; now run python -m mmdit_probe.tiny.evaluate")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,147 @@
+"""The model card, from the numbers that `evaluate` measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmdit_probe.runs import write_text
+
+from .recipe import Recipe
+
+
+def write_card(numbers: dict[str, Any], recipe: Recipe, path: Path) -> Path:
+    """MODEL_CARD.md; every figure in it comes from ``numbers`` or ``recipe``."""
+    parts = [
+        _head(numbers, recipe),
+        _masks(numbers),
+        _agreement(numbers),
+        _timesteps(numbers),
+        _samples(numbers),
+        _files(numbers),
+    ]
+    return write_text(path, "\n\n".join(parts) + "\n")
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _head(numbers: dict[str, Any], recipe: Recipe) -> str:
+    training = numbers["training"]
+    return f"""# tiny-sd3
+
+A genuine `StableDiffusion3Pipeline` that is small enough to come with the package: `SD3Transformer2DModel` with
+{recipe.layers} blocks of {recipe.heads} heads of {recipe.head_width}, two CLIP text encoders, an `AutoencoderKL` (8 times
+down, {recipe.latent_channels} channels) and the flow-match Euler scheduler with shift 3; no T5. It draws 64 x 64 px scenes of
+shapes on textured grounds and knows the words for them, nothing else. No mask was ever shown to it.
+
+Made by `python -m mmdit_probe.tiny.train`; the numbers below by `python -m mmdit_probe.tiny.evaluate`.
+
+## Recipe
+
+- {recipe.scenes:,} synthetic scenes (`mmdit_probe.datasets.scenes`, split train), {recipe.caption_variants} captions each: 45%
+  sentences, 45% class lists, 10% empty.
+- Flow matching, {training["samples"]:,} samples in {training["seconds"] / 60:.0f} minutes (one CPU core), batch {recipe.batch}, AdamW
+  {recipe.rate:g}, warm-up, constant, cosine over the last {recipe.decay_fraction:.0%}; EMA {recipe.ema}; noise level
+  sigmoid(N({recipe.noise_mean:g}, {recipe.noise_std:g})); last training loss {training["loss"]:.3f}.
+- The text encoders are trained jointly. The pooled text vector is zeroed in {1 - recipe.pooled_keep:.0%} of the samples, so that
+  words have to come through attention.
+- diffusers appends `max_sequence_length` all-zero text positions where T5 is absent (256 by default). They are all alike in
+  every layer, so that training stands for {", ".join(map(str, recipe.absent_t5))} of them by one with log(n) added to its scores, which is exact."""
+
+
+def _masks(numbers: dict[str, Any]) -> str:
+    expert = numbers["expert_layer"]
+    rows = []
+    for row in numbers["layers"]:
+        mark = "**" if row["layer"] == expert else ""
+        values = [
+            str(row["layer"]),
+            f"{_percent(row['miou'])} ± {_percent(row['miou_std'])}",
+            f"{row['pixel_accuracy']:.3f}",
+            f"{row['i2t_mass']:.3f}",
+            f"{row['i2t_ratio']:.2f}",
+            _percent(row["blur_harm"]),
+        ]
+        rows.append([f"{mark}{value}{mark}" for value in values])
+    others = sorted((r["miou"] for r in numbers["layers"] if r["layer"] != expert), reverse=True)
+    margin = numbers["layers"][expert]["miou"] - others[0]
+    header = ["layer", "mIoU", "pixel accuracy", "I2T mass", "ratio to uniform", "harm by blur, %"]
+    references = [
+        [name, _percent(v["miou"]), f"{v['pixel_accuracy']:.3f}"] for name, v in numbers["references"].items()
+    ]
+    return f"""## Masks, text mass and harm by blur, layer by layer
+
+{numbers["test_scenes"]} held-out scenes, prompt = names of the classes present, one forward pass at timestep
+{numbers["timestep"]} of 28 (sigma {numbers["sigma"]:.3f}), {len(numbers["noise_seeds"])} noise seeds (mean ± standard deviation). Masks are the argmax of one
+layer's I2T attention over the class names. Layer and timestep were chosen on {numbers["validation_scenes"]} other scenes. Harm
+is the rise of the loss when the layer's I2T attention is blurred, in percent of the rise without any caption.
+
+{_table(header, rows)}
+
+Layer {expert} leads the next layer by {_percent(margin)} points.
+
+{_table(["for comparison", "mIoU", "pixel accuracy"], references)}"""
+
+
+def _agreement(numbers: dict[str, Any]) -> str:
+    layers = numbers["layers"]
+    tops = {
+        "best masks": max(layers, key=lambda row: row["miou"])["layer"],
+        "most I2T mass": max(layers, key=lambda row: row["i2t_mass"])["layer"],
+        "most harm by blur": max(layers, key=lambda row: row["blur_harm"])["layer"],
+    }
+    same = len(set(tops.values())) == 1
+    verdict = (
+        "All three fall on one layer, as the paper finds in SD3." if same else "They do not all fall on one layer."
+    )
+    return f"""## Do the three point at the same layer?
+
+{_table(list(tops), [[f"layer {layer}" for layer in tops.values()]])}
+
+{verdict}"""
+
+
+def _timesteps(numbers: dict[str, Any]) -> str:
+    by_timestep = numbers["validation_miou"]
+    expert = str(numbers["expert_layer"])
+    rows = [
+        [str(timestep), _percent({str(k): v for k, v in layers.items()}[expert])]
+        for timestep, layers in sorted(by_timestep.items(), key=lambda item: int(item[0]))
+    ]
+    return f"""## Timestep
+
+mIoU of layer {expert} on the validation scenes, by timestep of 28 counted from the clean end:
+
+{_table(["timestep", "mIoU"], rows)}"""
+
+
+def _samples(numbers: dict[str, Any]) -> str:
+    prompts = "\n".join(f"{number + 1}. {prompt}" for number, prompt in enumerate(numbers["prompts"]))
+    return f"""## Pictures
+
+28 steps, one seed, prompts below in reading order; none was picked.
+
+![pictures](samples.png)
+
+{prompts}"""
+
+
+def _files(numbers: dict[str, Any]) -> str:
+    retrieval = numbers["clip_retrieval"]
+    rows = [[f"`{name}`", f"`{digest}`"] for name, digest in numbers["sha256"].items()]
+    return f"""## The tiny CLIP beside it
+
+A transformers `CLIPModel` trained contrastively on the same scenes, for CLIP scores offline. Among {retrieval["count"]} held-out
+pictures and their sentences it finds the right sentence for {retrieval["pictures"]:.1%} of the pictures and the right picture for
+{retrieval["sentences"]:.1%} of the sentences.
+
+## Files
+
+{_table(["file", "sha256"], rows)}"""

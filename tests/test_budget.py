@@ -1,0 +1,131 @@
+"""The study on a small random pipeline: numbers, resumption, figure."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmdit_probe import Probe, RegionMass
+from mmdit_probe import budget as budget_module
+from mmdit_probe.budget import budget_table, measure_budget, read_aloud, run_budget
+from mmdit_probe.configs import BudgetConfig, GenerationConfig
+from mmdit_probe.figures import budget_figure, save_figure
+from mmdit_probe.generation import generation_arguments
+
+GENERATION = GenerationConfig(steps=4, guidance_scale=3.0, max_sequence_length=3)
+CONFIG = BudgetConfig(("a red circle on grass", "sand"), (2, 4), GENERATION)
+
+
+def test_the_timesteps_count_from_the_clean_end(random_pipe):
+    measured = measure_budget(random_pipe, "sand", CONFIG)
+    assert list(measured["sampling_timestep"].values) == [2, 4]
+    assert list(measured["step"].values) == [2, 0]
+    with Probe(random_pipe, [RegionMass()]) as probe:
+        random_pipe("sand", output_type="latent", **generation_arguments(random_pipe, GENERATION))
+    whole = probe.dataset("conditional")["region_mass"].isel(batch=0)
+    np.testing.assert_array_equal(measured["region_mass"].sel(sampling_timestep=4), whole.isel(call=0))
+    np.testing.assert_array_equal(measured["region_mass"].sel(sampling_timestep=2), whole.isel(call=2))
+    np.testing.assert_allclose(measured["sigma"], whole["sigma"].isel(call=[2, 0]))
+
+
+def test_the_table_is_the_records_mean_over_prompts_and_heads(random_pipe, tmp_path):
+    record = run_budget(random_pipe, CONFIG, tmp_path, "random")
+    table = budget_table(record)
+    assert len(table) == 2 * 3 * 4
+    at = table.set_index(["timestep", "layer", "region"]).loc[(2, 1, "I2T")]
+    values = record["region_mass"].sel(sampling_timestep=2, layer=1, region="I2T").mean("head").values
+    assert at["mass"] == pytest.approx(values.mean())
+    assert at["spread"] == pytest.approx(values.std())
+    assert at["uniform"] == pytest.approx(27 / (27 + 64))
+    assert at["ratio"] == pytest.approx(values.mean() / at["uniform"])
+    of_queries = table["region"].str[0]
+    sums = table.groupby(["timestep", "layer", of_queries])["mass"].sum()
+    np.testing.assert_allclose(sums, 1, atol=1e-5)
+
+
+def test_an_interrupted_run_continues_and_ends_the_same(random_pipe, tmp_path, monkeypatch):
+    undisturbed = budget_table(run_budget(random_pipe, CONFIG, tmp_path / "a", "random"))
+    measured, original = [], measure_budget
+
+    def counted(pipe, prompt, config):
+        if len(measured) == 1:
+            measured.append("interrupted")
+            raise KeyboardInterrupt
+        measured.append(prompt)
+        return original(pipe, prompt, config)
+
+    monkeypatch.setattr(budget_module, "measure_budget", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_budget(random_pipe, CONFIG, tmp_path / "b", "random")
+    table = budget_table(run_budget(random_pipe, CONFIG, tmp_path / "b", "random"))
+    assert measured == ["a red circle on grass", "interrupted", "sand"]
+    pd.testing.assert_frame_equal(table, undisturbed)
+
+
+def test_a_damaged_item_is_measured_again(random_pipe, tmp_path):
+    first = budget_table(run_budget(random_pipe, CONFIG, tmp_path, "random"))
+    (tmp_path / "items" / "prompt-0001.nc").write_bytes(b"half")
+    pd.testing.assert_frame_equal(budget_table(run_budget(random_pipe, CONFIG, tmp_path, "random")), first)
+
+
+def test_a_folder_of_another_run_is_refused(random_pipe, tmp_path):
+    run_budget(random_pipe, CONFIG, tmp_path, "random")
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(timesteps\)"):
+        run_budget(random_pipe, BudgetConfig(CONFIG.prompts, (1,), GENERATION), tmp_path, "random")
+
+
+def test_a_folder_in_use_is_refused(random_pipe, tmp_path):
+    from mmdit_probe.runs import RunFolder
+
+    with RunFolder(tmp_path, {}).open(), pytest.raises(ValueError, match="in use by another run"):
+        run_budget(random_pipe, CONFIG, tmp_path, "random")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (BudgetConfig(("sand",), (5,), GENERATION), "must be in 1 to 4"),
+        (BudgetConfig(("sand",), (0,), GENERATION), "must be in 1 to 4"),
+        (BudgetConfig((" ",), (1,), GENERATION), "the prompt is empty"),
+    ],
+)
+def test_bad_settings_are_explained(random_pipe, tmp_path, config, message):
+    with pytest.raises(ValueError, match=message):
+        run_budget(random_pipe, config, tmp_path, "random")
+
+
+def test_without_guidance_the_only_half_is_read(random_pipe):
+    config = BudgetConfig(("sand",), (1,), GenerationConfig(2, 1.0, 0))
+    assert measure_budget(random_pipe, "sand", config)["region_mass"].dims == (
+        "sampling_timestep",
+        "layer",
+        "head",
+        "region",
+    )
+
+
+def test_the_figure_draws_the_table(random_pipe, tmp_path):
+    table = budget_table(run_budget(random_pipe, CONFIG, tmp_path, "random"))
+    figure = budget_figure(table)
+    axes = figure.axes
+    assert len(axes) == 4
+    line = axes[0].lines[2]  # I2T of the first timestep
+    rows = table[(table["timestep"] == 2) & (table["region"] == "I2T")]
+    np.testing.assert_allclose(line.get_ydata(), rows["mass"])
+    assert "sigma" in axes[0].get_title()
+    pdf, png = save_figure(figure, tmp_path / "figure")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert b"/Subtype /Type3" not in pdf.read_bytes()
+    assert png.stat().st_size > 10_000
+
+
+def test_the_reading_names_the_layer_with_the_most_text():
+    frame = pd.DataFrame(
+        [
+            {"timestep": 8, "layer": layer, "region": region, "mass": mass, "uniform": 0.25, "ratio": mass / 0.25}
+            for layer, i2t in enumerate([0.1, 0.5, 0.2])
+            for region, mass in (("I2T", i2t), ("T2I", 0.3))
+        ]
+    )
+    lines = read_aloud(frame)
+    assert lines[0].startswith("Layer 1 gives text the most: 50.0% of an image token's attention, 2.00 times uniform")
+    assert lines[1].startswith("1 of 3 layers give text more than uniform; layer 0 gives it the least")

@@ -1,0 +1,106 @@
+import json
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from mmdit_probe import load_pipeline
+from mmdit_probe.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
+from mmdit_probe.pipelines import model_defaults, pipeline_of
+
+
+def test_a_folder_loads_without_t5(random_pipe):
+    assert random_pipe.text_encoder_3 is None
+    assert pipeline_of(random_pipe.transformer) is random_pipe
+    assert next(random_pipe.transformer.parameters()).dtype == torch.float32
+
+
+def test_the_dtype_is_the_one_asked_for(random_folder):
+    assert next(load_pipeline(str(random_folder), dtype="bf16").transformer.parameters()).dtype == torch.bfloat16
+
+
+def test_an_unknown_dtype_is_refused(random_folder):
+    with pytest.raises(ValueError, match="dtype must be one of fp32, bf16, fp16, got 'int8'"):
+        load_pipeline(str(random_folder), dtype="int8")
+
+
+def test_a_pipeline_that_was_loaded_otherwise_can_be_probed_too(random_folder):
+    pipe = DiffusionPipeline.from_pretrained(random_folder, text_encoder_3=None, tokenizer_3=None)
+    assert pipeline_of(pipe) is pipe
+    assert pipeline_of(pipe.transformer) is None
+
+
+def test_access_and_memory_errors_are_explained(monkeypatch, random_folder):
+    for error, words in [
+        (OSError("403 Client Error: gated repo"), "needs access"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "does not fit into memory"),
+        (RuntimeError("something else"), "could not be loaded: RuntimeError: something else"),
+    ]:
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(DiffusionPipeline, "from_pretrained", fail)
+        with pytest.raises(ValueError, match=words):
+            load_pipeline(str(random_folder))
+
+
+def test_defaults_come_from_the_folder_or_from_the_family(random_folder, random_pipe):
+    assert model_defaults(random_pipe).expert_layer == 9
+    assert model_defaults(random_pipe).guidance_scale == 7.5
+    file = random_folder / "probe_defaults.json"
+    file.write_text(json.dumps({"expert_layer": 1, "guidance_scale": 2.0, "max_sequence_length": 0, "why": "measured"}))
+    try:
+        assert model_defaults(random_pipe).expert_layer == 1
+    finally:
+        file.unlink()
+
+
+@pytest.mark.parametrize(("timestep", "sigma"), [(8, 0.515), (28, 1.0), (20, 0.877)])
+def test_noise_levels_of_sd3(random_pipe, timestep, sigma):
+    """Timestep 8 of 28 is timesteps[-8], sigma 0.515 with shift 3; index 8 would be 0.877."""
+    assert noise_level(random_pipe, timestep) == pytest.approx(sigma, abs=2e-3)
+
+
+def test_the_noise_level_leaves_the_pipelines_scheduler_alone(random_pipe):
+    random_pipe.scheduler.set_timesteps(5)
+    noise_level(random_pipe, 8)
+    assert len(random_pipe.scheduler.timesteps) == 5
+
+
+def test_a_timestep_out_of_range_is_refused(random_pipe):
+    with pytest.raises(ValueError, match="must be in 1 to 28"):
+        noise_level(random_pipe, 29)
+
+
+def test_noise_mixes_linearly_and_is_the_same_for_one_seed():
+    clean = torch.ones(2, 4, 3, 3)
+    assert torch.equal(add_noise(clean, 0.0, 1), clean)
+    assert torch.equal(add_noise(clean, 0.5, 1), add_noise(clean, 0.5, 1))
+    pure = add_noise(clean, 1.0, 1)
+    torch.testing.assert_close(add_noise(clean, 0.25, 1), 0.75 * clean + 0.25 * pure)
+
+
+def test_one_forward_is_the_pipelines_own_step(random_pipe):
+    """The first sampling step without guidance predicts what forward_once does from the same noise."""
+    seen = []
+    handle = random_pipe.transformer.register_forward_hook(
+        lambda m, a, k, out: seen.append((k, out[0])), with_kwargs=True
+    )
+    random_pipe("sand", num_inference_steps=2, guidance_scale=1.0, max_sequence_length=3, output_type="latent")
+    handle.remove()
+    kwargs, predicted = seen[0]
+    ours = forward_once(random_pipe, kwargs["hidden_states"], 1.0, encode_prompts(random_pipe, ["sand"], 3))
+    torch.testing.assert_close(ours, predicted)
+
+
+def test_encoding_and_decoding_use_the_pipelines_scale(random_pipe):
+    from mmdit_probe.datasets.scenes import scene
+
+    image = scene("val", 0).image
+    latents = encode_images(random_pipe, [image])
+    config = random_pipe.vae.config
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        mean = random_pipe.vae.encode(pixels).latent_dist.mean
+    torch.testing.assert_close(latents, (mean - config.shift_factor) * config.scaling_factor)

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import make_inputs
+
+from mmdit_probe import I2TMaps, Probe, RegionMass, load_record, save_record
+
+
+@pytest.fixture
+def record(sd3, inputs):
+    with Probe(sd3, [RegionMass(), I2TMaps()]) as probe:
+        sd3(**inputs)
+    return probe.dataset()
+
+
+def test_a_saved_record_reads_back_the_same(record, tmp_path):
+    path = save_record(record, tmp_path / "deep" / "record.nc")
+    xr.testing.assert_identical(load_record(path), record)
+    assert [file.name for file in path.parent.iterdir()] == ["record.nc"]
+
+
+def test_a_record_says_where_it_comes_from(record):
+    assert record.attrs["family"] == "sd3"
+    assert record.attrs["transformer"] == "SD3Transformer2DModel"
+    assert record.attrs["grid"] == [4, 6]
+    assert record.attrs["text_tokens"] == 7
+    assert record.attrs["kernels"] == "flash-cpu"
+    assert '"torch"' in record.attrs["versions"]
+
+
+def test_a_layer_that_a_call_skipped_is_nan(sd3, inputs):
+    with Probe(sd3, [RegionMass()]) as probe:
+        sd3(**inputs)
+        sd3(**inputs, skip_layers=[1])
+    mass = probe.dataset()["region_mass"]
+    assert mass.isel(call=1).sel(layer=1).isnull().all()
+    assert mass.isel(call=0).notnull().all()
+
+
+def test_a_write_that_fails_leaves_the_old_record(record, tmp_path, monkeypatch):
+    path = save_record(record, tmp_path / "record.nc")
+    before = path.read_bytes()
+
+    def broken(self, target, **kwargs):
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", broken)
+    with pytest.raises(OSError, match="disk full"):
+        save_record(record, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["record.nc"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a record", None])
+def test_unreadable_files_are_explained(tmp_path, content):
+    path = tmp_path / "record.nc"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="no file" if content is None else "not a readable"):
+        load_record(path)
+
+
+def test_a_truncated_record_is_refused(record, tmp_path):
+    path = save_record(record, tmp_path / "record.nc")
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ValueError, match="not a readable"):
+        load_record(path)
+
+
+def test_a_record_of_another_version_is_refused(record, tmp_path):
+    path = save_record(record.assign_attrs(format=99), tmp_path / "record.nc")
+    with pytest.raises(ValueError, match="has format 99, this version reads 1"):
+        load_record(path)
+
+
+def test_an_unknown_half_is_refused(sd3):
+    with Probe(sd3, [RegionMass()]) as probe:
+        sd3(**make_inputs())
+    with pytest.raises(ValueError, match="half must be"):
+        probe.dataset("left")
+
+
+def test_values_are_fp32_and_finite(record):
+    assert all(values.dtype == np.float32 for values in record.data_vars.values())
+    assert all(bool(np.isfinite(values).all()) for values in record.data_vars.values())

@@ -1,0 +1,159 @@
+"""How tiny-sd3 is made, on a few samples; what it knows is in test_embedded.py."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mmdit_probe.tiny.autoencoder import encode_all, train_autoencoder
+from mmdit_probe.tiny.clip import contrastive_loss, make_clip, make_processor, train_clip
+from mmdit_probe.tiny.corpus import make_corpus
+from mmdit_probe.tiny.flow import Denoiser, FlowTrainer, token_ids
+from mmdit_probe.tiny.grounding import baselines
+from mmdit_probe.tiny.parts import make_autoencoder, make_tokenizers
+from mmdit_probe.tiny.recipe import Recipe
+from mmdit_probe.tiny.tokenizer import WORDS, make_tokenizer
+
+SMALL = replace(
+    Recipe(), layers=2, batch=4, samples=24, warmup_steps=2, scenes=6, autoencoder_channels=(8, 8, 8, 8),
+    autoencoder_steps=3, autoencoder_batch=2, clip_steps=4, clip_batch=4, clip_layers=1,
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_every_word_is_one_token_and_comes_back(word):
+    tokenizer = make_tokenizer(8)
+    ids = tokenizer(word, add_special_tokens=False).input_ids
+    assert len(ids) == 1
+    assert tokenizer.decode(ids).strip() == word
+
+
+def test_any_text_has_tokens():
+    tokenizer = make_tokenizer(24)
+    assert tokenizer.unk_token_id not in tokenizer("Émile saw 7 cats!", add_special_tokens=False).input_ids
+
+
+@pytest.mark.parametrize("absent", [0, 5, 77])
+def test_one_biased_zero_position_stands_exactly_for_many(absent):
+    denoiser = Denoiser(SMALL).eval().requires_grad_(False)
+    for weight in denoiser.transformer.parameters():
+        weight += 0.05 * torch.randn_like(weight)
+    ids = token_ids(np.array([["a red star"], ["sand"]]), make_tokenizers(SMALL))[:, :, 0].long()
+    noisy, sigma = torch.randn(2, 16, 8, 8), torch.tensor([0.3, 0.8])
+    ours = denoiser(noisy, sigma, ids, torch.ones(2), torch.full((2,), absent))
+    text, pooled = denoiser.encode(ids)
+    text = torch.cat([text, torch.zeros(2, absent, text.shape[-1])], 1)
+    explicit = denoiser.transformer(
+        hidden_states=noisy, encoder_hidden_states=text, pooled_projections=pooled, timestep=1000 * sigma
+    ).sample
+    torch.testing.assert_close(ours, explicit, atol=1e-5, rtol=0)
+
+
+def trainer(work):
+    ids = token_ids(np.array([["a red star", "", "star sand"]] * 6), make_tokenizers(SMALL))
+    latents = torch.randn(6, 16, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    return FlowTrainer(latents, ids, SMALL, work, CPU)
+
+
+def test_a_resumed_training_is_the_undisturbed_one(tmp_path):
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = trainer(tmp_path / "whole")
+    assert list(whole.run(save_every=2, log_every=1)) == [2, 4, 6]
+    killed = trainer(tmp_path / "killed").run(save_every=2, log_every=1)
+    assert next(killed) == 2
+    killed.close()
+    resumed = trainer(tmp_path / "killed")
+    assert resumed.step == 2
+    assert list(resumed.run(save_every=2, log_every=1)) == [4, 6]
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(whole.ema, resumed.ema, strict=True):
+        assert torch.equal(a, b)
+    logs = [(tmp_path / n / "flow.jsonl").read_text().splitlines() for n in ("whole", "killed")]
+    losses = [[json.loads(line)["loss"] for line in log] for log in logs]
+    assert losses[0] == losses[1]
+
+
+def test_the_rate_warms_up_stays_and_falls_to_zero(tmp_path):
+    t = trainer(tmp_path)
+    t.steps = 1000
+    assert t.rate(0) == SMALL.rate / 2
+    assert t.rate(1) == t.rate(700) == SMALL.rate
+    assert t.rate(850) == pytest.approx(SMALL.rate / 2)
+    assert t.rate(1000) == pytest.approx(0)
+
+
+def test_the_autoencoder_keeps_its_pictures_when_its_latents_are_evened_out(tmp_path, monkeypatch):
+    corpus = make_corpus(4, 1, tmp_path)
+    from mmdit_probe.tiny import autoencoder
+
+    kept = {}
+    original = autoencoder._standardise
+
+    def noted(vae, pixels):
+        with torch.no_grad():
+            kept["before"] = vae.decode(vae.encode(pixels).latent_dist.mean).sample
+            original(vae, pixels)
+            kept["after"] = vae.decode(vae.encode(pixels).latent_dist.mean).sample
+
+    monkeypatch.setattr(autoencoder, "_standardise", noted)
+    vae = train_autoencoder(make_autoencoder(SMALL), corpus.images, SMALL, CPU)
+    torch.testing.assert_close(kept["before"], kept["after"], atol=1e-4, rtol=0)
+    latents = encode_all(vae, corpus.images, CPU).float()
+    assert latents.std() == pytest.approx(1, abs=0.02)
+    assert latents.mean() == pytest.approx(0, abs=0.02)
+
+
+def test_the_corpus_is_the_scenes(tmp_path):
+    from mmdit_probe.datasets.scenes import scene
+
+    for _ in range(2):  # drawn, then read
+        corpus = make_corpus(3, 2, tmp_path)
+        np.testing.assert_array_equal(corpus.images[2], scene("train", 2).image)
+        assert corpus.captions[2, 1] == scene("train", 2).caption(1)
+
+
+def test_the_contrastive_loss_shares_the_target_among_equal_captions():
+    logits = torch.randn(3, 3)
+    plain = contrastive_loss(logits, np.array(["a", "b", "c"]))
+    target = torch.arange(3)
+    twin = (torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)) / 2
+    torch.testing.assert_close(plain, twin)
+    perfect = torch.tensor([[50.0, 50, 0], [50, 50, 0], [0, 0, 50]])
+    assert contrastive_loss(perfect, np.array(["a", "a", "b"])) == pytest.approx(2 / 3 * np.log(2), abs=1e-4)
+
+
+def test_the_tiny_clip_trains_and_resumes(tmp_path):
+    corpus = make_corpus(6, 2, tmp_path)
+    whole = train_clip(corpus, SMALL, tmp_path, CPU, save_every=2)
+    file = tmp_path / "clip.pt"
+    assert torch.load(file, weights_only=True)["step"] == 4
+    again = train_clip(corpus, SMALL, tmp_path, CPU)
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_processor_gives_the_pixels_that_clip_was_trained_on(tmp_path):
+    from mmdit_probe.datasets.scenes import scene
+    from mmdit_probe.tiny.autoencoder import to_model
+
+    image = scene("test", 0).image
+    given = make_processor(SMALL)(images=[image], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(given, to_model(image[None], CPU), atol=1e-5, rtol=0)
+    assert make_clip(SMALL, make_tokenizer(24)).config.vision_config.image_size == 64
+
+
+def test_baselines_know_their_order():
+    from mmdit_probe.datasets.scenes import scenes
+
+    found = baselines(list(scenes("test", 20)))
+    assert (
+        found["random present class"]["miou"]
+        < found["largest class"]["miou"]
+        < found["ceiling of the grid"]["miou"]
+        < 1
+    )
