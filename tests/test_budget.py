@@ -8,7 +8,8 @@ from mmdit_probe import Probe, RegionMass
 from mmdit_probe import budget as budget_module
 from mmdit_probe.budget import budget_table, measure_budget, read_aloud, run_budget
 from mmdit_probe.configs import BudgetConfig, GenerationConfig
-from mmdit_probe.figures import budget_figure, save_figure
+from mmdit_probe.figures.budget import budget_figure
+from mmdit_probe.figures.style import save_figure
 from mmdit_probe.generation import generation_arguments
 
 GENERATION = GenerationConfig(steps=4, guidance_scale=3.0, max_sequence_length=3)

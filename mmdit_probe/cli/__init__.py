@@ -1,0 +1,32 @@
+"""The command line: parse, call, print where the files are. One command a file."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from .attention_budget import attention_budget
+from .models import models
+
+app = typer.Typer(
+    help="See and change what the joint attention of multi-modal diffusion transformers does.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (attention_budget, models):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run; user errors are one line on standard error and exit code 2."""
+    try:
+        app()
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped; finished work is kept", err=True)
+        sys.exit(130)

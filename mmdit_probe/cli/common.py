@@ -1,0 +1,99 @@
+"""What the commands share: options, loading, the progress bar, and how a command ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+RESULTS = Path("results")
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="tiny-sd3 (embedded), a diffusers folder, or a hub id such as "
+        "stabilityai/stable-diffusion-3-medium-diffusers."
+    ),
+]
+Prompt = Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")]
+Prompts = Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")]
+Steps = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
+GuidanceScale = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance; the model's own default if not given.")
+]
+MaxSequenceLength = Annotated[
+    int | None,
+    typer.Option(help="T5 positions; the model's own default if not given (SD3: 77, the paper's 154 text tokens)."),
+]
+Height = Annotated[int | None, typer.Option(help="Picture height in px.")]
+Width = Annotated[int | None, typer.Option(help="Picture width in px.")]
+Seed = Annotated[int, typer.Option(help="Seed of the starting noise.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the weights.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on standard output, messages on standard error.")
+]
+
+
+def chosen_prompts(model: str, prompt: list[str] | None, file: Path | None) -> tuple[str, ...]:
+    """The user's prompts, or the scenes' for the embedded model."""
+    from mmdit_probe.prompt_sets import read_prompts, scene_prompts
+
+    if prompt and file:
+        raise ValueError("give --prompt or --prompts, not both")
+    if prompt:
+        return tuple(prompt)
+    if file is not None:
+        return read_prompts(file)
+    if model != "tiny-sd3":
+        raise ValueError("give --prompt or --prompts FILE: the built-in prompts are scenes that only tiny-sd3 knows")
+    return scene_prompts()
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas, in order, each once."""
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise ValueError(f"{option}: expected numbers separated by commas, such as 8,28; got {text!r}") from None
+
+
+def load(model: str, dtype: str, device: str, revision: str | None) -> Any:
+    """The pipeline."""
+    from mmdit_probe.pipelines import load_pipeline
+
+    return load_pipeline(model, dtype=dtype, device=device, revision=revision)
+
+
+def finish(lines: list[str], files: list[Path], as_json: bool, **data: Any) -> None:
+    """Print what was found and where the files are."""
+    if as_json:
+        typer.echo(json.dumps({"reading": lines, "files": [str(file) for file in files], **data}))
+        return
+    typer.echo("\n".join(lines))
+    typer.echo("\nWritten:\n" + "\n".join(f"  {file}" for file in files))
+
+
+class Bar:
+    """A progress bar on standard error; closed before any error is shown."""
+
+    def __init__(self, unit: str, quiet: bool) -> None:
+        self.unit, self.quiet = unit, quiet
+
+    def __enter__(self) -> Bar:
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(unit=f" {self.unit}", disable=self.quiet or None)
+        return self
+
+    def update(self, done: int, total: int) -> None:
+        """``done`` of ``total`` are finished."""
+        self.bar.total = total
+        self.bar.n = done
+        self.bar.refresh()
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()

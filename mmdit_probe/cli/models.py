@@ -1,0 +1,28 @@
+"""mmdit-probe models."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from . import common
+
+
+def models(as_json: common.AsJson = False) -> None:
+    """The embedded model and the families of transformers that can be probed."""
+    from mmdit_probe.families import FAMILIES
+    from mmdit_probe.pipelines import EMBEDDED, embedded_folder
+
+    defaults = json.loads((embedded_folder() / "probe_defaults.json").read_text())
+    rows = [
+        {"family": f.name, "transformer": f.transformer, "models": f.models, "expert_layer": f.expert} for f in FAMILIES
+    ]
+    if as_json:
+        typer.echo(json.dumps({"embedded": {"name": EMBEDDED, **defaults}, "families": rows}, indent=1))
+        return
+    typer.echo(f"Embedded:\n  {EMBEDDED}  expert layer {defaults['expert_layer']} ({defaults['why']})\n")
+    typer.echo("Families (--model FOLDER or hub id):")
+    for row in rows:
+        expert = "" if row["expert_layer"] is None else f"  expert layer {row['expert_layer']}"
+        typer.echo(f"  {row['family']:<12} {row['models']:<28} {row['transformer']}{expert}")

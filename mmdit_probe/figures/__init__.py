@@ -1,0 +1,1 @@
+"""Frames and arrays to matplotlib figures, in one style for print; nothing here computes."""
