@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .attention import JointAttention
-    from .edits import BlurText, Edit
+    from .edits import BlurGrid, BlurText, Edit, Knockout, Scale, Uniform
     from .layout import Region, TokenLayout
     from .pipelines import load_pipeline
     from .probe import Probe
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "JointAttention": "attention",
+    "BlurGrid": "edits",
     "BlurText": "edits",
     "Edit": "edits",
+    "Knockout": "edits",
+    "Scale": "edits",
+    "Uniform": "edits",
     "Region": "layout",
     "TokenLayout": "layout",
     "load_pipeline": "pipelines",
@@ -47,17 +51,21 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "BlurGrid",
     "BlurText",
     "Edit",
     "Field",
     "I2TMaps",
     "JointAttention",
+    "Knockout",
     "Probe",
     "Readout",
     "Region",
     "RegionMass",
+    "Scale",
     "T2IMaps",
     "TokenLayout",
+    "Uniform",
     "ValueNorms",
     "load_pipeline",
     "load_record",

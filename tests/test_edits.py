@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from naive import full_matrix, random_call
 from scipy.ndimage import correlate1d
 
-from mmdit_probe import BlurText, JointAttention, Probe, RegionMass, TokenLayout
-from mmdit_probe.edits import blur_matrix
+from mmdit_probe import BlurGrid, BlurText, JointAttention, Knockout, Probe, RegionMass, Scale, TokenLayout, Uniform
+from mmdit_probe.edits.base import word_positions
+from mmdit_probe.edits.blur import blur_matrix
 
 SCIPY_MODE = {"reflect": "mirror", "symmetric": "reflect"}
 
@@ -61,6 +62,167 @@ def test_a_kernel_of_one_changes_nothing(sd3, inputs):
     plain = sd3(**inputs).sample
     with Probe(sd3, [], edits=[BlurText(1, kernel=1)]):
         torch.testing.assert_close(sd3(**inputs).sample, plain, atol=1e-6, rtol=0)
+
+
+def twin_output(call, layout, matrix):
+    value = call.value.double().repeat_interleave(call.query.shape[1] // call.value.shape[1], 1)
+    return matrix @ value
+
+
+@pytest.fixture(params=["image-text", "text-image"])
+def case(request):
+    layout = TokenLayout((3, 4), 6, request.param)
+    call = random_call(2, 2, layout.tokens, 8)
+    return call, layout, full_matrix(call), layout.image_slice, layout.text_slice
+
+
+def edited_by(edit, call, layout):
+    return edit.apply(JointAttention(call, layout), call.attended.output).double()
+
+
+@pytest.mark.parametrize(("sigma", "kernel"), [(0.7, None), (1.5, 3), (3.0, None)])
+def test_blur_over_the_grid_equals_blurring_the_full_maps(case, sigma, kernel):
+    call, layout, matrix, image, text = case
+    half = int(np.ceil(3 * sigma)) if kernel is None else kernel // 2
+    taps = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
+    maps = matrix[:, :, image, text].unflatten(2, layout.grid).numpy()
+    for axis in (2, 3):
+        maps = correlate1d(maps, taps / taps.sum(), axis=axis, mode="reflect")
+    matrix[:, :, image, text] = torch.from_numpy(maps).flatten(2, 3)
+    ours = edited_by(BlurGrid(0, sigma, kernel), call, layout)
+    torch.testing.assert_close(ours, twin_output(call, layout, matrix), atol=1e-5, rtol=0)
+
+
+def test_blur_over_the_grid_goes_frame_by_frame():
+    layout = TokenLayout((2, 3, 4), 5)
+    call = random_call(1, 1, layout.tokens, 8)
+    matrix = full_matrix(call)
+    image, text = layout.image_slice, layout.text_slice
+    maps = matrix[:, :, image, text].unflatten(2, layout.grid).numpy()
+    taps = np.exp(-0.5 * (np.arange(-3, 4)) ** 2)
+    for axis in (3, 4):
+        maps = correlate1d(maps, taps / taps.sum(), axis=axis, mode="reflect")
+    matrix[:, :, image, text] = torch.from_numpy(maps).flatten(2, 4)
+    ours = edited_by(BlurGrid(0, 1.0), call, layout)
+    torch.testing.assert_close(ours, twin_output(call, layout, matrix), atol=1e-5, rtol=0)
+
+
+def test_uniform_equals_averaging_the_full_matrix(case):
+    call, layout, matrix, image, text = case
+    matrix[:, :, image, text] = matrix[:, :, image, text].mean(-1, keepdim=True).expand(-1, -1, -1, layout.text)
+    torch.testing.assert_close(
+        edited_by(Uniform(0), call, layout), twin_output(call, layout, matrix), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("renormalize", [True, False])
+@pytest.mark.parametrize("region", ["I2I", "I2T", "T2I", "T2T"])
+def test_knockout_equals_zeros_in_the_full_matrix(case, region, renormalize):
+    call, layout, matrix, image, text = case
+    places = {"I": image, "T": text}
+    rows = places[region[0]]
+    matrix[:, :, rows, places[region[2]]] = 0
+    if renormalize:
+        matrix = matrix / matrix.sum(-1, keepdim=True)
+    ours = edited_by(Knockout(0, region, renormalize=renormalize), call, layout)
+    torch.testing.assert_close(ours, twin_output(call, layout, matrix), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.7])
+def test_scale_equals_scaling_the_scores(case, factor):
+    call, layout, _, image, text = case
+    scores = call.query.double() @ call.key.double().transpose(-1, -2) * 8**-0.5
+    scores[:, :, image, text] *= factor
+    ours = edited_by(Scale(0, factor), call, layout)
+    torch.testing.assert_close(ours, twin_output(call, layout, scores.softmax(-1)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("edit", [BlurText, BlurGrid, Uniform, Knockout, lambda *a, **k: Scale(*a, 1.5, **k)])
+def test_heads_and_steps_that_are_not_chosen_stay_bit_for_bit(edit):
+    layout = TokenLayout((3, 4), 6)
+    call = random_call(2, 3, layout.tokens, 8)
+    plain = call.attended.output
+    one_head = edit(0, heads=[1]).apply(JointAttention(call, layout), plain)
+    assert torch.equal(one_head[:, [0, 2]], plain[:, [0, 2]])
+    assert not torch.equal(one_head[:, 1], plain[:, 1])
+    assert torch.equal(edit(0, steps=range(3)).apply(JointAttention(call, layout, step=3), plain), plain)
+    assert not torch.equal(edit(0, steps=range(3)).apply(JointAttention(call, layout, step=2), plain), plain)
+
+
+ARGUMENTS = {"num_inference_steps": 2, "guidance_scale": 3.0, "max_sequence_length": 2, "output_type": "latent"}
+
+
+def generate(pipe, edits, prompt="a red circle on grass", **more):
+    generator = torch.Generator().manual_seed(0)
+    with Probe(pipe, [], edits=edits):
+        return pipe(prompt, generator=generator, **ARGUMENTS, **more).images
+
+
+def test_only_the_conditional_half_is_edited_by_default(random_pipe):
+    seen = {}
+    for rows in ("conditional", "all"):
+        outputs = []
+        handle = random_pipe.transformer.register_forward_hook(
+            lambda m, a, out, outputs=outputs: outputs.append(out[0])
+        )
+        generate(random_pipe, [BlurText(1, rows=rows)])
+        handle.remove()
+        seen[rows] = outputs[0]
+    outputs = []
+    handle = random_pipe.transformer.register_forward_hook(lambda m, a, out: outputs.append(out[0]))
+    generate(random_pipe, [])
+    handle.remove()
+    negative, positive = outputs[0]
+    assert torch.equal(seen["conditional"][0], negative)
+    assert not torch.equal(seen["conditional"][1], positive)
+    assert not torch.equal(seen["all"][0], negative)
+
+
+def test_knocking_out_a_word_equals_zeroing_its_columns(random_pipe):
+    """Against a twin that masks the word's keys before the softmax, which renormalises by itself."""
+
+    class Mask(Knockout):
+        def apply(self, attention, output):
+            matrix = full_matrix(attention.call)
+            columns = np.arange(attention.layout.tokens)[attention.layout.text_slice][[3]]  # "circle"
+            image = attention.layout.image_slice
+            matrix[:, :, image, columns] = 0
+            matrix = matrix / matrix.sum(-1, keepdim=True)
+            twin = twin_output(attention.call, attention.layout, matrix).float()
+            where = torch.from_numpy(attention.text.conditional.astype(bool))[:, None, None, None]
+            return torch.where(where, twin, output)
+
+    ours = generate(random_pipe, [Knockout(1, words=["circle"])])
+    torch.testing.assert_close(ours, generate(random_pipe, [Mask(1)]), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(ours, generate(random_pipe, []))
+
+
+def test_padding_can_be_knocked_out(random_pipe):
+    assert not torch.equal(generate(random_pipe, [Knockout(1, kinds=["padding", "absent"])]), generate(random_pipe, []))
+
+
+def test_words_are_spelt_by_their_tokens(random_pipe):
+    from mmdit_probe.prompts import describe
+
+    parts = Probe(random_pipe, []).family.text_parts(random_pipe, 2)
+    text = describe(parts, ["a half moon and a Heart", "a xy heart"])
+    assert np.flatnonzero(word_positions(text, "Half Moon")[0]).tolist() == [2, 3]
+    assert np.flatnonzero(word_positions(text, "heart")[0]).tolist() == [6]
+    assert np.flatnonzero(word_positions(text, "xy")[1]).tolist() == [2, 3]
+    assert not word_positions(text, "art").any()
+
+
+def test_a_word_that_is_not_there_is_named(random_pipe):
+    with pytest.raises(ValueError, match="'lava' is not among the prompt's tokens: a red circle on grass"):
+        generate(random_pipe, [Knockout(1, words=["lava"])])
+
+
+def test_words_need_a_prompt(sd3, inputs):
+    with (
+        pytest.raises(ValueError, match="need a pipeline whose prompt was seen"),
+        Probe(sd3, [], edits=[Uniform(1, words=["sand"])]),
+    ):
+        sd3(**inputs)
 
 
 def test_text_queries_are_left_alone():
@@ -116,6 +278,23 @@ def test_bf16_output_stays_bf16():
 def test_bad_settings_are_explained(arguments, message):
     with pytest.raises(ValueError, match=message):
         BlurText(0, **arguments)
+
+
+def test_settings_that_make_no_sense_are_explained():
+    with pytest.raises(ValueError, match="region must be one of I2I, I2T, T2I, T2T, got 'X2Y'"):
+        Knockout(0, "X2Y")
+    with pytest.raises(ValueError, match="words and kinds are text keys"):
+        Knockout(0, "I2I", words=["sand"])
+    with pytest.raises(ValueError, match="factor must be a positive number"):
+        Scale(0, 0)
+
+
+def test_a_head_that_does_not_exist_is_named(sd3, inputs):
+    with (
+        pytest.raises(ValueError, match=r"heads \[2\] do not exist; there are heads 0 to 1"),
+        Probe(sd3, [], edits=[Uniform(1, heads=[2])]),
+    ):
+        sd3(**inputs)
 
 
 def test_a_layer_that_does_not_exist_is_named(sd3):

@@ -1,0 +1,97 @@
+"""Blurring the I2T attention: along the text, or over the image grid."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .base import Edit, View
+
+Padding = Literal["reflect", "symmetric"]
+_PADDINGS = ("reflect", "symmetric")
+
+
+class BlurText(Edit):
+    """Blur the I2T probabilities along the text axis by a Gaussian (Seg4Diff, section 3.4).
+
+    Blurring the rows of P by a matrix G from the right and then multiplying the text values is the same as multiplying
+    blurred values, ``(P G) V = P (G V)``: no map is kept.
+
+    ``padding="reflect"`` is the paper's: it mirrors without repeating the edge, so that the first and the last token
+    lose mass and their neighbours gain. ``"symmetric"`` repeats the edge and keeps each query's mass exactly.
+    """
+
+    def __init__(
+        self,
+        layer: int | Collection[int],
+        sigma: float = 9.0,
+        kernel: int = 5,
+        padding: Padding = "reflect",
+        **where: Any,
+    ) -> None:
+        super().__init__(layer, **where)
+        _check(self, sigma, kernel, padding)
+        self.sigma, self.kernel, self.padding = sigma, kernel, padding
+
+    def change(self, view: View) -> Tensor:
+        blur = torch.from_numpy(blur_matrix(view.layout.text, self.sigma, self.kernel, self.padding)).to(view.values)
+        image = view.layout.image_slice
+        return view.with_image(view.output[:, :, image] + view.image_probs @ (blur @ view.values - view.values))
+
+
+class BlurGrid(Edit):
+    """Blur each text token's I2T map over the image grid by a Gaussian, as smoothed energy guidance does with I2I.
+
+    ``sigma`` is in tokens; ``kernel`` None takes 3 sigma to each side. With S the blur over image queries the output
+    becomes ``out + (S - I) (P_I2T V_text)``. Symmetric padding keeps each token's total mass exactly.
+    """
+
+    def __init__(
+        self,
+        layer: int | Collection[int],
+        sigma: float = 3.0,
+        kernel: int | None = None,
+        padding: Padding = "symmetric",
+        **where: Any,
+    ) -> None:
+        super().__init__(layer, **where)
+        kernel = 2 * int(np.ceil(3 * sigma)) + 1 if kernel is None else kernel
+        _check(self, sigma, kernel, padding)
+        self.sigma, self.kernel, self.padding = sigma, kernel, padding
+
+    def change(self, view: View) -> Tensor:
+        from_text = view.from_text
+        blurred = from_text.unflatten(2, view.layout.grid)
+        first = blurred.dim() - 3  # the last two axes of the grid: rows and columns, frame by frame
+        for axis, size in zip((first, first + 1), view.layout.grid[-2:], strict=True):
+            blur = torch.from_numpy(blur_matrix(size, self.sigma, self.kernel, self.padding).T).to(blurred)
+            blurred = torch.tensordot(blurred, blur, dims=([axis], [1])).movedim(-1, axis)
+        image = view.layout.image_slice
+        return view.with_image(view.output[:, :, image] + blurred.flatten(2, -2) - from_text)
+
+
+def _check(edit: Edit, sigma: float, kernel: int, padding: str) -> None:
+    name = type(edit).__name__
+    if not sigma > 0:
+        raise ValueError(f"{name}: sigma must be positive, got {sigma}")
+    if kernel < 1 or kernel % 2 == 0:
+        raise ValueError(f"{name}: kernel must be odd and at least 1, got {kernel}")
+    if padding not in _PADDINGS:
+        raise ValueError(f"{name}: padding must be 'reflect' or 'symmetric', got {padding!r}")
+
+
+def blur_matrix(size: int, sigma: float, kernel: int, padding: Padding) -> np.ndarray:
+    """G (size, size): ``row @ G`` is the row blurred by a Gaussian of ``kernel`` taps and ``padding``."""
+    half = kernel // 2
+    if padding == "reflect" and size <= half:
+        raise ValueError(f"blur: reflect padding with kernel {kernel} needs more than {half} positions, got {size}")
+    weights = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
+    padded = np.pad(np.arange(size), half, mode=padding)
+    matrix = np.zeros((size, size))
+    for target in range(size):
+        np.add.at(matrix[:, target], padded[target : target + kernel], weights / weights.sum())
+    return matrix

@@ -1,0 +1,74 @@
+"""Taking attention away from words, from other text tokens or from whole regions; or spreading it evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from mmdit_probe.layout import Region
+
+from .base import Edit, View, chosen_tokens
+
+
+class Uniform(Edit):
+    """Replace the I2T probabilities by their mean over the text tokens: each query keeps its mass, words lose theirs.
+
+    With ``words`` or ``kinds`` (start, word, end, padding, absent) the mean is taken over those tokens alone.
+    """
+
+    def __init__(
+        self, layer: int | Collection[int], *, words: Sequence[str] = (), kinds: Sequence[str] = (), **where: Any
+    ) -> None:
+        super().__init__(layer, **where)
+        self.words, self.kinds = tuple(words), tuple(kinds)
+
+    def change(self, view: View) -> Tensor:
+        chosen = chosen_tokens(view, self.words, self.kinds)
+        probs = view.image_probs * chosen
+        mean = probs.sum(-1, keepdim=True) * (chosen / chosen.sum(-1, keepdim=True).clamp(min=1))
+        return view.with_image(view.output[:, :, view.layout.image_slice] + (mean - probs) @ view.values)
+
+
+class Knockout(Edit):
+    """Set probabilities to 0: of a region, or of some text keys in it; renormalised so that rows still sum to 1, or not.
+
+    ``region`` is I2T by default; ``words`` and ``kinds`` choose text keys of I2T or T2T. A query that loses all its
+    attention gets 0.
+    """
+
+    def __init__(
+        self,
+        layer: int | Collection[int],
+        region: Region | str = Region.I2T,
+        *,
+        words: Sequence[str] = (),
+        kinds: Sequence[str] = (),
+        renormalize: bool = True,
+        **where: Any,
+    ) -> None:
+        super().__init__(layer, **where)
+        if region not in tuple(Region):
+            raise ValueError(f"Knockout: region must be one of {', '.join(Region)}, got {region!r}")
+        self.region, self.words, self.kinds, self.renormalize = Region(region), tuple(words), tuple(kinds), renormalize
+        if (words or kinds) and self.region in (Region.I2I, Region.T2I):
+            raise ValueError(
+                f"Knockout: words and kinds are text keys, which region {self.region} has none of; use I2T or T2T"
+            )
+
+    def change(self, view: View) -> Tensor:
+        layout = view.layout
+        rows = layout.image_slice if self.region in (Region.I2I, Region.I2T) else layout.text_slice
+        probs = view.probs[:, :, rows] * chosen_tokens(view, self.words, self.kinds)
+        mass, from_chosen = probs.sum(-1, keepdim=True), probs @ view.values
+        output = view.output[:, :, rows]
+        if self.region in (Region.I2I, Region.T2I):  # image keys: what the text columns leave
+            kept, left = from_chosen, mass
+        else:
+            kept, left = output - from_chosen, 1 - mass
+        if self.renormalize:
+            kept = kept / left.clamp(min=1e-6) * (left > 1e-6)
+        edited = view.output.clone()
+        edited[:, :, rows] = kept
+        return edited

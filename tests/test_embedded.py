@@ -1,0 +1,99 @@
+"""What the shipped tiny-sd3 knows, measured again on a few scenes; the model card has the whole numbers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mmdit_probe.datasets.scenes import scenes
+from mmdit_probe.pipelines import embedded_folder, model_defaults
+from mmdit_probe.tiny.export import digests
+from mmdit_probe.tiny.grounding import MEAN_OF_LAYERS, blur_harm, score_layers
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    return json.loads((embedded_folder() / "evaluation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def few():
+    return list(scenes("test", 50))
+
+
+def test_it_is_small_enough_to_ship():
+    total = sum(file.stat().st_size for file in embedded_folder().parent.rglob("*") if file.is_file())
+    assert total < 25e6
+
+
+def test_the_card_speaks_of_these_weights(evaluation):
+    assert evaluation["sha256"] == digests(embedded_folder().parent)
+    card = (embedded_folder() / "MODEL_CARD.md").read_text()
+    for digest in evaluation["sha256"].values():
+        assert digest in card
+
+
+def test_one_layer_grounds_words_far_better_than_the_next(tiny, few, evaluation):
+    masks, _ = score_layers(tiny, few, evaluation["timestep"], seed=5, max_sequence_length=0)
+    single = masks[masks["layer"] != MEAN_OF_LAYERS].set_index("layer")
+    best, second = single["miou"].nlargest(2)
+    assert single["miou"].idxmax() == evaluation["expert_layer"] == model_defaults(tiny).expert_layer
+    assert best > 0.50
+    assert single["pixel_accuracy"].max() > 0.80
+    assert best - second > 0.08
+    assert best == pytest.approx(evaluation["layers"][evaluation["expert_layer"]]["miou"], abs=0.06)
+
+
+def test_blurring_the_words_does_harm_somewhere_and_little_elsewhere(tiny, few, evaluation):
+    harm = blur_harm(tiny, few, evaluation["timestep"], seed=5, max_sequence_length=0).set_index("layer")["harm"]
+    told = {row["layer"]: row["blur_harm"] for row in evaluation["layers"]}
+    assert harm.idxmax() == max(told, key=told.get)
+    np.testing.assert_allclose(harm.loc[list(told)], list(told.values()), atol=0.15)
+
+
+def test_its_pictures_are_of_their_prompts(tiny):
+    """The tiny CLIP finds most pictures' own prompt among twelve."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    folder = embedded_folder().parent / "tiny-clip"
+    model, processor = CLIPModel.from_pretrained(folder).float(), CLIPProcessor.from_pretrained(folder)
+    prompts = [scene.sentence() for scene in scenes("test", 12)]
+    defaults = model_defaults(tiny)
+    images = tiny(
+        prompts,
+        num_inference_steps=14,
+        guidance_scale=defaults.guidance_scale,
+        max_sequence_length=defaults.max_sequence_length,
+        generator=torch.Generator().manual_seed(3),
+        output_type="pil",
+    ).images
+    assert images[0].size == (64, 64)
+    inputs = processor(text=prompts, images=images, padding="max_length", truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        found = model(**inputs).logits_per_image.argmax(1)
+    assert (found == torch.arange(12)).float().mean() >= 0.75
+
+
+def test_zero_positions_hardly_change_its_pictures(tiny):
+    """diffusers appends 256 all-zero text positions by default; the model was trained to live with them."""
+    latents = [
+        tiny(
+            "a red circle on grass",
+            num_inference_steps=8,
+            guidance_scale=4.0,
+            max_sequence_length=length,
+            generator=torch.Generator().manual_seed(0),
+            output_type="latent",
+        ).images
+        for length in (0, 256)
+    ]
+    other = tiny(
+        "a blue square on sand",
+        num_inference_steps=8,
+        guidance_scale=4.0,
+        max_sequence_length=0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+    ).images
+    assert (latents[0] - latents[1]).square().mean() < 0.2 * (latents[0] - other).square().mean()
