@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,14 @@ import xarray as xr
 
 from .attention import REGIONS
 from .configs import BudgetConfig, as_dict
-from .generation import generation_arguments, steps_at
 from .layout import TokenLayout
-from .probe import Probe
 from .readouts import RegionMass
-from .runs import RunFolder
-
-Progress = Callable[[int, int], None]
-"""Called with (prompts done, prompts in all)."""
+from .recording import Progress, check_sampling, record_generated, run_prompts
 
 
 def measure_budget(pipe: Any, prompt: str, config: BudgetConfig) -> xr.Dataset:
     """One prompt: ``region_mass`` (timestep, layer, head, region) of the conditional half, in [0, 1]."""
-    if not prompt.strip():
-        raise ValueError("attention budget: the prompt is empty; give it at least one word")
-    steps = steps_at(config.timesteps, config.generation.steps)
-    with Probe(pipe, [RegionMass()], steps=steps) as probe:
-        pipe(prompt, output_type="latent", **generation_arguments(pipe, config.generation))
-    record = probe.dataset("both" if probe.unguided else "conditional")
-    by_step = record.isel(batch=0).swap_dims(call="step").sel(step=list(steps))
-    dataset = by_step.assign_coords(sampling_timestep=("step", list(config.timesteps)))
-    return dataset.swap_dims(step="sampling_timestep")
+    return record_generated(pipe, prompt, [RegionMass()], config.timesteps, config.generation).record
 
 
 def run_budget(pipe: Any, config: BudgetConfig, out: Path, model: str, progress: Progress | None = None) -> xr.Dataset:
@@ -39,22 +25,10 @@ def run_budget(pipe: Any, config: BudgetConfig, out: Path, model: str, progress:
 
     Returns ``region_mass`` (prompt, sampling_timestep, layer, head, region).
     """
+    check_sampling("attention budget", config)
     settings = {"study": "attention-budget", "model": model, **as_dict(config)}
-    with RunFolder(out, settings).open() as run:
-        measured = []
-        for number, prompt in enumerate(config.prompts):
-            name = f"prompt-{number:04d}"
-            item = run.item(name)
-            if item is None:
-                item = measure_budget(pipe, prompt, config)
-                run.write(name, item)
-            measured.append(item)
-            if progress is not None:
-                progress(number + 1, len(config.prompts))
-    joined = xr.concat(measured, "prompt", combine_attrs="override", coords="minimal", compat="override")
-    joined = joined.assign_coords(prompt=list(config.prompts))
-    joined.attrs |= {"model": model, "seed": config.generation.seed, "steps": config.generation.steps}
-    return joined
+    joined = run_prompts(lambda prompt: measure_budget(pipe, prompt, config), config.prompts, out, settings, progress)
+    return joined.assign_attrs(model=model, seed=config.generation.seed, steps=config.generation.steps)
 
 
 def budget_table(record: xr.Dataset) -> pd.DataFrame:

@@ -34,6 +34,15 @@ class BudgetConfig:
     generation: GenerationConfig = GenerationConfig()
 
 
+@dataclass(frozen=True)
+class ValueNormsConfig:
+    """Value norms (Seg4Diff, Fig. 4); ``timesteps`` count from the clean end."""
+
+    prompts: tuple[str, ...]
+    timesteps: tuple[int, ...] = (8, 28)
+    generation: GenerationConfig = GenerationConfig()
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """A config as plain data."""
     return asdict(config)

@@ -12,7 +12,8 @@ ORDER = [
     ["intercept", "readouts", "edits", "backends", "families"],
     ["prompts", "records", "pipelines"],
     ["probe", "runs", "forward", "generation", "figures", "prompt_sets", "segmentation"],
-    ["budget"],
+    ["recording"],
+    ["budget", "norms"],
     ["tiny"],
     ["cli"],
 ]

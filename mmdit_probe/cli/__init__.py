@@ -8,6 +8,7 @@ import typer
 
 from .attention_budget import attention_budget
 from .models import models
+from .value_norms import value_norms
 
 app = typer.Typer(
     help="See and change what the joint attention of multi-modal diffusion transformers does.",
@@ -16,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (attention_budget, models):
+for command in (attention_budget, value_norms, models):
     app.command()(command)
 
 

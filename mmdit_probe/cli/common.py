@@ -20,6 +20,9 @@ Model = Annotated[
 Prompt = Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")]
 Prompts = Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")]
 Steps = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
+Timesteps = Annotated[
+    str, typer.Option(help="Timesteps to read, counted from the clean end: 8 of 28 is the 21st step.")
+]
 GuidanceScale = Annotated[
     float | None, typer.Option(help="Classifier-free guidance; the model's own default if not given.")
 ]

@@ -1,0 +1,80 @@
+"""The figures of the value norms."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .style import IMAGE_COLOUR, TEXT_COLOUR, house_style
+
+STREAMS = {
+    "image": ("image tokens", IMAGE_COLOUR, "o", "-"),
+    "text": ("all text tokens", TEXT_COLOUR, "s", "-"),
+    "prompt": ("words of the prompt", "#009E73", "^", "--"),
+}
+"""Label, colour, marker and line of each stream."""
+
+
+def plot_norms(ax: Axes, frame: pd.DataFrame) -> None:
+    """Mean value norm per layer of each stream, with its spread over prompts; ``frame`` is of one timestep."""
+    for stream, (label, colour, marker, line) in STREAMS.items():
+        if frame[stream].isna().all():
+            continue
+        ax.plot(frame["layer"], frame[stream], line, color=colour, marker=marker, markersize=3, label=label)
+        low, high = frame[stream] - frame[f"{stream}_spread"], frame[stream] + frame[f"{stream}_spread"]
+        ax.fill_between(frame["layer"], low, high, color=colour, alpha=0.2, lw=0)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("layer")
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+
+
+def norms_figure(table: pd.DataFrame) -> Figure:
+    """Seg4Diff's Fig. 4: a panel per timestep, a line per stream; ``table`` is a `norms_table`."""
+    timesteps = sorted(table["timestep"].unique())
+    with house_style():
+        width = max(3.8, 3.15 * len(timesteps))
+        figure, axes = plt.subplots(1, len(timesteps), figsize=(width, 2.6), squeeze=False, sharey=True)
+        for ax, timestep in zip(axes[0], timesteps, strict=True):
+            frame = table[table["timestep"] == timestep].sort_values("layer")
+            plot_norms(ax, frame)
+            ax.set_title(f"t = {timestep} (sigma {frame['sigma'].iloc[0]:.3f})")
+        axes[0][0].set_ylabel("mean L2 norm of the values")
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        return figure
+
+
+def norm_heads_figure(heads: pd.DataFrame) -> Figure:
+    """Seg4Diff's Fig. 28: a row per timestep, a layer x head sheet per stream, one colour scale for all."""
+    timesteps = sorted(heads["timestep"].unique())
+    streams = [s for s in STREAMS if heads.loc[heads["stream"] == s, "norm"].notna().any()]
+    with house_style():
+        size = (6.6, 0.8 + 2.1 * len(timesteps))
+        figure, axes = plt.subplots(len(timesteps), len(streams), figsize=size, squeeze=False, sharex=True, sharey=True)
+        scale = {
+            "vmin": 0,
+            "vmax": heads["norm"].max(),
+            "cmap": "viridis",
+            "aspect": "auto",
+            "interpolation": "nearest",
+        }
+        for row, timestep in zip(axes, timesteps, strict=True):
+            for ax, stream in zip(row, streams, strict=True):
+                chosen = heads[(heads["timestep"] == timestep) & (heads["stream"] == stream)]
+                shown = ax.imshow(chosen.pivot(index="head", columns="layer", values="norm"), **scale)
+                ax.set_title(f"{STREAMS[stream][0]}, t = {timestep}")
+                _label_axes(ax, sorted(chosen["layer"].unique()))
+            row[0].set_ylabel("head")
+        for ax in axes[-1]:
+            ax.set_xlabel("layer")
+        figure.colorbar(shown, ax=axes, label="mean L2 norm of the values", shrink=0.9)
+        return figure
+
+
+def _label_axes(ax: Axes, layers: list[int]) -> None:
+    """Layer numbers below, whole head numbers beside; spines all around."""
+    every = max(1, -(-len(layers) // 8))
+    ax.set_xticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]])
+    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -1,0 +1,125 @@
+"""One record per picture, the same whether the picture is generated or given, and runs over many prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from .configs import GenerationConfig
+from .forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
+from .generation import generation_arguments, steps_at
+from .probe import Probe
+from .readouts import Readout
+from .runs import RunFolder
+
+Progress = Callable[[int, int], None]
+"""Called with (prompts done, prompts in all)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What the readouts saw of one picture, and the picture, (height, width, 3) uint8 RGB, if it was asked for.
+
+    ``record`` has the dims (sampling_timestep, layer, ...) and the coordinates ``sigma`` and ``step``.
+    """
+
+    record: xr.Dataset
+    picture: np.ndarray | None
+
+
+def record_generated(
+    pipe: Any,
+    prompt: str,
+    readouts: Sequence[Readout],
+    timesteps: tuple[int, ...],
+    generation: GenerationConfig,
+    layers: Collection[int] | None = None,
+    decode: bool = False,
+) -> Recording:
+    """Generate a picture and read the prompt's half of classifier-free guidance at ``timesteps``.
+
+    ``decode`` False leaves the picture in latent space and out of the result.
+    """
+    steps = steps_at(timesteps, generation.steps)
+    with Probe(pipe, readouts, steps=steps, layers=layers) as probe:
+        form = "np" if decode else "latent"
+        made = pipe(prompt, output_type=form, **generation_arguments(pipe, generation)).images[0]
+    record = _by_timestep(probe, steps, timesteps, steps)
+    picture = np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8) if decode else None
+    return Recording(record.assign_attrs(_origin(prompt, generation, "generated")), picture)
+
+
+def record_image(
+    pipe: Any,
+    picture: np.ndarray,
+    prompt: str,
+    readouts: Sequence[Readout],
+    timesteps: tuple[int, ...],
+    generation: GenerationConfig,
+    layers: Collection[int] | None = None,
+) -> Recording:
+    """Encode a picture, mix it with the noise of each timestep and run the transformer once for each.
+
+    ``picture`` is (height, width, 3) uint8 RGB, both sides divisible by the model's token size. No guidance: there is
+    one forward pass, with the prompt.
+    """
+    arguments = generation_arguments(pipe, generation)
+    steps = steps_at(timesteps, generation.steps)
+    latents = encode_images(pipe, [picture])
+    with Probe(pipe, readouts, layers=layers) as probe:
+        features = encode_prompts(pipe, [prompt], arguments.get("max_sequence_length", 0))
+        for timestep in timesteps:
+            sigma = noise_level(pipe, timestep, generation.steps)
+            forward_once(pipe, add_noise(latents, sigma, generation.seed), sigma, features)
+    record = _by_timestep(probe, range(len(timesteps)), timesteps, steps)
+    return Recording(record.assign_attrs(_origin(prompt, generation, "image")), picture)
+
+
+def _by_timestep(probe: Probe, calls: Sequence[int], timesteps: Sequence[int], steps: Sequence[int]) -> xr.Dataset:
+    record = probe.dataset("both" if probe.unguided else "conditional")
+    chosen = record.isel(batch=0).swap_dims(call="step").sel(step=list(calls))
+    chosen = chosen.assign_coords(sampling_timestep=("step", list(timesteps)), step=("step", list(steps)))
+    return chosen.swap_dims(step="sampling_timestep")
+
+
+def _origin(prompt: str, generation: GenerationConfig, source: str) -> dict[str, Any]:
+    return {"prompt": prompt, "source": source, "seed": generation.seed, "steps": generation.steps}
+
+
+def check_sampling(study: str, config: Any) -> None:
+    """`ValueError` if a prompt is empty or a timestep does not exist, before a run takes its folder."""
+    if not all(prompt.strip() for prompt in config.prompts):
+        raise ValueError(f"{study}: the prompt is empty; give it at least one word")
+    steps_at(config.timesteps, config.generation.steps)
+
+
+def run_prompts(
+    measure: Callable[[str], xr.Dataset],
+    prompts: Sequence[str],
+    out: Path,
+    settings: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """``measure`` each prompt, written to ``out`` as it is done, and join them along ``prompt``.
+
+    A run that was interrupted continues; `ValueError` if ``out`` holds a run with other settings.
+    """
+    measured = []
+    with RunFolder(out, settings).open() as run:
+        for number, prompt in enumerate(prompts):
+            name = f"prompt-{number:04d}"
+            item = run.item(name)
+            if item is None:
+                item = measure(prompt)
+                run.write(name, item)
+            measured.append(item)
+            if progress is not None:
+                progress(number + 1, len(prompts))
+    joined = xr.concat(measured, "prompt", combine_attrs="override", coords="minimal", compat="override")
+    joined.attrs.pop("prompt", None)
+    return joined.assign_coords(prompt=list(prompts))
