@@ -30,8 +30,8 @@ ROW_CHUNK = 256
 class Block(NamedTuple):
     """Probabilities of some batch rows and heads; the buffer is used again for the next block.
 
-    ``probs`` is (batch, heads, rows, cols) in fp32: all tokens x text tokens for text columns, text
-    tokens x image tokens for text rows.
+    ``probs`` is (batch, heads, rows, cols) in fp32: all queries x text keys for text columns, text
+    queries x image keys for text rows.
     """
 
     batch: slice
@@ -55,23 +55,24 @@ class JointAttention:
     text: TextTokens | None = None
 
     def __post_init__(self) -> None:
-        if self.query.shape[-2] != self.layout.tokens or self.key.shape[-2] != self.layout.tokens:
+        if (self.query.shape[-2], self.key.shape[-2]) != (self.layout.queries, self.layout.keys):
+            layout = self.layout
             raise ValueError(
-                f"JointAttention: the layout has {self.layout.tokens} tokens ({self.layout.image} image + "
-                f"{self.layout.text} text), the call {self.query.shape[-2]} queries and {self.key.shape[-2]} keys; "
+                f"JointAttention: the layout has {layout.tokens} tokens ({layout.image} image + {layout.text} text + "
+                f"{layout.extra} others), the call {self.query.shape[-2]} queries and {self.key.shape[-2]} keys; "
                 f"give the right TokenLayout to Probe(layout=...)"
             )
 
     @property
-    def query(self) -> Float[Tensor, "batch heads tokens width"]:
+    def query(self) -> Float[Tensor, "batch heads queries width"]:
         return self.call.query
 
     @property
-    def key(self) -> Float[Tensor, "batch kv_heads tokens width"]:
+    def key(self) -> Float[Tensor, "batch kv_heads keys width"]:
         return self.call.key
 
     @property
-    def value(self) -> Float[Tensor, "batch kv_heads tokens value_width"]:
+    def value(self) -> Float[Tensor, "batch kv_heads keys value_width"]:
         return self.call.value
 
     @property
@@ -88,12 +89,12 @@ class JointAttention:
         return self.query.shape[1]
 
     @property
-    def output(self) -> Float[Tensor, "batch heads tokens value_width"]:
+    def output(self) -> Float[Tensor, "batch heads queries value_width"]:
         """What the plain call returns, from the same kernel."""
         return self.call.attended.output
 
     @cached_property
-    def lse(self) -> Float[Tensor, "batch heads tokens"]:
+    def lse(self) -> Float[Tensor, "batch heads queries"]:
         """Row-wise log-sum-exp of the scores, fp32, without gradient."""
         lse = self.call.attended.lse
         if lse is None:
@@ -108,7 +109,7 @@ class JointAttention:
         return self.call.attended.kernel + ("+chunked" if self.call.attended.lse is None else "")
 
     @cached_property
-    def full_key(self) -> Float[Tensor, "batch heads tokens width"]:
+    def full_key(self) -> Float[Tensor, "batch heads keys width"]:
         """The keys with as many heads as the queries."""
         return self.key.repeat_interleave(self.heads // self.key.shape[1], dim=1)
 
@@ -122,22 +123,22 @@ class JointAttention:
     def _mask(self, rows: slice, cols: slice) -> Tensor | None:
         mask = additive_mask(self.call.arguments.attn_mask, torch.float32)
         if self.call.arguments.is_causal:
-            size = self.layout.tokens
-            causal = torch.ones(size, size, dtype=torch.bool, device=self.query.device).tril()
+            size = self.layout.queries, self.layout.keys
+            causal = torch.ones(size, dtype=torch.bool, device=self.query.device).tril()
             mask = additive_mask(causal, torch.float32)
         if mask is None:
             return None
-        return mask.expand(self.batch, self.heads, self.layout.tokens, self.layout.tokens)[:, :, rows, cols]
+        return mask.expand(self.batch, self.heads, self.layout.queries, self.layout.keys)[:, :, rows, cols]
 
-    def chunked_lse(self) -> Float[Tensor, "batch heads tokens"]:
+    def chunked_lse(self) -> Float[Tensor, "batch heads queries"]:
         """The log-sum-exp by explicit scores, `ROW_CHUNK` rows at a time; carries gradients in bounded memory."""
-        everything = slice(0, self.layout.tokens)
+        everything = slice(0, self.layout.keys)
 
         def of_rows(start: int) -> Tensor:
             return self.scores(slice(start, start + ROW_CHUNK), everything).logsumexp(-1)
 
         with_grad = torch.is_grad_enabled() and (self.query.requires_grad or self.key.requires_grad)
-        starts = range(0, self.layout.tokens, ROW_CHUNK)
+        starts = range(0, self.layout.queries, ROW_CHUNK)
         parts = [checkpoint(of_rows, s, use_reentrant=False) if with_grad else of_rows(s) for s in starts]
         return torch.cat(parts, -1)
 
@@ -149,17 +150,19 @@ class JointAttention:
 
     def text_columns(self) -> Iterator[Block]:
         """All queries on the text keys: I2T and T2T."""
-        return self._blocks(slice(0, self.layout.tokens), self.layout.text_slice)
+        return self._blocks(slice(0, self.layout.queries), self.layout.text_keys)
 
     def text_rows(self) -> Iterator[Block]:
         """The text queries on the image keys: T2I."""
-        return self._blocks(self.layout.text_slice, self.layout.image_slice)
+        return self._blocks(self.layout.text_queries, self.layout.image_keys)
 
     def _blocks(self, rows: slice, cols: slice) -> Iterator[Block]:
+        size = (rows.stop - rows.start) * (cols.stop - cols.start)
+        if size == 0:
+            return
         query = self.query[:, :, rows].detach()
         key = (self.full_key[:, :, cols].detach().float() * self.scale).transpose(-1, -2).contiguous()
         lse, mask = self.lse[:, :, rows, None], self._mask(rows, cols)
-        size = query.shape[2] * key.shape[3]
         buffer = query.new_empty(0, dtype=torch.float32)
         for batch, heads in _tiles(self.batch, self.heads, size):
             shape = (batch.stop - batch.start, heads.stop - heads.start, query.shape[2], key.shape[3])
@@ -173,29 +176,63 @@ class JointAttention:
     def region_mass(self) -> Float[Tensor, "batch heads region"]:
         """Mean over each region's queries of the probability mass they give it, in [0, 1].
 
-        Regions in the order I2I, I2T, T2I, T2T (Seg4Diff, section 3.2). I2I and T2I are what the
-        softmax leaves: 1 - I2T and 1 - T2T.
+        Regions in the order I2I, I2T, T2I, T2T (Seg4Diff, section 3.2); NaN where the model has no such region.
+        I2I and T2I are what the softmax leaves, 1 - I2T and 1 - T2T, less what the layout's extras take. A query
+        that a mask lets attend to nothing counts as 0.
         """
-        mass = self.query.new_empty(self.batch, self.heads, 2, dtype=torch.float32)
+        mass = self.query.new_zeros(self.batch, self.heads, 2, dtype=torch.float32)
         for block in self.text_columns():
-            mass[block.batch, block.heads] = text_mass(block, self.layout)
-        return four_regions(mass)
+            mass[block.batch, block.heads] = mean_mass(block, self.layout)
+        return self.four_regions(mass)
+
+    def four_regions(self, text: Float[Tensor, "batch heads 2"]) -> Float[Tensor, "batch heads 4"]:
+        """(I2T, T2T) -> (I2I, I2T, T2I, T2T); NaN where the layout has no such region."""
+        i2t, t2t = text.unbind(-1)
+        i2i, t2i = (self._whole_mass() - text - self._extra_mass()).unbind(-1)
+        regions = torch.stack([i2i, i2t, t2i, t2t], -1)
+        for number in [n for n, region in enumerate(REGIONS) if region not in self.layout.regions]:
+            regions[..., number] = torch.nan
+        return regions
+
+    def _whole_mass(self) -> Tensor | float:
+        """The mean row sum of image and text queries: 1, less the rows that may attend to nothing."""
+        mask = self.call.arguments.attn_mask
+        if mask is None:
+            return 1.0
+        allowed = mask if mask.dtype == torch.bool else mask > -torch.inf
+        alive = allowed.any(-1).expand(self.batch, self.heads, self.layout.queries).float()
+        return torch.stack([_mean(alive[:, :, rows]) for rows in _streams(self.layout)], -1)
+
+    def _extra_mass(self) -> Tensor | float:
+        """The mass that image and text queries give to the layout's extras."""
+        extra = self.query.new_zeros(self.batch, self.heads, 2, dtype=torch.float32)
+        for cols in self.layout.extra_keys:
+            for block in self._blocks(slice(0, self.layout.queries), cols):
+                extra[block.batch, block.heads] += mean_mass(block, self.layout)
+        return extra
 
     def i2t(self, heads: Heads = "mean") -> Tensor:
         """Probabilities of image queries on text keys: (batch, image, text), or with a heads axis after batch."""
-        maps = self._maps(self.text_columns(), (self.layout.image, self.layout.text), self.layout.image_slice, heads)
-        return maps
+        return self._maps(self.text_columns(), (self.layout.image, self.layout.text), self.layout.image_queries, heads)
 
     def t2i(self, heads: Heads = "mean") -> Tensor:
-        """Probabilities of text queries on image keys: (batch, text, image), or with a heads axis after batch."""
-        return self._maps(self.text_rows(), (self.layout.text, self.layout.image), slice(None), heads)
+        """Probabilities of text queries on image keys: (batch, text, image), or with a heads axis after batch.
+
+        NaN where text does not attend.
+        """
+        maps = self._maps(self.text_rows(), (self.layout.text, self.layout.image), slice(None), heads)
+        return maps if Region.T2I in self.layout.regions else maps.fill_(torch.nan)
 
     def _maps(self, blocks: Iterator[Block], shape: tuple[int, int], rows: slice, heads: Heads) -> Tensor:
-        kept = (self.batch, *shape) if heads == "mean" else (self.batch, self.heads, *shape)
-        maps = self.query.new_zeros(kept, dtype=torch.float32)
+        maps = self.empty_maps(*shape, heads)
         for block in blocks:
             add_to_maps(maps, block, rows, self.heads, heads)
         return maps
+
+    def empty_maps(self, rows: int, cols: int, heads: Heads) -> Tensor:
+        """The zeros that `add_to_maps` adds to."""
+        leading = (self.batch,) if heads == "mean" else (self.batch, self.heads)
+        return self.query.new_zeros(*leading, rows, cols, dtype=torch.float32)
 
 
 def _tiles(batch: int, heads: int, size: int) -> Iterator[tuple[slice, slice]]:
@@ -207,16 +244,18 @@ def _tiles(batch: int, heads: int, size: int) -> Iterator[tuple[slice, slice]]:
             yield slice(row, min(row + whole_rows, batch)), slice(head, min(head + some_heads, heads))
 
 
-def text_mass(block: Block, layout: TokenLayout) -> Float[Tensor, "batch heads 2"]:
-    """I2T and T2T mass of a text-column block, mean over the queries."""
-    regions = [block.probs[:, :, rows].sum((-1, -2)) for rows in (layout.image_slice, layout.text_slice)]
-    return torch.stack([regions[0] / layout.image, regions[1] / max(1, layout.text)], -1)
+def mean_mass(block: Block, layout: TokenLayout) -> Float[Tensor, "batch heads 2"]:
+    """A block's mass by row, mean over the image queries and over the text queries (0 where there are none)."""
+    return torch.stack([_mean(block.probs[:, :, rows].sum(-1)) for rows in _streams(layout)], -1)
 
 
-def four_regions(mass: Float[Tensor, "batch heads 2"]) -> Float[Tensor, "batch heads 4"]:
-    """(I2T, T2T) -> (I2I, I2T, T2I, T2T)."""
-    i2t, t2t = mass.unbind(-1)
-    return torch.stack([1 - i2t, i2t, 1 - t2t, t2t], -1)
+def _streams(layout: TokenLayout) -> tuple[slice, slice]:
+    return layout.image_queries, layout.text_queries
+
+
+def _mean(rows: Tensor) -> Tensor:
+    """Mean over the last axis, 0 if it is empty."""
+    return rows.sum(-1) / max(1, rows.shape[-1])
 
 
 def add_to_maps(maps: Tensor, block: Block, rows: slice, all_heads: int, heads: Heads) -> None:

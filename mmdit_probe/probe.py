@@ -110,16 +110,18 @@ class Probe:
     def _begin_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         inputs = named_inputs(module, args, kwargs)
         layout = self.layout or self.family.layout(module, inputs)
-        batch = inputs["hidden_states"].shape[0]
+        batch = len(inputs[self.family.main])
         call = CallRecord(len(self._calls), layout, batch, text=self._text(batch, layout))
         call.timesteps, call.sigmas = self._times(inputs)
         self._calls.append(call)
 
     def _times(self, inputs: Inputs) -> tuple[np.ndarray | None, np.ndarray | None]:
-        timestep = inputs.get("timestep")
+        timestep = inputs.get(self.family.time)
         if timestep is None:
             return None, None
-        sigmas = self.family.sigmas(torch.as_tensor(timestep).reshape(-1)).cpu().numpy()
+        levels = self.family.sigmas(self.transformer, torch.as_tensor(timestep))
+        levels = levels.flatten(1).amax(1) if levels.ndim > 1 else levels.reshape(-1)  # a level per token: the noisiest
+        sigmas = levels.cpu().numpy()
         return 1000 * sigmas, sigmas
 
     def _text(self, batch: int, layout: TokenLayout) -> TextTokens | None:
@@ -136,10 +138,10 @@ class Probe:
                 "Probe: an attention layer ran outside the transformer's forward; probe the transformer itself"
             )
         call = self._calls[-1]
-        joint = called.query.shape[-2] == called.key.shape[-2] == call.layout.tokens
-        if not joint and self.layout is None:
+        layout = self.family.call_layout(call.layout, called.query.shape[-2], called.key.shape[-2])
+        if layout is None and self.layout is None:
             return output
-        attention = JointAttention(called, call.layout, layer, call.step, call.text)
+        attention = JointAttention(called, layout or call.layout, layer, call.step, call.text)
         if self._records(layer, call.step):
             fields = read(self.readouts, attention)
             call.fields[layer] = {name: Field(f.dims, f.values.float().cpu()) for name, f in fields.items()}

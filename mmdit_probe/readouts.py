@@ -19,7 +19,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .attention import REGIONS, Block, Heads, JointAttention, add_to_maps, four_regions, text_mass
+from .attention import REGIONS, Block, Heads, JointAttention, add_to_maps, mean_mass
+from .layout import Region
+from .tokens import Kind
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,14 @@ class RegionMass(Readout):
 
 class _MassReduction:
     def __init__(self, attention: JointAttention) -> None:
-        self.layout = attention.layout
-        self.mass = attention.query.new_empty(attention.batch, attention.heads, 2, dtype=torch.float32)
+        self.attention = attention
+        self.mass = attention.query.new_zeros(attention.batch, attention.heads, 2, dtype=torch.float32)
 
     def text_columns(self, block: Block) -> None:
-        self.mass[block.batch, block.heads] = text_mass(block, self.layout)
+        self.mass[block.batch, block.heads] = mean_mass(block, self.attention.layout)
 
     def result(self) -> Fields:
-        return {"region_mass": Field(("batch", "head", "region"), four_regions(self.mass))}
+        return {"region_mass": Field(("batch", "head", "region"), self.attention.four_regions(self.mass))}
 
 
 class _Maps(Readout):
@@ -131,17 +133,20 @@ class I2TMaps(_Maps):
 class _I2TReduction:
     def __init__(self, attention: JointAttention, heads: Heads) -> None:
         self.attention, self.heads = attention, heads
-        self.maps = _empty_maps(attention, attention.layout.image, attention.layout.text, heads)
+        self.maps = attention.empty_maps(attention.layout.image, attention.layout.text, heads)
 
     def text_columns(self, block: Block) -> None:
-        add_to_maps(self.maps, block, self.attention.layout.image_slice, self.attention.heads, self.heads)
+        add_to_maps(self.maps, block, self.attention.layout.image_queries, self.attention.heads, self.heads)
 
     def result(self) -> Fields:
         return {"i2t": _map_field(self.maps, self.attention, self.heads)}
 
 
 class T2IMaps(_Maps):
-    """``t2i`` (batch, [head,] row, col, token): probability with which each text token attends to each image position."""
+    """``t2i`` (batch, [head,] row, col, token): probability with which each text token attends to each image position.
+
+    NaN where text does not attend.
+    """
 
     def start(self, attention: JointAttention) -> Reduction:
         return _T2IReduction(attention, self.heads)
@@ -150,18 +155,14 @@ class T2IMaps(_Maps):
 class _T2IReduction:
     def __init__(self, attention: JointAttention, heads: Heads) -> None:
         self.attention, self.heads = attention, heads
-        self.maps = _empty_maps(attention, attention.layout.text, attention.layout.image, heads)
+        self.maps = attention.empty_maps(attention.layout.text, attention.layout.image, heads)
 
     def text_rows(self, block: Block) -> None:
         add_to_maps(self.maps, block, slice(None), self.attention.heads, self.heads)
 
     def result(self) -> Fields:
-        return {"t2i": _map_field(self.maps.transpose(-1, -2), self.attention, self.heads)}
-
-
-def _empty_maps(attention: JointAttention, rows: int, cols: int, heads: Heads) -> Tensor:
-    leading = (attention.batch,) if heads == "mean" else (attention.batch, attention.heads)
-    return attention.query.new_zeros(*leading, rows, cols, dtype=torch.float32)
+        maps = self.maps if Region.T2I in self.attention.layout.regions else self.maps.fill_(torch.nan)
+        return {"t2i": _map_field(maps.transpose(-1, -2), self.attention, self.heads)}
 
 
 def _map_field(maps: Tensor, attention: JointAttention, heads: Heads) -> Field:
@@ -175,13 +176,13 @@ class ValueNorms(Readout):
     """``value_norm`` (batch, head, stream): mean L2 norm of the value vectors (Seg4Diff, Fig. 4).
 
     Streams are image, text (all text positions) and prompt (words only; NaN where it is not known which
-    positions are words).
+    positions are words). The image is NaN in plain cross-attention, whose values are text alone.
     """
 
     def measure(self, attention: JointAttention) -> Fields:
         norms = attention.value.float().norm(dim=-1)
         layout, text = attention.layout, attention.text
-        image, words = norms[..., layout.image_slice].mean(-1), norms[..., layout.text_slice]
+        image, words = norms[..., layout.image_keys].mean(-1), norms[..., layout.text_keys]
         prompt = torch.full_like(image, torch.nan)
         if text is not None:
             chosen = torch.from_numpy(text.is_prompt).to(words.device)[:, None]
@@ -190,5 +191,10 @@ class ValueNorms(Readout):
 
 
 STREAMS = ("image", "text", "prompt")
-COORDINATES = {"region": [str(region) for region in REGIONS], "stream": list(STREAMS)}
+COORDINATES = {
+    "region": [str(region) for region in REGIONS],
+    "stream": list(STREAMS),
+    "kind": [str(kind) for kind in Kind],
+    "feature": ["query", "key", "value"],
+}
 """Labels of the readouts' own axes."""

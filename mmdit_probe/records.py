@@ -67,6 +67,8 @@ def to_dataset(calls: Sequence[CallRecord], layers: Sequence[int], half: Half, a
         "image_tokens": layout.image,
         "text_tokens": layout.text,
         "token_order": layout.order,
+        "extra_tokens": layout.extra,
+        "scope": layout.scope,
         "kernels": ", ".join(sorted(set().union(*(call.kernels for call in calls)))),
         **versions(),
         **attrs,

@@ -1,0 +1,32 @@
+"""The families of transformers: the only place that knows diffusers' class and attribute names.
+
+A new model is one entry: which modules are its attention layers, how its tokens lie, and what its timestep
+argument means.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .aura_flow import AURA_FLOW
+from .family import Family, Inputs, TextPart, named_inputs
+from .flux import FLUX
+from .qwen import QWEN_IMAGE
+from .single_stream import SINGLE_STREAM
+from .stable_diffusion import STABLE_DIFFUSION_3
+from .video import VIDEO
+
+FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION_3, *FLUX, QWEN_IMAGE, AURA_FLOW, *VIDEO, *SINGLE_STREAM)
+
+
+def family_of(transformer: nn.Module) -> Family:
+    """The family of a transformer; `ValueError` names the supported classes."""
+    classes = {base.__name__ for base in type(transformer).__mro__}
+    for family in FAMILIES:
+        if family.transformer in classes:
+            return family
+    known = ", ".join(family.transformer for family in FAMILIES)
+    raise ValueError(f"Probe: {type(transformer).__name__} is not a supported transformer; supported: {known}")
+
+
+__all__ = ["FAMILIES", "Family", "Inputs", "TextPart", "family_of", "named_inputs"]

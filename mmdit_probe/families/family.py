@@ -1,0 +1,103 @@
+"""What the probe has to know about one class of transformers, and how to say it in a line or two."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..layout import TokenLayout
+
+Inputs = Mapping[str, Any]
+Layout = Callable[[Any, Inputs], TokenLayout]
+Layers = Callable[[Any], list[nn.Module]]
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A run of text positions made by one text encoder; no tokenizer means that the encoder is not loaded
+    and its positions are zero."""
+
+    encoder: str
+    tokenizer: Any
+    length: int
+
+
+def same_layout(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | None:
+    """The layout of a call with so many queries and keys: the forward pass's own, or None if it is no such call."""
+    return layout if (queries, keys) == (layout.queries, layout.keys) else None
+
+
+def unknown_text(pipe: Any, max_sequence_length: int) -> list[TextPart] | None:
+    """For pipelines whose text positions are not described: their tokens have no labels."""
+    return None
+
+
+def thousandths(transformer: Any, timestep: Tensor) -> Tensor:
+    """The timestep counts from 1000 (noise) to 0 (image)."""
+    return timestep.float() / 1000
+
+
+def fraction(transformer: Any, timestep: Tensor) -> Tensor:
+    """The timestep is the noise level, from 1 to 0."""
+    return timestep.float()
+
+
+def reversed_fraction(transformer: Any, timestep: Tensor) -> Tensor:
+    """The timestep runs backwards, from 0 (noise) to 1 (image)."""
+    return 1 - timestep.float()
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one transformer class is probed.
+
+    Attributes:
+        layers: the attention modules to read, in the order in which they run.
+        layout: the token layout from the forward pass's arguments by name.
+        sigmas: each batch row's noise level in [0, 1] from the timestep argument; for models trained on a
+            discrete diffusion schedule, the position in it, from 1 (noise) to 0 (image).
+        text_parts: the text positions that a pipeline makes, given ``max_sequence_length``; None if they
+            are not described.
+        expert: the published expert layer.
+        main: name of the argument that carries the image; its first axis, or its length, is the batch.
+        time: name of the timestep argument.
+        call_layout: the layout of one attention call with so many queries and keys, None if it is to be ignored.
+    """
+
+    name: str
+    transformer: str
+    models: str
+    layers: Layers
+    layout: Layout
+    sigmas: Callable[[Any, Tensor], Tensor] = thousandths
+    text_parts: Callable[[Any, int], list[TextPart] | None] = unknown_text
+    expert: int | None = None
+    main: str = "hidden_states"
+    time: str = "timestep"
+    call_layout: Callable[[TokenLayout, int, int], TokenLayout | None] = same_layout
+
+
+def modules(path: str, *lists: str) -> Layers:
+    """The attention module at ``path`` in every block of the named module lists, list after list."""
+
+    def of(transformer: Any) -> list[nn.Module]:
+        blocks = [block for name in lists for block in transformer.get_submodule(name).children()]
+        return [block.get_submodule(path) for block in blocks]
+
+    return of
+
+
+def grid_of(sizes: Sequence[int], patch: int | Sequence[int]) -> tuple[int, ...]:
+    """Tokens along each axis of latents of ``sizes``; ``patch`` counts latent pixels, one number for every axis or each."""
+    patches = [patch] * len(sizes) if isinstance(patch, int) else patch
+    return tuple(size // step for size, step in zip(sizes, patches, strict=True))
+
+
+def named_inputs(transformer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
+    """A forward call's arguments by name."""
+    signature = inspect.signature(type(transformer).forward)
+    return signature.bind_partial(transformer, *args, **kwargs).arguments

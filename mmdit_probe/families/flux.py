@@ -1,0 +1,109 @@
+"""Flux and its kin: packed latents whose grid stands in position ids, text before image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..layout import Extra, TokenLayout
+from .family import Family, Inputs, TextPart, fraction, modules
+
+_BLOCKS = ("transformer_blocks", "single_transformer_blocks")
+
+
+def grid_from_ids(ids: Tensor) -> tuple[int, int]:
+    """Rows and columns of the image that is being made, from (tokens, 3 or 4) position ids.
+
+    The first id tells images apart: reference images carry another one than the target, which comes first.
+    """
+    image = ids[(ids[:, 0] == ids[0, 0]).cpu()].cpu()
+    rows, cols = (int(axis.max() - axis.min()) + 1 for axis in image[:, 1:3].unbind(-1))
+    if rows * cols != len(image):
+        raise ValueError(
+            f"Probe: the position ids span {rows} x {cols} but there are {len(image)} image tokens; "
+            f"give Probe(layout=TokenLayout((rows, cols), text tokens, 'text-image'))"
+        )
+    return rows, cols
+
+
+def with_references(grid: tuple[int, ...], text: int, packed: int) -> TokenLayout:
+    """Text, then ``packed`` image tokens of which those beyond the grid belong to reference images."""
+    target = TokenLayout(grid, text, "text-image")
+    references = packed - target.image
+    return TokenLayout(grid, text, "text-image", (Extra("reference", references, "last"),) if references else ())
+
+
+def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    ids = inputs["img_ids"]
+    grid = grid_from_ids(ids[0] if ids.ndim == 3 else ids)
+    return with_references(grid, inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1])
+
+
+def _second_t5(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    return [TextPart("t5", pipe.tokenizer_2, max_sequence_length)]  # CLIP is pooled: it makes no tokens
+
+
+def _t5(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    return [TextPart("t5", pipe.tokenizer, max_sequence_length)]
+
+
+FLUX = (
+    Family(
+        name="flux",
+        transformer="FluxTransformer2DModel",
+        models="Flux.1",
+        layers=modules("attn", *_BLOCKS),
+        layout=_layout,
+        sigmas=fraction,
+        text_parts=_second_t5,
+        expert=12,
+    ),
+    Family(
+        name="flux2",
+        transformer="Flux2Transformer2DModel",
+        models="Flux.2",
+        layers=modules("attn", *_BLOCKS),
+        layout=_layout,
+        sigmas=fraction,
+    ),
+    Family(
+        name="chroma",
+        transformer="ChromaTransformer2DModel",
+        models="Chroma",
+        layers=modules("attn", *_BLOCKS),
+        layout=_layout,
+        sigmas=fraction,
+        text_parts=_t5,
+    ),
+    Family(
+        name="bria",
+        transformer="BriaTransformer2DModel",
+        models="Bria 3",
+        layers=modules("attn", *_BLOCKS),
+        layout=_layout,
+    ),
+    Family(
+        name="bria-fibo",
+        transformer="BriaFiboTransformer2DModel",
+        models="Bria Fibo",
+        layers=modules("attn", *_BLOCKS),
+        layout=_layout,
+    ),
+    Family(
+        name="longcat-image",
+        transformer="LongCatImageTransformer2DModel",
+        models="LongCat-Image",
+        layers=modules("attn", *_BLOCKS),
+        layout=_layout,
+        sigmas=fraction,
+    ),
+    Family(
+        name="ovis-image",
+        transformer="OvisImageTransformer2DModel",
+        models="Ovis-Image",
+        layers=modules("attn", *_BLOCKS),
+        layout=_layout,
+        sigmas=fraction,
+    ),
+)

@@ -1,0 +1,36 @@
+"""Qwen-Image: packed latents whose grid is given as shapes, text before image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..layout import TokenLayout
+from .family import Family, Inputs, fraction, modules
+from .flux import with_references
+
+
+def grid_from_shapes(shapes: Any, layered: bool = False) -> tuple[int, ...]:
+    """(rows, cols), or with frames first, of the first sample's images: the target comes first, then references.
+
+    In layered models all images but the last are made, and count as frames.
+    """
+    first = shapes if isinstance(shapes[0], int) else shapes[0]
+    images = [first] if isinstance(first[0], int) else list(first)
+    frames, rows, cols = images[0]
+    frames = len(images) - 1 if layered and len(images) > 1 else frames
+    return (frames, rows, cols) if frames > 1 else (rows, cols)
+
+
+def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    grid = grid_from_shapes(inputs["img_shapes"], transformer.config.use_layer3d_rope)
+    return with_references(grid, inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1])
+
+
+QWEN_IMAGE = Family(
+    name="qwen-image",
+    transformer="QwenImageTransformer2DModel",
+    models="Qwen-Image",
+    layers=modules("attn", "transformer_blocks"),
+    layout=_layout,
+    sigmas=fraction,
+)

@@ -1,0 +1,32 @@
+"""Stable Diffusion 3 and its kin: latents in, image before text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..layout import TokenLayout
+from .family import Family, Inputs, TextPart, grid_of, modules
+
+
+def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    grid = grid_of(inputs["hidden_states"].shape[-2:], transformer.config.patch_size)
+    return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "image-text")
+
+
+def _text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    # the two CLIP encoders stand side by side in the same positions, T5 behind them
+    return [
+        TextPart("clip", pipe.tokenizer, pipe.tokenizer_max_length),
+        TextPart("t5", pipe.tokenizer_3 if pipe.text_encoder_3 is not None else None, max_sequence_length),
+    ]
+
+
+STABLE_DIFFUSION_3 = Family(
+    name="sd3",
+    transformer="SD3Transformer2DModel",
+    models="Stable Diffusion 3, 3.5",
+    layers=modules("attn", "transformer_blocks"),  # attn2 of SD3.5 sees the image alone
+    layout=_layout,
+    text_parts=_text,
+    expert=9,
+)

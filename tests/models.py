@@ -1,0 +1,82 @@
+"""A small random model of every family, and inputs for it: two samples, a grid that is not square."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+BATCH, TEXT, ROWS, COLS, FRAMES = 2, 5, 3, 4, 2
+GENERATOR = torch.Generator().manual_seed(3)
+
+
+def randn(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=GENERATOR)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One family's model.
+
+    ``words`` and ``pixels`` change, in a copy of the inputs, one text position and one patch; ``word`` and
+    ``patch`` say which key and which grid position must then change in layer 0, alone (``mixed_text`` and
+    ``mixed_image``: the model mixes text or image positions before layer 0, so the others may change too).
+    """
+
+    name: str
+    make: Callable[[], Any]
+    inputs: Callable[[], dict[str, Any]]
+    words: Callable[[dict[str, Any]], None]
+    pixels: Callable[[dict[str, Any]], None]
+    grid: tuple[int, ...] = (ROWS, COLS)
+    patch: tuple[int, ...] = (2, 1)
+    text: int = TEXT
+    word: int = 3
+    layers: int = 2
+    extra: int = 0
+    mixed_text: bool = False
+    mixed_image: bool = False
+    sigma: float = 0.25
+    probe: dict[str, Any] = field(default_factory=dict)
+
+    def model(self) -> Any:
+        """The model with every weight random, also those that start at zero."""
+        torch.manual_seed(0)
+        model = self.make().eval().requires_grad_(False)
+        generator = torch.Generator().manual_seed(0)
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+        return model
+
+
+def change_word(name: str = "encoder_hidden_states", word: int = 3) -> Callable[[dict[str, Any]], None]:
+    def change(inputs: dict[str, Any]) -> None:
+        inputs[name][:, word] += 1 + randn(*inputs[name][:, word].shape)
+
+    return change
+
+
+def change_packed(token: int = 2 * COLS + 1) -> Callable[[dict[str, Any]], None]:
+    def change(inputs: dict[str, Any]) -> None:
+        inputs["hidden_states"][:, token] += 1 + randn(*inputs["hidden_states"][:, token].shape)
+
+    return change
+
+
+def change_pixel(*where: int, name: str = "hidden_states") -> Callable[[dict[str, Any]], None]:
+    """Change one latent pixel, all channels, of (batch, channels, [frames,] rows, cols)."""
+
+    def change(inputs: dict[str, Any]) -> None:
+        inputs[name][(slice(None), slice(None), *where)] += 2
+
+    return change
+
+
+def position_ids(rows: int, cols: int, first: int = 0, width: int = 3) -> torch.Tensor:
+    ids = torch.zeros(rows, cols, width)
+    ids[..., 0] = first
+    ids[..., 1] += torch.arange(rows)[:, None]
+    ids[..., 2] += torch.arange(cols)[None]
+    return ids.flatten(0, 1)

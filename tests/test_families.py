@@ -1,0 +1,123 @@
+"""Every family: the output is left alone, the numbers are the model's, and positions mean what they are said to mean."""
+
+from copy import deepcopy
+
+import models_flux
+import models_image
+import models_video
+import numpy as np
+import pytest
+import torch
+from naive import full_matrix
+
+from mmdit_probe import I2TMaps, Probe, Readout, RegionMass, T2IMaps, ValueNorms
+from mmdit_probe.layout import Region
+
+CASES = [*models_flux.CASES, *models_image.CASES, *models_video.CASES]
+pytestmark = pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")  # Chroma's own import
+each_family = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+class Keep(Readout):
+    """Keeps the calls themselves."""
+
+    def __init__(self):
+        self.seen = []
+
+    def measure(self, attention):
+        self.seen.append(attention)
+        return {}
+
+
+def output_of(model, inputs):
+    output = model(**deepcopy(inputs), return_dict=False)[0]
+    return torch.stack(list(output)) if isinstance(output, list) else output
+
+
+def layer_0(case, model, inputs):
+    with Probe(model, [keep := Keep()], layers=[0]):
+        output_of(model, inputs)
+    assert keep.seen
+    return keep.seen[0]
+
+
+def image_scores(attention):
+    """Scores of the image queries on all keys, (batch, heads, image, keys); masked ones are 0."""
+    return attention.scores(attention.layout.image_queries, slice(0, attention.layout.keys)).nan_to_num(neginf=0)
+
+
+@each_family
+def test_output_is_bit_for_bit_the_unprobed_one(case):
+    model, inputs = case.model(), case.inputs()
+    plain = output_of(model, inputs)
+    with Probe(model, [RegionMass(), I2TMaps(), T2IMaps(), ValueNorms()]):
+        probed = output_of(model, inputs)
+    assert plain.isfinite().all()
+    assert torch.equal(plain, probed)
+
+
+@each_family
+def test_numbers_are_those_of_the_full_softmax(case):
+    model, inputs = case.model(), case.inputs()
+    with Probe(model, [RegionMass(), I2TMaps(), keep := Keep()]) as probe:
+        output_of(model, inputs)
+    record = probe.dataset().isel(call=0)
+    assert len(keep.seen) == case.layers
+    for attention in keep.seen:
+        matrix, layout = full_matrix(attention.call).float(), attention.layout
+        at = record.sel(layer=attention.layer)
+        rows = {"I": layout.image_queries, "T": layout.text_queries}
+        cols = {"I": layout.image_keys, "T": layout.text_keys}
+        for region in Region:
+            mass = at["region_mass"].sel(region=region).values
+            if region in layout.regions:
+                twin = matrix[:, :, rows[region[0]], cols[region[-1]]].sum(-1).mean(-1)
+                np.testing.assert_allclose(mass, twin, atol=2e-5)
+            else:
+                assert np.isnan(mass).all()
+        maps = matrix[:, :, layout.image_queries, layout.text_keys].mean(1).unflatten(1, layout.grid)
+        np.testing.assert_allclose(at["i2t"].values, maps, atol=2e-5)
+
+
+@each_family
+def test_layers_and_grid(case):
+    model, inputs = case.model(), case.inputs()
+    with Probe(model, [I2TMaps()]) as probe:
+        output_of(model, inputs)
+    record = probe.dataset()
+    assert record.sizes["layer"] == case.layers == len(probe.modules)
+    assert record["i2t"].notnull().all()
+    assert tuple(record.attrs["grid"]) == case.grid
+    assert record["i2t"].dims[-len(case.grid) - 1 : -1] == ("frame", "row", "col")[-len(case.grid) :]
+    assert record.sizes["token"] == case.text
+    assert record.sizes["batch"] == 2
+    assert record.attrs["extra_tokens"] == case.extra
+    np.testing.assert_allclose(record["sigma"], [case.sigma])
+
+
+@each_family
+def test_a_word_is_where_the_layout_says(case):
+    model, inputs = case.model(), case.inputs()
+    other = deepcopy(inputs)
+    case.words(other)
+    attention, changed = layer_0(case, model, inputs), layer_0(case, model, other)
+    difference = (image_scores(attention) - image_scores(changed)).abs().amax((0, 1, 2))
+    text = attention.layout.text_keys
+    outside = torch.ones(len(difference), dtype=torch.bool)
+    outside[text] = False
+    assert not difference[outside].any()
+    assert difference[text].argmax() == case.word
+    assert case.mixed_text or difference[text].nonzero().flatten().tolist() == [case.word]
+
+
+@each_family
+def test_a_patch_is_where_the_layout_says(case):
+    model, inputs = case.model(), case.inputs()
+    other = deepcopy(inputs)
+    case.pixels(other)
+    attention, changed = layer_0(case, model, inputs), layer_0(case, model, other)
+    text = attention.layout.text_keys
+    scores = [image_scores(a)[..., text] for a in (attention, changed)]
+    difference = (scores[0] - scores[1]).abs().amax((0, 1, 3)).unflatten(0, attention.layout.grid)
+    assert np.unravel_index(int(difference.argmax()), attention.layout.grid) == case.patch
+    assert case.mixed_image or difference.nonzero().tolist() == [list(case.patch)]
