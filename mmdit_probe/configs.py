@@ -43,6 +43,50 @@ class ValueNormsConfig:
     generation: GenerationConfig = GenerationConfig()
 
 
+@dataclass(frozen=True)
+class PerturbConfig:
+    """The causal test (Seg4Diff, section 3.4, Fig. 5, 18): one edited layer at a time, the same seeds.
+
+    ``edit`` is blur-text (the paper's), blur-grid, uniform or knockout; ``sigma``, ``kernel`` (None: 3 sigma to each
+    side) and ``padding`` belong to the blurs. ``batch`` prompts are generated together; the pictures depend on it in the
+    last digits only.
+    """
+
+    prompts: tuple[str, ...]
+    layers: tuple[int, ...]
+    edit: str = "blur-text"
+    sigma: float = 9.0
+    kernel: int | None = 5
+    padding: str = "reflect"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch: int = 8
+    generation: GenerationConfig = GenerationConfig()
+
+
+@dataclass(frozen=True)
+class GuideConfig:
+    """Perturbed guidance (Seg4Diff, Eq. 8, Fig. 6): eps + scale (eps - eps_perturbed), beside classifier-free guidance."""
+
+    prompts: tuple[str, ...]
+    layers: tuple[int, ...]
+    scales: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
+    sigma: float = 9.0
+    kernel: int | None = 5
+    padding: str = "reflect"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch: int = 8
+    generation: GenerationConfig = GenerationConfig()
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """The search for the layer that grounds words, at one timestep counted from the clean end."""
+
+    prompts: tuple[str, ...]
+    timestep: int = 8
+    generation: GenerationConfig = GenerationConfig()
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """A config as plain data."""
     return asdict(config)

@@ -37,14 +37,14 @@ def noise_level(pipe: Any, timestep: int, steps: int = 28) -> float:
     return float(scheduler.sigmas[-timestep - 1])
 
 
-def to_pixels(images: Sequence[np.ndarray], device: torch.device | str) -> Float[Tensor, "batch 3 height width"]:
+def to_pixels(images: Sequence[np.ndarray] | np.ndarray, device: torch.device | str) -> Float[Tensor, "batch 3 height width"]:
     """uint8 RGB pictures of one size, (height, width, 3) each, as a tensor in [-1, 1]."""
-    stacked = torch.from_numpy(np.stack(images)).to(device)
+    stacked = torch.from_numpy(np.stack(list(images))).to(device)
     return rearrange(stacked, "batch height width rgb -> batch rgb height width").float() / 127.5 - 1
 
 
 @torch.no_grad()
-def encode_images(pipe: Any, images: Sequence[np.ndarray]) -> Tensor:
+def encode_images(pipe: Any, images: Sequence[np.ndarray] | np.ndarray) -> Tensor:
     """Clean latents: the posterior mean, shifted and scaled as the pipeline does."""
     pixels = to_pixels(images, pipe.vae.device).to(pipe.vae.dtype)
     config = pipe.vae.config

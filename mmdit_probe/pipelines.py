@@ -84,7 +84,7 @@ def load_pipeline(
     if local and not (Path(source) / "model_index.json").is_file():
         raise ValueError(f"load_pipeline: {source} is no diffusers pipeline folder: it has no model_index.json")
     try:
-        with _quiet():
+        with quiet_loading():
             options = {**_without_t5(source, revision, local, t5), **options}
             pipe = DiffusionPipeline.from_pretrained(
                 source, dtype=DTYPES[dtype], revision=revision, local_files_only=local, **options
@@ -122,7 +122,7 @@ def torch_device(name: str) -> torch.device:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Without the libraries' notes, bars and deprecation warnings about loading; errors still raise."""
     levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()

@@ -7,7 +7,10 @@ import sys
 import typer
 
 from .attention_budget import attention_budget
+from .find_expert import find_expert
+from .guide import guide
 from .models import models
+from .perturb import perturb
 from .value_norms import value_norms
 
 app = typer.Typer(
@@ -17,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (attention_budget, value_norms, models):
+for command in (attention_budget, value_norms, perturb, guide, find_expert, models):
     app.command()(command)
 
 

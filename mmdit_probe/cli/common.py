@@ -33,6 +33,15 @@ MaxSequenceLength = Annotated[
 Height = Annotated[int | None, typer.Option(help="Picture height in px.")]
 Width = Annotated[int | None, typer.Option(help="Picture width in px.")]
 Seed = Annotated[int, typer.Option(help="Seed of the starting noise.")]
+Layer = Annotated[
+    list[str] | None,
+    typer.Option(help="A layer number, or 'auto' to find one; may be given several times. Default: the expert layer."),
+]
+ClipModel = Annotated[
+    str | None,
+    typer.Option("--clip", help="CLIP for the scores, e.g. openai/clip-vit-base-patch16; tiny-sd3 brings its own."),
+]
+DinoModel = Annotated[str | None, typer.Option("--dino", help="DINO for the scores, e.g. facebook/dino-vits16.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the weights.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
@@ -62,6 +71,14 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise ValueError(f"{option}: expected numbers separated by commas, such as 8,28; got {text!r}") from None
+
+
+def decimals(option: str, text: str) -> tuple[float, ...]:
+    """Numbers separated by commas, in order, each once."""
+    try:
+        return tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        raise ValueError(f"{option}: expected numbers separated by commas, such as 0,1.5; got {text!r}") from None
 
 
 def load(model: str, dtype: str, device: str, revision: str | None) -> Any:

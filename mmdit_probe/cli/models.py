@@ -23,6 +23,7 @@ def models(as_json: common.AsJson = False) -> None:
         return
     typer.echo(f"Embedded:\n  {EMBEDDED}  expert layer {defaults['expert_layer']} ({defaults['why']})\n")
     typer.echo("Families (--model FOLDER or hub id):")
+    widths = [max(len(str(row[key])) for row in rows) for key in ("family", "models")]
     for row in rows:
         expert = "" if row["expert_layer"] is None else f"  expert layer {row['expert_layer']}"
-        typer.echo(f"  {row['family']:<12} {row['models']:<28} {row['transformer']}{expert}")
+        typer.echo(f"  {row['family']:<{widths[0]}}  {row['models']:<{widths[1]}}  {row['transformer']}{expert}")

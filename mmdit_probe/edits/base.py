@@ -15,7 +15,7 @@ from mmdit_probe.attention import Block, JointAttention
 from mmdit_probe.layout import TokenLayout
 from mmdit_probe.tokens import TextTokens
 
-Rows = Literal["conditional", "all"]
+Rows = Literal["conditional", "all"] | Collection[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Edit:
         heads: head numbers, None for all.
         steps: calls of the transformer (0 is the first, the noisiest), None for all.
         rows: "conditional" leaves the batch rows of the negative prompt alone, where it is known which they are;
-            "all" edits every row.
+            "all" edits every row; or row numbers.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Edit:
         self.layers = frozenset([layer] if isinstance(layer, int) else layer)
         self.heads = None if heads is None else frozenset(heads)
         self.steps = None if steps is None else frozenset(steps)
-        if rows not in ("conditional", "all"):
-            raise ValueError(f"{type(self).__name__}: rows must be 'conditional' or 'all', got {rows!r}")
+        if isinstance(rows, str) and rows not in ("conditional", "all"):
+            raise ValueError(f"{type(self).__name__}: rows must be 'conditional', 'all' or row numbers, got {rows!r}")
         self.rows: Rows = rows
 
     def __repr__(self) -> str:
@@ -90,6 +90,8 @@ class Edit:
         if self.steps is not None and attention.step not in self.steps:
             return output
         chosen = self._chosen(attention)
+        if not chosen.any():
+            return output
         values = text_values(attention)
         edited = output.clone()
         for block in attention.text_columns():
@@ -111,7 +113,9 @@ class Edit:
         chosen = np.ones((attention.batch, attention.heads), bool)
         if self.heads is not None:
             chosen &= np.isin(np.arange(attention.heads), sorted(self.heads))
-        if self.rows == "conditional" and attention.text is not None:
+        if not isinstance(self.rows, str):
+            chosen &= np.isin(np.arange(attention.batch), list(self.rows))[:, None]
+        elif self.rows == "conditional" and attention.text is not None:
             chosen &= attention.text.conditional.astype(bool)[:, None]
         return torch.from_numpy(chosen).to(attention.query.device)
 

@@ -19,11 +19,13 @@ from tqdm.auto import tqdm
 from mmdit_probe.datasets.scenes import Scene, scenes
 from mmdit_probe.pipelines import embedded_folder, load_pipeline
 from mmdit_probe.runs import write_text
+from mmdit_probe.scene_reader import SceneReader
 
 from .card import write_card
 from .export import digests, make_pipeline
 from .flow import Denoiser
 from .grounding import MEAN_OF_LAYERS, baselines, blur_harm, score_layers
+from .reader import reader_accuracy
 from .recipe import Recipe
 from .scoring import retrieval_accuracy
 
@@ -129,6 +131,7 @@ def main(
     numbers = kept | measure(pipe, untrained, (validation_count, test_count), (0, 1, 2))
     numbers["prompts"] = sample_sheet(pipe, folder / "samples.png")
     numbers["clip_retrieval"] = retrieval_accuracy(folder.parent / "tiny-clip")
+    numbers["reader"] = reader_accuracy(SceneReader.load())
     numbers["sha256"] = digests(folder.parent)
     write_text(file, json.dumps(numbers, indent=1))
     best = numbers["layers"][numbers["expert_layer"]]["miou"]

@@ -62,6 +62,11 @@ class Recipe:
     clip_batch: int = 128
     clip_rate: float = 1e-3
 
+    # scene reader
+    reader_scenes: int = 24_000
+    reader_steps: int = 4_000
+    reader_batch: int = 32
+
     @property
     def width(self) -> int:
         """Model width of the transformer."""

@@ -1,8 +1,8 @@
 """Make tiny-sd3: ``python -m mmdit_probe.tiny.train --work DIR``.
 
 Stages, each resumed or skipped if its result is in the work folder: draw the scenes, fit the autoencoder, train the
-transformer with its text encoders, train the tiny CLIP, and export. No mask enters any of them; masks are only looked
-at to log how the layers ground words.
+transformer with its text encoders, train the tiny CLIP and the scene reader, and export. No mask enters any of them;
+masks are only looked at to log how the layers ground words.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .export import make_pipeline, save_half
 from .flow import Denoiser, FlowTrainer, token_ids
 from .grounding import score_layers
 from .parts import make_autoencoder, make_tokenizers
+from .reader import save_reader, train_reader
 from .recipe import Recipe
 
 _LOG_TIMESTEP, _LOG_SCENES = 8, 50
@@ -60,7 +61,7 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all.")] = 0,
     samples: Annotated[int, typer.Option(help="Training samples of the transformer.")] = Recipe.samples,
 ) -> None:
-    """Make tiny-sd3 and the tiny CLIP."""
+    """Make tiny-sd3, the tiny CLIP and the scene reader."""
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     work.mkdir(parents=True, exist_ok=True)
     if threads:
@@ -74,6 +75,7 @@ def main(
     clip = train_clip(corpus, recipe, work, place)
     clip.half().save_pretrained(weights / "tiny-clip")
     make_processor(recipe).save_pretrained(weights / "tiny-clip")
+    save_reader(train_reader(vae, recipe, place), weights / "scene-reader")
     typer.echo(f"weights are in {weights}; now run python -m mmdit_probe.tiny.evaluate")
 
 

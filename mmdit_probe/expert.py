@@ -1,0 +1,138 @@
+"""Which layer grounds the words: four signs of it, ranked, with and without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor
+
+from .configs import ExpertConfig
+from .edits import BlurText
+from .generation import generation_arguments, steps_at
+from .probe import Probe
+from .prompt_sets import scene_prompts
+from .readouts import I2TMaps, ValueNorms
+from .tokens import Kind
+
+Progress = Callable[[int, int], None]
+SIGNS = {
+    "value_norm_ratio": "text / image value norm",
+    "coherence": "spatial coherence of the words' maps",
+    "certainty": "how few words share a position",
+    "blur_sensitivity": "change by blurring the layer's words",
+}
+"""The label-free signs; all are higher for a layer that grounds words."""
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """The layer found, one sentence that says why, and one row a layer with every sign, its rank and the mean rank."""
+
+    layer: int
+    why: str
+    table: pd.DataFrame
+
+
+def find_expert(pipe: Any, config: ExpertConfig | None = None, progress: Progress | None = None) -> Expert:
+    """Rank the layers of any model by the label-free signs, averaged over prompts; rank 1 is best."""
+    config = config or ExpertConfig(scene_prompts(4))
+    frames = []
+    for number, prompt in enumerate(config.prompts):
+        frames.append(measure_signs(pipe, prompt, config))
+        if progress is not None:
+            progress(number + 1, len(config.prompts))
+    table = pd.concat(frames).groupby("layer").mean()
+    ranks = table[list(SIGNS)].rank(ascending=False).add_prefix("rank_")
+    table = table.join(ranks).assign(mean_rank=ranks.mean(axis=1)).reset_index()
+    best = table.sort_values(["mean_rank", "rank_blur_sensitivity"]).iloc[0]
+    signs = ", ".join(f"{text} rank {best['rank_' + sign]:g}" for sign, text in SIGNS.items())
+    layer = int(best["layer"])
+    return Expert(layer, f"found by find-expert: mean rank {best['mean_rank']:.2f} of {len(table)} ({signs})", table)
+
+
+def measure_signs(pipe: Any, prompt: str, config: ExpertConfig) -> pd.DataFrame:
+    """One row a layer: the four signs on one generated picture at one timestep."""
+    (step,) = steps_at((config.timestep,), config.generation.steps)
+    record, inputs, rows = _generate(pipe, prompt, config, step)
+    words = _word_maps(record)
+    norms = record["value_norm"].mean(("batch", "head"))
+    signs = pd.DataFrame(
+        {
+            "layer": record["layer"].values,
+            "value_norm_ratio": (norms.sel(stream="text") / norms.sel(stream="image")).values,
+            "coherence": [coherence(maps) for maps in words],
+            "certainty": [certainty(maps) for maps in words],
+        }
+    )
+    return signs.assign(blur_sensitivity=blur_sensitivity(pipe, inputs, rows, signs["layer"].tolist()))
+
+
+def _generate(pipe: Any, prompt: str, config: ExpertConfig, step: int) -> tuple[xr.Dataset, dict[str, Any], list[int]]:
+    """The record of one step, the transformer's arguments at it, and the batch rows of the prompt."""
+    seen: list[dict[str, Any]] = []
+    hook = pipe.transformer.register_forward_pre_hook(lambda m, a, kwargs: seen.append(kwargs), with_kwargs=True)
+    try:
+        with Probe(pipe, [I2TMaps(), ValueNorms()], steps=[step]) as probe:
+            pipe(prompt, output_type="latent", **generation_arguments(pipe, config.generation))
+    finally:
+        hook.remove()
+    both = probe.dataset()
+    if "conditional" not in both.coords:
+        raise ValueError("find-expert: this pipeline's prompt tokens are not known; name a layer instead")
+    return probe.dataset("conditional").isel(call=0), seen[step], np.flatnonzero(both["conditional"].values).tolist()
+
+
+def _word_maps(record: xr.Dataset) -> np.ndarray:
+    """(layer, word token, ...grid) of the first conditional row."""
+    words = record["token_kind"].isel(batch=0).values == str(Kind.WORD)
+    maps = record["i2t"].isel(batch=0)
+    grid = [dim for dim in maps.dims if dim not in ("layer", "token")]
+    return maps.isel(token=words).transpose("layer", "token", *grid).values
+
+
+def coherence(maps: np.ndarray) -> float:
+    """Moran's I of maps (word, ..., row, col), mean over words: 1 smooth regions, 0 noise, -1 a chessboard."""
+    centred = maps - maps.mean(axis=tuple(range(1, maps.ndim)), keepdims=True)
+    pairs = [
+        (centred[..., :-1, :] * centred[..., 1:, :]).reshape(len(maps), -1),
+        (centred[..., :-1] * centred[..., 1:]).reshape(len(maps), -1),
+    ]
+    between = np.concatenate(pairs, 1).mean(1)
+    variance = (centred.reshape(len(maps), -1) ** 2).mean(1)
+    return float(np.mean(between / np.maximum(variance, 1e-20)))
+
+
+def certainty(maps: np.ndarray) -> float:
+    """1 minus the mean entropy of each position's distribution over words, as a share of the largest: in [0, 1].
+
+    Each word's map is first divided by its mean, so that a word that takes much everywhere does not count as a choice.
+    """
+    if len(maps) < 2:
+        return 0.0
+    flat = maps.reshape(len(maps), -1)
+    flat = flat / np.maximum(flat.mean(1, keepdims=True), 1e-20)
+    probs = flat / np.maximum(flat.sum(0), 1e-20)
+    entropy = -(probs * np.log(np.maximum(probs, 1e-20))).sum(0)
+    return float(1 - entropy.mean() / np.log(len(maps)))
+
+
+@torch.no_grad()
+def blur_sensitivity(pipe: Any, inputs: dict[str, Any], rows: list[int], layers: list[int]) -> list[float]:
+    """Relative change of the prompt's prediction when one layer's I2T attention is blurred along the text."""
+    arguments = {name: value for name, value in inputs.items() if name != "return_dict"}
+
+    def predict() -> Tensor:
+        return pipe.transformer(**arguments, return_dict=False)[0][rows].float()
+
+    plain = predict()
+    changes = []
+    for layer in layers:
+        with Probe(pipe, [], edits=[BlurText(layer, padding="symmetric", rows=rows)]):
+            changes.append(float((predict() - plain).norm() / plain.norm()))
+    return changes

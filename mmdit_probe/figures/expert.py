@@ -1,0 +1,34 @@
+"""The signs of an expert layer, side by side."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
+
+_PANELS = {
+    "value_norm_ratio": "text / image value norm",
+    "coherence": "map coherence (Moran's I)",
+    "certainty": "certainty of words",
+    "blur_sensitivity": "change by blur",
+    "miou": "mIoU of masks",
+}
+
+
+def expert_figure(table: pd.DataFrame) -> Figure:
+    """A panel per sign over the layers; a line marks the layer with the best mean rank."""
+    with house_style():
+        names = [name for name in _PANELS if name in table]
+        figure, axes = plt.subplots(1, len(names), figsize=(1.75 * len(names), 1.9), squeeze=False)
+        best = table.loc[table["mean_rank"].idxmin(), "layer"]
+        for ax, name in zip(axes[0], names, strict=True):
+            colour = TEXT_COLOUR if name == "miou" else IMAGE_COLOUR
+            ax.plot(table["layer"], table[name], color=colour, marker="o", markersize=2.5)
+            ax.axvline(best, color=GUIDE_COLOUR, lw=0.8, ls=":")
+            ax.set_title(_PANELS[name])
+            ax.set_xlabel("layer")
+            ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        return figure

@@ -1,0 +1,121 @@
+"""The causal test: edit one layer's attention, generate again from the same seeds, see what is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .configs import PerturbConfig, as_dict
+from .edits import BlurGrid, BlurText, Edit, Knockout, Uniform
+from .pictures import PLAIN, Pictures, Progress, Variant, make_pictures
+from .probe import Probe
+from .runs import RunFolder
+from .scores import Score
+from .statistics import bootstrap_mean
+
+EDITS = ("blur-text", "blur-grid", "uniform", "knockout")
+AGAINST_PLAIN = ("clip_i", "dino")
+"""Scores that compare with the plain picture: of the plain picture itself they are 1."""
+
+
+def make_edit(config: PerturbConfig, layer: int) -> Edit:
+    """The edit of one layer that the config asks for."""
+    if config.edit == "blur-text":
+        if config.kernel is None:
+            raise ValueError("perturb: blur-text needs a kernel size; the paper's is 5")
+        return BlurText(layer, config.sigma, config.kernel, config.padding)  # type: ignore[arg-type]
+    if config.edit == "blur-grid":
+        return BlurGrid(layer, config.sigma, config.kernel, config.padding)  # type: ignore[arg-type]
+    if config.edit == "uniform":
+        return Uniform(layer)
+    if config.edit == "knockout":
+        return Knockout(layer)
+    raise ValueError(f"perturb: edit must be one of {', '.join(EDITS)}, got {config.edit!r}")
+
+
+def layer_name(layer: int) -> str:
+    """The name of a layer's variant."""
+    return f"layer{layer:02d}"
+
+
+def run_perturbation(
+    pipe: Any, config: PerturbConfig, out: Path, model: str, progress: Progress | None = None
+) -> Pictures:
+    """Plain and edited pictures of every prompt and seed; an interrupted run continues."""
+    if not config.layers:
+        raise ValueError("perturb: give at least one layer")
+    Probe(pipe, [], edits=[make_edit(config, layer) for layer in config.layers])  # bad layers fail before any work
+    variants = [Variant(PLAIN, nullcontext)]
+    for layer in config.layers:
+        edit = make_edit(config, layer)
+        variants.append(Variant(layer_name(layer), lambda edit=edit: Probe(pipe, [], edits=[edit])))  # type: ignore[misc]
+    settings = {"study": "perturb", "model": model, **as_dict(config)}
+    with RunFolder(out, settings).open() as run:
+        return make_pictures(
+            pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
+        )
+
+
+def score_pictures(pictures: Pictures, scores: Mapping[str, Score]) -> pd.DataFrame:
+    """One row a picture: variant, prompt, seed and each score."""
+    plain = pictures.images[PLAIN]
+    rows = []
+    for name, images in pictures.images.items():
+        for column, seed in enumerate(pictures.seeds):
+            found = {s: score(images[:, column], plain[:, column], pictures.prompts) for s, score in scores.items()}
+            for number, prompt in enumerate(pictures.prompts):
+                values = {s: float(v[number]) for s, v in found.items()}
+                rows.append({"variant": name, "number": number, "prompt": prompt, "seed": seed, **values})
+    return pd.DataFrame(rows)
+
+
+def drop_table(scored: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """One row per variant and score: mean, and the drop from plain with its 95% bootstrap interval.
+
+    The drop is paired by prompt and seed; for scores against the plain picture (CLIP-I, DINO) it is 1 - score.
+    """
+    rows = []
+    for variant in scored["variant"].unique():
+        for name in names:
+            values, drop = _grid(scored, variant, name), _drop(scored, variant, name)
+            mean, low, high = bootstrap_mean(drop)
+            rows.append(
+                {"variant": variant, "score": name, "mean": np.nanmean(values), "drop": mean, "low": low, "high": high}
+            )
+    return pd.DataFrame(rows)
+
+
+def _grid(scored: pd.DataFrame, variant: str, name: str) -> np.ndarray:
+    """(prompts, seeds)."""
+    chosen = scored[scored["variant"] == variant]
+    return chosen.pivot(index="number", columns="seed", values=name).to_numpy()
+
+
+def _drop(scored: pd.DataFrame, variant: str, name: str) -> np.ndarray:
+    values = _grid(scored, variant, name)
+    return 1 - values if name in AGAINST_PLAIN else _grid(scored, PLAIN, name) - values
+
+
+def most_harmful(scored: pd.DataFrame, name: str) -> list[str]:
+    """Which layer's edit takes most of a score, and whether its lead over the next is outside the bootstrap interval."""
+    layers = [variant for variant in scored["variant"].unique() if variant != PLAIN]
+    drops = {variant: _drop(scored, variant, name) for variant in layers}
+    ranked = sorted(layers, key=lambda variant: -np.nanmean(drops[variant]))
+    mean, low, high = bootstrap_mean(drops[ranked[0]])
+    lines = [f"{name}: editing {_spoken(ranked[0])} takes most, {mean:.3f} (95% interval {low:.3f} to {high:.3f})."]
+    if len(ranked) > 1:
+        lead, low, high = bootstrap_mean(drops[ranked[0]] - drops[ranked[1]])
+        sure = "outside chance" if low > 0 else "within chance"
+        lines.append(
+            f"{name}: its lead over {_spoken(ranked[1])} is {lead:.3f} (95% interval {low:.3f} to {high:.3f}): {sure}."
+        )
+    return lines
+
+
+def _spoken(variant: str) -> str:
+    return f"layer {int(variant.removeprefix('layer'))}"

@@ -1,0 +1,112 @@
+"""Scores through transformers, on small random models saved to folders, and the scene reader."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+from mmdit_probe.datasets.scenes import scenes
+from mmdit_probe.scene_reader import SceneReader, prompt_facts, scene_facts
+from mmdit_probe.scores import Clip, Dino, make_scores
+from mmdit_probe.tiny.clip import make_clip, make_processor
+from mmdit_probe.tiny.recipe import Recipe
+from mmdit_probe.tiny.tokenizer import make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    recipe = Recipe(clip_layers=1, clip_width=32)
+    make_clip(recipe, make_tokenizer(24)).save_pretrained(folder)
+    make_processor(recipe).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def dino_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dino")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    ViTModel(ViTConfig(image_size=64, patch_size=16, **sizes)).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.stack([scene.image for scene in scenes("test", 3)])
+
+
+PROMPTS = ("a red circle", "sand", "snow under grass")
+
+
+def test_clip_scores_are_the_models_own_cosines(clip_folder, pictures):
+    clip = Clip(clip_folder)
+    inputs = clip.processor(
+        text=list(PROMPTS), images=list(pictures), padding="max_length", truncation=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        output = clip.model(**inputs)
+    cosines = (output.image_embeds @ output.text_embeds.T).diagonal()
+    np.testing.assert_allclose(clip.text_score(pictures, pictures, PROMPTS), cosines, atol=1e-6)
+    np.testing.assert_allclose(
+        clip.clip_score(pictures, pictures, PROMPTS), 100 * cosines.clamp(min=0).numpy(), atol=1e-4
+    )
+
+
+def test_a_picture_is_most_like_itself(clip_folder, dino_folder, pictures):
+    for score in (Clip(clip_folder).image_score, Dino(dino_folder).image_score):
+        np.testing.assert_allclose(score(pictures, pictures, PROMPTS), 1, atol=1e-5)
+        others = score(pictures, pictures[[1, 2, 0]], PROMPTS)
+        assert (others < 1 - 1e-4).all()
+        assert (others >= -1).all()
+
+
+def test_the_scores_that_can_be_had(clip_folder, dino_folder):
+    assert list(make_scores("some/model", clip_folder, dino_folder)) == ["clip_t", "clip_i", "dino"]
+    assert list(make_scores("tiny-sd3", clip_folder, None)) == ["clip_t", "clip_i", "scene"]
+
+
+def test_what_cannot_be_had_is_explained(tmp_path):
+    with pytest.raises(ValueError, match="name a CLIP"):
+        make_scores("some/model", None, None)
+    with pytest.raises(ValueError, match="neither a folder with a CLIPModel nor a hub id"):
+        make_scores("some/model", str(tmp_path), None)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "facts"),
+    [
+        ("a red circle on grass", {("red", "circle"), ("grass",)}),
+        ("A Blue half moon left of a star on snow under night sky", {("blue", "half moon"), ("star",), ("snow",), ("night sky",)}),
+        ("brick wall", {("brick wall",)}),
+        ("", set()),
+        ("an astronaut", set()),
+    ],
+)  # fmt: skip
+def test_what_a_prompt_states(prompt, facts):
+    assert prompt_facts(prompt) == facts
+
+
+def test_a_scene_has_the_facts_of_its_sentence():
+    for scene in scenes("test", 50):
+        assert prompt_facts(scene.sentence()) <= scene_facts(scene)
+
+
+def test_the_scene_reader_is_right_at_least_95_times_in_100():
+    from mmdit_probe.tiny.reader import reader_accuracy
+
+    found = reader_accuracy(SceneReader.load(), 200)
+    assert found["recall"] >= 0.95
+    assert found["precision"] >= 0.95
+    assert found["score_of_own_sentence"] >= 0.95
+
+
+def test_the_scene_score_counts_the_prompts_facts():
+    reader = SceneReader.load()
+    chosen = [scene for scene in scenes("test", 40) if reader.read([scene.image])[0] == scene_facts(scene)][:5]
+    images = [scene.image for scene in chosen]
+    np.testing.assert_array_equal(reader.score(images, [scene.sentence() for scene in chosen]), 1)
+    wrong = ["a red circle" if ("red", "circle") not in scene_facts(s) else "a blue circle" for s in chosen]
+    np.testing.assert_array_equal(reader.score(images, wrong), 0)
+    assert np.isnan(reader.score(images[:1], [""])).all()
