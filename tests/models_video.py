@@ -67,6 +67,83 @@ def cogvideox_pixel(frame: int) -> Any:
     return change
 
 
+def hunyuan15() -> Any:
+    return diffusers.HunyuanVideo15Transformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_refiner_layers=1,
+        patch_size=2,
+        patch_size_t=1,
+        text_embed_dim=16,
+        text_embed_2_dim=6,
+        image_embed_dim=6,
+        rope_axes_dim=(2, 2, 4),
+    )
+
+
+def hunyuan15_inputs(image: float) -> dict[str, Any]:
+    return given(
+        latents(),
+        250.0,
+        encoder_attention_mask=mask(),
+        encoder_hidden_states_2=randn(BATCH, 2, 6),
+        encoder_attention_mask_2=torch.ones(BATCH, 2),
+        image_embeds=image * randn(BATCH, 3, 6),
+    )
+
+
+def framepack() -> Any:
+    return diffusers.HunyuanVideoFramepackTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        patch_size=2,
+        patch_size_t=1,
+        guidance_embeds=False,
+        text_embed_dim=16,
+        pooled_projection_dim=8,
+        rope_axes_dim=(2, 2, 4),
+        has_image_proj=True,
+        image_proj_dim=6,
+        has_clean_x_embedder=True,
+    )
+
+
+def framepack_inputs() -> dict[str, Any]:
+    return hunyuan_inputs(
+        image_embeds=randn(BATCH, 3, 6),
+        indices_latents=torch.tensor([8, 9]),
+        latents_clean=latents(),
+        indices_latents_clean=torch.tensor([0, 7]),
+        latents_history_2x=latents(),
+        indices_latents_history_2x=torch.tensor([5, 6]),
+        latents_history_4x=randn(BATCH, 4, 4, ROWS * 2, COLS * 2),
+        indices_latents_history_4x=torch.tensor([1, 2, 3, 4]),
+    )
+
+
+def easyanimate() -> Any:
+    return diffusers.EasyAnimateTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        patch_size=2,
+        num_layers=2,
+        mmdit_layers=1,
+        time_embed_dim=8,
+        text_embed_dim=16,
+        text_embed_dim_t5=6,
+    )
+
+
 CASES = [
     Case(
         "hunyuan-video",
@@ -97,5 +174,51 @@ CASES = [
         cogvideox_pixel(3),
         GRID,
         PATCH,
+    ),
+    Case(
+        "hunyuan-video-1.5",
+        hunyuan15,
+        lambda: hunyuan15_inputs(0),
+        change_word(),
+        change_pixel(1, 4, 3),
+        GRID,
+        PATCH,
+        text=TEXT + 2 + 3,
+        word=2 + 3,
+        mixed_text=True,
+    ),
+    Case(
+        "hunyuan-video-1.5-i2v",
+        hunyuan15,
+        lambda: hunyuan15_inputs(1),
+        change_word(),
+        change_pixel(1, 4, 3),
+        GRID,
+        PATCH,
+        text=TEXT + 2,
+        word=2 + 3,
+        extra=3,
+        mixed_text=True,
+    ),
+    Case(
+        "framepack",
+        framepack,
+        framepack_inputs,
+        change_word(),
+        change_pixel(1, 4, 3),
+        GRID,
+        PATCH,
+        extra=2 * ROWS * COLS + 2 * 2 + 1 + 3,
+        mixed_text=True,
+    ),
+    Case(
+        "easyanimate",
+        easyanimate,
+        lambda: given(latents(), 250.0, encoder_hidden_states_t5=randn(BATCH, 2, 6)),
+        change_word(),
+        change_pixel(1, 4, 3),
+        GRID,
+        PATCH,
+        text=TEXT + 2,
     ),
 ]

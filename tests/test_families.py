@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import models_flux
 import models_image
+import models_latents
 import models_video
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from naive import full_matrix
 from mmdit_probe import I2TMaps, Probe, Readout, RegionMass, T2IMaps, ValueNorms
 from mmdit_probe.layout import Region
 
-CASES = [*models_flux.CASES, *models_image.CASES, *models_video.CASES]
-pytestmark = pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")  # Chroma's own import
+CASES = [*models_flux.CASES, *models_image.CASES, *models_latents.CASES, *models_video.CASES]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),  # Chroma's own import
+    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning"),  # NucleusMoE without experts
+]
 each_family = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 

@@ -11,12 +11,13 @@ from torch import nn
 from .aura_flow import AURA_FLOW
 from .family import Family, Inputs, TextPart, named_inputs
 from .flux import FLUX
-from .qwen import QWEN_IMAGE
+from .latents import LATENTS
+from .qwen import QWEN
 from .single_stream import SINGLE_STREAM
 from .stable_diffusion import STABLE_DIFFUSION_3
 from .video import VIDEO
 
-FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION_3, *FLUX, QWEN_IMAGE, AURA_FLOW, *VIDEO, *SINGLE_STREAM)
+FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION_3, *FLUX, *QWEN, AURA_FLOW, *VIDEO, *SINGLE_STREAM, *LATENTS)
 
 
 def family_of(transformer: nn.Module) -> Family:

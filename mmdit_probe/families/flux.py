@@ -40,6 +40,13 @@ def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return with_references(grid, inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1])
 
 
+def _krea2_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """Its ids are those of text and image, one after the other."""
+    text, packed = inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1]
+    _, image_ids = inputs["position_ids"].split([text, packed])
+    return with_references(grid_from_ids(image_ids), text, packed)
+
+
 def _second_t5(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     return [TextPart("t5", pipe.tokenizer_2, max_sequence_length)]  # CLIP is pooled: it makes no tokens
 
@@ -104,6 +111,14 @@ FLUX = (
         models="Ovis-Image",
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
+        sigmas=fraction,
+    ),
+    Family(
+        name="krea2",
+        transformer="Krea2Transformer2DModel",
+        models="Krea 2",
+        layers=modules("attn", "transformer_blocks"),
+        layout=_krea2_layout,
         sigmas=fraction,
     ),
 )

@@ -1,4 +1,4 @@
-"""Qwen-Image: packed latents whose grid is given as shapes, text before image."""
+"""Qwen-Image and its kin: packed latents whose grid is given as shapes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,26 @@ def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return with_references(grid, inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1])
 
 
-QWEN_IMAGE = Family(
-    name="qwen-image",
-    transformer="QwenImageTransformer2DModel",
-    models="Qwen-Image",
-    layers=modules("attn", "transformer_blocks"),
-    layout=_layout,
-    sigmas=fraction,
+def _nucleus_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    grid, text = grid_from_shapes(inputs["img_shapes"]), inputs["encoder_hidden_states"].shape[1]
+    return TokenLayout(grid, text, "image-text", scope="image-queries")  # text only offers keys
+
+
+QWEN = (
+    Family(
+        name="qwen-image",
+        transformer="QwenImageTransformer2DModel",
+        models="Qwen-Image",
+        layers=modules("attn", "transformer_blocks"),
+        layout=_layout,
+        sigmas=fraction,
+    ),
+    Family(
+        name="nucleus-image",
+        transformer="NucleusMoEImageTransformer2DModel",
+        models="NucleusMoE-Image",
+        layers=modules("attn", "transformer_blocks"),
+        layout=_nucleus_layout,
+        sigmas=fraction,
+    ),
 )

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from ..layout import TokenLayout
+from ..layout import Extra, TokenLayout
 from .family import Family, Inputs, grid_of, modules
 
 
-def _hunyuan_grid(transformer: Any, inputs: Inputs) -> tuple[int, ...]:
-    patch = transformer.config.patch_size
-    return grid_of(inputs["hidden_states"].shape[-3:], (transformer.config.patch_size_t, patch, patch))
+def _grid(transformer: Any, inputs: Inputs) -> tuple[int, ...]:
+    """From latents (batch, channels, frames, rows, cols)."""
+    patch, patch_t = transformer.config.patch_size, transformer.config.get("patch_size_t", 1)
+    return grid_of(inputs["hidden_states"].shape[-3:], (patch_t, patch, patch))
 
 
 def _hunyuan_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
-    return TokenLayout(_hunyuan_grid(transformer, inputs), inputs["encoder_hidden_states"].shape[1], "image-text")
+    return TokenLayout(_grid(transformer, inputs), inputs["encoder_hidden_states"].shape[1], "image-text")
+
+
+def _hunyuan15_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """Text is ByT5's valid tokens, the LLM's, then all that is masked; an image to animate stands before it."""
+    text = inputs["encoder_hidden_states"].shape[1] + inputs["encoder_hidden_states_2"].shape[1]
+    image = inputs["image_embeds"]
+    if not bool(image.any()):  # text to video: its positions are masked, at the end
+        return TokenLayout(_grid(transformer, inputs), text + image.shape[1], "image-text")
+    extras = (Extra("reference", image.shape[1], "between"),)
+    return TokenLayout(_grid(transformer, inputs), text, "image-text", extras)
+
+
+def _framepack_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """Frames of the past, coarser the older they are, then the frames that are made, an image, the text."""
+    history = sum(
+        math.prod(math.ceil(size / step) for size, step in zip(inputs[latents].shape[-3:], steps, strict=True))
+        for latents, indices, steps in (
+            ("latents_clean", "indices_latents_clean", (1, 2, 2)),
+            ("latents_history_2x", "indices_latents_history_2x", (2, 4, 4)),
+            ("latents_history_4x", "indices_latents_history_4x", (4, 8, 8)),
+        )
+        if inputs.get(latents) is not None and inputs.get(indices) is not None
+    )
+    mask = inputs["encoder_attention_mask"]
+    text = mask.shape[1] if len(mask) > 1 else int(mask.sum())  # a single sample goes without its padding
+    extras = Extra("history", history, "first"), Extra("reference", inputs["image_embeds"].shape[1], "between")
+    return TokenLayout(_grid(transformer, inputs), text, "image-text", extras)
 
 
 def _cogvideox_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -22,6 +51,12 @@ def _cogvideox_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     patch, patch_t = transformer.config.patch_size, transformer.config.patch_size_t or 1
     grid = grid_of((frames + -frames % patch_t, rows, cols), (patch_t, patch, patch))
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "text-image")
+
+
+def _easyanimate_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    encoders = (inputs.get(name) for name in ("encoder_hidden_states", "encoder_hidden_states_t5"))
+    text = sum(features.shape[1] for features in encoders if features is not None)
+    return TokenLayout(_grid(transformer, inputs), text, "text-image")
 
 
 VIDEO = (
@@ -38,5 +73,26 @@ VIDEO = (
         models="CogVideoX",
         layers=modules("attn1", "transformer_blocks"),
         layout=_cogvideox_layout,
+    ),
+    Family(
+        name="hunyuan-video-1.5",
+        transformer="HunyuanVideo15Transformer3DModel",
+        models="HunyuanVideo 1.5",
+        layers=modules("attn", "transformer_blocks"),
+        layout=_hunyuan15_layout,
+    ),
+    Family(
+        name="framepack",
+        transformer="HunyuanVideoFramepackTransformer3DModel",
+        models="HunyuanVideo FramePack",
+        layers=modules("attn", "transformer_blocks", "single_transformer_blocks"),
+        layout=_framepack_layout,
+    ),
+    Family(
+        name="easyanimate",
+        transformer="EasyAnimateTransformer3DModel",
+        models="EasyAnimate",
+        layers=modules("attn1", "transformer_blocks"),
+        layout=_easyanimate_layout,
     ),
 )

@@ -1,0 +1,112 @@
+"""Families whose transformer is given unpacked latents of one image: the grid is the latents' shape over the patch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..layout import Extra, Order, Scope, TokenLayout
+from .family import Family, Inputs, Layout, fraction, grid_of, modules
+
+
+def latents_then_text(
+    order: Order, scope: Scope = "joint", patch: str = "patch_size", text: Sequence[str] = ("encoder_hidden_states",)
+) -> Layout:
+    """The layout from latents (batch, channels, [frames,] rows, cols) and the lengths of the named text inputs.
+
+    ``patch`` names the configuration's patch size: one number, or (frames, rows, cols).
+    """
+
+    def of(transformer: Any, inputs: Inputs) -> TokenLayout:
+        size = transformer.config[patch]
+        axes = 2 if isinstance(size, int) else len(size)
+        grid = grid_of(inputs["hidden_states"].shape[-axes:], size)
+        return TokenLayout(grid, sum(inputs[name].shape[1] for name in text), order, scope=scope)
+
+    return of
+
+
+def _hidream_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    latents, masks = inputs["hidden_states"], inputs.get("hidden_states_masks")
+    if masks is None:
+        rows, cols = grid_of(latents.shape[-2:], transformer.config.patch_size)
+        padded = rows * cols if rows == cols else transformer.max_seq  # only square images go unpadded
+    else:
+        rows, cols = (int(size) for size in inputs["img_sizes"][0])
+        padded = latents.shape[1]
+    llama = inputs["encoder_hidden_states_llama3"][0].shape[-2]
+    text = inputs["encoder_hidden_states_t5"].shape[-2] + 2 * llama  # Llama's last layer, then that of the block
+    extras = (Extra("padding", padded - rows * cols, "between"),) if padded > rows * cols else ()
+    return TokenLayout((rows, cols), text, "image-text", extras)
+
+
+def _joyimage_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    latents = inputs["hidden_states"]
+    frames, rows, cols = grid_of(latents.shape[-3:], transformer.config.patch_size)
+    grid = (frames, rows, cols) if frames > 1 else (rows, cols)
+    items = latents.shape[1] if latents.ndim == 6 else 1  # the model moves the target to the front
+    references = (Extra("reference", (items - 1) * frames * rows * cols, "between"),) if items > 1 else ()
+    return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "image-text", references)
+
+
+def _one_step_early(transformer: Any, timestep: Tensor) -> Tensor:
+    """GLM-Image counts timesteps from 0 to 999."""
+    return (timestep.float() + 1) / 1000
+
+
+LATENTS = (
+    Family(
+        name="cogview3-plus",
+        transformer="CogView3PlusTransformer2DModel",
+        models="CogView3-Plus",
+        layers=modules("attn1", "transformer_blocks"),
+        layout=latents_then_text("text-image"),
+    ),
+    Family(
+        name="cogview4",
+        transformer="CogView4Transformer2DModel",
+        models="CogView4",
+        layers=modules("attn1", "transformer_blocks"),
+        layout=latents_then_text("text-image"),
+    ),
+    Family(
+        name="glm-image",
+        transformer="GlmImageTransformer2DModel",
+        models="GLM-Image",
+        layers=modules("attn1", "transformer_blocks"),
+        layout=latents_then_text("text-image"),
+        sigmas=_one_step_early,
+    ),
+    Family(
+        name="hidream",
+        transformer="HiDreamImageTransformer2DModel",
+        models="HiDream-I1",
+        layers=modules("block.attn1", "double_stream_blocks", "single_stream_blocks"),
+        layout=_hidream_layout,
+        time="timesteps",
+    ),
+    Family(
+        name="joyimage",
+        transformer="JoyImageEditTransformer3DModel",
+        models="JoyImage-Edit",
+        layers=modules("attn", "double_blocks"),
+        layout=_joyimage_layout,
+    ),
+    Family(
+        name="ernie-image",
+        transformer="ErnieImageTransformer2DModel",
+        models="ERNIE-Image",
+        layers=modules("self_attention", "layers"),
+        layout=latents_then_text("image-text", text=["text_bth"]),
+    ),
+    Family(
+        name="prx",
+        transformer="PRXTransformer2DModel",
+        models="PRX",
+        layers=modules("attention", "blocks"),
+        layout=latents_then_text("text-image", "image-queries"),  # text is never updated: it only offers keys
+        sigmas=fraction,
+    ),
+)
