@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -111,3 +112,22 @@ def random_pipe(random_folder):
     from mmdit_probe import load_pipeline
 
     return load_pipeline(str(random_folder))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path, random_folder):
+    """Run the command line in an empty folder; returns exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    from mmdit_probe.cli import main
+
+    def run(*arguments, model=True):
+        chosen = ["--model", str(random_folder)] if model else []
+        monkeypatch.setattr(sys, "argv", ["mmdit-probe", *arguments, *chosen])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+            sys.exit(0)
+        output = capsys.readouterr()
+        return stopped.value.code or 0, output.out, output.err
+
+    return run

@@ -9,26 +9,8 @@ import pandas as pd
 import pytest
 
 from mmdit_probe import load_record
-from mmdit_probe.cli import main
 
 FEW = ["--prompt", "a red circle on grass", "--steps", "2", "--timesteps", "1,2"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path, random_folder):
-    """Run the command line in an empty folder; returns exit code, standard output and error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments, model=True):
-        chosen = ["--model", str(random_folder)] if model else []
-        monkeypatch.setattr(sys, "argv", ["mmdit-probe", *arguments, *chosen])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-            sys.exit(0)
-        output = capsys.readouterr()
-        return stopped.value.code or 0, output.out, output.err
-
-    return run
 
 
 def test_attention_budget_leaves_figure_table_and_record(run, tmp_path):

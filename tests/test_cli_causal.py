@@ -1,0 +1,104 @@
+"""perturb, guide and find-expert as a user runs them, on a small random pipeline with a random CLIP."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from mmdit_probe.tiny.clip import make_clip, make_processor
+from mmdit_probe.tiny.recipe import Recipe
+from mmdit_probe.tiny.tokenizer import make_tokenizer
+
+PICTURES = ["--prompt", "a red circle", "--prompt", "sand", "--steps", "2", "--max-sequence-length", "0"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    recipe = Recipe(clip_layers=1, clip_width=32)
+    make_clip(recipe, make_tokenizer(24)).save_pretrained(folder)
+    make_processor(recipe).save_pretrained(folder)
+    return str(folder)
+
+
+def test_perturb_leaves_sheet_drops_and_scores(run, tmp_path, clip):
+    code, out, _ = run("perturb", *PICTURES, "--all-layers", "--seeds", "0,1", "--clip", clip)
+    assert code == 0
+    assert "takes most" in out
+    folder = tmp_path / "results" / "perturb"
+    drops = pd.read_csv(folder / "perturb_drops.csv")
+    assert set(drops["variant"]) == {"plain", "layer00", "layer01", "layer02"}
+    assert set(drops["score"]) == {"clip_t", "clip_i"}
+    assert (drops["low"] <= drops["drop"] + 1e-9).all()
+    assert (drops["drop"] <= drops["high"] + 1e-9).all()
+    assert len(pd.read_csv(folder / "perturb_scores.csv")) == 4 * 2 * 2
+    for name in ("perturb_sheet.pdf", "perturb_sheet.png", "perturb_drops.pdf", "perturb_drops.png"):
+        assert (folder / name).stat().st_size > 1000
+
+
+def test_perturb_says_which_layer_it_took_and_why(run, clip):
+    code, _, err = run("perturb", *PICTURES, "--clip", clip)
+    assert code == 2
+    assert "layer 9: published for Stable Diffusion 3, 3.5" in err
+    assert "[9] do not exist; this model has layers 0 to 2" in err
+
+
+def test_layer_auto_is_found(run, clip):
+    code, out, err = run("perturb", *PICTURES, "--layer", "auto", "--seeds", "0", "--clip", clip, "--json")
+    assert code == 0
+    assert "found by find-expert: mean rank" in err
+    assert len(json.loads(out)["table"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layer", "3"], "layers 0 to 2, got '3'"),
+        (["--layer", "first"], "got 'first'"),
+        (["--layer", "1", "--all-layers"], "not both"),
+        (["--layer", "1", "--seeds", "a"], "--seeds: expected numbers"),
+        (["--layer", "1", "--kernel", "4"], "kernel must be odd"),
+        (["--layer", "1", "--sigma", "0"], "sigma must be positive"),
+    ],
+)
+def test_perturb_refuses_in_one_line(run, tmp_path, clip, arguments, message):
+    code, out, err = run("perturb", *PICTURES, "--clip", clip, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err.strip().splitlines()[-1]
+    assert not list(tmp_path.rglob("*.nc"))
+
+
+def test_a_score_model_is_asked_for(run):
+    code, _, err = run("perturb", *PICTURES, "--layer", "1")
+    assert code == 2
+    assert "name a CLIP" in err
+
+
+def test_guide_compares_scales(run, tmp_path, clip):
+    code, out, _ = run("guide", *PICTURES, "--layer", "1", "--scale", "0,2.5", "--seeds", "0", "--clip", clip)
+    assert code == 0
+    assert "clip_t, scale2.5:" in out
+    gains = pd.read_csv(tmp_path / "results" / "guide" / "guide_gains.csv")
+    assert list(gains["variant"]) == ["plain", "scale2.5"]
+    assert {"gain", "low", "high"} <= set(gains)
+    assert (tmp_path / "results" / "guide" / "guide_sheet.pdf").exists()
+
+
+@pytest.mark.parametrize("scale", ["x", "1e9"])
+def test_guide_refuses_in_one_line(run, clip, scale):
+    code, _, err = run("guide", *PICTURES, "--layer", "1", "--scale", scale, "--clip", clip)
+    assert code == 2
+    assert err.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_find_expert_ranks_the_layers(run, tmp_path):
+    code, out, _ = run("find-expert", *PICTURES, "--timestep", "1")
+    assert code == 0
+    assert "found by find-expert" in out
+    assert len(pd.read_csv(tmp_path / "results" / "find-expert" / "expert.csv")) == 3
+
+
+def test_find_expert_refuses_a_timestep_out_of_range(run):
+    code, _, err = run("find-expert", *PICTURES, "--timestep", "3")
+    assert code == 2
+    assert "must be in 1 to 2" in err
