@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .attention import JointAttention
     from .edits import BlurGrid, BlurText, Edit, Knockout, Scale, Uniform
+    from .head_stats import HeadStats
     from .layout import Region, TokenLayout
     from .pipelines import load_pipeline
     from .probe import Probe
     from .readouts import Field, I2TMaps, Readout, RegionMass, T2IMaps, ValueNorms
     from .records import load_record, save_record
+    from .word_maps import WordMaps
 
 _HOMES = {
     "JointAttention": "attention",
@@ -23,6 +25,7 @@ _HOMES = {
     "Knockout": "edits",
     "Scale": "edits",
     "Uniform": "edits",
+    "HeadStats": "head_stats",
     "Region": "layout",
     "TokenLayout": "layout",
     "load_pipeline": "pipelines",
@@ -34,6 +37,7 @@ _HOMES = {
     "T2IMaps": "readouts",
     "ValueNorms": "readouts",
     "load_record": "records",
+    "WordMaps": "word_maps",
     "save_record": "records",
 }
 __version__ = version("mmdit-probe")
@@ -55,6 +59,7 @@ __all__ = [
     "BlurText",
     "Edit",
     "Field",
+    "HeadStats",
     "I2TMaps",
     "JointAttention",
     "Knockout",
@@ -67,6 +72,7 @@ __all__ = [
     "TokenLayout",
     "Uniform",
     "ValueNorms",
+    "WordMaps",
     "load_pipeline",
     "load_record",
     "save_record",

@@ -87,6 +87,22 @@ class ExpertConfig:
     generation: GenerationConfig = GenerationConfig()
 
 
+@dataclass(frozen=True)
+class MapsConfig:
+    """Heat maps of words (Seg4Diff, Fig. 9, 16).
+
+    ``layers`` None reads all; ``direction`` is i2t (image queries on the word) or t2i; ``heads`` is mean or all.
+    """
+
+    prompt: str
+    words: tuple[str, ...]
+    layers: tuple[int, ...] | None = None
+    timesteps: tuple[int, ...] = (8,)
+    direction: str = "i2t"
+    heads: str = "mean"
+    generation: GenerationConfig = GenerationConfig()
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """A config as plain data."""
     return asdict(config)

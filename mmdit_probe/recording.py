@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from .configs import GenerationConfig
+from .families import family_of
 from .forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
 from .generation import generation_arguments, steps_at
 from .probe import Probe
@@ -23,13 +24,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """What the readouts saw of one picture, and the picture, (height, width, 3) uint8 RGB, if it was asked for.
+    """What the readouts saw of one picture, and the picture, (height, width, 3) uint8 RGB; empty if nobody
+    asked for it.
 
     ``record`` has the dims (sampling_timestep, layer, ...) and the coordinates ``sigma`` and ``step``.
     """
 
     record: xr.Dataset
-    picture: np.ndarray | None
+    picture: np.ndarray
 
 
 def record_generated(
@@ -48,9 +50,9 @@ def record_generated(
     steps = steps_at(timesteps, generation.steps)
     with Probe(pipe, readouts, steps=steps, layers=layers) as probe:
         form = "np" if decode else "latent"
-        made = pipe(prompt, output_type=form, **generation_arguments(pipe, generation)).images[0]
+        output = pipe(prompt, output_type=form, **generation_arguments(pipe, generation))
     record = _by_timestep(probe, steps, timesteps, steps)
-    picture = np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8) if decode else None
+    picture = _picture(output) if decode else np.empty((0, 0, 3), np.uint8)
     return Recording(record.assign_attrs(_origin(prompt, generation, "generated")), picture)
 
 
@@ -68,6 +70,11 @@ def record_image(
     ``picture`` is (height, width, 3) uint8 RGB, both sides divisible by the model's token size. No guidance: there is
     one forward pass, with the prompt.
     """
+    family = family_of(pipe.transformer)
+    if family.name != "sd3":
+        raise ValueError(
+            f"image: a given picture can be read by Stable Diffusion 3 models only, not by {family.models}"
+        )
     arguments = generation_arguments(pipe, generation)
     steps = steps_at(timesteps, generation.steps)
     latents = encode_images(pipe, [picture])
@@ -78,6 +85,13 @@ def record_image(
             forward_once(pipe, add_noise(latents, sigma, generation.seed), sigma, features)
     record = _by_timestep(probe, range(len(timesteps)), timesteps, steps)
     return Recording(record.assign_attrs(_origin(prompt, generation, "image")), picture)
+
+
+def _picture(output: Any) -> np.ndarray:
+    """The first picture of a pipeline's output, or the middle frame of its first video, as uint8."""
+    frames = getattr(output, "frames", None)
+    made = output.images[0] if frames is None else frames[0][len(frames[0]) // 2]
+    return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
 
 
 def _by_timestep(probe: Probe, calls: Sequence[int], timesteps: Sequence[int], steps: Sequence[int]) -> xr.Dataset:

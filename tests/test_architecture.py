@@ -9,11 +9,11 @@ PACKAGE = Path(__file__).parent.parent / "mmdit_probe"
 ORDER = [
     ["layout", "tokens", "kernels", "configs"],
     ["attention"],
-    ["intercept", "readouts", "head_stats", "edits", "backends", "families"],
+    ["intercept", "arrangement", "readouts", "head_stats", "word_maps", "edits", "backends", "families"],
     ["prompts", "records", "pipelines"],
-    ["probe", "runs", "forward", "generation", "figures", "prompt_sets", "segmentation"],
+    ["probe", "runs", "forward", "generation", "figures", "prompt_sets", "images", "segmentation"],
     ["recording"],
-    ["budget", "norms"],
+    ["budget", "norms", "maps"],
     ["tiny"],
     ["cli"],
 ]

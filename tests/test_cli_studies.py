@@ -64,3 +64,55 @@ def test_value_norms_as_json(run):
 def test_value_norms_refuses_bad_input(run):
     assert refused(run("value-norms", "--prompt", "sand", "--timesteps", "29"), "must be in 1 to 28")
     assert refused(run("value-norms", "--prompt", " "), "the prompt is empty")
+
+
+MAPS = ["maps", "--prompt", "a red circle on grass", "--steps", "2", "--timesteps", "1"]
+
+
+def test_maps_leaves_a_page_a_word(run, tmp_path):
+    code, out, _ = run(*MAPS, "--words", "red circle,grass", "--layers", "0,2", "--heads", "all", "--out", "m")
+    assert code == 0
+    names = {file.name for file in (tmp_path / "m").iterdir()}
+    pages = [
+        f"map_{word}{end}.{kind}"
+        for word in ("red-circle", "grass")
+        for end in ("", "_heads_t1")
+        for kind in ("pdf", "png")
+    ]
+    assert names == {*pages, "maps.csv", "maps.nc", "picture.png"}
+    assert all(name in out for name in names)
+    assert len(pd.read_csv(tmp_path / "m" / "maps.csv")) == 2 * 2
+    assert load_record(tmp_path / "m" / "maps.nc").sizes["word"] == 2
+
+
+def test_maps_reads_a_given_picture(run, tmp_path):
+    from PIL import Image
+
+    Image.new("L", (300, 140), 200).save(tmp_path / "grey.png")
+    code, out, _ = run(*MAPS, "--words", "grass", "--image", "grey.png", "--direction", "t2i", "--out", "m", "--json")
+    assert code == 0
+    assert len(json.loads(out)["table"]) == 3
+    record = load_record(tmp_path / "m" / "maps.nc")
+    assert record["word_map"].shape[-2:] == (4, 8)
+    assert record.attrs["source"] == "image"
+    with Image.open(tmp_path / "m" / "picture.png") as picture:
+        assert picture.size == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--words", "snow"], "'snow' is not among the prompt's tokens"),
+        (["--words", " , "], "--words: expected words"),
+        (["--words", "grass", "--layers", "9"], "layers [9] do not exist; this model has layers 0 to 2"),
+        (["--words", "grass", "--layers", "x"], "--layers: expected numbers separated by commas"),
+        (["--words", "grass", "--timesteps", "3"], "must be in 1 to 2"),
+        (["--words", "grass", "--image", "missing.png"], "no file missing.png"),
+        (["--words", "grass", "--longest", "64"], "--longest is the size of --image"),
+        (["--words", "grass", "--out", "taken"], "taken can't be written"),
+    ],
+)
+def test_maps_refuses_bad_input(run, tmp_path, arguments, message):
+    (tmp_path / "taken").write_text("")
+    assert refused(run(*MAPS, *arguments), message)
+    assert not list(tmp_path.rglob("map_*"))

@@ -9,6 +9,7 @@ import typer
 from .attention_budget import attention_budget
 from .find_expert import find_expert
 from .guide import guide
+from .maps import maps
 from .models import models
 from .perturb import perturb
 from .value_norms import value_norms
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (attention_budget, value_norms, perturb, guide, find_expert, models):
+for command in (attention_budget, value_norms, maps, perturb, guide, find_expert, models):
     app.command()(command)
 
 

@@ -42,6 +42,14 @@ ClipModel = Annotated[
     typer.Option("--clip", help="CLIP for the scores, e.g. openai/clip-vit-base-patch16; tiny-sd3 brings its own."),
 ]
 DinoModel = Annotated[str | None, typer.Option("--dino", help="DINO for the scores, e.g. facebook/dino-vits16.")]
+Picture = Annotated[
+    Path | None, typer.Option("--image", help="A picture file to read instead of generating one; one forward pass.")
+]
+Longest = Annotated[
+    int | None, typer.Option(min=1, help="Longer side of --image in px; the model's own size if not given.")
+]
+Layers = Annotated[str, typer.Option(help="Layers to read: all, or numbers such as 3,7.")]
+Out = Annotated[Path, typer.Option(help="Output folder.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the weights.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
@@ -79,6 +87,28 @@ def decimals(option: str, text: str) -> tuple[float, ...]:
         return tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
         raise ValueError(f"{option}: expected numbers separated by commas, such as 0,1.5; got {text!r}") from None
+
+
+def layer_numbers(text: str) -> tuple[int, ...] | None:
+    """Layer numbers, or None for all of them."""
+    return None if text.strip().lower() == "all" else numbers("--layers", text)
+
+
+def check_folder(out: Path) -> None:
+    """Make the output folder; `ValueError` before any work if that can't be done."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{out} can't be written ({error.strerror or error}); choose another --out") from error
+
+
+def given_picture(image: Path | None, longest: int | None, pipe: Any) -> Any:
+    """The picture of --image as the model takes it, None if there is none."""
+    from mmdit_probe.images import load_image
+
+    if image is None and longest is not None:
+        raise ValueError("--longest is the size of --image; give --height and --width for a generated picture")
+    return None if image is None else load_image(image, pipe, longest)
 
 
 def load(model: str, dtype: str, device: str, revision: str | None) -> Any:

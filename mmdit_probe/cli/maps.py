@@ -1,0 +1,76 @@
+"""mmdit-probe maps."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from mmdit_probe.configs import GenerationConfig, MapsConfig
+
+from . import common
+
+TIMESTEPS = ",".join(map(str, MapsConfig.timesteps))
+
+
+def maps(
+    prompt: Annotated[str, typer.Option(help="The prompt.")],
+    words: Annotated[str, typer.Option(help="Words or phrases of the prompt, separated by commas.")],
+    model: common.Model = "tiny-sd3",
+    image: common.Picture = None,
+    longest: common.Longest = None,
+    layers: common.Layers = "all",
+    timesteps: common.Timesteps = TIMESTEPS,
+    direction: Annotated[
+        Literal["i2t", "t2i"], typer.Option(help="i2t: image queries on the word; t2i: the word on the image.")
+    ] = "i2t",
+    heads: Annotated[Literal["mean", "all"], typer.Option(help="all: also a sheet of every head.")] = "mean",
+    steps: common.Steps = GenerationConfig.steps,
+    guidance_scale: common.GuidanceScale = None,
+    max_sequence_length: common.MaxSequenceLength = None,
+    height: common.Height = None,
+    width: common.Width = None,
+    seed: common.Seed = GenerationConfig.seed,
+    dtype: common.Dtype = "fp32",
+    device: common.Device = "cpu",
+    revision: common.Revision = None,
+    out: common.Out = common.RESULTS / "maps",
+    as_json: common.AsJson = False,
+) -> None:
+    """Where words are: heat maps over the generated picture, or over a given one, by layer and timestep.
+
+    A given picture is mixed with the noise of each timestep and passed through the transformer once.
+    Words are found by their tokens; a word that is not in the prompt is an error that shows the tokens.
+
+    Writes map_WORD.pdf / .png (one page a word: rows are timesteps, columns are layers, one colour scale a page),
+    with --heads all also map_WORD_heads_tN, and maps.csv, maps.nc and picture.png.
+    """
+    from mmdit_probe.images import save_picture
+    from mmdit_probe.maps import chosen_words, maps_table, measure_maps, read_aloud
+    from mmdit_probe.records import save_record
+    from mmdit_probe.runs import write_text
+
+    from .pages import map_pages
+
+    config = MapsConfig(
+        prompt,
+        chosen_words(words),
+        common.layer_numbers(layers),
+        common.numbers("--timesteps", timesteps),
+        direction,
+        heads,
+        GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
+    )
+    common.check_folder(out)
+    pipe = common.load(model, dtype, device, revision)
+    recording = measure_maps(pipe, config, common.given_picture(image, longest, pipe))
+    record = recording.record.assign_attrs(model=model)
+    table = maps_table(record)
+    files = [
+        *map_pages(record, recording.picture, out),
+        write_text(out / "maps.csv", table.to_csv(index=False)),
+        save_record(record, out / "maps.nc"),
+        save_picture(recording.picture, out / "picture.png"),
+    ]
+    common.finish(read_aloud(table), files, as_json, table=json.loads(table.to_json(orient="records")))

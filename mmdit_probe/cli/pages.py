@@ -1,0 +1,25 @@
+"""Pages that more than one command writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def map_pages(record: Any, picture: Any, out: Path) -> list[Path]:
+    """A page for each word, and where heads were kept a sheet for each word and timestep."""
+    from mmdit_probe.figures.maps import heads_page, word_page
+    from mmdit_probe.figures.style import save_figure
+    from mmdit_probe.maps import file_names, head_mean, still
+
+    words, direction = [str(word) for word in record["word"].values], record.attrs["direction"]
+    files: list[Path] = []
+    for word, name in zip(words, file_names(words), strict=True):
+        page = word_page(still(head_mean(record)).sel(word=word), picture, word, direction)
+        files += save_figure(page, out / f"map_{name}")
+        if "head" not in record["word_map"].dims:
+            continue
+        for timestep in record["sampling_timestep"].values:
+            chosen = still(record["word_map"]).sel(word=word, sampling_timestep=timestep)
+            files += save_figure(heads_page(chosen, word, direction), out / f"map_{name}_heads_t{timestep}")
+    return files

@@ -1,0 +1,109 @@
+"""The pages of word maps: heat maps over the picture, the right way up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from .style import house_style
+
+ACROSS = 8
+"""Layers side by side at most; more go on in the next row."""
+HEAT: dict[str, Any] = {"cmap": "plasma", "interpolation": "nearest", "vmin": 0.0}
+DIRECTIONS = {"i2t": "image queries to the word", "t2i": "the word to image positions"}
+
+
+def plot_overlay(ax: Axes, grid: np.ndarray, picture: np.ndarray | None, top: float) -> Any:
+    """A map (row, col) over the picture in grey; row 0 is at the top, one unit is one token."""
+    rows, cols = grid.shape
+    where = (0, cols, rows, 0)
+    if picture is not None:
+        grey = picture.astype(float) @ (0.299, 0.587, 0.114)
+        ax.imshow(grey, cmap="gray", vmin=-60, vmax=255, extent=where)
+        solid = 0.25 + 0.6 * np.sqrt(np.clip(np.nan_to_num(grid) / top, 0, 1))  # little probability hides little
+    shown = ax.imshow(grid, extent=where, vmax=top, alpha=None if picture is None else solid, **HEAT)
+    _bare(ax)
+    return shown
+
+
+def word_page(maps: xr.DataArray, picture: np.ndarray | None, word: str, direction: str) -> Figure:
+    """One word: rows are timesteps, columns are layers; one colour scale for the page.
+
+    ``maps`` is (sampling_timestep, layer, row, col), probabilities; ``picture`` (height, width, 3) uint8.
+    """
+    values, layers = maps.values, maps["layer"].values
+    bands = -(-len(layers) // ACROSS)
+    across = -(-len(layers) // bands)
+    top = _top(values)
+    with house_style():
+        height = 0.92 * values.shape[-2] / max(values.shape[-2:])
+        size = (0.95 * (across + 1) + 0.9, (height + 0.2) * bands * len(values) + 0.55)
+        size = (max(size[0], 4.0), max(size[1], 2.2))
+        figure, axes = plt.subplots(bands * len(values), across + 1, figsize=size, squeeze=False)
+        for ax in axes.flat:
+            ax.axis("off")
+        for number, timestep in enumerate(maps["sampling_timestep"].values):
+            first = number * bands
+            _picture(axes[first, 0], picture, f"t = {timestep}\nsigma {float(maps['sigma'][number]):.3f}")
+            for index, layer in enumerate(layers):
+                ax = axes[first + index // across, 1 + index % across]
+                shown = plot_overlay(ax, values[number, index], picture, top)
+                ax.set_title(f"layer {layer}", pad=2)
+        figure.suptitle(f"“{word}”: {DIRECTIONS[direction]}, mean over heads", fontsize=9)
+        _bar(figure, shown, axes, top)
+        return figure
+
+
+def heads_page(maps: xr.DataArray, word: str, direction: str) -> Figure:
+    """One word at one timestep: rows are layers, columns are heads; ``maps`` is (layer, head, row, col)."""
+    values, layers, heads = maps.values, maps["layer"].values, range(maps.sizes["head"])
+    top = _top(values)
+    tile = min(0.55, max(0.3, 7.0 / len(heads)))
+    with house_style():
+        height = tile * values.shape[-2] / max(values.shape[-2:])
+        size = (max(4.0, tile * len(heads) + 1.3), max(1.8, height * len(layers) + 0.9))
+        figure, axes = plt.subplots(len(layers), len(heads), figsize=size, squeeze=False)
+        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+        for row, layer in enumerate(layers):
+            for head in heads:
+                shown = plot_overlay(axes[row, head], values[row, head], None, top)
+            axes[row, 0].set_ylabel(str(layer), rotation=0, ha="right", va="center", labelpad=4)
+        for head in heads:
+            axes[0, head].set_title(str(head), pad=2)
+        sigma = f"t = {int(maps['sampling_timestep'])} (sigma {float(maps['sigma']):.3f})"
+        figure.suptitle(f"“{word}”, {sigma}: heads across, layers down", fontsize=9)
+        _bar(figure, shown, axes, top)
+        return figure
+
+
+def _top(values: np.ndarray) -> float:
+    """The end of the page's scale: its largest value, or 1 where there is none."""
+    return float(np.nanmax(values)) if np.isfinite(values).any() and np.nanmax(values) > 0 else 1.0
+
+
+def _picture(ax: Axes, picture: np.ndarray | None, label: str) -> None:
+    if picture is not None:
+        ax.imshow(picture)
+    _bare(ax)
+    ax.set_title(label, pad=2)
+
+
+def _bare(ax: Axes) -> None:
+    """No ticks and no frame."""
+    ax.axis("on")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+
+
+def _bar(figure: Figure, shown: Any, axes: np.ndarray, top: float) -> None:
+    scale = ScalarMappable(Normalize(0, top), shown.get_cmap())  # solid colours, whatever the overlay's
+    bar = figure.colorbar(scale, ax=axes, fraction=0.03, pad=0.02, shrink=0.9, aspect=25)
+    bar.set_label(f"probability\n(one scale, 0 to {top:.2g})")

@@ -1,0 +1,177 @@
+"""Word maps against the full softmax; words, names, tables and pages."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from naive import full_matrix, random_call
+
+from mmdit_probe import I2TMaps, Probe, T2IMaps, TokenLayout, WordMaps
+from mmdit_probe.attention import JointAttention
+from mmdit_probe.configs import GenerationConfig, MapsConfig
+from mmdit_probe.datasets.scenes import scene
+from mmdit_probe.figures.maps import heads_page, plot_overlay, word_page
+from mmdit_probe.maps import (
+    chosen_words,
+    file_names,
+    head_mean,
+    maps_table,
+    measure_maps,
+    read_aloud,
+    still,
+    word_positions,
+)
+from mmdit_probe.readouts import read
+
+PROMPT = "a red circle on grass and a red square"
+GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=3)
+
+
+@pytest.mark.parametrize("order", ["image-text", "text-image"])
+@pytest.mark.parametrize("direction", ["i2t", "t2i"])
+@pytest.mark.parametrize("heads", ["mean", "all"])
+def test_a_words_map_is_cut_from_the_full_softmax(order, direction, heads):
+    layout = TokenLayout((3, 4), 6, order)
+    call = random_call(2, 3, layout.tokens, 8)
+    spans = [[1, 4], [5]]
+    found = read([WordMaps(spans, direction, heads)], JointAttention(call, layout))["word_map"]
+    matrix = full_matrix(call)
+    for number, span in enumerate(spans):
+        tokens = [layout.text_slice.start + position for position in span]
+        image = range(layout.image_slice.start, layout.image_slice.stop)
+        for row in range(3):
+            for col in range(4):
+                query = image[4 * row + col]
+                pairs = [(query, t) if direction == "i2t" else (t, query) for t in tokens]
+                slow = sum(matrix[:, :, q, k] for q, k in pairs) / len(pairs)
+                slow = slow if heads == "all" else slow.mean(1)
+                torch.testing.assert_close(found.values[..., number, row, col], slow.float(), rtol=1e-4, atol=1e-7)
+    assert found.dims == ("batch", *(["head"] if heads == "all" else []), "word", "row", "col")
+
+
+@pytest.mark.parametrize(("direction", "whole"), [("i2t", I2TMaps()), ("t2i", T2IMaps())])
+def test_the_words_maps_are_the_tokens_maps(random_pipe, direction, whole):
+    """All tokens as words: nothing is added or lost."""
+    spans = [[token] for token in range(27)]
+    with Probe(random_pipe, [whole, WordMaps(spans, direction)]) as probe:
+        random_pipe("sand", num_inference_steps=1, guidance_scale=3.0, max_sequence_length=3)
+    record = probe.dataset()
+    by_token = record[direction].transpose(..., "token", "row", "col")
+    np.testing.assert_allclose(record["word_map"].values, by_token.values, rtol=1e-4, atol=1e-7)
+
+
+def test_words_are_found_with_all_their_occurrences(random_pipe):
+    found = word_positions(random_pipe, PROMPT, ["red", "red circle", "grass"], GENERATION)
+    assert found == [[2, 8], [2, 3], [5]]
+
+
+def test_an_unknown_word_shows_the_tokens(random_pipe):
+    with pytest.raises(ValueError, match=r"'snow' is not among the prompt's tokens: .*circle"):
+        word_positions(random_pipe, PROMPT, ["snow"], GENERATION)
+
+
+def test_a_word_that_was_cut_off_shows_the_tokens(random_pipe):
+    with pytest.raises(ValueError, match="'snow' is not among the prompt's tokens"):
+        word_positions(random_pipe, "a " * 30 + "snow", ["snow"], GENERATION)
+
+
+def test_a_generated_and_a_given_picture_leave_the_same_kind_of_record(random_pipe):
+    config = MapsConfig(PROMPT, ("red circle", "grass"), (0, 2), (1, 2), "i2t", "all", GENERATION)
+    made, given = measure_maps(random_pipe, config), measure_maps(random_pipe, config, scene("test", 0).image)
+    for recording in (made, given):
+        maps = recording.record["word_map"]
+        assert maps.dims == ("sampling_timestep", "layer", "head", "word", "row", "col")
+        assert maps.shape == (2, 2, 4, 2, 8, 8)
+        assert list(maps["layer"]) == [0, 2]
+        assert list(maps["word"].values) == ["red circle", "grass"]
+        assert recording.picture.shape == (64, 64, 3)
+    np.testing.assert_allclose(made.record["sigma"], given.record["sigma"], rtol=1e-5)
+
+
+def test_the_table_finds_the_peak():
+    values = np.full((1, 2, 1, 3, 4), 0.1)
+    values[0, 1, 0, 2, 1] = 0.9
+    dims = ("sampling_timestep", "layer", "word", "row", "col")
+    coords = {"sampling_timestep": [8], "layer": [3, 7], "word": ["sand"], "sigma": ("sampling_timestep", [0.5])}
+    table = maps_table(xr.Dataset({"word_map": (dims, values)}, coords))
+    flat, peaked = table.iloc[0], table.iloc[1]
+    assert flat["contrast"] == pytest.approx(1)
+    assert (peaked["layer"], peaked["peak_row"], peaked["peak_col"], peaked["peak"]) == (7, 2, 1, 0.9)
+    assert peaked["mean"] == pytest.approx((11 * 0.1 + 0.9) / 12)
+    assert read_aloud(table)[0].startswith(
+        "'sand' is looked at most in layer 7 at t = 8 (sigma 0.500): peak 90.00% in row 2, column 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["red circle", "grass"], ["red-circle", "grass"]),
+        (["../../etc/passwd"], ["etc-passwd"]),
+        (["..", "/", "\x00"], ["word", "word-2", "word-3"]),
+        (["Cat", "cat", "cat!"], ["cat", "cat-2", "cat-3"]),
+        (["Straße", "猫"], ["straße", "猫"]),
+        (["x" * 300], ["x" * 60]),
+    ],
+)
+def test_files_are_named_after_words_and_stay_in_the_folder(words, names):
+    assert file_names(words) == names
+
+
+def test_words_are_separated_by_commas():
+    assert chosen_words(" red circle, grass,,grass ") == ("red circle", "grass")
+    with pytest.raises(ValueError, match="expected words of the prompt"):
+        chosen_words(" , ")
+
+
+def test_pages_are_the_right_way_up_and_share_one_scale(random_pipe):
+    config = MapsConfig(PROMPT, ("grass",), None, (1, 2), "i2t", "all", GENERATION)
+    recording = measure_maps(random_pipe, config)
+    maps = still(head_mean(recording.record)).sel(word="grass")
+    page = word_page(maps, recording.picture, "grass", "i2t")
+    overlays = [ax for ax in page.axes if ax.get_title().startswith("layer")]
+    assert len(overlays) == 6
+    assert [ax.get_title() for ax in overlays] == 2 * ["layer 0", "layer 1", "layer 2"]
+    heat = overlays[4].images[-1]
+    np.testing.assert_array_equal(heat.get_array(), maps.isel(sampling_timestep=1, layer=1))
+    assert {ax.images[-1].get_clim() for ax in overlays} == {(0, float(maps.max()))}
+    assert "probability" in page.axes[-1].get_ylabel()
+    sheet = heads_page(still(recording.record["word_map"]).sel(word="grass", sampling_timestep=2), "grass", "i2t")
+    drawn = [ax for ax in sheet.axes if ax.images]
+    assert len(drawn) == 3 * 4
+
+
+def test_row_0_is_drawn_at_the_top():
+    """The law for orientation: a map that is lit in row 0, column 0 lights the top left of the picture."""
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(2, 1), dpi=100)
+    ax.set_position([0, 0, 1, 1])
+    grid = np.zeros((2, 4))
+    grid[0, 0] = 1
+    plot_overlay(ax, grid, np.full((20, 40, 3), 255, np.uint8), 1.0)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba()).astype(int)
+    lit = (pixels[..., 0] - pixels[..., 2]) > 100  # yellow
+    plt.close(figure)
+    assert lit[:50, :50].mean() > 0.9
+    assert lit[50:].sum() == lit[:, 52:].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([[1]], "t2t"), "direction must be"),
+        (([[1]], "i2t", "some"), "heads must be"),
+        (([[]],), "at least one text position"),
+        (([],), "at least one text position"),
+    ],
+)
+def test_bad_arguments_are_explained(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        WordMaps(*arguments)
+
+
+def test_a_position_beyond_the_text_is_refused(sd3, inputs):
+    with pytest.raises(ValueError, match="position 7 does not exist; there are 7"), Probe(sd3, [WordMaps([[7]])]):
+        sd3(**inputs)
