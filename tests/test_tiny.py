@@ -78,6 +78,23 @@ def test_a_resumed_training_is_the_undisturbed_one(tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_training_logs_the_loss_and_the_grounding_of_every_layer(tmp_path, monkeypatch):
+    from mmdit_probe.tiny import train
+
+    monkeypatch.setattr(train, "_LOG_SCENES", 2)
+    corpus = make_corpus(SMALL.scenes, 2, tmp_path)
+    vae = train.fit_autoencoder(corpus, SMALL, tmp_path, CPU)
+    denoiser = train.fit_flow(corpus, vae, SMALL, tmp_path, CPU)
+    assert not any(weight.requires_grad for weight in denoiser.parameters())
+    logged = [json.loads(line) for line in (tmp_path / "flow.jsonl").read_text().splitlines()]
+    (grounding,) = [line["miou"] for line in logged if "miou" in line]
+    assert list(grounding) == ["0", "1", "mean of all layers"]
+    assert all(0 <= value <= 1 for value in grounding.values())
+    again = train.fit_flow(corpus, vae, SMALL, tmp_path, CPU)  # all is done: nothing is trained
+    for a, b in zip(denoiser.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_the_rate_warms_up_stays_and_falls_to_zero(tmp_path):
     t = trainer(tmp_path)
     t.steps = 1000
