@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .matching import MatchedScores, matched_scores, matched_scores_free, sum_scores
+
+__all__ = ["MatchedScores", "Scores", "matched_scores", "matched_scores_free", "score", "sum_scores"]
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
