@@ -200,8 +200,8 @@ class JointAttention:
         if mask is None:
             return 1.0
         allowed = mask if mask.dtype == torch.bool else mask > -torch.inf
-        alive = allowed.any(-1).expand(self.batch, self.heads, self.layout.queries).float()
-        return torch.stack([_mean(alive[:, :, rows]) for rows in _streams(self.layout)], -1)
+        alive = allowed.any(-1).expand(self.batch, self.heads, self.layout.queries) & (self.lse < torch.inf)
+        return torch.stack([_mean(alive[:, :, rows].float()) for rows in _streams(self.layout)], -1)
 
     def _extra_mass(self) -> Tensor | float:
         """The mass that image and text queries give to the layout's extras."""

@@ -18,7 +18,7 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from .families import family_of
+from .families import denoiser_of, family_of
 
 EMBEDDED = "tiny-sd3"
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,7 +45,7 @@ def model_defaults(pipe: Any) -> ModelDefaults:
     file = Path(str(getattr(pipe, "name_or_path", ""))) / "probe_defaults.json"
     if file.is_file():
         return ModelDefaults(**json.loads(file.read_text()))
-    family = family_of(pipe.transformer)
+    family = family_of(denoiser_of(pipe))
     return ModelDefaults(family.expert, why=f"published for {family.models}")
 
 
@@ -98,7 +98,7 @@ def load_pipeline(
 
 def register(pipe: DiffusionPipeline) -> DiffusionPipeline:
     """Make the pipeline known, so that a `Probe` of its transformer knows the prompt's tokens."""
-    _pipelines[pipe.transformer] = weakref.ref(pipe)
+    _pipelines[denoiser_of(pipe)] = weakref.ref(pipe)
     return pipe
 
 

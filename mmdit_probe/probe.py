@@ -12,10 +12,11 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from .arrangement import ArrangedCall, arranged, take
 from .attention import JointAttention
 from .backends import eager_and_native
 from .edits import Edit
-from .families import Inputs, family_of, named_inputs
+from .families import Inputs, denoiser_of, family_of, named_inputs
 from .intercept import Interceptor, StopForward
 from .kernels import AttentionCall
 from .layout import TokenLayout
@@ -60,7 +61,7 @@ class Probe:
         stop_early: bool = False,
     ) -> None:
         self.pipe = pipeline_of(transformer)
-        module = getattr(transformer, "transformer", transformer)
+        module = denoiser_of(transformer)
         self.transformer: nn.Module = getattr(module, "_orig_mod", module)
         self.family = family_of(self.transformer)
         self.modules = dict(enumerate(self.family.layers(self.transformer)))
@@ -113,6 +114,7 @@ class Probe:
         batch = len(inputs[self.family.main])
         call = CallRecord(len(self._calls), layout, batch, text=self._text(batch, layout))
         call.timesteps, call.sigmas = self._times(inputs)
+        call.source = self.family.source(inputs, layout)
         self._calls.append(call)
 
     def _times(self, inputs: Inputs) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -138,20 +140,39 @@ class Probe:
                 "Probe: an attention layer ran outside the transformer's forward; probe the transformer itself"
             )
         call = self._calls[-1]
-        layout = self.family.call_layout(call.layout, called.query.shape[-2], called.key.shape[-2])
-        if layout is None and self.layout is None:
+        rows = call.next_rows(layer, len(called.query))
+        attention = self._attention(call, called, layer, rows)
+        if attention is None:
             return output
-        attention = JointAttention(called, layout or call.layout, layer, call.step, call.text)
+        call.seen[layer] = rows.stop
         if self._records(layer, call.step):
             fields = read(self.readouts, attention)
-            call.fields[layer] = {name: Field(f.dims, f.values.float().cpu()) for name, f in fields.items()}
-            call.kernels.add(attention.method)
+            kept = {name: Field(f.dims, f.values.float().cpu()) for name, f in fields.items()}
+            call.add(layer, kept, attention.layout, attention.method)
         for edit in self.edits:
             if layer in edit.layers:
-                output = edit.apply(attention, called.attended.output if output is None else output)
-        if self.stop_early and layer == self._last:
+                output = self._edited_output(edit, attention, output)
+        if self.stop_early and layer == self._last and rows.stop >= call.batch:
             raise StopForward(id(self))
         return output
+
+    def _attention(self, call: CallRecord, called: AttentionCall, layer: int, rows: slice) -> JointAttention | None:
+        """The call as the layout describes it, None if it is none to read."""
+        whole = len(called.query) == call.batch
+        if call.source is not None:
+            called = arranged(called, call.source[rows])
+        layout = self.family.call_layout(call.layout, called.query.shape[-2], called.key.shape[-2])
+        if layout is None and self.layout is None:
+            return None
+        text = call.text if whole or call.text is None else call.text.rows(rows)
+        return JointAttention(called, layout or call.layout, layer, call.step, text)
+
+    def _edited_output(self, edit: Edit, attention: JointAttention, output: Tensor | None) -> Tensor:
+        call = attention.call
+        if not isinstance(call, ArrangedCall):
+            return edit.apply(attention, call.attended.output if output is None else output)
+        before = call.attended.output if output is None else take(output, call.source)
+        return call.restored(edit.apply(attention, before))
 
     def _records(self, layer: int, step: int) -> bool:
         return bool(self.readouts) and layer in self.layers and (self.steps is None or step in self.steps)

@@ -119,7 +119,7 @@ class PromptWatch:
             negative = _listed(arguments.get("negative_prompt") or "")
             negative = negative * len(prompts) if len(negative) == 1 else negative
         parts = self.family.text_parts(self.pipe, arguments.get("max_sequence_length") or 0)
-        if parts is None:
+        if not parts:
             return None
         return describe(parts, prompts, negative, arguments.get("num_images_per_prompt") or 1)
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
 
 from .layout import TokenLayout
-from .readouts import COORDINATES, Fields
+from .readouts import COORDINATES, Field, Fields
 from .tokens import TextTokens
 
 Half = Literal["both", "conditional", "unconditional"]
@@ -27,7 +29,8 @@ FORMAT = 1
 class CallRecord:
     """What one forward pass of the transformer left: the readouts' fields per layer.
 
-    ``timesteps`` and ``sigmas`` are (batch,), or None where the call has no timestep.
+    ``timesteps`` and ``sigmas`` are (batch,), or None where the call has no timestep. ``source`` says where
+    tokens stand that are not in the layout's order. ``seen`` counts the batch rows that have passed each layer.
     """
 
     step: int
@@ -38,6 +41,26 @@ class CallRecord:
     text: TextTokens | None = None
     fields: dict[int, Fields] = field(default_factory=dict)
     kernels: set[str] = field(default_factory=set)
+    layouts: dict[int, TokenLayout] = field(default_factory=dict)
+    source: Tensor | None = None
+    seen: dict[int, int] = field(default_factory=dict)
+
+    def next_rows(self, layer: int, count: int) -> slice:
+        """The batch rows of a layer's next attention call: all, or those after the last call's."""
+        start = 0 if count == self.batch else self.seen.get(layer, 0)
+        return slice(start, start + count)
+
+    def add(self, layer: int, fields: Fields, layout: TokenLayout, kernel: str) -> None:
+        """Keep a layer's fields; those of further batch rows come behind."""
+        self.layouts[layer] = layout
+        self.kernels.add(kernel)
+        known = self.fields.get(layer, {})
+        complete = not known or len(next(iter(known.values())).values) == self.batch
+        self.fields[layer] = fields if complete else _joined(known, fields)
+
+
+def _joined(known: Fields, more: Fields) -> Fields:
+    return {name: Field(f.dims, torch.cat([known[name].values, f.values])) for name, f in more.items()}
 
 
 def to_dataset(calls: Sequence[CallRecord], layers: Sequence[int], half: Half, attrs: Mapping[str, Any]) -> xr.Dataset:
@@ -60,7 +83,7 @@ def to_dataset(calls: Sequence[CallRecord], layers: Sequence[int], half: Half, a
     dataset = xr.Dataset(
         variables, {**coordinates, **_call_coordinates(calls, layers, rows), **_tokens(first, rows, used)}
     )
-    layout = first.layout
+    layout = _shared_layout(first)
     dataset.attrs = {
         "format": FORMAT,
         "grid": list(layout.grid),
@@ -87,6 +110,12 @@ def _check_alike(calls: Sequence[CallRecord]) -> None:
         raise ValueError(f"Probe: the recorded calls differ in size ({shown}); open the probe once for each size")
 
 
+def _shared_layout(call: CallRecord) -> TokenLayout:
+    """The recorded layers' layout; the forward pass's own where they differ, as in a U-Net."""
+    layouts = set(call.layouts.values())
+    return layouts.pop() if len(layouts) == 1 else call.layout
+
+
 def _rows(call: CallRecord, half: Half) -> np.ndarray:
     if half == "both":
         return np.arange(call.batch)
@@ -106,7 +135,13 @@ def _stack(calls: Sequence[CallRecord], layers: Sequence[int], name: str) -> np.
     for i, call in enumerate(calls):
         for j, layer in enumerate(layers):
             if name in call.fields.get(layer, {}):
-                stacked[i, :, j] = call.fields[layer][name].values.numpy()
+                values = call.fields[layer][name].values.numpy()
+                if values.shape != known.shape:
+                    raise ValueError(
+                        f"Probe: {name} of layer {layer} has shape {values.shape[1:]}, other layers have "
+                        f"{tuple(known.shape[1:])}; record layers of one size at a time with Probe(layers=[...])"
+                    )
+                stacked[i, :, j] = values
     return stacked
 
 

@@ -45,6 +45,10 @@ class TextTokens:
             self.strings.repeat(times, 0), self.kinds.repeat(times, 0), self.encoders, self.conditional.repeat(times)
         )
 
+    def rows(self, rows: slice) -> TextTokens:
+        """Some batch rows."""
+        return TextTokens(self.strings[rows], self.kinds[rows], self.encoders, self.conditional[rows])
+
     def conditional_rows(self) -> TextTokens:
         """The rows of the prompt alone."""
         kept = self.conditional.astype(bool)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ class Case:
     """One family's model.
 
     ``words`` and ``pixels`` change, in a copy of the inputs, one text position and one patch; ``word`` and
-    ``patch`` say which key and which grid position must then change in layer 0, alone (``mixed_text`` and
-    ``mixed_image``: the model mixes text or image positions before layer 0, so the others may change too).
+    ``patch`` say which key and which grid position must then change in layer 0, alone. ``still`` takes out of a model
+    what mixes positions before layer 0, such as refiners; ``mixed`` says that normalisation mixes the image even so.
     """
 
     name: str
@@ -36,10 +37,9 @@ class Case:
     word: int = 3
     layers: int = 2
     extra: int = 0
-    mixed_text: bool = False
-    mixed_image: bool = False
+    still: Callable[[Any], None] = lambda model: None
+    mixed: bool = False
     sigma: float = 0.25
-    probe: dict[str, Any] = field(default_factory=dict)
 
     def model(self) -> Any:
         """The model with every weight random, also those that start at zero."""
@@ -49,6 +49,17 @@ class Case:
         for weight in model.parameters():
             weight += 0.1 * torch.randn(weight.shape, generator=generator)
         return model
+
+
+def zero(pattern: str) -> Callable[[Any], None]:
+    """Set the weights whose names match to zero."""
+
+    def still(model: Any) -> None:
+        for name, weight in model.named_parameters():
+            if re.search(pattern, name):
+                weight.zero_()
+
+    return still
 
 
 def change_word(name: str = "encoder_hidden_states", word: int = 3) -> Callable[[dict[str, Any]], None]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import diffusers
 import torch
-from models import BATCH, COLS, ROWS, TEXT, Case, change_packed, change_pixel, change_word, randn
+from models import BATCH, COLS, ROWS, TEXT, Case, change_packed, change_pixel, change_word, randn, zero
 
 
 def latents(channels: int = 4, patch: int = 2) -> torch.Tensor:
@@ -97,6 +97,28 @@ def z_pixel(inputs: dict[str, Any]) -> None:
         image[:, 0, 4, 3] += 8
 
 
+def lumina2() -> Any:
+    return diffusers.Lumina2Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=16,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=8,
+        axes_dim_rope=(4, 2, 2),
+        axes_lens=(64, 16, 16),
+        cap_feat_dim=16,
+    )
+
+
+def lumina2_inputs(*lengths: int) -> dict[str, Any]:
+    keep = torch.arange(TEXT) < torch.tensor(lengths)[:, None]
+    return given(latents(), 0.75, encoder_attention_mask=keep)
+
+
 CASES = [
     Case("qwen", qwen, qwen_inputs, change_word(), change_packed()),
     Case(
@@ -116,8 +138,7 @@ CASES = [
         z_pixel,
         text=32,
         extra=20,
-        mixed_text=True,
-        mixed_image=True,
+        still=zero("refiner.*to_out"),
     ),
     Case(
         "z-image-ragged",
@@ -127,7 +148,22 @@ CASES = [
         z_pixel,
         text=64,
         extra=20,
-        mixed_text=True,
-        mixed_image=True,
+        still=zero("refiner.*to_out"),
+    ),
+    Case(
+        "lumina2",
+        lumina2,
+        lambda: lumina2_inputs(5, 5),
+        change_word(),
+        change_pixel(4, 3),
+        still=zero("refiner.*to_out"),
+    ),
+    Case(
+        "lumina2-ragged",
+        lumina2,
+        lambda: lumina2_inputs(4, 5),
+        change_word(),
+        change_pixel(4, 3),
+        still=zero("refiner.*to_out"),
     ),
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import diffusers
 import torch
-from models import BATCH, COLS, FRAMES, ROWS, TEXT, Case, change_pixel, change_word, randn
+from models import BATCH, COLS, FRAMES, ROWS, TEXT, Case, change_pixel, change_word, randn, zero
 from models_image import given, mask
 
 GRID, PATCH = (FRAMES, ROWS, COLS), (1, 2, 1)
@@ -144,6 +144,20 @@ def easyanimate() -> Any:
     )
 
 
+def mochi() -> Any:
+    return diffusers.MochiTransformer3DModel(
+        patch_size=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        pooled_projection_dim=16,
+        in_channels=4,
+        text_embed_dim=16,
+        time_embed_dim=8,
+        max_sequence_length=TEXT,
+    )
+
+
 CASES = [
     Case(
         "hunyuan-video",
@@ -153,7 +167,7 @@ CASES = [
         change_pixel(1, 4, 3),
         GRID,
         PATCH,
-        mixed_text=True,
+        still=zero("token_refiner.*(to_out|ff)"),
     ),
     Case(
         "hunyuan-video-i2v",
@@ -163,7 +177,7 @@ CASES = [
         change_pixel(1, 4, 3),
         GRID,
         PATCH,
-        mixed_text=True,
+        still=zero("token_refiner.*(to_out|ff)"),
     ),
     Case("cogvideox", cogvideox, cogvideox_inputs, change_word(), cogvideox_pixel(1), GRID, PATCH),
     Case(
@@ -185,7 +199,7 @@ CASES = [
         PATCH,
         text=TEXT + 2 + 3,
         word=2 + 3,
-        mixed_text=True,
+        still=zero("token_refiner.*(to_out|ff)"),
     ),
     Case(
         "hunyuan-video-1.5-i2v",
@@ -198,7 +212,7 @@ CASES = [
         text=TEXT + 2,
         word=2 + 3,
         extra=3,
-        mixed_text=True,
+        still=zero("token_refiner.*(to_out|ff)"),
     ),
     Case(
         "framepack",
@@ -209,7 +223,7 @@ CASES = [
         GRID,
         PATCH,
         extra=2 * ROWS * COLS + 2 * 2 + 1 + 3,
-        mixed_text=True,
+        still=zero("token_refiner.*(to_out|ff)"),
     ),
     Case(
         "easyanimate",
@@ -220,5 +234,15 @@ CASES = [
         GRID,
         PATCH,
         text=TEXT + 2,
+    ),
+    Case(
+        "mochi",
+        mochi,
+        lambda: given(latents(), 750.0, encoder_attention_mask=mask()),
+        change_word(),
+        change_pixel(1, 4, 3),
+        GRID,
+        PATCH,
+        still=zero("time_embed.pooler.to_out"),  # the pooled text goes into every token
     ),
 ]

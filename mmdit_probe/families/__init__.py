@@ -6,9 +6,12 @@ argument means.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from .aura_flow import AURA_FLOW
+from .cross_attention import CROSS_ATTENTION
 from .family import Family, Inputs, TextPart, named_inputs
 from .flux import FLUX
 from .latents import LATENTS
@@ -17,7 +20,16 @@ from .single_stream import SINGLE_STREAM
 from .stable_diffusion import STABLE_DIFFUSION_3
 from .video import VIDEO
 
-FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION_3, *FLUX, *QWEN, AURA_FLOW, *VIDEO, *SINGLE_STREAM, *LATENTS)
+FAMILIES: tuple[Family, ...] = (
+    STABLE_DIFFUSION_3,
+    *FLUX,
+    *QWEN,
+    AURA_FLOW,
+    *VIDEO,
+    *SINGLE_STREAM,
+    *LATENTS,
+    *CROSS_ATTENTION,
+)
 
 
 def family_of(transformer: nn.Module) -> Family:
@@ -30,4 +42,11 @@ def family_of(transformer: nn.Module) -> Family:
     raise ValueError(f"Probe: {type(transformer).__name__} is not a supported transformer; supported: {known}")
 
 
-__all__ = ["FAMILIES", "Family", "Inputs", "TextPart", "family_of", "named_inputs"]
+def denoiser_of(pipe: Any) -> Any:
+    """The module of a pipeline that is probed: its transformer or U-Net; anything else is returned as it is."""
+    found = getattr(pipe, "transformer", None)
+    found = getattr(pipe, "unet", None) if found is None else found
+    return pipe if found is None else found
+
+
+__all__ = ["FAMILIES", "Family", "Inputs", "TextPart", "denoiser_of", "family_of", "named_inputs"]

@@ -31,9 +31,14 @@ def same_layout(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | N
     return layout if (queries, keys) == (layout.queries, layout.keys) else None
 
 
-def unknown_text(pipe: Any, max_sequence_length: int) -> list[TextPart] | None:
-    """For pipelines whose text positions are not described: their tokens have no labels."""
+def in_order(inputs: Inputs, layout: TokenLayout) -> Tensor | None:
+    """Every sample's tokens stand where the layout says."""
     return None
+
+
+def unknown_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """For pipelines whose text positions are not described: their tokens have no labels."""
+    return []
 
 
 def thousandths(transformer: Any, timestep: Tensor) -> Tensor:
@@ -60,12 +65,14 @@ class Family:
         layout: the token layout from the forward pass's arguments by name.
         sigmas: each batch row's noise level in [0, 1] from the timestep argument; for models trained on a
             discrete diffusion schedule, the position in it, from 1 (noise) to 0 (image).
-        text_parts: the text positions that a pipeline makes, given ``max_sequence_length``; None if they
+        text_parts: the text positions that a pipeline makes, given ``max_sequence_length``; none if they
             are not described.
         expert: the published expert layer.
         main: name of the argument that carries the image; its first axis, or its length, is the batch.
         time: name of the timestep argument.
         call_layout: the layout of one attention call with so many queries and keys, None if it is to be ignored.
+        source: where the tokens stand if not in the layout's order, (batch, tokens) positions in the attention
+            call, -1 where it leaves a token out; None if they are in order.
     """
 
     name: str
@@ -74,11 +81,12 @@ class Family:
     layers: Layers
     layout: Layout
     sigmas: Callable[[Any, Tensor], Tensor] = thousandths
-    text_parts: Callable[[Any, int], list[TextPart] | None] = unknown_text
+    text_parts: Callable[[Any, int], list[TextPart]] = unknown_text
     expert: int | None = None
     main: str = "hidden_states"
     time: str = "timestep"
     call_layout: Callable[[TokenLayout, int, int], TokenLayout | None] = same_layout
+    source: Callable[[Inputs, TokenLayout], Tensor | None] = in_order
 
 
 def modules(path: str, *lists: str) -> Layers:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..layout import Extra, TokenLayout
 from .family import Family, Inputs, grid_of, modules, reversed_fraction
 
@@ -29,6 +32,22 @@ def _z_image_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(layout.grid, text, "image-text", (padding,))
 
 
+def _lumina2_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    grid = grid_of(inputs["hidden_states"].shape[-2:], transformer.config.patch_size)
+    return TokenLayout(grid, int(inputs["encoder_attention_mask"].sum(1).max()), "text-image")
+
+
+def _lumina2_source(inputs: Inputs, layout: TokenLayout) -> Tensor | None:
+    """Each sample is its words, its image, and padding at the end; the layout has the padding behind the words."""
+    words = inputs["encoder_attention_mask"].sum(1)
+    if bool((words == layout.text).all()):
+        return None
+    place = torch.arange(layout.tokens, device=words.device).expand(len(words), -1)
+    words = words[:, None]
+    in_text = torch.where(place < words, place, place + layout.image)
+    return torch.where(place < layout.text, in_text, place - layout.text + words)
+
+
 SINGLE_STREAM = (
     Family(
         name="z-image",
@@ -39,5 +58,14 @@ SINGLE_STREAM = (
         sigmas=reversed_fraction,
         main="x",
         time="t",
+    ),
+    Family(
+        name="lumina2",
+        transformer="Lumina2Transformer2DModel",
+        models="Lumina Image 2.0",
+        layers=modules("attn", "layers"),
+        layout=_lumina2_layout,
+        sigmas=reversed_fraction,
+        source=_lumina2_source,
     ),
 )

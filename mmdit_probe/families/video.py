@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..layout import Extra, TokenLayout
 from .family import Family, Inputs, grid_of, modules
 
@@ -15,7 +18,7 @@ def _grid(transformer: Any, inputs: Inputs) -> tuple[int, ...]:
     return grid_of(inputs["hidden_states"].shape[-3:], (patch_t, patch, patch))
 
 
-def _hunyuan_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+def _text_last_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(_grid(transformer, inputs), inputs["encoder_hidden_states"].shape[1], "image-text")
 
 
@@ -59,13 +62,26 @@ def _easyanimate_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(_grid(transformer, inputs), text, "text-image")
 
 
+def _mochi_source(inputs: Inputs, layout: TokenLayout) -> Tensor:
+    """One call a sample, of its video and its words without their padding."""
+    mask = inputs["encoder_attention_mask"].bool()
+    words = (mask.cumsum(1) - 1 + layout.image).masked_fill(~mask, -1)
+    image = torch.arange(layout.image, device=mask.device).expand(len(mask), -1)
+    return torch.cat([image, words], 1)
+
+
+def _thousandths_reversed(transformer: Any, timestep: Tensor) -> Tensor:
+    """Mochi's timesteps run from 0 (noise) to 1000 (image)."""
+    return 1 - timestep.float() / 1000
+
+
 VIDEO = (
     Family(
         name="hunyuan-video",
         transformer="HunyuanVideoTransformer3DModel",
         models="HunyuanVideo",
         layers=modules("attn", "transformer_blocks", "single_transformer_blocks"),
-        layout=_hunyuan_layout,
+        layout=_text_last_layout,
     ),
     Family(
         name="cogvideox",
@@ -94,5 +110,14 @@ VIDEO = (
         models="EasyAnimate",
         layers=modules("attn1", "transformer_blocks"),
         layout=_easyanimate_layout,
+    ),
+    Family(
+        name="mochi",
+        transformer="MochiTransformer3DModel",
+        models="Mochi 1",
+        layers=modules("attn1", "transformer_blocks"),
+        layout=_text_last_layout,
+        sigmas=_thousandths_reversed,
+        source=_mochi_source,
     ),
 )
