@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .attention import JointAttention
     from .edits import BlurGrid, BlurText, Edit, Knockout, Scale, Uniform
+    from .feature_pca import FeaturePCA
     from .head_stats import HeadStats
     from .layout import Region, TokenLayout
     from .pipelines import load_pipeline
@@ -25,6 +26,7 @@ _HOMES = {
     "Knockout": "edits",
     "Scale": "edits",
     "Uniform": "edits",
+    "FeaturePCA": "feature_pca",
     "HeadStats": "head_stats",
     "Region": "layout",
     "TokenLayout": "layout",
@@ -58,6 +60,7 @@ __all__ = [
     "BlurGrid",
     "BlurText",
     "Edit",
+    "FeaturePCA",
     "Field",
     "HeadStats",
     "I2TMaps",

@@ -103,6 +103,52 @@ class MapsConfig:
     generation: GenerationConfig = GenerationConfig()
 
 
+@dataclass(frozen=True)
+class PCAConfig:
+    """Principal components of the image tokens' features (Seg4Diff, Fig. 3).
+
+    ``scenes`` are numbers of built-in test scenes to read; without them a picture is generated from ``prompt``, or given.
+    """
+
+    prompt: str | None
+    scenes: tuple[int, ...] = ()
+    layers: tuple[int, ...] | None = None
+    timesteps: tuple[int, ...] = (8,)
+    generation: GenerationConfig = GenerationConfig()
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Open-vocabulary segmentation (Seg4Diff, section 4.2).
+
+    ``timestep`` counts from the clean end, of 28. ``crop`` stretches the whole picture to the model's square, as the
+    released evaluation does, or takes the square in its centre, as the paper says. ``refine`` is none or i2i.
+    """
+
+    timestep: int = 8
+    crop: str = "stretch"
+    refine: str = "none"
+    seed: int = 0
+    max_sequence_length: int | None = None
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """Regions without words (Seg4Diff, section 4.3); the defaults are what the released code does.
+
+    ``threshold`` is a symmetric KL divergence in nats; ``variant`` is released or paper-text; ``min_max`` scales each grid
+    point's values over the tokens before the merge (released only).
+    """
+
+    threshold: float = 0.1
+    variant: str = "released"
+    min_max: bool = True
+    timestep: int = 8
+    crop: str = "stretch"
+    seed: int = 0
+    max_sequence_length: int | None = None
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """A config as plain data."""
     return asdict(config)

@@ -9,12 +9,14 @@ PACKAGE = Path(__file__).parent.parent / "mmdit_probe"
 ORDER = [
     ["layout", "tokens", "kernels", "configs"],
     ["attention"],
-    ["intercept", "arrangement", "readouts", "head_stats", "word_maps", "edits", "backends", "families"],
-    ["prompts", "records", "pipelines"],
+    ["intercept", "arrangement", "readouts", "head_stats", "feature_pca", "word_maps", "edits", "backends", "families"],
+    ["prompts", "prompt_watch", "records", "pipelines"],
     ["probe", "runs", "forward", "generation", "figures", "prompt_sets", "images", "segmentation"],
-    ["recording"],
-    ["budget", "norms", "maps"],
+    ["scene_reader", "statistics"],
+    ["scores", "pictures", "recording"],
+    ["budget", "norms", "maps", "pca", "guidance", "perturbation", "guidance_study", "expert"],
     ["tiny"],
+    ["expert_check"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names} | {"datasets": 0}

@@ -116,3 +116,38 @@ def test_maps_refuses_bad_input(run, tmp_path, arguments, message):
     (tmp_path / "taken").write_text("")
     assert refused(run(*MAPS, *arguments), message)
     assert not list(tmp_path.rglob("map_*"))
+
+
+PCA = ["pca", "--steps", "2", "--timesteps", "1", "--out", "p"]
+
+
+@pytest.mark.parametrize(
+    ("source", "classes"),
+    [(["--scene", "0,3"], True), (["--prompt", "sand"], False), (["--prompt", "", "--image", "a.png"], False)],
+)
+def test_pca_reads_scenes_and_pictures(run, tmp_path, source, classes):
+    from PIL import Image
+
+    Image.new("RGBA", (80, 80), (200, 10, 10, 90)).save(tmp_path / "a.png")
+    code, out, _ = run(*PCA, *source)
+    assert code == 0
+    assert ("The class explains most" in out) == classes
+    names = {file.name for file in (tmp_path / "p").iterdir()}
+    pages = {f"{name}.{kind}" for name in ("pca_t1", "pca_r2") for kind in ("pdf", "png")}
+    assert names == {*pages, "pca.csv", "pca.nc", "picture.png"}
+    table = pd.read_csv(tmp_path / "p" / "pca.csv")
+    assert len(table) == 3 * 3
+    assert table["class_r2"].notna().all() == classes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --prompt, or --scene NUMBER"),
+        (["--scene", "0", "--image", "a.png"], "not both"),
+        (["--scene", "-1"], "index must be 0 or more"),
+        (["--scene", "first"], "--scene: expected numbers"),
+    ],
+)
+def test_pca_refuses_bad_input(run, arguments, message):
+    assert refused(run(*PCA, *arguments), message)

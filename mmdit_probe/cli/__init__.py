@@ -11,6 +11,7 @@ from .find_expert import find_expert
 from .guide import guide
 from .maps import maps
 from .models import models
+from .pca import pca
 from .perturb import perturb
 from .value_norms import value_norms
 
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (attention_budget, value_norms, maps, perturb, guide, find_expert, models):
+for command in (attention_budget, value_norms, maps, pca, perturb, guide, find_expert, models):
     app.command()(command)
 
 

@@ -23,3 +23,16 @@ def map_pages(record: Any, picture: Any, out: Path) -> list[Path]:
             chosen = still(record["word_map"]).sel(word=word, sampling_timestep=timestep)
             files += save_figure(heads_page(chosen, word, direction), out / f"map_{name}_heads_t{timestep}")
     return files
+
+
+def pca_pages(record: Any, picture: Any, out: Path) -> list[Path]:
+    """A page of components for each timestep, and the lines of R^2."""
+    from mmdit_probe.figures.pca import pca_page, r2_figure
+    from mmdit_probe.figures.style import save_figure
+    from mmdit_probe.pca import colours, pca_table
+
+    shown = colours(record)
+    files: list[Path] = []
+    for timestep in record["sampling_timestep"].values:
+        files += save_figure(pca_page(shown.sel(sampling_timestep=timestep), picture), out / f"pca_t{timestep}")
+    return [*files, *save_figure(r2_figure(pca_table(record)), out / "pca_r2")]

@@ -1,0 +1,77 @@
+"""mmdit-probe pca."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from mmdit_probe.configs import GenerationConfig, PCAConfig
+
+from . import common
+
+TIMESTEPS = ",".join(map(str, PCAConfig.timesteps))
+
+
+def pca(
+    prompt: Annotated[
+        str | None, typer.Option(help="The prompt; with --scene, the scene's sentence if not given.")
+    ] = None,
+    model: common.Model = "tiny-sd3",
+    image: common.Picture = None,
+    longest: common.Longest = None,
+    scene: Annotated[
+        str | None, typer.Option(help="Read built-in test scenes with their label maps: a number, or several: 0,1,2.")
+    ] = None,
+    layers: common.Layers = "all",
+    timesteps: common.Timesteps = TIMESTEPS,
+    steps: common.Steps = GenerationConfig.steps,
+    guidance_scale: common.GuidanceScale = None,
+    max_sequence_length: common.MaxSequenceLength = None,
+    height: common.Height = None,
+    width: common.Width = None,
+    seed: common.Seed = GenerationConfig.seed,
+    dtype: common.Dtype = "fp32",
+    device: common.Device = "cpu",
+    revision: common.Revision = None,
+    out: common.Out = common.RESULTS / "pca",
+    as_json: common.AsJson = False,
+) -> None:
+    """What each layer's features vary with: principal components, and R^2 from position and from the class.
+
+    Reads query, key and value of the image tokens of a generated picture (--prompt), of a given one (--image) or of
+    built-in scenes (--scene), whose classes are known. With several scenes the table is their mean, the page the first.
+
+    Writes pca_tN.pdf / .png for each timestep (Seg4Diff, Fig. 3), pca_r2.pdf / .png, pca.csv, pca.nc and picture.png.
+    """
+    from mmdit_probe.images import save_picture
+    from mmdit_probe.pca import measure_pca, pca_table, read_aloud
+    from mmdit_probe.records import save_record
+    from mmdit_probe.runs import write_text
+
+    from .pages import pca_pages
+
+    config = PCAConfig(
+        prompt,
+        () if scene is None else common.numbers("--scene", scene),
+        common.layer_numbers(layers),
+        common.numbers("--timesteps", timesteps),
+        GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
+    )
+    if scene is not None and image is not None:
+        raise ValueError("give --image or --scene, not both")
+    if prompt is None and scene is None:
+        raise ValueError("give --prompt, or --scene NUMBER to read a built-in scene")
+    common.check_folder(out)
+    pipe = common.load(model, dtype, device, revision)
+    recording = measure_pca(pipe, config, common.given_picture(image, longest, pipe))
+    record = recording.record.assign_attrs(model=model)
+    table = pca_table(record)
+    files = [
+        *pca_pages(record, recording.picture, out),
+        write_text(out / "pca.csv", table.to_csv(index=False)),
+        save_record(record, out / "pca.nc"),
+        save_picture(recording.picture, out / "picture.png"),
+    ]
+    common.finish(read_aloud(table), files, as_json, table=json.loads(table.to_json(orient="records")))
