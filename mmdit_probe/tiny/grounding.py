@@ -86,7 +86,14 @@ def score_layers(
     masks = pd.DataFrame(
         [{"layer": name, "miou": s.miou, "pixel_accuracy": s.pixel_accuracy} for name, s in totals.items()]
     )
-    mass = xr.concat(masses, "batch").mean("batch").to_series().rename("i2t_mass").reset_index()[["layer", "i2t_mass"]]
+    mass = (
+        xr.concat(masses, "batch")
+        .mean("batch")
+        .astype(float)
+        .to_series()
+        .rename("i2t_mass")
+        .reset_index()[["layer", "i2t_mass"]]
+    )
     mass["uniform"] = record.attrs["text_tokens"] / (record.attrs["text_tokens"] + record.attrs["image_tokens"])
     for frame in (masks, mass):
         frame.insert(0, "timestep", timestep)
@@ -101,7 +108,7 @@ def blur_harm(pipe: Any, scenes: Sequence[Scene], timestep: int, seed: int, max_
     ``harm`` is the rise of the flow-matching loss as a share of the rise from no caption at all (the empty prompt).
     """
     sigma = noise_level(pipe, timestep)
-    layers = range(len(pipe.transformer.transformer_blocks))
+    layers = list(Probe(pipe, []).modules)
     losses: dict[Any, list[float]] = {}
     for batch in scene_batches(pipe, scenes, max_sequence_length):
         noisy = add_noise(batch.latents, sigma, seed + batch.scenes[0].index)
