@@ -110,13 +110,10 @@ def read_samples(prompts: list[str], pictures: np.ndarray) -> dict[str, float]:
     hits, stated = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     for prompt, found in zip(prompts, SceneReader.load().read(pictures), strict=True):
         facts = prompt_facts(prompt)
+        grounds = {fact for fact in facts if fact[0] in GROUNDS}
         coloured = {fact for fact in facts if len(fact) == 2}
-        wanted: tuple[set[Fact], ...] = (
-            {fact for fact in facts if fact[0] in GROUNDS},
-            {(fact[1],) for fact in coloured},
-            coloured,
-        )
-        for name, kind in zip(names, wanted, strict=True):
+        shapes: set[Fact] = {(fact[1],) for fact in coloured}
+        for name, kind in zip(names, (grounds, shapes, coloured), strict=True):
             hits[name] += len(kind & found)
             stated[name] += len(kind)
     return {name: hits[name] / stated[name] for name in names} | {"count": len(prompts)}
