@@ -21,7 +21,7 @@ from .intercept import Interceptor, StopForward
 from .kernels import AttentionCall
 from .layout import TokenLayout
 from .pipelines import pipeline_of
-from .prompts import PromptWatch
+from .prompt_watch import PromptWatch
 from .readouts import Field, Readout, read
 from .records import CallRecord, Half, to_dataset
 from .tokens import TextTokens
@@ -112,7 +112,7 @@ class Probe:
         inputs = named_inputs(module, args, kwargs)
         layout = self.layout or self.family.layout(module, inputs)
         batch = len(inputs[self.family.main])
-        call = CallRecord(len(self._calls), layout, batch, text=self._text(batch, layout))
+        call = CallRecord(len(self._calls), layout, batch, text=self._text(inputs, batch, layout))
         call.timesteps, call.sigmas = self._times(inputs)
         call.source = self.family.source(inputs, layout)
         self._calls.append(call)
@@ -126,13 +126,10 @@ class Probe:
         sigmas = levels.cpu().numpy()
         return 1000 * sigmas, sigmas
 
-    def _text(self, batch: int, layout: TokenLayout) -> TextTokens | None:
-        text = self._watch.text if self._watch is not None else None
-        if text is None or text.strings.shape[1] != layout.text:
+    def _text(self, inputs: Inputs, batch: int, layout: TokenLayout) -> TextTokens | None:
+        if self._watch is None:
             return None
-        if len(text.conditional) != batch:
-            text = text.conditional_rows()  # skip-layer guidance runs the conditional half alone
-        return text if len(text.conditional) == batch else None
+        return self._watch.text(inputs.get(self.family.features), batch, layout.text)
 
     def _handle(self, layer: int, called: AttentionCall, output: Tensor | None) -> Tensor | None:
         if not self._calls:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from .families import Family, TextPart
+from .families import PLAIN, TextPart
 from .tokens import Kind, TextTokens, join_positions, join_rows
 
 
@@ -21,10 +19,28 @@ def _tokenize(part: TextPart, prompts: Sequence[str], conditional: bool) -> Text
         return TextTokens(np.full(shape, "", object), np.full(shape, Kind.ABSENT, object), encoders, rows)
     strings, kinds = np.empty(shape, object), np.empty(shape, object)
     for row, prompt in enumerate(prompts):
-        ids = part.tokenizer(prompt, padding="max_length", max_length=part.length, truncation=True).input_ids
-        strings[row] = [readable(token) for token in part.tokenizer.convert_ids_to_tokens(ids)]
-        kinds[row] = _kinds(ids, part.tokenizer)
+        strings[row], kinds[row] = _positions(part, prompt)
     return TextTokens(strings, kinds, encoders, rows)
+
+
+def _positions(part: TextPart, prompt: str) -> tuple[np.ndarray, np.ndarray]:
+    """Strings and kinds of the positions that one prompt fills."""
+    tokenizer = part.tokenizer
+    options = {} if part.template == PLAIN else {"add_special_tokens": False, "return_offsets_mapping": True}
+    length = part.dropped + part.length
+    encoded = tokenizer(
+        part.template.replace(PLAIN, prompt), padding="max_length", max_length=length, truncation=True, **options
+    )
+    kinds = np.array(_kinds(encoded.input_ids, tokenizer), dtype=object)
+    if options:
+        start = part.template.index(PLAIN)
+        inside = np.array([start <= a and b <= start + len(prompt) and a < b for a, b in encoded["offset_mapping"]])
+        kinds[~inside] = Kind.TEMPLATE
+    kinds[np.array(encoded.get("attention_mask", [1] * length)) == 0] = Kind.PADDING
+    strings = np.array([readable(token) for token in tokenizer.convert_ids_to_tokens(encoded.input_ids)], dtype=object)
+    order = np.argsort(kinds == Kind.PADDING, kind="stable") if part.packed else np.arange(length)
+    kept = order[np.arange(length) >= part.dropped]
+    return strings[kept], kinds[kept]
 
 
 def readable(token: str) -> str:
@@ -80,49 +96,3 @@ def find_words(tokenizer: Any, prompt: str, words: Sequence[str]) -> list[list[i
             raise ValueError(f"find_words: {word!r} is not among the prompt's tokens: {shown}")
         found.append(sorted({i + k for i in starts for k in range(len(piece))}))
     return found
-
-
-class PromptWatch:
-    """While open, notes the prompts that a pipeline encodes.
-
-    ``text`` is None until the pipeline has encoded a prompt, and where it was given embeddings.
-    """
-
-    def __init__(self, pipe: Any, family: Family) -> None:
-        self.pipe, self.family = pipe, family
-        self.text: TextTokens | None = None
-
-    def __enter__(self) -> PromptWatch:
-        encode = self.pipe.encode_prompt
-        signature = inspect.signature(encode)
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            self.text = self._describe(bound.arguments)
-            return encode(*args, **kwargs)
-
-        self.pipe.encode_prompt = watched  # on the instance; leaving deletes it again
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.pipe.__dict__.pop("encode_prompt", None)
-
-    def _describe(self, arguments: dict[str, Any]) -> TextTokens | None:
-        if arguments.get("prompt_embeds") is not None or arguments.get("prompt") is None:
-            return None
-        prompts = _listed(arguments["prompt"])
-        negative = None
-        if arguments.get("do_classifier_free_guidance"):
-            negative = _listed(arguments.get("negative_prompt") or "")
-            negative = negative * len(prompts) if len(negative) == 1 else negative
-        parts = self.family.text_parts(self.pipe, arguments.get("max_sequence_length") or 0)
-        if not parts:
-            return None
-        return describe(parts, prompts, negative, arguments.get("num_images_per_prompt") or 1)
-
-
-def _listed(prompt: str | Sequence[str]) -> list[str]:
-    return [prompt] if isinstance(prompt, str) else list(prompt)

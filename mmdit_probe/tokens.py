@@ -16,6 +16,8 @@ class Kind(StrEnum):
     WORD = "word"
     END = "end"
     PADDING = "padding"
+    TEMPLATE = "template"
+    """Part of the text that a pipeline puts around the prompt for a language model."""
     ABSENT = "absent"
     """An all-zero position that stands for a text encoder which is not loaded (T5 in SD3)."""
 
@@ -48,6 +50,14 @@ class TextTokens:
     def rows(self, rows: slice) -> TextTokens:
         """Some batch rows."""
         return TextTokens(self.strings[rows], self.kinds[rows], self.encoders, self.conditional[rows])
+
+    def without_padding(self, length: int) -> TextTokens | None:
+        """The first ``length`` positions if all others are padding, as for models that leave padding out; else None."""
+        places = np.arange(len(self.encoders))
+        if len(places) < length or (self.kinds[:, places >= length] != Kind.PADDING).any():
+            return None
+        kept = places < length
+        return TextTokens(self.strings[:, kept], self.kinds[:, kept], self.encoders[kept], self.conditional)
 
     def conditional_rows(self) -> TextTokens:
         """The rows of the prompt alone."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from .aura_flow import AURA_FLOW
 from .cross_attention import CROSS_ATTENTION
-from .family import Family, Inputs, TextPart, named_inputs
+from .family import PLAIN, Family, Inputs, TextPart, named_inputs
 from .flux import FLUX
 from .latents import LATENTS
 from .qwen import QWEN
@@ -49,4 +49,4 @@ def denoiser_of(pipe: Any) -> Any:
     return pipe if found is None else found
 
 
-__all__ = ["FAMILIES", "Family", "Inputs", "TextPart", "denoiser_of", "family_of", "named_inputs"]
+__all__ = ["FAMILIES", "PLAIN", "Family", "Inputs", "TextPart", "denoiser_of", "family_of", "named_inputs"]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..layout import TokenLayout
-from .family import Family, Inputs, TextPart, modules, thousandths
+from .family import Family, Inputs, TextPart, modules, t5, thousandths
 from .latents import latents_then_text
 
 
@@ -79,6 +79,7 @@ CROSS_ATTENTION = (
         models="Wan 2.1, 2.2",
         layers=modules("attn2", "blocks"),
         layout=latents_then_text("image-text", "cross"),
+        text_parts=t5,
     ),
     Family(
         name="ltx-video",
@@ -86,5 +87,6 @@ CROSS_ATTENTION = (
         models="LTX-Video",
         layers=modules("attn2", "transformer_blocks"),
         layout=_ltx_layout,
+        text_parts=t5,
     ),
 )

@@ -16,14 +16,25 @@ Layout = Callable[[Any, Inputs], TokenLayout]
 Layers = Callable[[Any], list[nn.Module]]
 
 
+PLAIN = "{}"
+"""Where the prompt stands in a template; alone, the prompt as it is."""
+
+
 @dataclass(frozen=True)
 class TextPart:
-    """A run of text positions made by one text encoder; no tokenizer means that the encoder is not loaded
-    and its positions are zero."""
+    """A run of at most ``length`` text positions made by one text encoder.
+
+    No tokenizer means that the encoder is not loaded and its positions are zero. ``template`` is what the pipeline
+    puts around the prompt, for which ``{}`` stands; ``packed`` says that it moves padding behind all else; the
+    first ``dropped`` positions are then cut off.
+    """
 
     encoder: str
     tokenizer: Any
     length: int
+    template: str = PLAIN
+    packed: bool = False
+    dropped: int = 0
 
 
 def same_layout(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | None:
@@ -39,6 +50,11 @@ def in_order(inputs: Inputs, layout: TokenLayout) -> Tensor | None:
 def unknown_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     """For pipelines whose text positions are not described: their tokens have no labels."""
     return []
+
+
+def t5(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """One T5 encoder, its tokens padded to the length asked for."""
+    return [TextPart("t5", pipe.tokenizer, max_sequence_length)]
 
 
 def thousandths(transformer: Any, timestep: Tensor) -> Tensor:
@@ -70,6 +86,7 @@ class Family:
         expert: the published expert layer.
         main: name of the argument that carries the image; its first axis, or its length, is the batch.
         time: name of the timestep argument.
+        features: name of the argument that carries the text.
         call_layout: the layout of one attention call with so many queries and keys, None if it is to be ignored.
         source: where the tokens stand if not in the layout's order, (batch, tokens) positions in the attention
             call, -1 where it leaves a token out; None if they are in order.
@@ -85,6 +102,7 @@ class Family:
     expert: int | None = None
     main: str = "hidden_states"
     time: str = "timestep"
+    features: str = "encoder_hidden_states"
     call_layout: Callable[[TokenLayout, int, int], TokenLayout | None] = same_layout
     source: Callable[[Inputs, TokenLayout], Tensor | None] = in_order
 

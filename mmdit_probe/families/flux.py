@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..layout import Extra, TokenLayout
-from .family import Family, Inputs, TextPart, fraction, modules
+from .family import PLAIN, Family, Inputs, TextPart, fraction, modules, t5
 
 _BLOCKS = ("transformer_blocks", "single_transformer_blocks")
 
@@ -51,8 +51,13 @@ def _second_t5(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     return [TextPart("t5", pipe.tokenizer_2, max_sequence_length)]  # CLIP is pooled: it makes no tokens
 
 
-def _t5(pipe: Any, max_sequence_length: int) -> list[TextPart]:
-    return [TextPart("t5", pipe.tokenizer, max_sequence_length)]
+def _mistral(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """A chat of the pipeline's system message and the prompt."""
+    said = [("system", pipe.system_message), ("user", PLAIN)]
+    chat = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+    template = pipe.tokenizer.apply_chat_template(chat, add_generation_prompt=False, tokenize=False)
+    tokenizer = getattr(pipe.tokenizer, "tokenizer", pipe.tokenizer)  # a processor holds one
+    return [TextPart("mistral", tokenizer, max_sequence_length, template)]
 
 
 FLUX = (
@@ -73,6 +78,7 @@ FLUX = (
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
         sigmas=fraction,
+        text_parts=_mistral,
     ),
     Family(
         name="chroma",
@@ -81,7 +87,7 @@ FLUX = (
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
         sigmas=fraction,
-        text_parts=_t5,
+        text_parts=t5,
     ),
     Family(
         name="bria",

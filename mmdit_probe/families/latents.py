@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..layout import Extra, Order, Scope, TokenLayout
-from .family import Family, Inputs, Layout, fraction, grid_of, modules
+from .family import Family, Inputs, Layout, TextPart, fraction, grid_of, modules, t5
 
 
 def latents_then_text(
@@ -42,6 +42,11 @@ def _hidream_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout((rows, cols), text, "image-text", extras)
 
 
+def _hidream_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    llama = TextPart("llama", pipe.tokenizer_4, max_sequence_length)
+    return [TextPart("t5", pipe.tokenizer_3, max_sequence_length), llama, llama]  # Llama's last layer, the block's
+
+
 def _joyimage_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     latents = inputs["hidden_states"]
     frames, rows, cols = grid_of(latents.shape[-3:], transformer.config.patch_size)
@@ -63,6 +68,7 @@ LATENTS = (
         models="CogView3-Plus",
         layers=modules("attn1", "transformer_blocks"),
         layout=latents_then_text("text-image"),
+        text_parts=t5,
     ),
     Family(
         name="cogview4",
@@ -85,6 +91,7 @@ LATENTS = (
         models="HiDream-I1",
         layers=modules("block.attn1", "double_stream_blocks", "single_stream_blocks"),
         layout=_hidream_layout,
+        text_parts=_hidream_text,
         time="timesteps",
     ),
     Family(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..layout import TokenLayout
-from .family import Family, Inputs, fraction, modules
+from .family import Family, Inputs, TextPart, fraction, modules
 from .flux import with_references
 
 
@@ -26,6 +26,11 @@ def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return with_references(grid, inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1])
 
 
+def _text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    template, dropped = pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx
+    return [TextPart("qwen", pipe.tokenizer, max_sequence_length, template, packed=True, dropped=dropped)]
+
+
 def _nucleus_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     grid, text = grid_from_shapes(inputs["img_shapes"]), inputs["encoder_hidden_states"].shape[1]
     return TokenLayout(grid, text, "image-text", scope="image-queries")  # text only offers keys
@@ -39,6 +44,7 @@ QWEN = (
         layers=modules("attn", "transformer_blocks"),
         layout=_layout,
         sigmas=fraction,
+        text_parts=_text,
     ),
     Family(
         name="nucleus-image",

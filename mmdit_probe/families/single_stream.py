@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..layout import Extra, TokenLayout
-from .family import Family, Inputs, grid_of, modules, reversed_fraction
+from .family import PLAIN, Family, Inputs, TextPart, grid_of, modules, reversed_fraction
 
 _Z_MULTIPLE = 32
 """Z-Image pads image and text, each, to a multiple of so many tokens."""
@@ -30,6 +30,14 @@ def _z_image_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     longest = max(len(caption) for caption in captions)
     text = longest + -longest % _Z_MULTIPLE
     return TokenLayout(layout.grid, text, "image-text", (padding,))
+
+
+def _z_image_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    chat = [{"role": "user", "content": PLAIN}]
+    template = pipe.tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True, enable_thinking=True
+    )
+    return [TextPart("qwen", pipe.tokenizer, max_sequence_length, template, packed=True)]
 
 
 def _lumina2_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -56,8 +64,10 @@ SINGLE_STREAM = (
         layers=modules("attention", "layers"),  # the refiners see image or text alone
         layout=_z_image_layout,
         sigmas=reversed_fraction,
+        text_parts=_z_image_text,
         main="x",
         time="t",
+        features="cap_feats",
     ),
     Family(
         name="lumina2",

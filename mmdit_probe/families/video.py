@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..layout import Extra, TokenLayout
-from .family import Family, Inputs, grid_of, modules
+from .family import Family, Inputs, grid_of, modules, t5
 
 
 def _grid(transformer: Any, inputs: Inputs) -> tuple[int, ...]:
@@ -89,6 +89,7 @@ VIDEO = (
         models="CogVideoX",
         layers=modules("attn1", "transformer_blocks"),
         layout=_cogvideox_layout,
+        text_parts=t5,
     ),
     Family(
         name="hunyuan-video-1.5",
@@ -118,6 +119,7 @@ VIDEO = (
         layers=modules("attn1", "transformer_blocks"),
         layout=_text_last_layout,
         sigmas=_thousandths_reversed,
+        text_parts=t5,
         source=_mochi_source,
     ),
 )

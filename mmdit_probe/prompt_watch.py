@@ -1,0 +1,113 @@
+"""Noting the prompts that a pipeline encodes, so that a transformer's call is known to carry them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from .families import Family
+from .prompts import describe
+from .tokens import TextTokens, join_rows
+
+
+class PromptWatch:
+    """While open, notes the prompts that a pipeline encodes and the features that it makes of them."""
+
+    def __init__(self, pipe: Any, family: Family) -> None:
+        self.pipe, self.family = pipe, family
+        self._text: TextTokens | None = None
+        self._made: list[tuple[Any, TextTokens]] = []
+        self._used = True
+
+    def __enter__(self) -> PromptWatch:
+        encode = self.pipe.encode_prompt
+        signature = inspect.signature(encode)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            halves = self._halves(bound.arguments)
+            features = encode(*args, **kwargs)
+            self._note(halves, features)
+            return features
+
+        self.pipe.encode_prompt = watched  # on the instance; leaving deletes it again
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.pipe.__dict__.pop("encode_prompt", None)
+
+    def text(self, features: Any, batch: int, length: int) -> TextTokens | None:
+        """What the text positions of a call with these text features hold.
+
+        None before the pipeline has encoded a prompt, where it was given embeddings, and where the number of
+        positions is another one.
+        """
+        self._used = True
+        text = self._known(features)
+        text = self._text if text is None else text
+        text = None if text is None else text.without_padding(length)
+        if text is not None and len(text.conditional) != batch:
+            text = text.conditional_rows()  # skip-layer guidance runs the conditional half alone
+        return text if text is not None and len(text.conditional) == batch else None
+
+    def _known(self, features: Any) -> TextTokens | None:
+        """The tokens of features that are passed on as they were made, whole or as a list of single samples."""
+        for made, text in self._made:
+            if made is features:
+                return text
+        rows = {
+            id(sample): text.rows(slice(row, row + 1))
+            for made, text in self._made
+            if isinstance(made, list)
+            for row, sample in enumerate(made)
+        }
+        if not isinstance(features, list | tuple) or not all(id(sample) in rows for sample in features):
+            return None
+        return join_rows([rows[id(sample)] for sample in features])
+
+    def _note(self, halves: list[TextTokens], features: Any) -> None:
+        if self._used:  # a new generation begins
+            self._text, self._made, self._used = None, [], False
+        if not halves:
+            return
+        made = list(_features(features))[: len(halves)]
+        self._made += zip(made, halves, strict=False)
+        self._text = join_rows(halves[::-1])  # pipelines put the negative half first
+
+    def _halves(self, arguments: dict[str, Any]) -> list[TextTokens]:
+        """The prompts' tokens and, where they are encoded with them, the negative prompts'."""
+        parts = self.family.text_parts(self.pipe, arguments.get("max_sequence_length") or 0)
+        if arguments.get("prompt_embeds") is not None or arguments.get("prompt") is None or not parts:
+            return []
+        prompts, images = _listed(arguments["prompt"]), arguments.get("num_images_per_prompt") or 1
+        # where guidance is no argument, a second call before the transformer's first encodes the negative prompt
+        second = "do_classifier_free_guidance" not in arguments and bool(self._made) and not self._used
+        halves = [describe(parts, [] if second else prompts, prompts if second else None, images)]
+        if arguments.get("do_classifier_free_guidance"):
+            negative = _listed(arguments.get("negative_prompt") or "")
+            negative = negative * len(prompts) if len(negative) == 1 else negative
+            halves.append(describe(parts, [], negative, images))
+        return halves
+
+
+def _features(result: Any) -> Iterator[Any]:
+    """The text features among what `encode_prompt` returns: the first, and those that look like it."""
+    found = list(result) if isinstance(result, tuple) else [result]
+    first = found[0]
+    for value in found:
+        if isinstance(first, Tensor) and isinstance(value, Tensor):
+            if (value.ndim, value.shape[-1]) == (first.ndim, first.shape[-1]) and value.ndim > 2:
+                yield value
+        elif isinstance(first, list) and isinstance(value, list):
+            yield value
+
+
+def _listed(prompt: str | Sequence[str]) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else list(prompt)
