@@ -225,6 +225,42 @@ def test_words_need_a_prompt(sd3, inputs):
         sd3(**inputs)
 
 
+@pytest.fixture
+def cross():
+    """Plain cross-attention: 12 image queries, 6 text keys."""
+    layout = TokenLayout((3, 4), 6, scope="cross")
+    query, text = random_call(2, 2, 12, 8), random_call(2, 2, 6, 8, seed=1)
+    return type(query)(query.query, text.key, text.value), layout
+
+
+@pytest.mark.parametrize("edit", [BlurText(0), BlurGrid(0, 1.0), Uniform(0), Scale(0, 1.5), Knockout(0)])
+def test_edits_of_plain_cross_attention(cross, edit):
+    """Against the same edit written on the full matrix of image queries and text keys."""
+    call, layout = cross
+    matrix = full_matrix(call)
+    if isinstance(edit, BlurText):
+        twin = matrix @ torch.from_numpy(blur_matrix(6, 9.0, 5, "reflect"))
+    elif isinstance(edit, BlurGrid):
+        maps = matrix.unflatten(2, layout.grid).numpy()
+        taps = np.exp(-0.5 * np.arange(-3, 4) ** 2)
+        for axis in (2, 3):
+            maps = correlate1d(maps, taps / taps.sum(), axis=axis, mode="reflect")
+        twin = torch.from_numpy(maps).flatten(2, 3)
+    elif isinstance(edit, Uniform):
+        twin = torch.full_like(matrix, 1 / 6)
+    elif isinstance(edit, Scale):
+        twin = (matrix.log() * 1.5).softmax(-1)
+    else:
+        twin = torch.zeros_like(matrix)
+    torch.testing.assert_close(edited_by(edit, call, layout), twin @ call.value.double(), atol=1e-5, rtol=0)
+
+
+def test_a_region_that_the_model_lacks_is_not_knocked_out(cross):
+    call, layout = cross
+    with pytest.raises(ValueError, match="region T2T is not of this model, which has I2T"):
+        edited_by(Knockout(0, "T2T"), call, layout)
+
+
 def test_text_queries_are_left_alone():
     layout = TokenLayout((3, 4), 6)
     call = random_call(1, 2, layout.tokens, 8)

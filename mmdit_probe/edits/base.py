@@ -26,10 +26,10 @@ class View:
     ``lse`` the log-sum-exp of each query's scores.
     """
 
-    probs: Float[Tensor, "batch heads tokens text"]
+    probs: Float[Tensor, "batch heads queries text"]
     values: Float[Tensor, "batch heads text width"]
-    output: Float[Tensor, "batch heads tokens width"]
-    lse: Float[Tensor, "batch heads tokens"]
+    output: Float[Tensor, "batch heads queries width"]
+    lse: Float[Tensor, "batch heads queries"]
     layout: TokenLayout
     text: TextTokens | None
     batch: slice
@@ -37,17 +37,22 @@ class View:
     @property
     def image_probs(self) -> Float[Tensor, "batch heads image text"]:
         """I2T: image queries on text keys."""
-        return self.probs[:, :, self.layout.image_slice]
+        return self.probs[:, :, self.layout.image_queries]
 
     @property
     def from_text(self) -> Float[Tensor, "batch heads image width"]:
         """What text contributes to the image queries' output."""
         return self.image_probs @ self.values
 
+    @property
+    def image_output(self) -> Float[Tensor, "batch heads image width"]:
+        """The image queries' output so far."""
+        return self.output[:, :, self.layout.image_queries]
+
     def with_image(self, output: Float[Tensor, "batch heads image width"]) -> Tensor:
         """The output with its image queries' rows replaced."""
         edited = self.output.clone()
-        edited[:, :, self.layout.image_slice] = output
+        edited[:, :, self.layout.image_queries] = output
         return edited
 
 
@@ -81,7 +86,7 @@ class Edit:
         shown = {name: sorted(v) if isinstance(v, frozenset) else v for name, v in vars(self).items() if v is not None}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
-    def change(self, view: View) -> Float[Tensor, "batch heads tokens width"]:
+    def change(self, view: View) -> Float[Tensor, "batch heads queries width"]:
         """The edited output of a view; rows of ``view.output`` that the edit does not concern stay as they are."""
         raise TypeError(f"{type(self).__name__}: an edit must override change")
 
@@ -123,7 +128,7 @@ class Edit:
 def text_values(attention: JointAttention) -> Float[Tensor, "batch heads text width"]:
     """The text values in fp32, with as many heads as the queries."""
     groups = attention.heads // attention.value.shape[1]
-    return attention.value[:, :, attention.layout.text_slice].float().repeat_interleave(groups, 1)
+    return attention.value[:, :, attention.layout.text_keys].float().repeat_interleave(groups, 1)
 
 
 def _view(attention: JointAttention, block: Block, values: Tensor, output: Tensor) -> View:

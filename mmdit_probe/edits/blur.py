@@ -39,8 +39,7 @@ class BlurText(Edit):
 
     def change(self, view: View) -> Tensor:
         blur = torch.from_numpy(blur_matrix(view.layout.text, self.sigma, self.kernel, self.padding)).to(view.values)
-        image = view.layout.image_slice
-        return view.with_image(view.output[:, :, image] + view.image_probs @ (blur @ view.values - view.values))
+        return view.with_image(view.image_output + view.image_probs @ (blur @ view.values - view.values))
 
 
 class BlurGrid(Edit):
@@ -70,8 +69,7 @@ class BlurGrid(Edit):
         for axis, size in zip((first, first + 1), view.layout.grid[-2:], strict=True):
             blur = torch.from_numpy(blur_matrix(size, self.sigma, self.kernel, self.padding).T).to(blurred)
             blurred = torch.tensordot(blurred, blur, dims=([axis], [1])).movedim(-1, axis)
-        image = view.layout.image_slice
-        return view.with_image(view.output[:, :, image] + blurred.flatten(2, -2) - from_text)
+        return view.with_image(view.image_output + blurred.flatten(2, -2) - from_text)
 
 
 def _check(edit: Edit, sigma: float, kernel: int, padding: str) -> None:

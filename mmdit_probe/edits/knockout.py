@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdit_probe.layout import Region
+from mmdit_probe.layout import Region, TokenLayout
 
 from .base import Edit, View, chosen_tokens
 
@@ -28,7 +28,7 @@ class Uniform(Edit):
         chosen = chosen_tokens(view, self.words, self.kinds)
         probs = view.image_probs * chosen
         mean = probs.sum(-1, keepdim=True) * (chosen / chosen.sum(-1, keepdim=True).clamp(min=1))
-        return view.with_image(view.output[:, :, view.layout.image_slice] + (mean - probs) @ view.values)
+        return view.with_image(view.image_output + (mean - probs) @ view.values)
 
 
 class Knockout(Edit):
@@ -59,7 +59,11 @@ class Knockout(Edit):
 
     def change(self, view: View) -> Tensor:
         layout = view.layout
-        rows = layout.image_slice if self.region in (Region.I2I, Region.I2T) else layout.text_slice
+        if self.region not in layout.regions or (layout.extra and self.region in (Region.I2I, Region.T2I)):
+            raise ValueError(
+                f"Knockout: region {self.region} is not of this model, which has {_regions(layout)}"
+            )
+        rows = layout.image_queries if self.region in (Region.I2I, Region.I2T) else layout.text_queries
         probs = view.probs[:, :, rows] * chosen_tokens(view, self.words, self.kinds)
         mass, from_chosen = probs.sum(-1, keepdim=True), probs @ view.values
         output = view.output[:, :, rows]
@@ -72,3 +76,9 @@ class Knockout(Edit):
         edited = view.output.clone()
         edited[:, :, rows] = kept
         return edited
+
+
+def _regions(layout: TokenLayout) -> str:
+    """The regions whose share follows from the text columns: with further tokens in the softmax, the text keys' alone."""
+    known = (Region.I2T, Region.T2T) if layout.extra else tuple(Region)
+    return ", ".join(region for region in known if region in layout.regions)

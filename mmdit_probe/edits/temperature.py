@@ -25,10 +25,9 @@ class Scale(Edit):
         self.factor = factor
 
     def change(self, view: View) -> Tensor:
-        image = view.layout.image_slice
-        probs, lse = view.image_probs, view.lse[:, :, image, None]
+        probs, lse = view.image_probs, view.lse[:, :, view.layout.image_queries, None]
         scores = self.factor * (probs.log() + lse)
         image_lse = lse + torch.log1p(-probs.sum(-1, keepdim=True).clamp(max=1))
         total = torch.logaddexp(image_lse, scores.logsumexp(-1, keepdim=True))
-        from_image = view.output[:, :, image] - probs @ view.values
+        from_image = view.image_output - probs @ view.values
         return view.with_image((lse - total).exp() * from_image + (scores - total).exp() @ view.values)

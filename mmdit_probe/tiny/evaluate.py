@@ -111,7 +111,7 @@ def read_samples(prompts: list[str], pictures: np.ndarray) -> dict[str, float]:
     for prompt, found in zip(prompts, SceneReader.load().read(pictures), strict=True):
         facts = prompt_facts(prompt)
         grounds = {fact for fact in facts if fact[0] in GROUNDS}
-        coloured = {fact for fact in facts if len(fact) == 2}
+        coloured: set[Fact] = {fact for fact in facts if len(fact) == 2}
         shapes: set[Fact] = {(fact[1],) for fact in coloured}
         for name, kind in zip(names, (grounds, shapes, coloured), strict=True):
             hits[name] += len(kind & found)
