@@ -34,8 +34,8 @@ def _positions(part: TextPart, prompt: str) -> tuple[np.ndarray, np.ndarray]:
     kinds = np.array(_kinds(encoded.input_ids, tokenizer), dtype=object)
     if options:
         start = part.template.index(PLAIN)
-        inside = np.array([start <= a and b <= start + len(prompt) and a < b for a, b in encoded["offset_mapping"]])
-        kinds[~inside] = Kind.TEMPLATE
+        overlaps = [start < to and since < start + len(prompt) for since, to in encoded["offset_mapping"]]
+        kinds[~np.array(overlaps)] = Kind.TEMPLATE
     kinds[np.array(encoded.get("attention_mask", [1] * length)) == 0] = Kind.PADDING
     strings = np.array([readable(token) for token in tokenizer.convert_ids_to_tokens(encoded.input_ids)], dtype=object)
     order = np.argsort(kinds == Kind.PADDING, kind="stable") if part.packed else np.arange(length)
