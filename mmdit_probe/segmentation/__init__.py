@@ -1,5 +1,18 @@
 """Masks from attention, and how good they are."""
 
+from .maps import I2TScores, RefinedI2T
+from .result import Segmentation
+from .segmenters import OpenVocabularySegmenter, UnsupervisedSegmenter
 from .unsupervised import merge_by_kl, region_maps, scale_pixels, symmetric_kl
 
-__all__ = ["merge_by_kl", "region_maps", "scale_pixels", "symmetric_kl"]
+__all__ = [
+    "I2TScores",
+    "OpenVocabularySegmenter",
+    "RefinedI2T",
+    "Segmentation",
+    "UnsupervisedSegmenter",
+    "merge_by_kl",
+    "region_maps",
+    "scale_pixels",
+    "symmetric_kl",
+]

@@ -24,8 +24,9 @@ class MatchedScores(NamedTuple):
     accuracy: float
 
 
-def from_counts(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, total: int) -> MatchedScores:
-    """The scores of pixel counts by class."""
+def from_counts(counts: np.ndarray, total: int) -> MatchedScores:
+    """The scores of ``counts`` (3, classes): true positives, false positives, false negatives."""
+    tp, fp, fn = counts
     union = tp + fp + fn
     iou = tp[union > 0] / union[union > 0]
     miou = float(iou.mean()) if len(iou) else float("nan")
@@ -35,8 +36,8 @@ def from_counts(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, total: int) -> M
 def sum_scores(parts: Iterable[MatchedScores]) -> MatchedScores:
     """The scores of several sets of images together."""
     listed = list(parts)
-    tp, fp, fn = (np.sum([part[i] for part in listed], 0) for i in range(3))
-    return from_counts(tp, fp, fn, sum(part.total for part in listed))
+    counts = np.sum([[part.tp, part.fp, part.fn] for part in listed], 0)
+    return from_counts(counts, sum(part.total for part in listed))
 
 
 def matched_scores(labels: np.ndarray, predictions: np.ndarray, n_classes: int, *, ignore: int = 255) -> MatchedScores:
@@ -83,7 +84,7 @@ def _sum_images(labels: np.ndarray, predictions: np.ndarray, n_classes: int, ign
     for truth, guess in zip(labels.reshape(shape), predictions.reshape(shape), strict=True):
         valid = truth != ignore
         counts += _one_image(truth[valid].astype(np.int64), guess[valid].astype(np.int64), n_classes, free)
-    return from_counts(*counts, int(kept.size))
+    return from_counts(counts, int(kept.size))
 
 
 def _one_image(truth: np.ndarray, guess: np.ndarray, n_classes: int, free: bool) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""I2T maps of given pictures: encode, mix with noise, one forward pass that stops after the last layer asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..forward import PromptFeatures, add_noise, encode_images, encode_prompts, forward_once, noise_level
+from ..images import native_size
+from ..pipelines import model_defaults
+from ..probe import Probe
+from ..readouts import Readout
+
+Crop = Literal["stretch", "center"]
+KEPT_PROMPTS = 16
+"""Encoded prompts that are kept for further pictures."""
+
+
+def expert_layer(pipe: Any) -> int:
+    """The layer with the best masks, measured or published; `ValueError` if none is known."""
+    layer = model_defaults(pipe).expert_layer
+    if layer is None:
+        raise ValueError("no expert layer is known for this model: give a layer number")
+    return layer
+
+
+def cropped(picture: np.ndarray, crop: str) -> np.ndarray:
+    """The part of a picture (height, width, 3) that is used: all of it, or the square in its centre."""
+    if crop not in get_args(Crop):
+        raise ValueError(f"crop must be one of {', '.join(get_args(Crop))}, got {crop!r}")
+    if crop == "stretch":
+        return picture
+    side = min(picture.shape[:2])
+    top, left = ((length - side) // 2 for length in picture.shape[:2])
+    return picture[top : top + side, left : left + side]
+
+
+def as_rgb(image: np.ndarray | Image.Image) -> np.ndarray:
+    """(height, width, 3) uint8 of a picture given as an array or by PIL."""
+    array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise ValueError(f"image must be (height, width, 3) uint8 RGB, got {array.shape} {array.dtype}")
+    return array
+
+
+def squared(picture: np.ndarray, side: int) -> np.ndarray:
+    """The picture stretched to ``side`` x ``side`` px."""
+    if picture.shape[:2] == (side, side):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
+
+
+class MapReader:
+    """Reads one ``i2t`` readout of pictures, for several layers and timesteps, encoded prompts kept.
+
+    Args:
+        pipe: an SD3-like pipeline.
+        readout: gives the field ``i2t``, see `segmentation.maps`.
+        layers: layer numbers, None for all; the forward pass stops after the last one.
+        timesteps: counted from the clean end, of ``steps``: 8 of 28 is sigma 0.515 with SD3's shift.
+        seed: every picture is mixed with the same noise, so that its maps do not depend on its neighbours.
+        max_sequence_length: T5 positions; the model's own default if None.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        readout: Readout,
+        layers: Sequence[int] | None,
+        timesteps: Sequence[int],
+        *,
+        seed: int = 0,
+        steps: int = 28,
+        max_sequence_length: int | None = None,
+    ) -> None:
+        self.pipe, self.seed = pipe, seed
+        self.probe = Probe(pipe, [readout], layers=layers, stop_early=True)
+        self.layers, self.timesteps = self.probe.layers, tuple(timesteps)
+        self.sigmas = tuple(noise_level(pipe, timestep, steps) for timestep in timesteps)
+        default = model_defaults(pipe).max_sequence_length
+        self.max_sequence_length = default if max_sequence_length is None else max_sequence_length
+        self.features = lru_cache(KEPT_PROMPTS)(self._features)
+
+    def _features(self, prompts: tuple[str, ...]) -> PromptFeatures:
+        return encode_prompts(self.pipe, prompts, self.max_sequence_length)
+
+    def latents(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """Clean latents of (height, width, 3) uint8 pictures of any size, stretched to the model's own."""
+        return encode_images(self.pipe, [squared(picture, native_size(self.pipe)) for picture in pictures])
+
+    def read(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
+        """(timestep, batch, layer, [head,] row, col, token) on the CPU, a prompt for each row of ``latents``."""
+        features = self.features(tuple(prompts))
+        with torch.no_grad():
+            return torch.cat([self._one(latents, sigma, features) for sigma in self.sigmas])
+
+    def _one(self, latents: Tensor, sigma: float, features: PromptFeatures) -> Tensor:
+        noisy = torch.cat([add_noise(row[None], sigma, self.seed) for row in latents])
+        with self.probe:
+            forward_once(self.pipe, noisy, sigma, features)
+        return torch.from_numpy(self.probe.dataset()["i2t"].values)

@@ -1,0 +1,77 @@
+"""Label maps as pictures: blended over the photograph, with outlines and a legend. Nothing here computes labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .palette import IGNORED, palette
+
+OPACITY = 0.65
+_SMALLEST = 384
+"""Pictures are enlarged by a whole factor until their longer side has so many px."""
+_ROW, _SWATCH, _GAP = 20, 12, 8
+
+
+def coloured(labels: np.ndarray, classes: int) -> np.ndarray:
+    """(height, width, 3) uint8: each class in its colour, labels out of range black."""
+    colours = np.concatenate([palette(classes), [IGNORED]]).astype(np.uint8)
+    return colours[np.where((labels >= 0) & (labels < classes), labels, classes)]
+
+
+def blended(picture: np.ndarray, labels: np.ndarray, classes: int, opacity: float = OPACITY) -> np.ndarray:
+    """The picture, in grey, under its label map's colours, uint8; ``opacity`` in [0, 1].
+
+    Grey, so that a colour on the picture is the one in the legend. Unlabelled pixels stay as they are.
+    """
+    grey = picture.mean(-1, keepdims=True)
+    mixed = (1 - opacity) * grey + opacity * coloured(labels, classes)
+    known = (labels >= 0) & (labels < classes)
+    return np.where(known[..., None], np.rint(mixed), picture).astype(np.uint8)
+
+
+def outlined(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The image with a white line along the borders between labels."""
+    border = np.zeros(labels.shape, bool)
+    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    border[1:] |= labels[1:] != labels[:-1]
+    return np.where(border[..., None], 255, image).astype(np.uint8)
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """Small images by a whole factor, pixel by pixel."""
+    factor = max(1, -(-_SMALLEST // max(image.shape[:2])))
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
+def sheet(picture: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
+    """Picture, overlay, and the legend of the classes that occur with their share of the pixels, largest first."""
+    big, big_labels = enlarged(picture), enlarged(labels)
+    over = outlined(blended(big, big_labels, len(classes)), big_labels)
+    side_by_side = np.concatenate([big, np.full((len(big), _GAP, 3), 255, np.uint8), over], 1)
+    key = _legend(labels, classes, len(big))
+    canvas = Image.new("RGB", (side_by_side.shape[1] + key.width, max(len(big), key.height)), "white")
+    canvas.paste(Image.fromarray(side_by_side), (0, 0))
+    canvas.paste(key, (side_by_side.shape[1], 0))
+    return canvas
+
+
+def _legend(labels: np.ndarray, classes: Sequence[str], height: int) -> Image.Image:
+    """The classes that occur, in as many columns as the picture's height asks for."""
+    font = ImageFont.load_default(13)
+    shares = [(float((labels == number).mean()), number) for number in range(len(classes))]
+    present = sorted((item for item in shares if item[0] > 0), key=lambda item: (-item[0], item[1]))
+    texts = [f"{classes[number]}  {100 * share:.0f}%" for share, number in present]
+    per_column = max(1, (height - _GAP) // _ROW)
+    width = int(max((font.getlength(text) for text in texts), default=0)) + 3 * _GAP + _SWATCH
+    columns = max(1, -(-len(texts) // per_column))
+    legend = Image.new("RGB", (width * columns, _ROW * min(len(texts), per_column) + _GAP), "white")
+    draw, colours = ImageDraw.Draw(legend), palette(len(classes))
+    for place, ((_, number), text) in enumerate(zip(present, texts, strict=True)):
+        left, top = width * (place // per_column) + _GAP, _ROW * (place % per_column) + _GAP // 2
+        box = (left, top + 2, left + _SWATCH, top + 2 + _SWATCH)
+        draw.rectangle(box, fill=tuple(colours[number].tolist()), outline=(80, 80, 80))
+        draw.text((left + _SWATCH + _GAP, top), text, fill=(20, 20, 20), font=font)
+    return legend

@@ -1,0 +1,122 @@
+"""Segmentation: a label map with what it was made from, and its files."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from PIL import Image
+
+from ..images import save_picture
+from ..records import FORMAT, save_record, versions
+from ..runs import write_text
+from .palette import IGNORED, palette
+from .render import OPACITY, blended, sheet
+from .rle import coco_annotations
+
+IGNORE = 255
+"""The label of pixels without a class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """One picture's label map.
+
+    ``labels`` (height, width) are positions in ``classes``; ``logits`` (classes, rows, cols) fp32 are the soft maps on
+    the token grid whose argmax, upsampled bilinearly, the labels are: probabilities of I2T attention for class names,
+    distributions over the grid for regions. ``picture`` (height, width, 3) uint8 RGB is what was segmented, and
+    ``settings`` how.
+    """
+
+    labels: np.ndarray
+    logits: np.ndarray
+    classes: tuple[str, ...]
+    picture: np.ndarray
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each class's share of the pixels, in [0, 1]; they sum to 1."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
+        return {name: float(count / self.labels.size) for name, count in zip(self.classes, counts, strict=True)}
+
+    def overlay(self, opacity: float = OPACITY) -> np.ndarray:
+        """(height, width, 3) uint8 RGB: the picture in grey under its classes' colours; ``opacity`` in [0, 1]."""
+        return blended(self.picture, self.labels, len(self.classes), opacity)
+
+    def maps(self) -> xr.Dataset:
+        """The soft maps as a record with the dims (class, row, col)."""
+        record = xr.Dataset({"logits": (("class", "row", "col"), self.logits)}, {"class": list(self.classes)})
+        return record.assign_attrs({"format": FORMAT, **versions(), **self.settings})
+
+    def save(self, folder: Path | str, name: str) -> list[Path]:
+        """Write NAME_labels.png, _legend.json, _overlay.png, _rle.json and, last, _maps.nc; each whole or not at all.
+
+        The label map is a palette PNG whose pixel values are positions in ``classes`` (255: none); it holds up to 255
+        classes.
+        """
+        if len(self.classes) > IGNORE:
+            raise ValueError(f"save: a palette PNG holds {IGNORE} classes, this segmentation has {len(self.classes)}")
+        stem = Path(folder) / name
+        return [
+            save_labels(self.labels, len(self.classes), _named(stem, "labels.png")),
+            write_text(_named(stem, "legend.json"), json.dumps(self.legend(), indent=1)),
+            save_picture(np.asarray(sheet(self.picture, self.labels, self.classes)), _named(stem, "overlay.png")),
+            write_text(_named(stem, "rle.json"), json.dumps(self.coco(name))),
+            save_record(self.maps(), _named(stem, "maps.nc")),
+        ]
+
+    def legend(self) -> list[dict[str, Any]]:
+        """Label, name, colour and share of the pixels of each class."""
+        colours = palette(len(self.classes)).tolist()
+        return [
+            {"label": number, "class": name, "colour": "#{:02x}{:02x}{:02x}".format(*colours[number]), "share": share}
+            for number, (name, share) in enumerate(self.shares.items())
+        ]
+
+    def coco(self, name: str) -> dict[str, Any]:
+        """The classes' masks as COCO annotations with uncompressed run-length codes."""
+        height, width = self.labels.shape
+        return {
+            "image": {"file_name": name, "height": height, "width": width},
+            "annotations": coco_annotations(self.labels, self.classes),
+        }
+
+    def _repr_html_(self) -> str:
+        """The overlay with its legend, as notebooks show it."""
+        buffer = io.BytesIO()
+        sheet(self.picture, self.labels, self.classes).save(buffer, format="PNG")
+        code = base64.b64encode(buffer.getvalue()).decode()
+        return f'<img src="data:image/png;base64,{code}" alt="{html.escape(", ".join(self.classes))}">'
+
+
+def _named(stem: Path, kind: str) -> Path:
+    return stem.with_name(f"{stem.name}_{kind}")
+
+
+def save_labels(labels: np.ndarray, classes: int, path: Path) -> Path:
+    """A palette PNG whose pixel values are the labels; a kill leaves the old file or the new one."""
+    image = Image.fromarray(labels.astype(np.uint8))
+    colours = np.concatenate([palette(classes), np.tile(IGNORED, (256 - classes, 1))])
+    image.putpalette(colours.astype(np.uint8).tobytes())
+    return _write(path, lambda part: image.save(part, format="PNG"))
+
+
+def _write(path: Path, save: Callable[[Path], None]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        save(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

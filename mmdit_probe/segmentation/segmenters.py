@@ -1,0 +1,135 @@
+"""Pictures in, label maps out: by class names, or by the regions that an empty prompt's tokens specialise in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..configs import GroupConfig, SegmentConfig
+from ..tokens import Kind
+from .maps import make_readout
+from .open_vocabulary import class_maps, label_map
+from .reading import MapReader, as_rgb, cropped, expert_layer
+from .result import Segmentation
+from .unsupervised import region_maps
+from .vocabulary import checked_classes, class_prompts
+
+Picture = np.ndarray | Image.Image
+
+
+class _Segmenter:
+    def __init__(self, pipe: Any, layer: int, config: Any, reader: MapReader) -> None:
+        self.pipe, self.layer, self.config, self.reader = pipe, layer, config, reader
+
+    def _pictures(self, images: Sequence[Picture]) -> list[np.ndarray]:
+        return [cropped(as_rgb(image), self.config.crop) for image in images]
+
+    def _segmentation(self, picture: np.ndarray, maps: Tensor, classes: tuple[str, ...]) -> Segmentation:
+        labels = label_map(maps, picture.shape[:2]).numpy()
+        settings = {"layer": self.layer, "timestep": self.config.timestep, "sigma": self.reader.sigmas[0]}
+        kind = np.uint8 if len(classes) < 256 else np.int32
+        return Segmentation(labels.astype(kind), maps.numpy(), classes, picture, settings)
+
+
+class OpenVocabularySegmenter(_Segmenter):
+    """Labels each pixel with one of the given class names (Seg4Diff, section 4.2).
+
+    ::
+
+        OpenVocabularySegmenter(pipe)(image, ["dog", "bench", "grass"]).save("out", "photo")
+
+    The prompt is the names joined by spaces; a name's map is the mean over its tokens of one layer's I2T probabilities,
+    mean over heads; a pixel takes the name with the highest one. Names that do not fit into one prompt are split over
+    several forward passes: then each pass's probabilities are of a softmax over its own names.
+
+    Args:
+        pipe: an SD3 pipeline.
+        layer: None takes the model's expert layer.
+        config: timestep, crop, refinement and seed.
+    """
+
+    def __init__(self, pipe: Any, layer: int | None = None, config: SegmentConfig | None = None) -> None:
+        config = config or SegmentConfig()
+        layer = expert_layer(pipe) if layer is None else layer
+        readout = make_readout("probs", "mean", config.refine)
+        reader = MapReader(
+            pipe, readout, [layer], [config.timestep], seed=config.seed, max_sequence_length=config.max_sequence_length
+        )
+        super().__init__(pipe, layer, config, reader)
+
+    def __call__(self, image: Picture, classes: Sequence[str]) -> Segmentation:
+        """One picture, (height, width, 3) uint8 RGB or PIL."""
+        return self.batch([image], classes)[0]
+
+    def batch(self, images: Sequence[Picture], classes: Sequence[str]) -> list[Segmentation]:
+        """Pictures of any sizes together, with the same classes; one forward pass for each prompt."""
+        names = checked_classes(classes)
+        pictures = self._pictures(images)
+        maps = read_class_maps(self.reader, pictures, names)[0, :, 0]
+        return [self._segmentation(picture, own, names) for picture, own in zip(pictures, maps, strict=True)]
+
+
+def read_class_maps(reader: MapReader, pictures: Sequence[np.ndarray], names: Sequence[str]) -> Tensor:
+    """(timestep, batch, layer, [head,] class, row, col): the mean map of each name's tokens, one list for all pictures."""
+    latents = reader.latents(pictures)
+    parts = []
+    for part in class_prompts(reader.pipe, names, reader.max_sequence_length):
+        parts.append(class_maps(reader.read(latents, [part.prompt] * len(pictures)), part.spans))
+    return torch.cat(parts, -3)  # names stand in order, so that the parts do
+
+
+class UnsupervisedSegmenter(_Segmenter):
+    """Finds regions without words, from the tokens of an empty prompt (Seg4Diff, section 4.3).
+
+    The start, end and padding tokens' I2T maps of one layer are merged greedily by their KL divergence; a pixel takes the
+    region with the highest map. Zero positions of text encoders that are not loaded are left out.
+
+    Args:
+        pipe: an SD3 pipeline.
+        layer: None takes the model's expert layer.
+        config: threshold, variant, timestep, crop and seed.
+    """
+
+    def __init__(self, pipe: Any, layer: int | None = None, config: GroupConfig | None = None) -> None:
+        config = config or GroupConfig()
+        layer = expert_layer(pipe) if layer is None else layer
+        reader = MapReader(
+            pipe,
+            make_readout("probs", "mean", "none"),
+            [layer],
+            [config.timestep],
+            seed=config.seed,
+            max_sequence_length=config.max_sequence_length,
+        )
+        super().__init__(pipe, layer, config, reader)
+
+    def __call__(self, image: Picture) -> Segmentation:
+        """One picture, (height, width, 3) uint8 RGB or PIL."""
+        return self.batch([image])[0]
+
+    def batch(self, images: Sequence[Picture]) -> list[Segmentation]:
+        """Pictures of any sizes together."""
+        pictures = self._pictures(images)
+        maps = read_token_maps(self.reader, pictures)[0, :, 0]
+        return [self._regions(picture, own) for picture, own in zip(pictures, maps, strict=True)]
+
+    def _regions(self, picture: np.ndarray, maps: Tensor) -> Segmentation:
+        merged = merge(maps, self.config)
+        return self._segmentation(picture, merged, tuple(f"region {number + 1}" for number in range(len(merged))))
+
+
+def read_token_maps(reader: MapReader, pictures: Sequence[np.ndarray]) -> Tensor:
+    """(timestep, batch, layer, [head,] token, row, col): maps of the empty prompt's tokens that an encoder made."""
+    prompts = ("",) * len(pictures)
+    kept = np.flatnonzero(reader.features(prompts).text.kinds[0] != Kind.ABSENT)
+    return reader.read(reader.latents(pictures), prompts)[..., kept].movedim(-1, -3)
+
+
+def merge(maps: Tensor, config: GroupConfig) -> Tensor:
+    """Proposals (M, rows, cols) of one picture's token maps."""
+    return region_maps(maps, config.threshold, config.variant, config.min_max)
