@@ -146,9 +146,9 @@ def stable_diffusion():
 
 def test_a_pipeline_with_a_unet(stable_diffusion):
     with Probe(stable_diffusion, [I2TMaps()]) as probe:
-        stable_diffusion("a red heart", num_inference_steps=1, height=4, width=6, output_type="latent")
+        stable_diffusion("a red heart", num_inference_steps=1, height=8, width=16, output_type="latent")
     record = probe.dataset("conditional")
-    assert record.attrs["grid"] == [4, 6]
+    assert record.attrs["grid"] == [8, 16]
     assert record.attrs["scope"] == "cross"
     assert list(record["token_text"].values[0, 1:4]) == ["a", "red", "heart"]
     np.testing.assert_allclose(record["i2t"].sum("token"), 1, atol=1e-5)
