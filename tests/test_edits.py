@@ -197,6 +197,54 @@ def test_knocking_out_a_word_equals_zeroing_its_columns(random_pipe):
     assert not torch.equal(ours, generate(random_pipe, []))
 
 
+WORD = 3  # the position of "circle" in "a red circle on grass"
+
+
+def on_the_word(matrix, layout, edit):
+    """The full matrix with the edit done to one text column alone."""
+    image = layout.image_queries
+    column = np.arange(layout.keys)[layout.text_keys][WORD]
+    edited = matrix.clone()
+    text = matrix[:, :, image, layout.text_keys]
+    if isinstance(edit, BlurText):
+        blurred = text @ torch.from_numpy(blur_matrix(layout.text, 9.0, 5, "reflect"))
+        edited[:, :, image, column] = blurred[..., WORD]
+    elif isinstance(edit, BlurGrid):
+        maps = text[..., WORD].unflatten(2, layout.grid).numpy()
+        taps = np.exp(-0.5 * np.arange(-3, 4) ** 2)
+        for axis in (2, 3):
+            maps = correlate1d(maps, taps / taps.sum(), axis=axis, mode="reflect")
+        edited[:, :, image, column] = torch.from_numpy(maps).flatten(2, 3)
+    else:
+        scores = matrix[:, :, image].log()
+        raised = scores[..., column] + edit.lse[:, :, image]
+        scores[..., column] = 1.5 * raised - edit.lse[:, :, image]
+        edited[:, :, image] = scores.softmax(-1)
+    return edited
+
+
+@pytest.mark.parametrize(
+    "kind", [BlurText, lambda *a, **k: BlurGrid(a[0], 1.0, **k), lambda *a, **k: Scale(a[0], 1.5, **k)]
+)
+def test_edits_of_one_word_equal_editing_its_column(random_pipe, kind):
+    edit, seen = kind(1, words=["circle"]), []
+
+    class Compare(type(edit)):
+        def apply(self, attention, output):
+            self.lse = attention.lse.double()
+            twin = twin_output(
+                attention.call, attention.layout, on_the_word(full_matrix(attention.call), attention.layout, self)
+            )
+            ours = super().apply(attention, output)
+            seen.append((ours[attention.text.conditional.astype(bool)], twin[attention.text.conditional.astype(bool)]))
+            return ours
+
+    edit.__class__ = Compare
+    generate(random_pipe, [edit])
+    for ours, twin in seen:
+        torch.testing.assert_close(ours.double(), twin, atol=1e-5, rtol=0)
+
+
 def test_padding_can_be_knocked_out(random_pipe):
     assert not torch.equal(generate(random_pipe, [Knockout(1, kinds=["padding", "absent"])]), generate(random_pipe, []))
 

@@ -40,11 +40,6 @@ class View:
         return self.probs[:, :, self.layout.image_queries]
 
     @property
-    def from_text(self) -> Float[Tensor, "batch heads image width"]:
-        """What text contributes to the image queries' output."""
-        return self.image_probs @ self.values
-
-    @property
     def image_output(self) -> Float[Tensor, "batch heads image width"]:
         """The image queries' output so far."""
         return self.output[:, :, self.layout.image_queries]
@@ -63,6 +58,8 @@ class Edit:
         layer: a layer number or several.
         heads: head numbers, None for all.
         steps: calls of the transformer (0 is the first, the noisiest), None for all.
+        words: words of the prompt; the edit concerns their text tokens alone.
+        kinds: kinds of text tokens (start, word, end, padding, absent), likewise.
         rows: "conditional" leaves the batch rows of the negative prompt alone, where it is known which they are;
             "all" edits every row; or row numbers.
     """
@@ -73,22 +70,31 @@ class Edit:
         *,
         heads: Collection[int] | None = None,
         steps: Collection[int] | None = None,
+        words: Sequence[str] = (),
+        kinds: Sequence[str] = (),
         rows: Rows = "conditional",
     ) -> None:
         self.layers = frozenset([layer] if isinstance(layer, int) else layer)
         self.heads = None if heads is None else frozenset(heads)
         self.steps = None if steps is None else frozenset(steps)
+        self.words, self.kinds = tuple(words), tuple(kinds)
         if isinstance(rows, str) and rows not in ("conditional", "all"):
             raise ValueError(f"{type(self).__name__}: rows must be 'conditional', 'all' or row numbers, got {rows!r}")
         self.rows: Rows = rows
 
     def __repr__(self) -> str:
-        shown = {name: sorted(v) if isinstance(v, frozenset) else v for name, v in vars(self).items() if v is not None}
+        shown = {
+            name: sorted(v) if isinstance(v, frozenset) else v for name, v in vars(self).items() if v not in (None, ())
+        }
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def change(self, view: View) -> Float[Tensor, "batch heads queries width"]:
         """The edited output of a view; rows of ``view.output`` that the edit does not concern stay as they are."""
         raise TypeError(f"{type(self).__name__}: an edit must override change")
+
+    def chosen_tokens(self, view: View) -> Float[Tensor, "batch 1 1 text"]:
+        """1 at the text tokens that the edit concerns, else 0; all 1 if it names neither words nor kinds."""
+        return chosen_tokens(view, self.words, self.kinds)
 
     def apply(self, attention: JointAttention, output: Tensor) -> Tensor:
         """The edited output of one call; exactly ``output`` wherever the edit does not apply."""

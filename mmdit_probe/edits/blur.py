@@ -22,7 +22,8 @@ class BlurText(Edit):
     blurred values, ``(P G) V = P (G V)``: no map is kept.
 
     ``padding="reflect"`` is the paper's: it mirrors without repeating the edge, so that the first and the last token
-    lose mass and their neighbours gain. ``"symmetric"`` repeats the edge and keeps each query's mass exactly.
+    lose mass and their neighbours gain. ``"symmetric"`` repeats the edge and keeps each query's mass exactly. With
+    ``words`` or ``kinds`` those tokens take their blurred probabilities and the others keep theirs.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class BlurText(Edit):
         self.sigma, self.kernel, self.padding = sigma, kernel, padding
 
     def change(self, view: View) -> Tensor:
-        blur = torch.from_numpy(blur_matrix(view.layout.text, self.sigma, self.kernel, self.padding)).to(view.values)
-        return view.with_image(view.image_output + view.image_probs @ (blur @ view.values - view.values))
+        values = self.chosen_tokens(view).movedim(-1, -2) * view.values
+        blur = torch.from_numpy(blur_matrix(view.layout.text, self.sigma, self.kernel, self.padding)).to(values)
+        return view.with_image(view.image_output + view.image_probs @ (blur @ values - values))
 
 
 class BlurGrid(Edit):
@@ -63,7 +65,7 @@ class BlurGrid(Edit):
         self.sigma, self.kernel, self.padding = sigma, kernel, padding
 
     def change(self, view: View) -> Tensor:
-        from_text = view.from_text
+        from_text = (view.image_probs * self.chosen_tokens(view)) @ view.values
         blurred = from_text.unflatten(2, view.layout.grid)
         first = blurred.dim() - 3  # the last two axes of the grid: rows and columns, frame by frame
         for axis, size in zip((first, first + 1), view.layout.grid[-2:], strict=True):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
 
 from mmdit_probe.layout import Region, TokenLayout
 
-from .base import Edit, View, chosen_tokens
+from .base import Edit, View
 
 
 class Uniform(Edit):
@@ -18,14 +18,8 @@ class Uniform(Edit):
     With ``words`` or ``kinds`` (start, word, end, padding, absent) the mean is taken over those tokens alone.
     """
 
-    def __init__(
-        self, layer: int | Collection[int], *, words: Sequence[str] = (), kinds: Sequence[str] = (), **where: Any
-    ) -> None:
-        super().__init__(layer, **where)
-        self.words, self.kinds = tuple(words), tuple(kinds)
-
     def change(self, view: View) -> Tensor:
-        chosen = chosen_tokens(view, self.words, self.kinds)
+        chosen = self.chosen_tokens(view)
         probs = view.image_probs * chosen
         mean = probs.sum(-1, keepdim=True) * (chosen / chosen.sum(-1, keepdim=True).clamp(min=1))
         return view.with_image(view.image_output + (mean - probs) @ view.values)
@@ -43,16 +37,14 @@ class Knockout(Edit):
         layer: int | Collection[int],
         region: Region | str = Region.I2T,
         *,
-        words: Sequence[str] = (),
-        kinds: Sequence[str] = (),
         renormalize: bool = True,
         **where: Any,
     ) -> None:
         super().__init__(layer, **where)
         if region not in tuple(Region):
             raise ValueError(f"Knockout: region must be one of {', '.join(Region)}, got {region!r}")
-        self.region, self.words, self.kinds, self.renormalize = Region(region), tuple(words), tuple(kinds), renormalize
-        if (words or kinds) and self.region in (Region.I2I, Region.T2I):
+        self.region, self.renormalize = Region(region), renormalize
+        if (self.words or self.kinds) and self.region in (Region.I2I, Region.T2I):
             raise ValueError(
                 f"Knockout: words and kinds are text keys, which region {self.region} has none of; use I2T or T2T"
             )
@@ -60,11 +52,9 @@ class Knockout(Edit):
     def change(self, view: View) -> Tensor:
         layout = view.layout
         if self.region not in layout.regions or (layout.extra and self.region in (Region.I2I, Region.T2I)):
-            raise ValueError(
-                f"Knockout: region {self.region} is not of this model, which has {_regions(layout)}"
-            )
+            raise ValueError(f"Knockout: region {self.region} is not of this model, which has {_regions(layout)}")
         rows = layout.image_queries if self.region in (Region.I2I, Region.I2T) else layout.text_queries
-        probs = view.probs[:, :, rows] * chosen_tokens(view, self.words, self.kinds)
+        probs = view.probs[:, :, rows] * self.chosen_tokens(view)
         mass, from_chosen = probs.sum(-1, keepdim=True), probs @ view.values
         output = view.output[:, :, rows]
         if self.region in (Region.I2I, Region.T2I):  # image keys: what the text columns leave

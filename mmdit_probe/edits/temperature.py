@@ -26,7 +26,7 @@ class Scale(Edit):
 
     def change(self, view: View) -> Tensor:
         probs, lse = view.image_probs, view.lse[:, :, view.layout.image_queries, None]
-        scores = self.factor * (probs.log() + lse)
+        scores = (1 + (self.factor - 1) * self.chosen_tokens(view)) * (probs.log() + lse)
         image_lse = lse + torch.log1p(-probs.sum(-1, keepdim=True).clamp(max=1))
         total = torch.logaddexp(image_lse, scores.logsumexp(-1, keepdim=True))
         from_image = view.image_output - probs @ view.values
