@@ -65,7 +65,10 @@ class PerturbConfig:
 
 @dataclass(frozen=True)
 class GuideConfig:
-    """Perturbed guidance (Seg4Diff, Eq. 8, Fig. 6): eps + scale (eps - eps_perturbed), beside classifier-free guidance."""
+    """Perturbed guidance (Seg4Diff, Eq. 8, Fig. 6): eps + scale (eps - eps_perturbed), beside classifier-free guidance.
+
+    ``batched`` makes the perturbed prediction in the same transformer call; False in one of its own, with less memory.
+    """
 
     prompts: tuple[str, ...]
     layers: tuple[int, ...]
@@ -75,6 +78,7 @@ class GuideConfig:
     padding: str = "reflect"
     seeds: tuple[int, ...] = (0, 1, 2)
     batch: int = 8
+    batched: bool = True
     generation: GenerationConfig = GenerationConfig()
 
 

@@ -29,7 +29,7 @@ def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress
     variants = [Variant(PLAIN, nullcontext)]
     for scale in config.scales:
         if scale:
-            guided = PerturbedGuidance(pipe, [edit], scale)
+            guided = PerturbedGuidance(pipe, [edit], scale, batched=config.batched)
             variants.append(Variant(scale_name(scale), lambda guided=guided: guided))  # type: ignore[misc]
     settings = {"study": "guide", "model": model, **as_dict(config)}
     with RunFolder(out, settings).open() as run:

@@ -103,3 +103,58 @@ def test_study_pictures_of_scale_zero_are_the_plain_ones(random_pipe, tmp_path):
     assert set(pictures.images) == {"plain", "scale3"}
     assert pictures.images["plain"].shape == (2, 1, 64, 64, 3)
     assert not np.array_equal(pictures.images["plain"], pictures.images["scale3"])
+
+
+def make_flux():
+    """A small random Flux pipeline without text encoders: it takes embeddings."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True,
+    ).requires_grad_(False)
+    vae = AutoencoderKL(latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4,
+                        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
+    pipe = FluxPipeline(FlowMatchEulerDiscreteScheduler(), vae, None, None, None, None, transformer)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_flux_is_guided_through_its_own_pipeline(batched):
+    pipe = make_flux()
+    generator = torch.Generator().manual_seed(0)
+    embeds, pooled = torch.randn(2, 6, 32, generator=generator), torch.randn(2, 32, generator=generator)
+
+    def run():
+        seen = []
+        handle = pipe.transformer.register_forward_hook(lambda m, a, out: seen.append(out[0]))
+        pipe(
+            prompt_embeds=embeds,
+            pooled_prompt_embeds=pooled,
+            height=32,
+            width=48,
+            num_inference_steps=2,
+            generator=torch.Generator().manual_seed(1),
+            output_type="latent",
+        )
+        handle.remove()
+        return seen
+
+    plain = run()[0]
+    with Probe(pipe, [], edits=[BlurText(1)]):
+        perturbed = run()[0]
+    with PerturbedGuidance(pipe, [BlurText(1)], 2.0, batched=batched):
+        seen = run()
+    guided = seen[0] if batched else seen[1]
+    assert (plain - perturbed).abs().max() > 1e-5
+    torch.testing.assert_close(guided, plain + 2 * (plain - perturbed), atol=1e-5, rtol=1e-4)

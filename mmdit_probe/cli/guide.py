@@ -34,6 +34,12 @@ def guide(
     height: common.Height = None,
     width: common.Width = None,
     batch: Annotated[int, typer.Option(min=1, help="Prompts generated together.")] = GuideConfig.batch,
+    batched: Annotated[
+        bool,
+        typer.Option(
+            "--batched/--separate", help="Both predictions in one transformer call, or, with less memory, in two."
+        ),
+    ] = GuideConfig.batched,
     clip: common.ClipModel = None,
     dino: common.DinoModel = None,
     dtype: common.Dtype = "fp32",
@@ -64,7 +70,7 @@ def guide(
     scores = make_scores(model, clip, dino, device)
     layers = chosen_layers(pipe, layer, all_layers=False)
     scales, numbers = common.decimals("--scale", scale), common.numbers("--seeds", seeds)
-    config = GuideConfig(chosen, layers, scales, sigma, kernel, padding, numbers, batch, generation)
+    config = GuideConfig(chosen, layers, scales, sigma, kernel, padding, numbers, batch, batched, generation)
     with common.Bar("batches of pictures", as_json) as bar:
         pictures = run_guidance(pipe, config, out, model, bar.update)
     names = [name for name in scores if name not in ("clip_i", "dino")]  # how close to plain is no gain
