@@ -143,6 +143,7 @@ class Probe:
             return output
         call.seen[layer] = rows.stop
         if self._records(layer, call.step):
+            self._check_finite(attention)
             fields = read(self.readouts, attention)
             kept = {name: Field(f.dims, f.values.float().cpu()) for name, f in fields.items()}
             call.add(layer, kept, attention.layout, attention.method)
@@ -163,6 +164,13 @@ class Probe:
             return None
         text = call.text if whole or call.text is None else call.text.rows(rows)
         return JointAttention(called, layout or call.layout, layer, call.step, text)
+
+    def _check_finite(self, attention: JointAttention) -> None:
+        if not bool(attention.lse.isfinite().all()):
+            raise ValueError(
+                f"Probe: layer {attention.layer} has attention scores that are not finite at step {attention.step} "
+                f"({attention.query.dtype}); run the model in bf16 or fp32, or look for its first such layer"
+            )
 
     def _edited_output(self, edit: Edit, attention: JointAttention, output: Tensor | None) -> Tensor:
         call = attention.call

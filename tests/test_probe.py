@@ -326,6 +326,16 @@ def test_no_record_is_an_error(sd3):
         probe.dataset()
 
 
+def test_scores_that_are_not_finite_name_the_layer_and_the_step(sd3, inputs):
+    with Probe(sd3, [RegionMass()]) as probe:
+        sd3(**inputs)
+        sd3.transformer_blocks[1].attn.to_k.weight.fill_(torch.nan)
+        with pytest.raises(ValueError, match="layer 1 has attention scores that are not finite at step 1"):
+            sd3(**inputs)
+    assert not hooks(sd3)
+    assert probe.dataset().sizes["call"] == 2
+
+
 def test_calls_of_different_size_are_an_error(sd3):
     with Probe(sd3, [RegionMass()]) as probe:
         sd3(**make_inputs())
