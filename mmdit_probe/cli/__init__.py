@@ -13,6 +13,7 @@ from .maps import maps
 from .models import models
 from .pca import pca
 from .perturb import perturb
+from .segment import group, segment
 from .value_norms import value_norms
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (attention_budget, value_norms, maps, pca, perturb, guide, find_expert, models):
+for command in (attention_budget, value_norms, maps, pca, perturb, guide, find_expert, segment, group, models):
     app.command()(command)
 
 

@@ -58,12 +58,17 @@ def sheet(picture: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Im
     return canvas
 
 
+def percent(share: float) -> str:
+    """A share above 0 in words: 48%, <1%."""
+    return f"{100 * share:.0f}%" if share >= 0.005 else "<1%"
+
+
 def _legend(labels: np.ndarray, classes: Sequence[str], height: int) -> Image.Image:
     """The classes that occur, in as many columns as the picture's height asks for."""
     font = ImageFont.load_default(13)
     shares = [(float((labels == number).mean()), number) for number in range(len(classes))]
     present = sorted((item for item in shares if item[0] > 0), key=lambda item: (-item[0], item[1]))
-    texts = [f"{classes[number]}  {100 * share:.0f}%" for share, number in present]
+    texts = [f"{classes[number]}  {percent(share)}" for share, number in present]
     per_column = max(1, (height - _GAP) // _ROW)
     width = int(max((font.getlength(text) for text in texts), default=0)) + 3 * _GAP + _SWATCH
     columns = max(1, -(-len(texts) // per_column))

@@ -1,0 +1,132 @@
+"""mmdit-probe segment and mmdit-probe group."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from mmdit_probe.configs import GroupConfig, SegmentConfig, as_dict
+
+from . import common
+from .layers import chosen_layers
+
+_LISTED = 3
+"""For more pictures their files are shown as NAME_..., not one by one."""
+Images = Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.", show_default=False)]
+OneLayer = Annotated[str | None, typer.Option(help="A layer number, or 'auto' to find one. Default: the expert layer.")]
+Timestep = Annotated[int, typer.Option(help="Timestep of 28 to read, counted from the clean end.")]
+Crop = Annotated[
+    Literal["stretch", "center"],
+    typer.Option(
+        help="stretch: the whole picture, as the released code; center: the square in its centre, as the paper."
+    ),
+]
+Batch = Annotated[int, typer.Option(min=1, help="Pictures of one forward pass.")]
+
+
+def segment(
+    images: Images,
+    classes: Annotated[str, typer.Option(help="Class names separated by commas, such as 'dog,bench,grass'.")],
+    model: common.Model = "tiny-sd3",
+    layer: OneLayer = None,
+    timestep: Timestep = SegmentConfig.timestep,
+    refine: Annotated[
+        Literal["none", "i2i"], typer.Option(help="i2i: smooth the maps once by the picture's own attention.")
+    ] = "none",
+    crop: Crop = "stretch",
+    batch: Batch = 8,
+    seed: common.Seed = SegmentConfig.seed,
+    max_sequence_length: common.MaxSequenceLength = None,
+    dtype: common.Dtype = "fp32",
+    device: common.Device = "cpu",
+    revision: common.Revision = None,
+    out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
+    / "segment",
+    as_json: common.AsJson = False,
+) -> None:
+    """Which of the given class names each pixel shows: one forward pass, no training (Seg4Diff, section 4.2).
+
+    Names that do not fit into one prompt are split over several forward passes; none is cut.
+
+    Writes for each picture NAME_labels.png (palette PNG, pixel values are positions in --classes), NAME_legend.json,
+    NAME_overlay.png, NAME_rle.json (COCO run-length codes) and NAME_maps.nc (soft maps on the token grid), and
+    segment.csv.
+    """
+    from mmdit_probe.segmentation.folders import picture_files
+    from mmdit_probe.segmentation.segmenters import OpenVocabularySegmenter
+    from mmdit_probe.segmentation.vocabulary import checked_classes, class_prompts
+
+    names = checked_classes(classes.split(","))
+    files = picture_files(images)
+    pipe = common.load(model, dtype, device, revision)
+    config = SegmentConfig(timestep, crop, refine, seed, max_sequence_length)
+    segmenter = OpenVocabularySegmenter(pipe, one_layer(pipe, layer), config)
+    class_prompts(pipe, names, segmenter.reader.max_sequence_length)  # bad names fail before any work
+    settings = {"study": "segment", "model": model, "layer": segmenter.layer, "classes": names, **as_dict(config)}
+    _run(lambda pictures: segmenter.batch(pictures, names), files, out, settings, batch, as_json)
+
+
+def group(
+    images: Images,
+    model: common.Model = "tiny-sd3",
+    layer: OneLayer = None,
+    timestep: Timestep = GroupConfig.timestep,
+    threshold: Annotated[
+        float, typer.Option(help="Maps closer than this (symmetric KL, nats) become one region.")
+    ] = GroupConfig.threshold,
+    variant: Annotated[
+        Literal["released", "paper-text"],
+        typer.Option(help="released: what the released code does; paper-text: each map joins one region only."),
+    ] = "released",
+    min_max: Annotated[
+        bool, typer.Option(help="Scale each grid point over the tokens before the merge (released only).")
+    ] = GroupConfig.min_max,
+    crop: Crop = "stretch",
+    batch: Batch = 8,
+    seed: common.Seed = GroupConfig.seed,
+    max_sequence_length: common.MaxSequenceLength = None,
+    dtype: common.Dtype = "fp32",
+    device: common.Device = "cpu",
+    revision: common.Revision = None,
+    out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
+    / "group",
+    as_json: common.AsJson = False,
+) -> None:
+    """Regions without words: where the tokens of an empty prompt look, merged by KL divergence (Seg4Diff, section 4.3).
+
+    Writes the files of `mmdit-probe segment` with regions for classes, and group.csv.
+    """
+    from mmdit_probe.segmentation.folders import picture_files
+    from mmdit_probe.segmentation.segmenters import UnsupervisedSegmenter
+
+    if not threshold > 0:
+        raise ValueError(
+            f"--threshold must be above 0, got {threshold}; the released code's is {GroupConfig.threshold}"
+        )
+    files = picture_files(images)
+    pipe = common.load(model, dtype, device, revision)
+    config = GroupConfig(threshold, variant, min_max, timestep, crop, seed, max_sequence_length)
+    segmenter = UnsupervisedSegmenter(pipe, one_layer(pipe, layer), config)
+    settings = {"study": "group", "model": model, "layer": segmenter.layer, **as_dict(config)}
+    _run(segmenter.batch, files, out, settings, batch, as_json)
+
+
+def one_layer(pipe: Any, layer: str | None) -> int:
+    """The layer named, found, or the model's own."""
+    return chosen_layers(pipe, None if layer is None else [layer], False)[0]
+
+
+def _run(segment: Any, files: dict[str, Path], out: Path, settings: dict[str, Any], batch: int, as_json: bool) -> None:
+    from mmdit_probe.runs import write_text
+    from mmdit_probe.segmentation.folders import FILES, read_aloud, segment_files
+
+    with common.Bar("pictures", as_json) as bar:
+        table = segment_files(segment, files, out, settings, batch, bar.update)
+    shown = files if as_json or len(files) <= _LISTED else ["NAME"]
+    written = [out / f"{name}_{kind}" for name in shown for kind in FILES]
+    written.append(write_text(out / f"{settings['study']}.csv", table.to_csv(index=False)))
+    lines = [f"layer {settings['layer']}, timestep {settings['timestep']} of 28", *read_aloud(table)]
+    common.finish(lines, written, as_json, table=json.loads(table.to_json(orient="records")))
