@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .attention import JointAttention
+from .attention import LEFT_OUT, JointAttention
 from .kernels import Attended, AttentionCall, additive_mask
 from .layout import TokenLayout
 
@@ -31,7 +31,7 @@ class ArrangedCall(AttentionCall):
     def attended(self) -> Attended:
         plain = JointAttention(self.original, TokenLayout((1, self.original.query.shape[2]), 0))
         lse = take(plain.lse[..., None], self.source)[..., 0]
-        lse = lse.masked_fill(~self.present[:, None], torch.inf)  # exp(score - inf) = 0
+        lse = lse.masked_fill(~self.present[:, None], LEFT_OUT)  # exp(score - LEFT_OUT) = 0
         return Attended(take(plain.output, self.source), lse, plain.method)
 
     @property

@@ -26,6 +26,9 @@ BLOCK_ELEMENTS = 1 << 20
 ROW_CHUNK = 256
 """Rows at a time where a log-sum-exp has to be computed by explicit softmax."""
 
+LEFT_OUT = torch.finfo(torch.float32).max
+"""Log-sum-exp of a query that the layout has and the call has not: its probabilities are 0."""
+
 
 class Block(NamedTuple):
     """Probabilities of some batch rows and heads; the buffer is used again for the next block.
@@ -200,7 +203,7 @@ class JointAttention:
         if mask is None:
             return 1.0
         allowed = mask if mask.dtype == torch.bool else mask > -torch.inf
-        alive = allowed.any(-1).expand(self.batch, self.heads, self.layout.queries) & (self.lse < torch.inf)
+        alive = allowed.any(-1).expand(self.batch, self.heads, self.layout.queries) & (self.lse < LEFT_OUT)
         return torch.stack([_mean(alive[:, :, rows].float()) for rows in _streams(self.layout)], -1)
 
     def _extra_mass(self) -> Tensor | float:

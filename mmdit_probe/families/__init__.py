@@ -14,6 +14,7 @@ from .aura_flow import AURA_FLOW
 from .cross_attention import CROSS_ATTENTION
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
 from .flux import FLUX
+from .generic import generic_family
 from .latents import LATENTS
 from .qwen import QWEN
 from .single_stream import SINGLE_STREAM
@@ -33,11 +34,14 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(transformer: nn.Module) -> Family:
-    """The family of a transformer; `ValueError` names the supported classes."""
+    """The family of a transformer, a made-up one if its class is unknown; `ValueError` if it has no attention blocks."""
     classes = {base.__name__ for base in type(transformer).__mro__}
     for family in FAMILIES:
         if family.transformer in classes:
             return family
+    generic = generic_family(transformer)
+    if generic is not None:
+        return generic
     known = ", ".join(family.transformer for family in FAMILIES)
     raise ValueError(f"Probe: {type(transformer).__name__} is not a supported transformer; supported: {known}")
 

@@ -1,0 +1,79 @@
+"""A try at transformers that no entry describes: attention modules by their place, the layout by the call's shapes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..layout import TokenLayout
+from .family import Family, Inputs, grid_of
+
+_CROSS = ("attn2", "cross_attn", "cross_attention")
+_JOINT = ("attn", "attn1", "attention", "self_attn", "self_attention")
+
+
+def generic_family(transformer: nn.Module) -> Family | None:
+    """A family made up for this transformer; None if it has no blocks with attention."""
+    layers = _attention_modules(transformer)
+    if not layers:
+        return None
+    name = type(transformer).__name__
+    return Family("generic", name, name, lambda _: layers, _layout, _levels, main=_main(transformer))
+
+
+def _main(transformer: nn.Module) -> str:
+    """The first argument of the forward pass."""
+    _, first, *_ = inspect.signature(type(transformer).forward).parameters
+    return first
+
+
+def _attention_modules(transformer: nn.Module) -> list[nn.Module]:
+    """In every block of every list of blocks: its cross-attention, or else its first attention."""
+    found = [_attention(block) for block in _blocks(transformer)]
+    return [module for module in found if module is not None]
+
+
+def _attention(block: nn.Module) -> nn.Module | None:
+    children = dict(block.named_children())
+    return next((children[name] for name in (*_CROSS, *_JOINT) if name in children), None)
+
+
+def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """Of cross-attention, from latents and text; where tokens are joined, their order cannot be seen."""
+    given, text = inputs[_main(transformer)], inputs.get("encoder_hidden_states")
+    name = type(transformer).__name__
+    if not isinstance(given, Tensor) or given.ndim not in (4, 5) or not isinstance(text, Tensor) or text.ndim != 3:
+        raise ValueError(
+            f"Probe: cannot read the token layout of {name} from its inputs; "
+            f"give Probe(layout=TokenLayout((rows, cols), text tokens, 'image-text' or 'text-image'))"
+        )
+    sizes = given.shape[-2:] if given.ndim == 4 else given.shape[-3:]
+    grid = grid_of(sizes, _patch(transformer, len(sizes)))
+    if any(child in _CROSS for block in _blocks(transformer) for child, _ in block.named_children()):
+        return TokenLayout(grid, text.shape[1], scope="cross")
+    raise ValueError(
+        f"Probe: cannot tell whether image or text tokens come first in {name}; "
+        f"give Probe(layout=TokenLayout({grid}, {text.shape[1]}, 'image-text' or 'text-image'))"
+    )
+
+
+def _blocks(transformer: nn.Module) -> list[nn.Module]:
+    """Of all lists of blocks but refiners, which see image or text alone."""
+    lists = [(name, child) for name, child in transformer.named_children() if isinstance(child, nn.ModuleList)]
+    return [block for name, child in lists if "refiner" not in name for block in child]
+
+
+def _patch(transformer: Any, axes: int) -> tuple[int, ...]:
+    """Latent pixels a token, for each axis of the grid; frames are taken one by one unless it is said how many."""
+    patch = transformer.config.get("patch_size") or 1
+    frames = transformer.config.get("patch_size_t") or 1
+    sizes = (frames, patch, patch) if isinstance(patch, int) else (1, *patch)
+    return tuple(sizes)[-axes:]
+
+
+def _levels(transformer: Any, timestep: Tensor) -> Tensor:
+    """Timesteps above 1 are taken for thousandths."""
+    levels = timestep.float()
+    return levels / 1000 if bool((levels > 1).any()) else levels
