@@ -153,6 +153,17 @@ class GroupConfig:
     max_sequence_length: int | None = None
 
 
+@dataclass(frozen=True)
+class AnalyzeConfig:
+    """All studies of one picture in one pass; no ``words`` maps every content word of the prompt."""
+
+    prompt: str
+    words: tuple[str, ...] = ()
+    layers: tuple[int, ...] | None = None
+    timesteps: tuple[int, ...] = (8,)
+    generation: GenerationConfig = GenerationConfig()
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """A config as plain data."""
     return asdict(config)

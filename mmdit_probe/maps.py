@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from .configs import GenerationConfig, MapsConfig
-from .families import family_of
+from .families import denoiser_of, family_of
 from .generation import generation_arguments
 from .prompts import find_words
 from .recording import Recording, record_generated, record_image
@@ -27,7 +27,7 @@ def word_positions(pipe: Any, prompt: str, words: Sequence[str], generation: Gen
     length = generation_arguments(pipe, generation).get("max_sequence_length", 0)
     found: list[list[int]] = [[] for _ in words]
     start = 0
-    for part in family_of(pipe.transformer).text_parts(pipe, length) or ():
+    for part in family_of(denoiser_of(pipe)).text_parts(pipe, length) or ():
         if part.tokenizer is not None:
             for positions, more in zip(found, find_words(part.tokenizer, prompt, words), strict=True):
                 positions += [start + position for position in more if position < part.length]

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from .configs import GenerationConfig
-from .families import family_of
+from .families import denoiser_of, family_of
 from .forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
 from .generation import generation_arguments, steps_at
 from .probe import Probe
@@ -70,7 +70,7 @@ def record_image(
     ``picture`` is (height, width, 3) uint8 RGB, both sides divisible by the model's token size. No guidance: there is
     one forward pass, with the prompt.
     """
-    family = family_of(pipe.transformer)
+    family = family_of(denoiser_of(pipe))
     if family.name != "sd3":
         raise ValueError(
             f"image: a given picture can be read by Stable Diffusion 3 models only, not by {family.models}"

@@ -15,6 +15,7 @@ ORDER = [
     ["scene_reader", "statistics"],
     ["scores", "pictures", "recording"],
     ["budget", "norms", "maps", "pca", "guidance", "perturbation", "guidance_study", "expert"],
+    ["overview", "differences"],
     ["tiny"],
     ["expert_check"],
     ["cli"],

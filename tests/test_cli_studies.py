@@ -151,3 +151,68 @@ def test_pca_reads_scenes_and_pictures(run, tmp_path, source, classes):
 )
 def test_pca_refuses_bad_input(run, arguments, message):
     assert refused(run(*PCA, *arguments), message)
+
+
+ANALYZE = ["analyze", "--steps", "2", "--timesteps", "1"]
+
+
+def test_analyze_and_diff(run, tmp_path):
+    for name, prompt in (("a", "a red circle"), ("b", "a red star")):
+        code, out, _ = run(*ANALYZE, "--prompt", prompt, "--words", "red", "--out", name)
+        assert code == 0
+        assert "'red' is looked at most" in out
+    figures = ("attention_budget", "value_norms", "heads", "pca_t1", "pca_r2", "map_red")
+    tables = ("attention_budget", "value_norms", "value_norms_heads", "heads", "pca", "maps")
+    expected = {f"{name}.{kind}" for name in figures for kind in ("pdf", "png")}
+    expected |= {f"{name}.csv" for name in tables} | {"analyze.nc", "picture.png"}
+    assert {file.name for file in (tmp_path / "a").iterdir()} == expected
+    code, out, _ = run("diff", "a/analyze.nc", "b/analyze.nc", "--out", "d", model=False)
+    assert code == 0
+    assert "prompt: a red circle in A, a red star in B" in out
+    assert "region_mass (" in out
+    assert {file.name for file in (tmp_path / "d").iterdir()} == {"diff.pdf", "diff.png", "diff.csv"}
+    code, out, _ = run("diff", "a/analyze.nc", "a/analyze.nc", "--out", "d", "--json", model=False)
+    assert code == 0
+    assert {row["difference"] for row in json.loads(out)["table"]} == {0}
+
+
+def test_analyze_as_json_takes_a_picture(run, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    code, out, _ = run(*ANALYZE, "--prompt", "sand", "--image", "a.png", "--json")
+    assert code == 0
+    assert set(json.loads(out)["tables"]) >= {"attention_budget", "value_norms", "heads", "pca", "maps"}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("a.nc", "missing.nc"), "no file missing.nc"),
+        (("a.nc", "text.nc"), "text.nc is not a readable NetCDF file"),
+        (("a.nc", "b.nc"), "A has layers 0, 1, 2; B has 1"),
+    ],
+)
+def test_diff_refuses_what_does_not_match(run, tmp_path, random_pipe, files, message):
+    from mmdit_probe import Probe, RegionMass, save_record
+
+    for name, layers in (("a", None), ("b", [1])):
+        with Probe(random_pipe, [RegionMass()], layers=layers) as probe:
+            random_pipe("sand", num_inference_steps=1, max_sequence_length=0, output_type="latent")
+        save_record(probe.dataset("conditional"), tmp_path / f"{name}.nc")
+    (tmp_path / "text.nc").write_text("words")
+    assert refused(run("diff", *files, "--out", "d", model=False), message)
+    assert not (tmp_path / "d").exists()
+
+
+def test_analyze_refuses_bad_input(run):
+    assert refused(run(*ANALYZE, "--prompt", "sand", "--words", "snow"), "'snow' is not among the prompt's tokens")
+    assert refused(run(*ANALYZE, "--prompt", "sand", "--image", "none.png"), "no file none.png")
+
+
+@pytest.mark.parametrize("command", ["value-norms", "maps", "pca", "analyze", "diff"])
+def test_help_says_what_is_written(run, command):
+    code, out, _ = run(command, "--help", model=False)
+    assert code == 0
+    assert "Writes" in out
+    assert "--out" in out

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .sheets import plot_sheet
 from .style import IMAGE_COLOUR, TEXT_COLOUR, house_style
 
 STREAMS = {
@@ -53,28 +54,14 @@ def norm_heads_figure(heads: pd.DataFrame) -> Figure:
     with house_style():
         size = (6.6, 0.8 + 2.1 * len(timesteps))
         figure, axes = plt.subplots(len(timesteps), len(streams), figsize=size, squeeze=False, sharex=True, sharey=True)
-        scale = {
-            "vmin": 0,
-            "vmax": heads["norm"].max(),
-            "cmap": "viridis",
-            "aspect": "auto",
-            "interpolation": "nearest",
-        }
+        top = heads["norm"].max()
         for row, timestep in zip(axes, timesteps, strict=True):
             for ax, stream in zip(row, streams, strict=True):
                 chosen = heads[(heads["timestep"] == timestep) & (heads["stream"] == stream)]
-                shown = ax.imshow(chosen.pivot(index="head", columns="layer", values="norm"), **scale)
+                shown = plot_sheet(ax, chosen, "norm", top)
                 ax.set_title(f"{STREAMS[stream][0]}, t = {timestep}")
-                _label_axes(ax, sorted(chosen["layer"].unique()))
             row[0].set_ylabel("head")
         for ax in axes[-1]:
             ax.set_xlabel("layer")
         figure.colorbar(shown, ax=axes, label="mean L2 norm of the values", shrink=0.9)
         return figure
-
-
-def _label_axes(ax: Axes, layers: list[int]) -> None:
-    """Layer numbers below, whole head numbers beside; spines all around."""
-    every = max(1, -(-len(layers) // 8))
-    ax.set_xticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]])
-    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))

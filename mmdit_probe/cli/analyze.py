@@ -1,0 +1,84 @@
+"""mmdit-probe analyze."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmdit_probe.configs import AnalyzeConfig, GenerationConfig
+
+from . import common
+
+TIMESTEPS = ",".join(map(str, AnalyzeConfig.timesteps))
+
+
+def analyze(
+    prompt: Annotated[str, typer.Option(help="The prompt.")],
+    model: common.Model = "tiny-sd3",
+    words: Annotated[
+        str | None, typer.Option(help="Words to map, separated by commas; every content word if not given.")
+    ] = None,
+    image: common.Picture = None,
+    longest: common.Longest = None,
+    layers: common.Layers = "all",
+    timesteps: common.Timesteps = TIMESTEPS,
+    steps: common.Steps = GenerationConfig.steps,
+    guidance_scale: common.GuidanceScale = None,
+    max_sequence_length: common.MaxSequenceLength = None,
+    height: common.Height = None,
+    width: common.Width = None,
+    seed: common.Seed = GenerationConfig.seed,
+    dtype: common.Dtype = "fp32",
+    device: common.Device = "cpu",
+    revision: common.Revision = None,
+    out: common.Out = common.RESULTS / "analyze",
+    as_json: common.AsJson = False,
+) -> None:
+    """All of it in one pass: attention budget, value norms, heads, principal components and word maps of one picture.
+
+    Writes a figure and a table for each study, picture.png, and one record, analyze.nc, that mmdit-probe diff compares.
+    """
+    from mmdit_probe.maps import chosen_words
+    from mmdit_probe.overview import measure_everything, read_aloud, tables
+
+    config = AnalyzeConfig(
+        prompt,
+        () if words is None else chosen_words(words),
+        common.layer_numbers(layers),
+        common.numbers("--timesteps", timesteps),
+        GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
+    )
+    common.check_folder(out)
+    pipe = common.load(model, dtype, device, revision)
+    recording = measure_everything(pipe, config, common.given_picture(image, longest, pipe))
+    record = recording.record.assign_attrs(model=model)
+    found = tables(record)
+    files = _write(record, recording.picture, found, out)
+    plain = {name: json.loads(table.to_json(orient="records")) for name, table in found.items()}
+    common.finish(read_aloud(found), files, as_json, tables=plain)
+
+
+def _write(record: Any, picture: Any, found: dict[str, Any], out: Path) -> list[Path]:
+    from mmdit_probe.figures.budget import budget_figure
+    from mmdit_probe.figures.heads import heads_figure
+    from mmdit_probe.figures.norms import norms_figure
+    from mmdit_probe.figures.style import save_figure
+    from mmdit_probe.images import save_picture
+    from mmdit_probe.records import save_record
+    from mmdit_probe.runs import write_text
+
+    from .pages import map_pages, pca_pages
+
+    return [
+        *save_figure(budget_figure(found["attention_budget"]), out / "attention_budget"),
+        *save_figure(norms_figure(found["value_norms"]), out / "value_norms"),
+        *save_figure(heads_figure(found["heads"]), out / "heads"),
+        *pca_pages(record, picture, out),
+        *(map_pages(record, picture, out) if "word_map" in record else []),
+        *(write_text(out / f"{name}.csv", table.to_csv(index=False)) for name, table in found.items()),
+        save_record(record, out / "analyze.nc"),
+        save_picture(picture, out / "picture.png"),
+    ]
