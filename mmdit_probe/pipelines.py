@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
@@ -21,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from .families import denoiser_of, family_of
 
 EMBEDDED = "tiny-sd3"
+Offload = Literal["none", "model", "sequential"]
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _pipelines: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Any]] = weakref.WeakKeyDictionary()
@@ -61,6 +63,8 @@ def load_pipeline(
     device: str = "cpu",
     revision: str | None = None,
     t5: bool = False,
+    offload: Offload = "none",
+    lora: str | None = None,
     **options: Any,
 ) -> DiffusionPipeline:
     """A ready pipeline.
@@ -71,14 +75,18 @@ def load_pipeline(
         device: cpu, cuda, cuda:1, mps.
         revision: branch, tag or commit of a hub id.
         t5: load SD3's T5 encoder; off as in the paper, which uses the CLIP encoders alone.
+        offload: what stays in main memory until it is needed: "none", "model" (one model of the pipeline at a time on
+            the GPU) or "sequential" (one layer at a time: slow, in little memory).
+        lora: a LoRA's .safetensors file, folder or hub id, loaded on top.
         options: passed on to `DiffusionPipeline.from_pretrained`.
 
     Raises:
-        ValueError: the model, dtype or device cannot be had; one line says what to do.
+        ValueError: the model, dtype, device, offload or LoRA cannot be had; one line says what to do.
     """
     if dtype not in DTYPES:
         raise ValueError(f"load_pipeline: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     place = torch_device(device)
+    _check_offload(offload, place)
     source = str(embedded_folder()) if model == EMBEDDED else model
     local = Path(source).is_dir()
     if local and not (Path(source) / "model_index.json").is_file():
@@ -89,11 +97,45 @@ def load_pipeline(
             pipe = DiffusionPipeline.from_pretrained(
                 source, dtype=DTYPES[dtype], revision=revision, local_files_only=local, **options
             )
-            pipe.to(place)
+            if lora is not None:
+                _load_lora(pipe, lora)
+            _PLACING[offload](pipe, place)
+    except LoraError as error:
+        raise ValueError(str(error)) from error
     except Exception as error:
         raise ValueError(_explained(model, error)) from error
     pipe.set_progress_bar_config(disable=True)
     return register(pipe)
+
+
+class LoraError(Exception):
+    """A LoRA that cannot be loaded; the text says why."""
+
+
+def _check_offload(offload: str, place: torch.device) -> None:
+    if offload not in _PLACING:
+        raise ValueError(f"load_pipeline: offload must be one of {', '.join(_PLACING)}, got {offload!r}")
+    if offload != "none" and place.type == "cpu":
+        raise ValueError(f"load_pipeline: offload {offload!r} is for GPUs; add --device cuda, or leave it out")
+
+
+_PLACING: Mapping[str, Callable[[Any, torch.device], Any]] = {
+    "none": lambda pipe, place: pipe.to(place),
+    "model": lambda pipe, place: pipe.enable_model_cpu_offload(device=place),
+    "sequential": lambda pipe, place: pipe.enable_sequential_cpu_offload(device=place),
+}
+
+
+def _load_lora(pipe: Any, lora: str) -> None:
+    if not hasattr(pipe, "load_lora_weights"):
+        raise LoraError(f"lora: {type(pipe).__name__} takes no LoRA; leave --lora out")
+    if find_spec("peft") is None:
+        raise LoraError("lora: LoRAs need the package peft; run `pip install peft`")
+    try:
+        pipe.load_lora_weights(lora, use_safetensors=True)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise LoraError(f"lora: {lora!r} could not be loaded into {type(pipe).__name__}: {text[:200]}") from error
 
 
 def register(pipe: DiffusionPipeline) -> DiffusionPipeline:
