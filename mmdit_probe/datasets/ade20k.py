@@ -1,0 +1,16 @@
+"""ADE20K, 150 classes, validation: images/validation and annotations/validation, of 8 or 16 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .labelled import LabelledPictures, folder_of, labelling, paired
+
+
+def read_ade20k(root: Path) -> LabelledPictures:
+    """``root`` is ADEChallengeData2016 or the folder that holds it. The values 0 and 65535 are ignored."""
+    name = "ade20k"
+    pictures = folder_of(name, root, "images/validation", "ADEChallengeData2016/images/validation")
+    maps = pictures.parent.parent / "annotations" / "validation"
+    files = sorted(pictures.glob("*.jpg"))
+    return paired(name, labelling(name), ((file.stem, file, maps / f"{file.stem}.png") for file in files))

@@ -1,0 +1,18 @@
+"""Cityscapes, fine annotations, 19 classes, validation: leftImg8bit/val and gtFine/val, by city."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .labelled import LabelledPictures, folder_of, labelling, paired
+
+
+def read_cityscapes(root: Path) -> LabelledPictures:
+    """``root`` holds leftImg8bit and gtFine; label ids outside the 19 classes are ignored."""
+    name = "cityscapes"
+    pictures = folder_of(name, root, "leftImg8bit/val")
+    files = sorted(pictures.glob("*/*_leftImg8bit.png"))
+    stems = [(file.name.removesuffix("_leftImg8bit.png"), file) for file in files]
+    maps = root / "gtFine" / "val"
+    pairs = ((stem, file, maps / file.parent.name / f"{stem}_gtFine_labelIds.png") for stem, file in stems)
+    return paired(name, labelling(name), pairs)

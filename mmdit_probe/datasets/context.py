@@ -1,0 +1,89 @@
+"""Pascal Context, validation, 59 classes: JPEGImages and trainval_merged.json, or SegmentationClassContext."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .labelled import LabelledPictures, Labelling, Sample, folder_of, labelling, lines_of, paired
+
+_NAME = "context"
+Annotation = dict[str, Any]
+
+
+def read_context(root: Path) -> LabelledPictures:
+    """From trainval_merged.json beside JPEGImages; without it from the label maps of SegmentationClassContext.
+
+    ``root`` is the folder that holds VOCdevkit/VOC2010, VOC2010, or JPEGImages itself.
+    """
+    pictures = folder_of(_NAME, root, "VOCdevkit/VOC2010/JPEGImages", "VOC2010/JPEGImages", "JPEGImages")
+    merged = pictures.parent / "trainval_merged.json"
+    return _from_annotations(pictures, merged) if merged.is_file() else _from_maps(pictures)
+
+
+def _from_maps(pictures: Path) -> LabelledPictures:
+    """Label maps of values 1 to 59 in the order of the classes, 0 for everything else."""
+    base, classes = pictures.parent, labelling(_NAME).classes
+    labels = Labelling(classes, tuple((number + 1, number) for number in range(len(classes))), (0, 255))
+    lists = base / "ImageSets" / "SegmentationContext" / "val.txt"
+    if not lists.is_file():
+        raise ValueError(f"{_NAME}: {base} holds neither trainval_merged.json nor {lists.relative_to(base)}")
+    maps = base / "SegmentationClassContext"
+    return paired(_NAME, labels, ((s, pictures / f"{s}.jpg", maps / f"{s}.png") for s in lines_of(_NAME, lists)))
+
+
+def _from_annotations(pictures: Path, merged: Path) -> LabelledPictures:
+    try:
+        content = json.loads(merged.read_text())
+        images = [image for image in content["images"] if image["phase"] == "val"]
+        masks: dict[int, list[Annotation]] = defaultdict(list)
+        for annotation in content["annos_segmentation"]:
+            masks[annotation["image_id"]].append(annotation)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{_NAME}: {merged} is no Pascal-in-Detail file ({error!r})") from error
+    samples = []
+    for image in sorted(images, key=lambda image: image["file_name"]):
+        file = pictures / image["file_name"]
+        if not file.is_file():
+            raise ValueError(f"{_NAME}: {file} is missing; {merged.name} lists it")
+        samples.append(Sample(file.stem, file, partial(_paint, image, masks[image["image_id"]], merged)))
+    return LabelledPictures(_NAME, labelling(_NAME).classes, samples)
+
+
+def _paint(image: Annotation, masks: list[Annotation], source: Path) -> np.ndarray:
+    """The label map of one picture: its masks one over the other, in the file's order."""
+    values = np.zeros((image["height"], image["width"]), np.int64)
+    for mask in masks:
+        values[decode_mask(mask["segmentation"])] = mask["category_id"]
+    return labelling(_NAME).apply(values, source)
+
+
+def decode_mask(code: Annotation) -> np.ndarray:
+    """A boolean mask (height, width) from COCO's run-length code, compressed text or plain counts."""
+    counts = code["counts"]
+    runs = _expand(counts) if isinstance(counts, str) else counts
+    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return pixels.reshape(code["size"], order="F")
+
+
+def _expand(text: str) -> list[int]:
+    """Counts from COCO's text: 5 bits a character from the lowest, one to say that more follow; differences from the
+    last count but one, from the fourth on."""
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value |= -1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    return counts

@@ -1,0 +1,130 @@
+"""Labelled pictures: what every data set's reader gives, and what the readers share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+IGNORE = 255
+"""The label of pixels that do not count."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One labelled picture.
+
+    ``picture`` is a file, or (height, width, 3) uint8 RGB; ``read`` gives its label map (height, width) uint8: class
+    numbers of the data set, or `IGNORE`.
+    """
+
+    name: str
+    picture: Path | np.ndarray
+    read: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPictures:
+    """A data set: its name, its classes' names, and its pictures in a fixed order."""
+
+    name: str
+    classes: tuple[str, ...]
+    samples: Sequence[Sample]
+
+    def first(self, limit: int | None) -> LabelledPictures:
+        """The first ``limit`` pictures, all if None; `ValueError` if that leaves none."""
+        samples = self.samples[:limit]
+        if not samples:
+            raise ValueError(f"{self.name}: there is no picture to evaluate ({len(self.samples)} found, limit {limit})")
+        return LabelledPictures(self.name, self.classes, samples)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """From a label file's values to class numbers.
+
+    ``values`` maps value to class; ``ignored`` values become `IGNORE`; ``other`` is what all the rest become, None if
+    there should be none.
+    """
+
+    classes: tuple[str, ...]
+    values: tuple[tuple[int, int], ...]
+    ignored: tuple[int, ...] = ()
+    other: int | None = None
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        table = np.full(1 << 16, -1 if self.other is None else self.other)
+        table[list(self.ignored)] = IGNORE
+        for value, number in self.values:
+            table[value] = number
+        return table
+
+    def apply(self, values: np.ndarray, source: Any) -> np.ndarray:
+        """Class numbers (height, width) uint8; `ValueError` names ``source`` and a value that has no class."""
+        labels = self._table[values]
+        if (labels < 0).any():
+            raise ValueError(f"{source} holds the value {values[labels < 0][0]}, which is no class of this data set")
+        return labels.astype(np.uint8)
+
+
+@lru_cache
+def labelling(name: str) -> Labelling:
+    """A public data set's classes and label values, from classes.json."""
+    known = json.loads((files("mmdit_probe") / "datasets" / "classes.json").read_text(encoding="utf-8"))[name]
+    values = tuple((int(value), number) for value, number in known["values"].items())
+    return Labelling(tuple(known["classes"]), values, tuple(known["ignored"]), known.get("other"))
+
+
+def read_values(path: Path) -> np.ndarray:
+    """The values (height, width) of a palette, grey or 16-bit label picture, 0 to 65535; `ValueError` if it is none."""
+    try:
+        with Image.open(path) as opened:
+            values = np.asarray(opened)
+    except OSError as error:
+        raise ValueError(f"label map {path} can't be read ({error})") from error
+    if (
+        values.ndim != 2
+        or values.dtype.kind not in "ui"
+        or (values.size and not 0 <= values.min() <= values.max() < 1 << 16)
+    ):
+        raise ValueError(f"label map {path} must have one channel of whole numbers from 0 to 65535, got {values.shape}")
+    return values
+
+
+def read_labels(path: Path, labels: Labelling) -> np.ndarray:
+    """The label map of a file."""
+    return labels.apply(read_values(path), path)
+
+
+def paired(name: str, labels: Labelling, pairs: Iterable[tuple[str, Path, Path]]) -> LabelledPictures:
+    """Samples of (name, picture file, label file); `ValueError` names the first file that is not there."""
+    samples = []
+    for stem, picture, target in pairs:
+        for file in (picture, target):
+            if not file.is_file():
+                raise ValueError(f"{name}: {file} is missing; every picture needs its label map")
+        samples.append(Sample(stem, picture, partial(read_labels, target, labels)))
+    return LabelledPictures(name, labels.classes, samples)
+
+
+def folder_of(name: str, root: Path, *places: str) -> Path:
+    """The first of ``places`` in ``root`` that is a folder; `ValueError` says where it was looked for."""
+    for place in places:
+        if (root / place).is_dir():
+            return root / place
+    raise ValueError(f"{name}: --root {root} holds none of {', '.join(places)}")
+
+
+def lines_of(name: str, path: Path) -> list[str]:
+    """The names in a list file."""
+    if not path.is_file():
+        raise ValueError(f"{name}: {path} is missing; it lists the pictures")
+    return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]

@@ -1,0 +1,54 @@
+"""Labelled data sets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .ade20k import read_ade20k
+from .cityscapes import read_cityscapes
+from .coco import read_coco
+from .context import read_context
+from .folder import read_folder
+from .labelled import LabelledPictures, Sample
+from .scenes import CLASSES, scene
+from .voc import read_voc
+
+SCENES = 300
+"""Held-out scenes that are evaluated where no limit is given."""
+READERS: Mapping[str, Callable[[Path], LabelledPictures]] = {
+    "voc20": partial(read_voc, name="voc20"),
+    "voc21": partial(read_voc, name="voc21"),
+    "context": read_context,
+    "coco-object": partial(read_coco, name="coco-object"),
+    "coco-object-background": partial(read_coco, name="coco-object-background"),
+    "coco-stuff-27": partial(read_coco, name="coco-stuff-27"),
+    "ade20k": read_ade20k,
+    "cityscapes": read_cityscapes,
+    "folder": read_folder,
+}
+DATASETS = ("scenes", *READERS)
+
+
+def open_dataset(name: str, root: Path | None = None, limit: int | None = None) -> LabelledPictures:
+    """The first ``limit`` pictures of a data set; "scenes" is built in, the others are read from ``root`` as released.
+
+    `ValueError` if the name is unknown, or files are missing.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
+    if name == "scenes":
+        return held_out_scenes(SCENES if limit is None else limit).first(limit)
+    if root is None or not root.is_dir():
+        raise ValueError(f"{name}: give its folder by --root; {root or 'none'} was given")
+    return READERS[name](root).first(limit)
+
+
+def held_out_scenes(count: int) -> LabelledPictures:
+    """The first ``count`` scenes of the test split."""
+    made = (scene("test", number) for number in range(count))
+    samples = [Sample(f"scene{number:05d}", s.image, partial(np.copy, s.labels)) for number, s in enumerate(made)]
+    return LabelledPictures("scenes", CLASSES, samples)
