@@ -164,6 +164,36 @@ class AnalyzeConfig:
     generation: GenerationConfig = GenerationConfig()
 
 
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Masks against ground truth (Seg4Diff, Tables 1, 2, 5, Fig. 8, 15, 17).
+
+    ``task`` is open-vocabulary or unsupervised; ``layers`` None is all; ``heads`` is mean or each; ``timesteps`` count
+    from the clean end, of 28; ``vocabulary`` offers the classes present in each picture, as the paper does, or all of the
+    data set's (full). ``normalize`` is probs, probs-minmax, scores or scores-minmax (Table 5). ``threshold``, ``variant``
+    and ``min_max`` are the unsupervised merge's, ``baselines`` scores three simple ones beside it. ``batch`` pictures go
+    through the model together; the numbers depend on it in the last digits only.
+    """
+
+    dataset: str = "scenes"
+    task: str = "open-vocabulary"
+    layers: tuple[int, ...] | None = None
+    heads: str = "mean"
+    timesteps: tuple[int, ...] = (8,)
+    vocabulary: str = "present"
+    crop: str = "stretch"
+    normalize: str = "probs"
+    refine: str = "none"
+    threshold: float = 0.1
+    variant: str = "released"
+    min_max: bool = True
+    baselines: bool = False
+    batch: int = 8
+    seed: int = 0
+    limit: int | None = None
+    max_sequence_length: int | None = None
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """A config as plain data."""
     return asdict(config)
