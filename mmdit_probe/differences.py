@@ -31,7 +31,7 @@ MEASURES = {
     "pca_variance": Measure("share of variance", "feature"),
     "position_r2": Measure("adjusted R^2", "feature"),
     "class_r2": Measure("adjusted R^2", "feature"),
-    "word_map": Measure("probability, mean over the grid", "word"),
+    "word_map": Measure("mean probability", "word"),
 }
 
 

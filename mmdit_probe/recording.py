@@ -96,7 +96,8 @@ def _picture(output: Any) -> np.ndarray:
 
 def _by_timestep(probe: Probe, calls: Sequence[int], timesteps: Sequence[int], steps: Sequence[int]) -> xr.Dataset:
     record = probe.dataset("both" if probe.unguided else "conditional")
-    chosen = record.isel(batch=0).swap_dims(call="step").sel(step=list(calls))
+    # where the rows are not known, pipelines put the negative prompt's before the prompt's
+    chosen = record.isel(batch=-1).swap_dims(call="step").sel(step=list(calls))
     chosen = chosen.assign_coords(sampling_timestep=("step", list(timesteps)), step=("step", list(steps)))
     return chosen.swap_dims(step="sampling_timestep")
 

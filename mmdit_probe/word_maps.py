@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .attention import Block, Heads, JointAttention
+from .layout import Region
 from .readouts import Field, Fields, Readout, Reduction
 
 Direction = Literal["i2t", "t2i"]
@@ -37,6 +38,8 @@ class WordMaps(Readout):
         last = max(max(span) for span in self.spans)
         if last >= attention.layout.text:
             raise ValueError(f"WordMaps: position {last} does not exist; there are {attention.layout.text} text tokens")
+        if self.direction == "t2i" and Region.T2I not in attention.layout.regions:
+            raise ValueError("WordMaps: in this model text does not attend to the image; use the direction i2t")
         return (_FromImage if self.direction == "i2t" else _FromText)(attention, self)
 
 

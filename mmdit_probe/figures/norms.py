@@ -36,7 +36,7 @@ def norms_figure(table: pd.DataFrame) -> Figure:
     """Seg4Diff's Fig. 4: a panel per timestep, a line per stream; ``table`` is a `norms_table`."""
     timesteps = sorted(table["timestep"].unique())
     with house_style():
-        width = max(3.8, 3.15 * len(timesteps))
+        width = max(4.6, 3.15 * len(timesteps))
         figure, axes = plt.subplots(1, len(timesteps), figsize=(width, 2.6), squeeze=False, sharey=True)
         for ax, timestep in zip(axes[0], timesteps, strict=True):
             frame = table[table["timestep"] == timestep].sort_values("layer")
