@@ -18,7 +18,7 @@ from mmdit_probe.tiny.tokenizer import WORDS, make_tokenizer
 
 SMALL = replace(
     Recipe(), layers=2, batch=4, samples=24, warmup_steps=2, scenes=6, autoencoder_channels=(8, 8, 8, 8),
-    autoencoder_steps=3, autoencoder_batch=2, clip_steps=4, clip_batch=4, clip_layers=1,
+    reader_scenes=8, reader_steps=2, reader_batch=4, autoencoder_steps=3, autoencoder_batch=2, clip_steps=4, clip_batch=4, clip_layers=1,
 )  # fmt: skip
 CPU = torch.device("cpu")
 
@@ -92,6 +92,16 @@ def test_training_logs_the_loss_and_the_grounding_of_every_layer(tmp_path, monke
     assert all(0 <= value <= 1 for value in grounding.values())
     again = train.fit_flow(corpus, vae, SMALL, tmp_path, CPU)  # all is done: nothing is trained
     for a, b in zip(denoiser.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_scene_reader_is_trained_once(tmp_path):
+    from mmdit_probe.tiny import train
+
+    vae = make_autoencoder(SMALL).eval()
+    first = train.fit_reader(vae, SMALL, tmp_path, CPU)
+    again = train.fit_reader(vae, SMALL, tmp_path, CPU)
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

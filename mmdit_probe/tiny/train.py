@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL
 
 from mmdit_probe.datasets.scenes import scenes
 from mmdit_probe.pipelines import embedded_folder
+from mmdit_probe.scene_reader import ReaderNetwork, SceneReader
 
 from .autoencoder import encode_all, train_autoencoder
 from .clip import make_processor, train_clip
@@ -54,6 +55,14 @@ def fit_flow(corpus: Corpus, vae: AutoencoderKL, recipe: Recipe, work: Path, dev
     return trainer.averaged()
 
 
+def fit_reader(vae: AutoencoderKL, recipe: Recipe, work: Path, device: torch.device) -> ReaderNetwork:
+    """The scene reader, trained unless the work folder has it."""
+    folder = work / "scene-reader"
+    if not folder.exists():
+        save_reader(train_reader(vae, recipe, device), folder)
+    return SceneReader.load(folder).network
+
+
 def main(
     work: Annotated[Path, typer.Option(help="Folder for checkpoints and intermediate results.")] = Path("tiny-work"),
     out: Annotated[Path | None, typer.Option(help="Folder for the weights; the package's own if not given.")] = None,
@@ -75,7 +84,7 @@ def main(
     clip = train_clip(corpus, recipe, work, place)
     clip.half().save_pretrained(weights / "tiny-clip")
     make_processor(recipe).save_pretrained(weights / "tiny-clip")
-    save_reader(train_reader(vae, recipe, place), weights / "scene-reader")
+    save_reader(fit_reader(vae, recipe, work, place), weights / "scene-reader")
     typer.echo(f"weights are in {weights}; now run python -m mmdit_probe.tiny.evaluate")
 
 
