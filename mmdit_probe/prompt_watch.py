@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .families import Family
@@ -60,7 +61,7 @@ class PromptWatch:
     def _known(self, features: Any) -> TextTokens | None:
         """The tokens of features that are passed on as they were made, whole or as a list of single samples."""
         for made, text in self._made:
-            if made is features:
+            if _same(made, features):
                 return text
         rows = {
             id(sample): text.rows(slice(row, row + 1))
@@ -77,16 +78,19 @@ class PromptWatch:
             self._text, self._made, self._used = None, [], False
         if not halves:
             return
+        apart = bool(self._made)
         made = list(_features(features))[: len(halves)]
         self._made += zip(made, halves, strict=False)
-        self._text = join_rows(halves[::-1])  # pipelines put the negative half first
+        # pipelines put the negative half first; of prompts encoded one by one only the features tell
+        self._text = None if apart else join_rows(halves[::-1])
 
     def _halves(self, arguments: dict[str, Any]) -> list[TextTokens]:
         """The prompts' tokens and, where they are encoded with them, the negative prompts'."""
         parts = self.family.text_parts(self.pipe, arguments.get("max_sequence_length") or 0)
         if arguments.get("prompt_embeds") is not None or arguments.get("prompt") is None or not parts:
             return []
-        prompts, images = _listed(arguments["prompt"]), arguments.get("num_images_per_prompt") or 1
+        prompts = _listed(arguments["prompt"])
+        images = arguments.get("num_images_per_prompt") or arguments.get("num_videos_per_prompt") or 1
         # where guidance is no argument, a second call before the transformer's first encodes the negative prompt
         second = "do_classifier_free_guidance" not in arguments and bool(self._made) and not self._used
         halves = [describe(parts, [] if second else prompts, prompts if second else None, images)]
@@ -95,6 +99,14 @@ class PromptWatch:
             negative = negative * len(prompts) if len(negative) == 1 else negative
             halves.append(describe(parts, [], negative, images))
         return halves
+
+
+def _same(made: Any, features: Any) -> bool:
+    """Whether features are the ones that were made, on another device or in another precision perhaps."""
+    if made is features:
+        return True
+    both = isinstance(made, Tensor) and isinstance(features, Tensor)
+    return both and made.shape == features.shape and torch.equal(made.to(features), features)
 
 
 def _features(result: Any) -> Iterator[Any]:

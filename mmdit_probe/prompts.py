@@ -26,10 +26,15 @@ def _tokenize(part: TextPart, prompts: Sequence[str], conditional: bool) -> Text
 def _positions(part: TextPart, prompt: str) -> tuple[np.ndarray, np.ndarray]:
     """Strings and kinds of the positions that one prompt fills."""
     tokenizer = part.tokenizer
-    options = {} if part.template == PLAIN else {"add_special_tokens": False, "return_offsets_mapping": True}
+    options = {} if part.template == PLAIN else {"return_offsets_mapping": True}
     length = part.dropped + part.length
     encoded = tokenizer(
-        part.template.replace(PLAIN, prompt), padding="max_length", max_length=length, truncation=True, **options
+        part.template.replace(PLAIN, prompt),
+        padding="max_length",
+        max_length=length,
+        truncation=True,
+        add_special_tokens=part.special,
+        **options,
     )
     kinds = np.array(_kinds(encoded.input_ids, tokenizer), dtype=object)
     if options:

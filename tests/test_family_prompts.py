@@ -10,7 +10,7 @@ from mmdit_probe import I2TMaps, Probe
 from mmdit_probe.families import FAMILIES
 from mmdit_probe.prompt_watch import PromptWatch
 from mmdit_probe.prompts import describe
-from mmdit_probe.tiny.tokenizer import make_tokenizer
+from mmdit_probe.tiny.tokenizer import END, START, make_tokenizer
 
 CHAT = (
     "{% for m in messages %}a {{ m['content'] if m['content'] is string else m['content'][0]['text'] }} on {% endfor %}"
@@ -30,13 +30,28 @@ def chat_tokenizer(length=24):
     return tokenizer
 
 
+class Hunyuan:
+    """Encodes the negative prompt by a call of its own."""
+
+    tokenizer = chat_tokenizer()
+
+    def encode_prompt(
+        self,
+        prompt,
+        prompt_template={"template": "on {} above", "crop_start": 2},
+        max_sequence_length=20,
+    ):
+        return torch.rand(1, max_sequence_length, 4), torch.rand(1, 8)
+
+
 def pipe_of(name):
     tokenizer = chat_tokenizer()
     return {
         "qwen-image": SimpleNamespace(
-            tokenizer=tokenizer, prompt_template_encode="a moon on {} above sand", prompt_template_encode_start_idx=2
+            tokenizer=tokenizer, prompt_template_encode="a moon on {} above sand", prompt_template_encode_start_idx=3
         ),
         "z-image": SimpleNamespace(tokenizer=tokenizer),
+        "hunyuan-video": Hunyuan(),
         "flux2": SimpleNamespace(
             tokenizer=SimpleNamespace(tokenizer=tokenizer, apply_chat_template=tokenizer.apply_chat_template),
             system_message="moon",
@@ -47,8 +62,13 @@ def pipe_of(name):
 @pytest.mark.parametrize(
     ("name", "kinds", "strings"),
     [
-        ("qwen-image", "template word word word template template padding", "on a red heart above sand"),
-        ("z-image", "template word word word template padding", "a a red heart on"),
+        (
+            "qwen-image",
+            "template word word word template template template padding",
+            f"on a red heart above sand {END}",
+        ),
+        ("z-image", "template template word word word template template padding", f"{START} a a red heart on {END}"),
+        ("hunyuan-video", "word word word template template padding", f"a red heart above {END}"),
         ("flux2", "template template template template word word word template padding", "a moon on a a red heart on"),
     ],
 )
@@ -168,3 +188,12 @@ def test_features_passed_on_sample_by_sample():
     assert text.is_prompt.sum(1).tolist() == [3, 1, 0, 0]
     assert watch.text([torch.zeros(7, 2)], 4, 8) is not None  # unknown features: the halves as they were encoded
     assert watch.text(made, 4, 2) is None  # words do not fit in two positions
+
+
+def test_prompts_encoded_one_by_one_are_told_by_their_features():
+    with PromptWatch(pipe := Hunyuan(), family("hunyuan-video")) as watch:
+        (prompt, _), (negative, _) = pipe.encode_prompt("a red heart"), pipe.encode_prompt("sand")
+        texts = [watch.text(features.bfloat16(), 1, 20) for features in (prompt.clone(), negative)]
+        assert watch.text(torch.rand(1, 20, 4), 1, 20) is None
+    assert [text.is_prompt.sum() for text in texts] == [3, 1]
+    assert [bool(text.conditional.all()) for text in texts] == [True, False]

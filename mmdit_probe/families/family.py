@@ -25,7 +25,8 @@ class TextPart:
     """A run of at most ``length`` text positions made by one text encoder.
 
     No tokenizer means that the encoder is not loaded and its positions are zero. ``template`` is what the pipeline
-    puts around the prompt, for which ``{}`` stands; ``packed`` says that it moves padding behind all else; the
+    puts around the prompt, for which ``{}`` stands; without ``special`` the tokenizer adds no tokens of its own;
+    ``packed`` says that it moves padding behind all else; the
     first ``dropped`` positions are then cut off.
     """
 
@@ -33,6 +34,7 @@ class TextPart:
     tokenizer: Any
     length: int
     template: str = PLAIN
+    special: bool = True
     packed: bool = False
     dropped: int = 0
 

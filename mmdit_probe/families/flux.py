@@ -57,7 +57,7 @@ def _mistral(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     chat = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
     template = pipe.tokenizer.apply_chat_template(chat, add_generation_prompt=False, tokenize=False)
     tokenizer = getattr(pipe.tokenizer, "tokenizer", pipe.tokenizer)  # a processor holds one
-    return [TextPart("mistral", tokenizer, max_sequence_length, template)]
+    return [TextPart("mistral", tokenizer, max_sequence_length, template, special=False)]
 
 
 FLUX = (

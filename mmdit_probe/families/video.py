@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..layout import Extra, TokenLayout
-from .family import Family, Inputs, grid_of, modules, t5
+from .family import Family, Inputs, TextPart, grid_of, modules, t5
 
 
 def _grid(transformer: Any, inputs: Inputs) -> tuple[int, ...]:
@@ -20,6 +21,14 @@ def _grid(transformer: Any, inputs: Inputs) -> tuple[int, ...]:
 
 def _text_last_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(_grid(transformer, inputs), inputs["encoder_hidden_states"].shape[1], "image-text")
+
+
+def _hunyuan_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Llama with the chat template that `encode_prompt` takes by default; templates with an image are not described."""
+    given = inspect.signature(type(pipe).encode_prompt).parameters["prompt_template"].default
+    if set(given) != {"template", "crop_start"}:
+        return []
+    return [TextPart("llama", pipe.tokenizer, max_sequence_length, given["template"], dropped=given["crop_start"])]
 
 
 def _hunyuan15_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -82,6 +91,7 @@ VIDEO = (
         models="HunyuanVideo",
         layers=modules("attn", "transformer_blocks", "single_transformer_blocks"),
         layout=_text_last_layout,
+        text_parts=_hunyuan_text,
     ),
     Family(
         name="cogvideox",
