@@ -73,7 +73,15 @@ def _kinds(ids: Sequence[int], tokenizer: Any) -> list[Kind]:
 def describe(
     parts: Sequence[TextPart], prompts: Sequence[str], negative: Sequence[str] | None = None, images: int = 1
 ) -> TextTokens:
-    """The text positions of a batch: the negative prompts' rows first, if any, ``images`` rows a prompt."""
+    """The text positions of a batch: the negative prompts' rows first, if any, ``images`` rows a prompt.
+
+    `ValueError` if there are no parts: the pipeline's family does not say what its text positions hold.
+    """
+    if not parts:
+        raise ValueError(
+            "prompts: what this pipeline's text positions hold is not known; "
+            "give its family a text_parts, or use readouts that need no words"
+        )
     halves = [(negative, False)] if negative is not None else []
     halves.append((prompts, True))
     return join_rows(

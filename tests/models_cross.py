@@ -91,6 +91,12 @@ def wan(**options: Any) -> Any:
     )
 
 
+def wan_i2v_inputs() -> dict[str, Any]:
+    """The class takes all but the last 512 positions for an image's, on which a second attention runs."""
+    inputs = given(video_latents(), 250.0, encoder_hidden_states_image=randn(BATCH, 3, 6))
+    return inputs | {"encoder_hidden_states": randn(BATCH, 512, 16)}
+
+
 def ltx() -> Any:
     return diffusers.LTXVideoTransformer3DModel(
         in_channels=4,
@@ -133,6 +139,17 @@ CASES = [
         lambda: given(latents(patch=1), 250.0, encoder_attention_mask=mask()),
         change_word(),
         change_pixel(2, 1),
+        still=zero("attn1.to_out"),
+    ),
+    Case(
+        "wan-i2v",
+        lambda: wan(image_dim=6, added_kv_proj_dim=24),
+        wan_i2v_inputs,
+        change_word(),
+        change_pixel(1, 4, 3),
+        GRID,
+        PATCH,
+        text=512,
         still=zero("attn1.to_out"),
     ),
     Case(

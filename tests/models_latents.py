@@ -6,8 +6,13 @@ from typing import Any
 
 import diffusers
 import torch
+from conftest import make_sd3
 from models import BATCH, COLS, ROWS, TEXT, Case, change_packed, change_pixel, change_word, position_ids, randn, zero
 from models_image import given, latents, mask
+
+
+def sd3_inputs() -> dict[str, Any]:
+    return given(latents(), 250.0, pooled_projections=randn(BATCH, 8))
 
 
 def cogview3() -> Any:
@@ -198,6 +203,8 @@ def krea2_inputs() -> dict[str, Any]:
 
 PIXEL = change_pixel(4, 3)
 CASES = [
+    Case("sd3", lambda: make_sd3(layers=2), sd3_inputs, change_word(), PIXEL),
+    Case("sd3.5", lambda: make_sd3(layers=2, dual=(0,), qk_norm="rms_norm"), sd3_inputs, change_word(), PIXEL),
     Case("cogview3-plus", cogview3, cogview_inputs, change_word(), PIXEL),
     Case("cogview4", cogview4, lambda: cogview_inputs(attention_mask=mask()), change_word(), PIXEL),
     Case("glm-image", glm, glm_inputs, change_word(), PIXEL),

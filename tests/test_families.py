@@ -14,6 +14,7 @@ from naive import full_matrix
 
 from mmdit_probe import I2TMaps, Probe, Readout, RegionMass, T2IMaps, ValueNorms
 from mmdit_probe.arrangement import ArrangedCall
+from mmdit_probe.families import FAMILIES, family_of
 from mmdit_probe.layout import Region
 
 CASES = [
@@ -73,6 +74,11 @@ def matrix_of(attention):
             for key, k in enumerate(source):
                 moved[row, :, query, key] = plain[row, :, q, k] if q >= 0 and k >= 0 else 0
     return moved
+
+
+def test_every_family_has_a_case():
+    made = {family_of(case.model()).name for case in CASES}
+    assert made == {family.name for family in FAMILIES}
 
 
 @each_family

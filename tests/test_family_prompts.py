@@ -30,6 +30,9 @@ def chat_tokenizer(length=24):
     return tokenizer
 
 
+TEMPLATE = {"template": "on {} above", "crop_start": 2}
+
+
 class Hunyuan:
     """Encodes the negative prompt by a call of its own."""
 
@@ -38,7 +41,7 @@ class Hunyuan:
     def encode_prompt(
         self,
         prompt,
-        prompt_template={"template": "on {} above", "crop_start": 2},
+        prompt_template=TEMPLATE,
         max_sequence_length=20,
     ):
         return torch.rand(1, max_sequence_length, 4), torch.rand(1, 8)
@@ -197,3 +200,9 @@ def test_prompts_encoded_one_by_one_are_told_by_their_features():
         assert watch.text(torch.rand(1, 20, 4), 1, 20) is None
     assert [text.is_prompt.sum() for text in texts] == [3, 1]
     assert [bool(text.conditional.all()) for text in texts] == [True, False]
+
+
+def test_a_pipeline_whose_text_is_not_described_says_so():
+    assert family("ernie-image").text_parts(None, 8) == []
+    with pytest.raises(ValueError, match="text positions hold is not known"):
+        describe([], ["sand"])
