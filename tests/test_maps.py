@@ -10,6 +10,7 @@ from mmdit_probe import I2TMaps, Probe, T2IMaps, TokenLayout, WordMaps
 from mmdit_probe.attention import JointAttention
 from mmdit_probe.configs import GenerationConfig, MapsConfig
 from mmdit_probe.datasets.scenes import scene
+from mmdit_probe.families import TextPart
 from mmdit_probe.figures.maps import heads_page, plot_overlay, word_page
 from mmdit_probe.maps import (
     chosen_words,
@@ -17,10 +18,12 @@ from mmdit_probe.maps import (
     head_mean,
     maps_table,
     measure_maps,
+    positions_in,
     read_aloud,
     still,
     word_positions,
 )
+from mmdit_probe.prompts import describe
 from mmdit_probe.readouts import read
 
 PROMPT = "a red circle on grass and a red square"
@@ -63,6 +66,19 @@ def test_the_words_maps_are_the_tokens_maps(random_pipe, direction, whole):
 def test_words_are_found_with_all_their_occurrences(random_pipe):
     found = word_positions(random_pipe, PROMPT, ["red", "red circle", "grass"], GENERATION)
     assert found == [[2, 8], [2, 3], [5]]
+
+
+def test_words_are_found_inside_a_template(random_pipe):
+    """Shifted by what stands before the prompt; the template's own words do not count."""
+    part = TextPart("qwen", random_pipe.tokenizer, 20, template="red grass: {} red")
+    [alone] = word_positions(random_pipe, "a red circle", ["red circle"], GENERATION)
+    [found] = positions_in(part, "a red circle", ["red circle"])
+    strings = describe([part], ["a red circle"]).strings[0]
+    assert [strings[position] for position in found] == ["red", "circle"]
+    assert found[0] > alone[0]
+    assert positions_in(part, "a red circle", ["red"]) == [found[:1]]
+    with pytest.raises(ValueError, match="'grass' is not among the prompt's tokens: a red circle"):
+        positions_in(part, "a red circle", ["grass"])
 
 
 def test_an_unknown_word_shows_the_tokens(random_pipe):
