@@ -18,7 +18,8 @@ from mmdit_probe.tiny.tokenizer import WORDS, make_tokenizer
 
 SMALL = replace(
     Recipe(), layers=2, batch=4, samples=24, warmup_steps=2, scenes=6, autoencoder_channels=(8, 8, 8, 8),
-    reader_scenes=8, reader_steps=2, reader_batch=4, autoencoder_steps=3, autoencoder_batch=2, clip_steps=4, clip_batch=4, clip_layers=1,
+    reader_scenes=8, reader_steps=2, reader_batch=4,
+    autoencoder_steps=3, autoencoder_batch=2, clip_steps=4, clip_batch=4, clip_layers=1,
 )  # fmt: skip
 CPU = torch.device("cpu")
 
