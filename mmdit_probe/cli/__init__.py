@@ -9,6 +9,7 @@ import typer
 from .analyze import analyze
 from .attention_budget import attention_budget
 from .diff import diff
+from .evaluate import evaluate
 from .find_expert import find_expert
 from .guide import guide
 from .maps import maps
@@ -25,7 +26,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (attention_budget, value_norms, maps, pca, analyze, diff, perturb, guide, find_expert, segment, group, models):
+for command in (
+    attention_budget,
+    value_norms,
+    maps,
+    pca,
+    analyze,
+    diff,
+    perturb,
+    guide,
+    find_expert,
+    segment,
+    group,
+    evaluate,
+    models,
+):
     app.command()(command)
 
 

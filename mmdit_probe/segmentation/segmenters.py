@@ -70,17 +70,27 @@ class OpenVocabularySegmenter(_Segmenter):
         """Pictures of any sizes together, with the same classes; one forward pass for each prompt."""
         names = checked_classes(classes)
         pictures = self._pictures(images)
-        maps = read_class_maps(self.reader, pictures, names)[0, :, 0]
+        maps = [found[0, 0] for found in read_class_maps(self.reader, pictures, [names] * len(pictures))]
         return [self._segmentation(picture, own, names) for picture, own in zip(pictures, maps, strict=True)]
 
 
-def read_class_maps(reader: MapReader, pictures: Sequence[np.ndarray], names: Sequence[str]) -> Tensor:
-    """(timestep, batch, layer, [head,] class, row, col): the mean map of each name's tokens, one list for all pictures."""
+def read_class_maps(
+    reader: MapReader, pictures: Sequence[np.ndarray], vocabularies: Sequence[Sequence[str]]
+) -> list[Tensor]:
+    """For each picture, (timestep, layer, [head,] class, row, col): the mean map of the tokens of each of its names.
+
+    Each forward pass takes as many prompts as there are pictures.
+    """
     latents = reader.latents(pictures)
-    parts = []
-    for part in class_prompts(reader.pipe, names, reader.max_sequence_length):
-        parts.append(class_maps(reader.read(latents, [part.prompt] * len(pictures)), part.spans))
-    return torch.cat(parts, -3)  # names stand in order, so that the parts do
+    prompts = [class_prompts(reader.pipe, names, reader.max_sequence_length) for names in vocabularies]
+    jobs = [(row, prompt) for row, parts in enumerate(prompts) for prompt in parts]
+    found: list[list[Tensor]] = [[] for _ in pictures]
+    for start in range(0, len(jobs), len(pictures)):
+        rows, parts = zip(*jobs[start : start + len(pictures)], strict=True)
+        maps = reader.read(latents[list(rows)], [part.prompt for part in parts])
+        for place, (row, part) in enumerate(zip(rows, parts, strict=True)):
+            found[row].append(class_maps(maps[:, place], part.spans))
+    return [torch.cat(parts, -3) for parts in found]  # prompts hold the names in order
 
 
 class UnsupervisedSegmenter(_Segmenter):

@@ -1,0 +1,119 @@
+"""mmdit-probe evaluate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mmdit_probe.configs import EvaluateConfig
+
+from . import common
+
+
+def evaluate(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="scenes (built in), voc20, voc21, context, coco-object, coco-object-background, coco-stuff-27, ade20k, "
+            "cityscapes, or folder (images/, labels/, classes.json)."
+        ),
+    ],
+    root: Annotated[Path | None, typer.Option(help="The data set's folder, as released; not for scenes.")] = None,
+    task: Annotated[
+        Literal["open-vocabulary", "unsupervised"], typer.Option(help="Masks by class names, or regions without words.")
+    ] = "open-vocabulary",
+    model: common.Model = "tiny-sd3",
+    layers: common.Layers = "all",
+    heads: Annotated[Literal["mean", "each"], typer.Option(help="The mean over heads, or each head apart.")] = "mean",
+    timesteps: Annotated[
+        str, typer.Option(help="Timesteps of 28, counted from the clean end; one forward pass each.")
+    ] = ",".join(map(str, EvaluateConfig.timesteps)),
+    vocabulary: Annotated[
+        Literal["present", "full"],
+        typer.Option(help="Classes the prompt offers: those in the picture, as the paper, or all of the data set."),
+    ] = "present",
+    crop: Annotated[
+        Literal["stretch", "center"],
+        typer.Option(help="stretch: the whole picture, as the released code; center: its middle square, as the paper."),
+    ] = "stretch",
+    normalize: Annotated[
+        Literal["probs", "probs-minmax", "scores", "scores-minmax"],
+        typer.Option(help="Maps after or before the softmax, as they are or each brought to [0, 1] (Table 5)."),
+    ] = "probs",
+    refine: Annotated[
+        Literal["none", "i2i"], typer.Option(help="i2i: smooth the maps once by the picture's own attention.")
+    ] = "none",
+    threshold: Annotated[
+        float, typer.Option(help="Unsupervised: maps closer than this (symmetric KL, nats) become one region.")
+    ] = EvaluateConfig.threshold,
+    variant: Annotated[
+        Literal["released", "paper-text"],
+        typer.Option(help="Unsupervised: the merge of the released code or of the text."),
+    ] = "released",
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Unsupervised: also one region, k-means on colours and on positions.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures; 300 of scenes.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures of one forward pass.")] = EvaluateConfig.batch,
+    seed: common.Seed = EvaluateConfig.seed,
+    max_sequence_length: common.MaxSequenceLength = None,
+    dtype: common.Dtype = "fp32",
+    device: common.Device = "cpu",
+    revision: common.Revision = None,
+    out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
+    / "evaluate",
+    as_json: common.AsJson = False,
+) -> None:
+    """How good the masks are: pixel accuracy, mean accuracy and mIoU, of every layer in one pass over the pictures.
+
+    Masks are scored at the pictures' own size. Regions without words are matched to the classes picture by picture, as the
+    paper does, and by an order-independent variant beside it.
+
+    Writes evaluate.csv (a row for each timestep, layer and head), evaluate_classes.csv, evaluate_pictures.csv,
+    evaluate.pdf / .png (Seg4Diff, Fig. 8, 15) and, with --heads each, evaluate_heads.pdf / .png (Fig. 17).
+    """
+    from mmdit_probe.datasets.registry import open_dataset
+    from mmdit_probe.figures.evaluation import evaluation_figure, heads_figure
+    from mmdit_probe.figures.style import save_figure
+    from mmdit_probe.runs import write_text
+    from mmdit_probe.segmentation.evaluation import run_evaluation
+    from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
+
+    pictures = open_dataset(dataset, root, limit)
+    config = EvaluateConfig(
+        dataset,
+        task,
+        common.layer_numbers(layers),
+        heads,
+        common.numbers("--timesteps", timesteps),
+        vocabulary,
+        crop,
+        normalize,
+        refine,
+        threshold,
+        variant,
+        baselines=baselines,
+        batch=batch,
+        seed=seed,
+        limit=limit,
+        max_sequence_length=max_sequence_length,
+    )
+    pipe = common.load(model, dtype, device, revision)
+    with common.Bar("pictures", as_json) as bar:
+        result = tabulate(run_evaluation(pipe, pictures, config, out, model, bar.update))
+    files = [
+        write_text(out / "evaluate.csv", result.views.to_csv(index=False)),
+        write_text(out / "evaluate_classes.csv", result.classes.to_csv(index=False)),
+        write_text(out / "evaluate_pictures.csv", result.pictures.to_csv(index=False)),
+        *save_figure(evaluation_figure(result.views, result.baselines), out / "evaluate"),
+    ]
+    if baselines:
+        files.append(write_text(out / "evaluate_baselines.csv", result.baselines.to_csv(index=False)))
+    if heads == "each":
+        files += save_figure(heads_figure(result.views), out / "evaluate_heads")
+    lines = read_aloud(result, dataset, len(pictures.samples))
+    tables = {"table": result.views, "baselines": result.baselines}
+    common.finish(lines, files, as_json, **{n: json.loads(t.to_json(orient="records")) for n, t in tables.items()})

@@ -1,0 +1,155 @@
+"""Masks against ground truth: all layers, heads and timesteps in one pass over the pictures, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..configs import EvaluateConfig, as_dict
+from ..datasets.labelled import LabelledPictures, Sample
+from ..images import read_rgb
+from ..records import FORMAT, versions
+from ..runs import RunFolder
+from .baselines import BASELINES
+from .counting import COUNTS, MATCHINGS, count_baselines, count_classes, count_regions, offered
+from .maps import make_readout
+from .reading import MapReader, cropped
+from .segmenters import read_class_maps, read_token_maps
+
+Progress = Callable[[int, int], None]
+"""Called with (pictures done, pictures in all)."""
+VIEW = ("timestep", "layer", "head")
+
+
+def run_evaluation(
+    pipe: Any,
+    pictures: LabelledPictures,
+    config: EvaluateConfig,
+    out: Path,
+    model: str,
+    progress: Progress | None = None,
+) -> Iterator[xr.Dataset]:
+    """The counts of each batch of pictures, in order; finished batches are read from ``out``, not computed.
+
+    ``counts`` (picture, matching, timestep, layer, head, count, class) are pixels: true positives, false positives and
+    false negatives of each class. ``baseline_counts`` (picture, matching, baseline, count, class) is there on request.
+    `ValueError` before any work if a setting is wrong, or ``out`` holds a run with other ones.
+    """
+    check(config)
+    heads = "mean" if config.heads == "mean" else "all"
+    reader = MapReader(
+        pipe,
+        make_readout(config.normalize, heads, config.refine),  # type: ignore[arg-type]
+        config.layers,
+        config.timesteps,
+        seed=config.seed,
+        max_sequence_length=config.max_sequence_length,
+    )
+    settings = {"study": "evaluate", "model": model, "pictures": len(pictures.samples), **as_dict(config)}
+    return _batches(reader, pictures, config, RunFolder(out, settings), progress)
+
+
+def check(config: EvaluateConfig) -> None:
+    """`ValueError` if a setting is unknown or two contradict each other."""
+    for name, known in (
+        ("task", tuple(MATCHINGS)),
+        ("heads", ("mean", "each")),
+        ("vocabulary", ("present", "full")),
+        ("crop", ("stretch", "center")),
+    ):
+        if getattr(config, name) not in known:
+            raise ValueError(f"evaluate: {name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")
+    if config.batch < 1:
+        raise ValueError(f"evaluate: batch must be at least 1, got {config.batch}")
+    if config.task == "unsupervised" and (config.normalize, config.refine, config.vocabulary) != (
+        "probs",
+        "none",
+        "present",
+    ):
+        raise ValueError("evaluate: normalize, refine and vocabulary belong to the open-vocabulary task")
+    if config.task != "unsupervised" and config.baselines:
+        raise ValueError("evaluate: the baselines belong to the unsupervised task")
+    if not config.threshold > 0:
+        raise ValueError(f"evaluate: the threshold must be above 0, got {config.threshold}")
+
+
+def _batches(
+    reader: MapReader, pictures: LabelledPictures, config: EvaluateConfig, folder: RunFolder, progress: Progress | None
+) -> Iterator[xr.Dataset]:
+    with folder.open() as run:
+        for start in range(0, len(pictures.samples), config.batch):
+            name = f"pictures-{start:06d}"
+            item = run.item(name)
+            if item is None:
+                item = _count_batch(reader, pictures.samples[start : start + config.batch], pictures.classes, config)
+                run.write(name, item)
+            yield item
+            if progress is not None:
+                progress(start + item.sizes["picture"], len(pictures.samples))
+
+
+def _load(sample: Sample, crop: str) -> tuple[np.ndarray, np.ndarray]:
+    """Picture and label map, both cropped."""
+    picture = read_rgb(sample.picture) if isinstance(sample.picture, Path) else sample.picture
+    labels = sample.read()
+    if labels.shape != picture.shape[:2]:
+        raise ValueError(
+            f"{sample.name}: the label map is {labels.shape}, the picture {picture.shape[:2]}; they must agree"
+        )
+    return cropped(picture, crop), cropped(labels, crop)
+
+
+def _count_batch(
+    reader: MapReader, samples: Sequence[Sample], classes: tuple[str, ...], config: EvaluateConfig
+) -> xr.Dataset:
+    loaded = [_load(sample, config.crop) for sample in samples]
+    counts = (_classes if config.task == "open-vocabulary" else _regions)(reader, loaded, classes, config)
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    variables["counts"] = (("picture", "matching", *VIEW, "count", "class"), np.stack(counts))
+    coordinates = {
+        "picture": [sample.name for sample in samples],
+        "matching": list(MATCHINGS[config.task]),
+        "timestep": list(config.timesteps),
+        "sigma": ("timestep", list(reader.sigmas)),
+        "layer": list(reader.layers),
+        "head": ["mean"] if config.heads == "mean" else [str(head) for head in range(counts[0].shape[3])],
+        "count": list(COUNTS),
+        "class": list(classes),
+    }
+    if config.baselines:
+        rows = [count_baselines(picture, labels, len(classes), config.seed) for picture, labels in loaded]
+        variables["baseline_counts"] = (("picture", "matching", "baseline", "count", "class"), np.stack(rows))
+        coordinates["baseline"] = list(BASELINES)
+    return xr.Dataset(variables, coordinates, {"format": FORMAT, **versions()})
+
+
+def _classes(
+    reader: MapReader, loaded: Sequence[tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...], config: EvaluateConfig
+) -> list[np.ndarray]:
+    offers = [offered(labels, classes, config.vocabulary) for _, labels in loaded]
+    names = [[classes[number] for number in offer] for offer in offers]
+    found = read_class_maps(reader, [picture for picture, _ in loaded], names)
+    return [
+        count_classes(_with_heads(maps, config), offer, labels, len(classes), config.normalize)
+        for (_, labels), offer, maps in zip(loaded, offers, found, strict=True)
+    ]
+
+
+def _regions(
+    reader: MapReader, loaded: Sequence[tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...], config: EvaluateConfig
+) -> list[np.ndarray]:
+    maps = read_token_maps(reader, [picture for picture, _ in loaded])
+    return [
+        count_regions(_with_heads(maps[:, row], config), labels, len(classes), config)
+        for row, (_, labels) in enumerate(loaded)
+    ]
+
+
+def _with_heads(maps: torch.Tensor, config: EvaluateConfig) -> torch.Tensor:
+    """(timestep, layer, head, entry, row, col), one head where it is the mean."""
+    return maps[:, :, None] if config.heads == "mean" else maps

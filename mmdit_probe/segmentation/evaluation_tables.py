@@ -1,0 +1,107 @@
+"""Counts of an evaluation as tables: scores by view, by class and by picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from .evaluation import VIEW
+
+SCORES = ("pacc", "macc", "miou")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """``views``: a row for each matching, timestep, layer and head, scores of the whole set; ``classes``: one for each of
+    these and each class that occurs; ``pictures``: one for each of these and each picture; ``baselines``: one for each
+    matching and baseline, empty unless asked for. All scores are in [0, 1].
+
+    ``pacc`` is the share of labelled pixels that are right, ``macc`` the mean of it over the true classes, ``miou`` the
+    mean intersection over union of the classes that are true or predicted somewhere.
+    """
+
+    views: pd.DataFrame
+    classes: pd.DataFrame
+    pictures: pd.DataFrame
+    baselines: pd.DataFrame
+
+
+def tabulate(batches: Iterable[xr.Dataset]) -> Evaluation:
+    """Sum the counts batch by batch."""
+    total = baselines = None
+    pictures = []
+    for batch in batches:
+        summed = batch["counts"].astype(np.int64).sum("picture")
+        total = summed if total is None else total + summed
+        pictures.append(_frame(_scores(batch["counts"].astype(np.int64))))
+        if "baseline_counts" in batch:
+            summed = batch["baseline_counts"].astype(np.int64).sum("picture")
+            baselines = summed if baselines is None else baselines + summed
+    if total is None:
+        raise ValueError("evaluate: there is no picture")
+    views = _frame(_scores(total))
+    return Evaluation(
+        views,
+        _frame(_class_scores(total)).dropna(subset=["iou"]).reset_index(drop=True),
+        pd.concat(pictures, ignore_index=True),
+        pd.DataFrame() if baselines is None else _frame(_scores(baselines)),
+    )
+
+
+def _class_scores(counts: xr.DataArray) -> xr.Dataset:
+    """``iou`` and ``accuracy`` by class; NaN where a class does not occur."""
+    tp, fp, fn = (counts.sel(count=name, drop=True) for name in ("tp", "fp", "fn"))
+    union, truth = tp + fp + fn, tp + fn
+    return xr.Dataset({"iou": tp / union.where(union > 0), "accuracy": tp / truth.where(truth > 0)})
+
+
+def _scores(counts: xr.DataArray) -> xr.Dataset:
+    by_class = _class_scores(counts)
+    tp, fn = counts.sel(count="tp", drop=True).sum("class"), counts.sel(count="fn", drop=True).sum("class")
+    labelled = tp + fn
+    scores = (tp / labelled.where(labelled > 0), by_class["accuracy"].mean("class"), by_class["iou"].mean("class"))
+    return xr.Dataset(dict(zip(SCORES, scores, strict=True)))
+
+
+def _frame(scores: xr.Dataset) -> pd.DataFrame:
+    """One row a combination of labels, sigma beside the timestep."""
+    frame = scores.to_dataframe().reset_index()
+    order = [
+        name for name in ("picture", "matching", "baseline", "timestep", "sigma", *VIEW[1:], "class") if name in frame
+    ]
+    return frame[[*order, *scores.data_vars]]
+
+
+def read_aloud(evaluation: Evaluation, dataset: str, pictures: int) -> list[str]:
+    """The best view of each matching with its lead over the next layer, and the baselines."""
+    lines = []
+    for matching, views in evaluation.views.groupby("matching", sort=False):
+        best = views.loc[views["miou"].idxmax()]
+        rivals = views[(views["layer"] != best["layer"]) & (views["timestep"] == best["timestep"])]
+        lines.append(
+            f"{dataset}, {pictures} pictures, {_MATCHING[str(matching)]}: layer {best['layer']}{_head(best)} is best at timestep "
+            f"{best['timestep']} (sigma {best['sigma']:.3f}): mIoU {_hundred(best['miou'])}, pACC {_hundred(best['pacc'])}, "
+            f"mACC {_hundred(best['macc'])}."
+        )
+        if len(rivals):
+            next_ = rivals.loc[rivals["miou"].idxmax()]
+            lead = _hundred(best["miou"] - next_["miou"])
+            lines.append(f"Its lead over layer {next_['layer']}{_head(next_)} is {lead} mIoU.")
+    for _, row in evaluation.baselines.iterrows():
+        lines.append(f"{row['baseline']}, {_MATCHING[row['matching']]}: mIoU {_hundred(row['miou'])}")
+    return lines
+
+
+_MATCHING = {"names": "by names", "paper": "the paper's matching", "order-independent": "order-independent matching"}
+
+
+def _head(row: pd.Series) -> str:
+    return "" if row["head"] == "mean" else f" head {row['head']}"
+
+
+def _hundred(share: float) -> str:
+    return f"{100 * share:.1f}"

@@ -1,0 +1,259 @@
+"""The evaluation on a small random pipeline: slow twins, laws, and runs that are killed."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from PIL import Image
+from sklearn.metrics import jaccard_score
+
+from mmdit_probe.configs import EvaluateConfig, SegmentConfig
+from mmdit_probe.datasets.labelled import LabelledPictures, Sample
+from mmdit_probe.datasets.registry import held_out_scenes
+from mmdit_probe.figures.evaluation import evaluation_figure, heads_figure
+from mmdit_probe.segmentation import OpenVocabularySegmenter, UnsupervisedSegmenter, evaluation
+from mmdit_probe.segmentation.baselines import BASELINES, baseline_regions
+from mmdit_probe.segmentation.counting import count_baselines, count_classes, offered
+from mmdit_probe.segmentation.evaluation import run_evaluation
+from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
+from mmdit_probe.segmentation.matching import matched_scores
+
+CONFIG = EvaluateConfig(batch=2, timesteps=(4, 8))
+SCENES = held_out_scenes(5)
+
+
+def evaluate(pipe, out, config=CONFIG, pictures=SCENES):
+    return tabulate(run_evaluation(pipe, pictures, config, out, "random"))
+
+
+def test_scores_agree_with_segmenting_each_picture(random_pipe, tmp_path):
+    """The slow twin: one picture, one layer, one timestep at a time, scored by scikit-learn."""
+    result = evaluate(random_pipe, tmp_path)
+    assert len(result.views) == 2 * 3
+    truth, guesses = [], []
+    segmenter = OpenVocabularySegmenter(random_pipe, 2, SegmentConfig(timestep=4))
+    for sample in SCENES.samples:
+        labels = sample.read()
+        present = np.unique(labels)
+        made = segmenter(sample.picture, [SCENES.classes[number] for number in present])
+        truth.append(labels.ravel())
+        guesses.append(present[made.labels].ravel())
+    row = result.views.set_index(["timestep", "layer"]).loc[(4, 2)]
+    truth, guesses = np.concatenate(truth), np.concatenate(guesses)
+    occurring = np.union1d(truth, guesses)
+    iou = jaccard_score(truth, guesses, labels=occurring, average=None, zero_division=0)
+    assert row["miou"] == pytest.approx(iou.mean())
+    assert row["pacc"] == pytest.approx((truth == guesses).mean())
+    assert row["macc"] == pytest.approx(np.mean([(guesses[truth == c] == c).mean() for c in np.unique(truth)]))
+    own = result.classes[(result.classes["timestep"] == 4) & (result.classes["layer"] == 2)]
+    np.testing.assert_allclose(own["iou"], iou)
+    assert list(own["class"]) == [SCENES.classes[number] for number in occurring]
+    one = result.pictures.set_index(["picture", "timestep", "layer"]).loc[("scene00003", 4, 2)]
+    assert one["pacc"] == pytest.approx((truth == guesses).reshape(5, -1)[3].mean())
+
+
+def test_unsupervised_scores_agree_with_segmenting_each_picture(random_pipe, tmp_path):
+    config = EvaluateConfig(task="unsupervised", batch=2, threshold=0.05, baselines=True)
+    result = evaluate(random_pipe, tmp_path, config)
+    segmenter = UnsupervisedSegmenter(random_pipe, 1, config_of(config))
+    labels = np.stack([sample.read() for sample in SCENES.samples])
+    regions = np.stack([segmenter(sample.picture).labels for sample in SCENES.samples])
+    expected = matched_scores(labels, regions, len(SCENES.classes))
+    views = result.views.set_index(["matching", "layer"])
+    assert views.loc[("paper", 1), "miou"] == pytest.approx(expected.miou)
+    assert views.loc[("paper", 1), "pacc"] == pytest.approx(expected.accuracy)
+    assert views.loc[("order-independent", 1), "pacc"] == pytest.approx(expected.accuracy)
+    assert list(result.baselines["baseline"].unique()) == list(BASELINES)
+    assert len(result.baselines) == 2 * 3
+
+
+def config_of(config):
+    from mmdit_probe.configs import GroupConfig
+
+    return GroupConfig(config.threshold, config.variant, config.min_max)
+
+
+def test_heads_are_read_in_the_same_pass_and_their_mean_is_the_mean_map(random_pipe, tmp_path):
+    from mmdit_probe.segmentation.maps import make_readout
+    from mmdit_probe.segmentation.reading import MapReader
+
+    pictures = held_out_scenes(2)
+    result = evaluate(random_pipe, tmp_path, EvaluateConfig(heads="each", layers=(1,), batch=2), pictures)
+    each = MapReader(random_pipe, make_readout("probs", "all", "none"), [1], [8])
+    mean = MapReader(random_pipe, make_readout("probs", "mean", "none"), [1], [8])
+    latents = each.latents([sample.picture for sample in pictures.samples])
+    maps = each.read(latents, ["grass", "sand"])
+    torch.testing.assert_close(maps.mean(3), mean.read(latents, ["grass", "sand"]))
+    assert list(result.views["head"]) == [str(head) for head in range(maps.shape[3])]
+
+
+def test_a_killed_run_continues_and_its_numbers_are_the_same(random_pipe, tmp_path, monkeypatch):
+    whole = evaluate(random_pipe, tmp_path / "whole")
+    original, done = evaluation._count_batch, []
+
+    def counted(*arguments):
+        if len(done) == 1:
+            done.append(None)
+            raise KeyboardInterrupt
+        done.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(evaluation, "_count_batch", counted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(random_pipe, tmp_path / "parts")
+    again = evaluate(random_pipe, tmp_path / "parts")
+    assert len(done) == 1 + 3
+    for name in ("views", "classes", "pictures"):
+        pd.testing.assert_frame_equal(getattr(whole, name), getattr(again, name), check_exact=True)
+
+
+def test_a_full_vocabulary_is_split_over_prompts_and_offers_every_class(random_pipe, tmp_path):
+    result = evaluate(random_pipe, tmp_path, EvaluateConfig(vocabulary="full", layers=(0,), batch=2))
+    present = evaluate(random_pipe, tmp_path / "p", EvaluateConfig(layers=(0,), batch=2))
+    assert result.views["pacc"].item() < present.views["pacc"].item()
+    assert offered(SCENES.samples[0].read(), SCENES.classes, "full") == list(range(16))
+
+
+@pytest.mark.parametrize("normalize", ["probs", "probs-minmax", "scores"])
+def test_perfect_maps_score_one(normalize):
+    labels = np.repeat(np.repeat(np.array([[0, 2], [3, 255]], np.uint8), 32, 0), 32, 1)
+    maps = torch.stack([torch.from_numpy(labels == number).float() for number in (0, 2, 3)])
+    counts = count_classes(maps[None, None, None], [0, 2, 3], labels, 5, normalize)
+    assert counts.shape == (1, 1, 1, 1, 3, 5)
+    np.testing.assert_array_equal(counts[0, 0, 0, 0], [[1024, 0, 1024, 1024, 0], [0] * 5, [0] * 5])
+
+
+def test_pictures_without_any_label_change_nothing(random_pipe, tmp_path):
+    blank = Sample("blank", SCENES.samples[0].picture, lambda: np.full((64, 64), 255, np.uint8))
+    more = LabelledPictures("scenes", SCENES.classes, [*SCENES.samples, blank])
+    plain = evaluate(random_pipe, tmp_path / "a").views
+    pd.testing.assert_frame_equal(plain, evaluate(random_pipe, tmp_path / "b", CONFIG, more).views)
+    assert offered(blank.read(), SCENES.classes, "present") == [0]
+
+
+def test_a_centre_crop_scores_the_crop_alone(random_pipe, tmp_path):
+    def wide(sample):
+        picture = np.pad(sample.picture, ((0, 0), (20, 20), (0, 0)))
+        return Sample(sample.name, picture, lambda: np.pad(sample.read(), ((0, 0), (20, 20)), constant_values=7))
+
+    pictures = LabelledPictures("scenes", SCENES.classes, [wide(sample) for sample in SCENES.samples])
+    cropped = evaluate(random_pipe, tmp_path / "a", EvaluateConfig(batch=2, crop="center"), pictures)
+    plain = evaluate(random_pipe, tmp_path / "b", EvaluateConfig(batch=2))
+    pd.testing.assert_frame_equal(cropped.views, plain.views)
+
+
+def test_baselines_on_a_picture_made_for_them():
+    picture = np.zeros((20, 30, 3), np.uint8)
+    picture[:, 10:] = 255
+    labels = (picture[..., 0] > 0).astype(np.uint8)
+    counts = count_baselines(picture, labels, 2, seed=0)
+    accuracy = counts[:, :, 0].sum(-1) / labels.size
+    np.testing.assert_allclose(accuracy[:, 0], 2 / 3, atol=1e-6)
+    np.testing.assert_array_equal(accuracy[:, 1], 1)
+    assert (accuracy[:, 2] < 1).all()
+    again = baseline_regions("k-means on positions", picture, 4, seed=1)
+    np.testing.assert_array_equal(again, baseline_regions("k-means on positions", picture, 4, seed=1))
+    with pytest.raises(ValueError, match="baseline must be one of one region"):
+        baseline_regions("magic", picture, 2)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (EvaluateConfig(task="panoptic"), "task must be one of open-vocabulary, unsupervised"),
+        (EvaluateConfig(heads="some"), "heads must be one of mean, each"),
+        (EvaluateConfig(vocabulary="none"), "vocabulary must be one of present, full"),
+        (EvaluateConfig(batch=0), "batch must be at least 1"),
+        (EvaluateConfig(baselines=True), "baselines belong to the unsupervised task"),
+        (EvaluateConfig(task="unsupervised", normalize="scores"), "belong to the open-vocabulary task"),
+        (EvaluateConfig(threshold=0.0), "threshold must be above 0"),
+        (EvaluateConfig(layers=(5,)), r"\[5\] do not exist"),
+        (EvaluateConfig(timesteps=(29,)), "must be in 1 to 28"),
+        (EvaluateConfig(normalize="log"), "normalize must be one of"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_work(random_pipe, tmp_path, config, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(random_pipe, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_label_maps_must_fit_their_pictures(random_pipe, tmp_path):
+    wrong = Sample("wrong", SCENES.samples[0].picture, lambda: np.zeros((3, 3), np.uint8))
+    with pytest.raises(ValueError, match="wrong: the label map is"):
+        evaluate(random_pipe, tmp_path, CONFIG, LabelledPictures("x", SCENES.classes, [wrong]))
+
+
+def made_up(layers=4, heads=("mean",), timesteps=(4, 8), matchings=("names",)):
+    shape = (2, len(matchings), len(timesteps), layers, len(heads), 3, 2)
+    counts = np.random.default_rng(0).integers(1, 99, shape)
+    counts[:, :, :, 1, :, 1:] //= 20
+    dims = ("picture", "matching", "timestep", "layer", "head", "count", "class")
+    coordinates = {"picture": ["a", "b"], "matching": list(matchings), "timestep": list(timesteps),
+                   "sigma": ("timestep", [0.1 * t for t in timesteps]), "layer": range(layers), "head": list(heads),
+                   "count": ["tp", "fp", "fn"], "class": ["x", "y"]}  # fmt: skip
+    return xr.Dataset({"counts": (dims, counts)}, coordinates)
+
+
+def test_what_is_read_aloud():
+    result = tabulate([made_up()])
+    lines = read_aloud(result, "scenes", 2)
+    best = result.views.loc[result.views["miou"].idxmax()]
+    assert lines[0].startswith(
+        f"scenes, 2 pictures, by names: layer 1 is best at timestep {best['timestep']} (sigma 0."
+    )
+    assert lines[1].startswith("Its lead over layer")
+    with pytest.raises(ValueError, match="no picture"):
+        tabulate([])
+
+
+def test_figures_show_each_matching_timestep_and_head():
+    views = tabulate([made_up(matchings=("paper", "order-independent"))]).views
+    baselines = pd.DataFrame({"matching": ["paper", "order-independent"], "baseline": "one region", "miou": 0.2})
+    figure = evaluation_figure(views, baselines)
+    assert [axis.get_title() for axis in figure.axes] == ["paper matching", "order-independent matching"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "t = 4 (sigma 0.40)",
+        "t = 8 (sigma 0.80)",
+    ]
+    rows = views[(views["matching"] == "paper") & (views["timestep"] == 8)]
+    np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), 100 * rows["miou"])
+    heads = tabulate([made_up(heads=("0", "1", "2"))]).views
+    shown = heads_figure(heads).axes[1].images[0].get_array()
+    assert shown.shape == (3, 4)
+    one = heads[(heads["timestep"] == 8) & (heads["layer"] == 2) & (heads["head"] == "1")]
+    assert shown[1, 2] == pytest.approx(100 * one["miou"].item())
+
+
+def test_evaluate_on_the_command_line(run, tmp_path):
+    command = ["evaluate", "scenes", "--limit", "3", "--layers", "0,2", "--heads", "each", "--batch", "2"]
+    code, out, err = run(*command)
+    assert code == 0, err
+    folder = tmp_path / "results" / "evaluate"
+    for name in ("evaluate.csv", "evaluate_classes.csv", "evaluate_pictures.csv", "evaluate.pdf", "evaluate_heads.png"):
+        assert name in out
+        assert (folder / name).stat().st_size > 0
+    table = pd.read_csv(folder / "evaluate.csv")
+    assert len(table) == 2 * table["head"].nunique()
+    before = (folder / "evaluate.csv").read_text()
+    code, out, _ = run(*command, "--json")
+    assert (folder / "evaluate.csv").read_text() == before
+    assert {"timestep", "sigma", "layer", "head", "miou", "pacc", "macc"} <= set(json.loads(out)["table"][0])
+
+
+def test_evaluate_reads_a_folder_and_compares_with_baselines(run, tmp_path):
+    for number, sample in enumerate(SCENES.samples[:2]):
+        for kind, values in (("images", sample.picture), ("labels", sample.read())):
+            (tmp_path / "own" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(tmp_path / "own" / kind / f"{number}.png")
+    (tmp_path / "own" / "classes.json").write_text(json.dumps(SCENES.classes))
+    arguments = ["--root", "own", "--task", "unsupervised", "--baselines", "--layers", "1", "--json"]
+    code, out, err = run("evaluate", "folder", *arguments)
+    assert code == 0, err
+    assert len(json.loads(out)["baselines"]) == 6
+    code, _, err = run("evaluate", "voc20", "--root", "own")
+    assert code == 2
+    assert "holds none of VOCdevkit/VOC2012/JPEGImages" in err
