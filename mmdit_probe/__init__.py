@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .edits import BlurGrid, BlurText, Edit, Knockout, Scale, Uniform
     from .feature_pca import FeaturePCA
     from .head_stats import HeadStats
-    from .layout import Region, TokenLayout
+    from .layout import Extra, Region, TokenLayout
     from .pipelines import load_pipeline
     from .probe import Probe
     from .readouts import Field, I2TMaps, Readout, RegionMass, T2IMaps, ValueNorms
@@ -23,6 +23,7 @@ _HOMES = {
     "BlurGrid": "edits",
     "BlurText": "edits",
     "Edit": "edits",
+    "Extra": "layout",
     "Knockout": "edits",
     "Scale": "edits",
     "Uniform": "edits",
@@ -60,6 +61,7 @@ __all__ = [
     "BlurGrid",
     "BlurText",
     "Edit",
+    "Extra",
     "FeaturePCA",
     "Field",
     "HeadStats",

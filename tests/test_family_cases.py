@@ -8,10 +8,9 @@ from models_flux import inputs as flux_inputs
 from models_image import CASES as IMAGE_CASES
 from models_video import CASES as VIDEO_CASES
 
-from mmdit_probe import BlurText, I2TMaps, Probe, RegionMass, TokenLayout
+from mmdit_probe import BlurText, Extra, I2TMaps, Probe, RegionMass, TokenLayout
 from mmdit_probe.families.cross_attention import _unet_level
 from mmdit_probe.families.qwen import grid_from_shapes
-from mmdit_probe.layout import Extra
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning"),  # Mochi
