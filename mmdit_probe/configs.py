@@ -194,6 +194,15 @@ class EvaluateConfig:
     max_sequence_length: int | None = None
 
 
+@dataclass(frozen=True)
+class AgreementConfig:
+    """Masks, features and value norms of each layer on ``scenes`` test scenes, at a timestep counted from the clean end."""
+
+    scenes: int = 100
+    timestep: int = 8
+    generation: GenerationConfig = GenerationConfig()
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """A config as plain data."""
     return asdict(config)

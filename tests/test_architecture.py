@@ -17,7 +17,7 @@ ORDER = [
     ["budget", "norms", "maps", "pca", "guidance", "perturbation", "guidance_study", "expert"],
     ["overview", "differences"],
     ["tiny"],
-    ["expert_check"],
+    ["expert_check", "agreement"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names} | {"datasets": 0}

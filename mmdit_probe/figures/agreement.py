@@ -1,0 +1,35 @@
+"""Three measures of a layer side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
+
+PANELS = {
+    "miou": ("mIoU of the I2T masks", TEXT_COLOUR),
+    "class_r2": ("R$^2$ of the features\nfrom the class", IMAGE_COLOUR),
+    "text_to_image": ("text / image\nvalue norm", "#009E73"),
+}
+
+
+def agreement_figure(table: pd.DataFrame, correlations: Mapping[str, float]) -> Figure:
+    """A panel per measure over layers, its largest value marked; ``table`` is made by `layer_agreement`."""
+    with house_style():
+        figure, axes = plt.subplots(1, len(PANELS), figsize=(6.6, 2.2), squeeze=False, sharex=True)
+        for ax, (name, (label, colour)) in zip(axes[0], PANELS.items(), strict=True):
+            best = table.loc[table[name].idxmax()]
+            ax.axvline(best["layer"], color=GUIDE_COLOUR, linestyle=":", linewidth=1)
+            ax.plot(table["layer"], table[name], color=colour, marker="o", markersize=3)
+            ax.set_ylim(min(0, 1.1 * table[name].min()), 1.12 * table[name].max())
+            rank = f", rank corr. {correlations[name]:+.2f}" if name in correlations else ""
+            ax.set_title(f"layer {best['layer']:.0f}{rank}")
+            ax.set_ylabel(label)
+            ax.set_xlabel("layer")
+            ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        return figure
