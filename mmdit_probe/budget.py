@@ -10,7 +10,7 @@ import xarray as xr
 
 from .attention import REGIONS
 from .configs import BudgetConfig, as_dict
-from .layout import TokenLayout
+from .layout import Extra, TokenLayout
 from .readouts import RegionMass
 from .recording import Progress, check_sampling, record_generated, run_prompts
 
@@ -41,7 +41,9 @@ def budget_table(record: xr.Dataset) -> pd.DataFrame:
     frame = (
         xr.Dataset({"mass": by_prompt.mean("prompt"), "spread": by_prompt.std("prompt")}).to_dataframe().reset_index()
     )
-    layout = TokenLayout(tuple(int(n) for n in record.attrs["grid"]), int(record.attrs["text_tokens"]))
+    extras = (Extra("others", int(record.attrs["extra_tokens"]), "last"),)
+    grid = tuple(int(n) for n in record.attrs["grid"])
+    layout = TokenLayout(grid, int(record.attrs["text_tokens"]), extras=extras, scope=record.attrs["scope"])
     uniform = {str(region): layout.uniform(region) for region in REGIONS}
     frame["uniform"] = frame["region"].map(uniform)
     frame["ratio"] = frame["mass"] / frame["uniform"]

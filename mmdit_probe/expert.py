@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .configs import ExpertConfig
 from .edits import BlurText
+from .families import denoiser_of
 from .generation import generation_arguments, steps_at
 from .probe import Probe
 from .prompt_sets import scene_prompts
@@ -76,7 +77,7 @@ def measure_signs(pipe: Any, prompt: str, config: ExpertConfig) -> pd.DataFrame:
 def _generate(pipe: Any, prompt: str, config: ExpertConfig, step: int) -> tuple[xr.Dataset, dict[str, Any], list[int]]:
     """The record of one step, the transformer's arguments at it, and the batch rows of the prompt."""
     seen: list[dict[str, Any]] = []
-    hook = pipe.transformer.register_forward_pre_hook(lambda m, a, kwargs: seen.append(kwargs), with_kwargs=True)
+    hook = denoiser_of(pipe).register_forward_pre_hook(lambda m, a, kwargs: seen.append(kwargs), with_kwargs=True)
     try:
         with Probe(pipe, [I2TMaps(), ValueNorms()], steps=[step]) as probe:
             pipe(prompt, output_type="latent", **generation_arguments(pipe, config.generation))
@@ -128,7 +129,7 @@ def blur_sensitivity(pipe: Any, inputs: dict[str, Any], rows: list[int], layers:
     arguments = {name: value for name, value in inputs.items() if name != "return_dict"}
 
     def predict() -> Tensor:
-        return pipe.transformer(**arguments, return_dict=False)[0][rows].float()
+        return denoiser_of(pipe)(**arguments, return_dict=False)[0][rows].float()
 
     plain = predict()
     changes = []

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from .families import family_of
+from .families import denoiser_of, family_of
 from .prompts import describe
 from .tokens import TextTokens
 
@@ -37,7 +37,9 @@ def noise_level(pipe: Any, timestep: int, steps: int = 28) -> float:
     return float(scheduler.sigmas[-timestep - 1])
 
 
-def to_pixels(images: Sequence[np.ndarray] | np.ndarray, device: torch.device | str) -> Float[Tensor, "batch 3 height width"]:
+def to_pixels(
+    images: Sequence[np.ndarray] | np.ndarray, device: torch.device | str
+) -> Float[Tensor, "batch 3 height width"]:
     """uint8 RGB pictures of one size, (height, width, 3) each, as a tensor in [-1, 1]."""
     stacked = torch.from_numpy(np.stack(list(images))).to(device)
     return rearrange(stacked, "batch height width rgb -> batch rgb height width").float() / 127.5 - 1
@@ -63,7 +65,7 @@ def encode_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int =
     features, _, pooled, _ = pipe.encode_prompt(
         list(prompts), None, None, do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )
-    parts = family_of(pipe.transformer).text_parts(pipe, max_sequence_length)
+    parts = family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length)
     return PromptFeatures(
         {"encoder_hidden_states": features, "pooled_projections": pooled}, describe(parts, list(prompts))
     )

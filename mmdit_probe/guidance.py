@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .edits import Edit
+from .families import denoiser_of
 from .probe import Probe
 
 
@@ -33,7 +34,7 @@ class PerturbedGuidance:
         if not edits:
             raise ValueError("guidance: give at least one edit, such as BlurText(layer)")
         self.scale, self.batched = scale, batched
-        self.transformer: nn.Module = pipe.transformer
+        self.transformer: nn.Module = denoiser_of(pipe)
         self.edits = [copy.copy(edit) for edit in edits]  # their rows are set anew for each call
         for edit in self.edits:
             edit.rows = ()

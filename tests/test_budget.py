@@ -43,6 +43,15 @@ def test_the_table_is_the_records_mean_over_prompts_and_heads(random_pipe, tmp_p
     np.testing.assert_allclose(sums, 1, atol=1e-5)
 
 
+def test_further_tokens_of_the_softmax_count_in_uniform_attention(random_pipe, tmp_path):
+    record = run_budget(random_pipe, CONFIG, tmp_path, "random").assign_attrs(extra_tokens=9)
+    table = budget_table(record).set_index("region")
+    assert table.loc["I2T", "uniform"].iloc[0] == pytest.approx(27 / (27 + 64 + 9))
+    cross = budget_table(record.assign_attrs(extra_tokens=0, scope="cross")).set_index("region")
+    assert cross.loc["I2T", "uniform"].iloc[0] == 1
+    assert cross.loc["I2I", "uniform"].isna().all()
+
+
 def test_an_interrupted_run_continues_and_ends_the_same(random_pipe, tmp_path, monkeypatch):
     undisturbed = budget_table(run_budget(random_pipe, CONFIG, tmp_path / "a", "random"))
     measured, original = [], measure_budget
