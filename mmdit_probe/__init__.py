@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .probe import Probe
     from .readouts import Field, I2TMaps, Readout, RegionMass, T2IMaps, ValueNorms
     from .records import load_record, save_record
+    from .segmentation import OpenVocabularySegmenter, Segmentation, UnsupervisedSegmenter, merge_by_kl
     from .word_maps import WordMaps
 
 _HOMES = {
@@ -40,6 +41,10 @@ _HOMES = {
     "T2IMaps": "readouts",
     "ValueNorms": "readouts",
     "load_record": "records",
+    "OpenVocabularySegmenter": "segmentation",
+    "Segmentation": "segmentation",
+    "UnsupervisedSegmenter": "segmentation",
+    "merge_by_kl": "segmentation",
     "WordMaps": "word_maps",
     "save_record": "records",
 }
@@ -68,17 +73,21 @@ __all__ = [
     "I2TMaps",
     "JointAttention",
     "Knockout",
+    "OpenVocabularySegmenter",
     "Probe",
     "Readout",
     "Region",
     "RegionMass",
     "Scale",
+    "Segmentation",
     "T2IMaps",
     "TokenLayout",
     "Uniform",
+    "UnsupervisedSegmenter",
     "ValueNorms",
     "WordMaps",
     "load_pipeline",
     "load_record",
+    "merge_by_kl",
     "save_record",
 ]

@@ -1,6 +1,9 @@
 """The evaluation on a small random pipeline: slow twins, laws, and runs that are killed."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -20,6 +23,7 @@ from mmdit_probe.segmentation.counting import count_baselines, count_classes, of
 from mmdit_probe.segmentation.evaluation import run_evaluation
 from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
 from mmdit_probe.segmentation.matching import matched_scores
+from mmdit_probe.segmentation.sharing import Share
 
 CONFIG = EvaluateConfig(batch=2, timesteps=(4, 8))
 SCENES = held_out_scenes(5)
@@ -257,3 +261,45 @@ def test_evaluate_reads_a_folder_and_compares_with_baselines(run, tmp_path):
     code, _, err = run("evaluate", "voc20", "--root", "own")
     assert code == 2
     assert "holds none of VOCdevkit/VOC2012/JPEGImages" in err
+
+
+def test_processes_that_share_a_run_give_the_numbers_of_one(random_pipe, tmp_path):
+    whole = evaluate(random_pipe, tmp_path / "whole")
+    waits = []
+
+    def part(number):
+        share = Share(number, 2, lambda: waits.append(number))
+        return run_evaluation(random_pipe, SCENES, CONFIG, tmp_path / "parts", "random", share=share)
+
+    (tmp_path / "parts" / "items").mkdir(parents=True)  # in life the first process has made it by the first wait
+    assert list(part(1)) == []
+    shared = tabulate(part(0))
+    assert waits == [1, 1, 0, 0]
+    for name in ("views", "classes", "pictures"):
+        pd.testing.assert_frame_equal(getattr(whole, name), getattr(shared, name), check_exact=True)
+
+
+def test_a_batch_that_vanishes_is_named(random_pipe, tmp_path):
+    def vanish():
+        for file in tmp_path.glob("items/pictures-000002.nc"):
+            file.unlink()
+
+    batches = run_evaluation(random_pipe, SCENES, CONFIG, tmp_path, "random", share=Share(0, 1, vanish))
+    with pytest.raises(ValueError, match="pictures-000002 is gone; start the run again"):
+        list(batches)
+
+
+def test_accelerate_launch_splits_the_pictures_and_changes_no_number(run, tmp_path, random_folder):
+    """The whole command in two CPU processes."""
+    command = ["evaluate", "scenes", "--limit", "4", "--layers", "1", "--batch", "1"]
+    assert run(*command, "--out", "one")[0] == 0
+    (tmp_path / "start.py").write_text("from mmdit_probe.cli import main\n\nmain()\n")
+    launch = ["--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    program = [sys.executable, "-m", "accelerate.commands.launch", *launch, "start.py"]
+    done = subprocess.run(
+        [*program, *command, "--out", "two", "--model", str(random_folder), "--json"],
+        capture_output=True, text=True, cwd=tmp_path, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(json.loads(done.stdout)["table"]) == 1
+    for name in ("evaluate.csv", "evaluate_classes.csv", "evaluate_pictures.csv"):
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "one" / name), pd.read_csv(tmp_path / "two" / name))

@@ -70,7 +70,7 @@ def evaluate(
     """How good the masks are: pixel accuracy, mean accuracy and mIoU, of every layer in one pass over the pictures.
 
     Masks are scored at the pictures' own size. Regions without words are matched to the classes picture by picture, as the
-    paper does, and by an order-independent variant beside it.
+    paper does, and by an order-independent variant beside it. `accelerate launch` splits the pictures over processes.
 
     Writes evaluate.csv (a row for each timestep, layer and head), evaluate_classes.csv, evaluate_pictures.csv,
     evaluate.pdf / .png (Seg4Diff, Fig. 8, 15) and, with --heads each, evaluate_heads.pdf / .png (Fig. 17).
@@ -81,6 +81,7 @@ def evaluate(
     from mmdit_probe.runs import write_text
     from mmdit_probe.segmentation.evaluation import run_evaluation
     from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
+    from mmdit_probe.segmentation.sharing import launched_share
 
     pictures = open_dataset(dataset, root, limit)
     config = EvaluateConfig(
@@ -101,9 +102,14 @@ def evaluate(
         limit=limit,
         max_sequence_length=max_sequence_length,
     )
-    pipe = common.load(model, dtype, device, revision)
-    with common.Bar("pictures", as_json) as bar:
-        result = tabulate(run_evaluation(pipe, pictures, config, out, model, bar.update))
+    share = launched_share(device)
+    pipe = common.load(model, dtype, share.device or device, revision)
+    with common.Bar("batches of pictures", as_json or not share.first) as bar:
+        batches = run_evaluation(pipe, pictures, config, out, model, bar.update, share)
+        if not share.first:
+            list(batches)  # computes this process's batches; the first one sums up
+            return
+        result = tabulate(batches)
     files = [
         write_text(out / "evaluate.csv", result.views.to_csv(index=False)),
         write_text(out / "evaluate_classes.csv", result.classes.to_csv(index=False)),

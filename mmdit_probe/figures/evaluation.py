@@ -27,6 +27,7 @@ def evaluation_figure(views: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
             if len(matchings) > 1:
                 axis.set_title(f"{matching} matching")
         axes[0][0].set_ylabel("mIoU (%)")
+        axes[0][0].legend(fontsize=6.5)
         return figure
 
 
@@ -44,17 +45,10 @@ def draw_layers(ax: Axes, views: pd.DataFrame, baselines: pd.DataFrame) -> None:
             ax.plot(rows["layer"], 100 * rows["miou"], ".", markersize=2, color=colour, alpha=0.5)
     for _, row in baselines.iterrows():
         ax.axhline(100 * row["miou"], color=GUIDE_COLOUR, linestyle=":", linewidth=0.8)
-        ax.annotate(
-            row["baseline"],
-            (1, 100 * row["miou"]),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            fontsize=6,
-        )
+        name, height = row["baseline"].replace(" on ", "\non "), 100 * row["miou"]
+        ax.annotate(name, (1.01, height), xycoords=("axes fraction", "data"), va="center", fontsize=6)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="layer", ylim=(0, None))
-    ax.legend(fontsize=6.5)
 
 
 def heads_figure(views: pd.DataFrame) -> Figure:
@@ -72,7 +66,7 @@ def heads_figure(views: pd.DataFrame) -> Figure:
             image = axis.imshow(100 * grid, norm=scale, cmap="viridis", aspect="auto")
             axis.set_xticks(range(layers), grid.columns, fontsize=6)
             axis.set_yticks(range(heads), grid.index, fontsize=6)
-            axis.set(xlabel="layer", title=f"t = {timestep}")
+            axis.set(xlabel="layer", title=f"t = {timestep} (sigma {rows['sigma'].iloc[0]:.2f})")
             axis.spines[:].set_visible(False)
         axes[0][0].set_ylabel("head")
         figure.colorbar(image, ax=list(axes[0]), label="mIoU (%)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from .counting import COUNTS, MATCHINGS, count_baselines, count_classes, count_r
 from .maps import make_readout
 from .reading import MapReader, cropped
 from .segmenters import read_class_maps, read_token_maps
+from .sharing import Share
 
 Progress = Callable[[int, int], None]
-"""Called with (pictures done, pictures in all)."""
+"""Called with (batches done, batches in all)."""
 VIEW = ("timestep", "layer", "head")
 
 
@@ -33,11 +35,13 @@ def run_evaluation(
     out: Path,
     model: str,
     progress: Progress | None = None,
+    share: Share | None = None,
 ) -> Iterator[xr.Dataset]:
     """The counts of each batch of pictures, in order; finished batches are read from ``out``, not computed.
 
     ``counts`` (picture, matching, timestep, layer, head, count, class) are pixels: true positives, false positives and
     false negatives of each class. ``baseline_counts`` (picture, matching, baseline, count, class) is there on request.
+    With a ``share`` of several processes each computes its batches, and the first one alone gives the counts of all.
     `ValueError` before any work if a setting is wrong, or ``out`` holds a run with other ones.
     """
     check(config)
@@ -51,7 +55,7 @@ def run_evaluation(
         max_sequence_length=config.max_sequence_length,
     )
     settings = {"study": "evaluate", "model": model, "pictures": len(pictures.samples), **as_dict(config)}
-    return _batches(reader, pictures, config, RunFolder(out, settings), progress)
+    return _batches(reader, pictures, config, RunFolder(out, settings), progress, share or Share())
 
 
 def check(config: EvaluateConfig) -> None:
@@ -79,18 +83,37 @@ def check(config: EvaluateConfig) -> None:
 
 
 def _batches(
-    reader: MapReader, pictures: LabelledPictures, config: EvaluateConfig, folder: RunFolder, progress: Progress | None
+    reader: MapReader,
+    pictures: LabelledPictures,
+    config: EvaluateConfig,
+    folder: RunFolder,
+    progress: Progress | None,
+    share: Share,
 ) -> Iterator[xr.Dataset]:
-    with folder.open() as run:
-        for start in range(0, len(pictures.samples), config.batch):
-            name = f"pictures-{start:06d}"
-            item = run.item(name)
-            if item is None:
-                item = _count_batch(reader, pictures.samples[start : start + config.batch], pictures.classes, config)
-                run.write(name, item)
-            yield item
+    with folder.open() if share.first else nullcontext(folder) as run:
+        share.wait()  # for the first process to have made the folder
+        starts = range(0, len(pictures.samples), config.batch)
+        own = starts[share.number :: share.processes]
+        for done, start in enumerate(own):
+            if run.item(_name(start)) is None:
+                samples = pictures.samples[start : start + config.batch]
+                run.write(_name(start), _count_batch(reader, samples, pictures.classes, config))
             if progress is not None:
-                progress(start + item.sizes["picture"], len(pictures.samples))
+                progress(done + 1, len(own))
+        share.wait()
+        for start in starts if share.first else ():
+            yield _finished(run, _name(start))
+
+
+def _name(start: int) -> str:
+    return f"pictures-{start:06d}"
+
+
+def _finished(run: RunFolder, name: str) -> xr.Dataset:
+    item = run.item(name)
+    if item is None:
+        raise ValueError(f"{run.folder}: {name} is gone; start the run again, it computes what is missing")
+    return item
 
 
 def _load(sample: Sample, crop: str) -> tuple[np.ndarray, np.ndarray]:
