@@ -73,7 +73,7 @@ def image_features(attention: JointAttention, name: str, row: int) -> np.ndarray
     chosen = tensor[row][:, layout.image_queries if name == "query" else layout.image_keys]
     if chosen.shape[1] == 0:
         return None
-    return chosen.detach().transpose(0, 1).flatten(1).double().cpu().numpy()
+    return chosen.detach().transpose(0, 1).flatten(1).float().cpu().double().numpy()
 
 
 def principal_components(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

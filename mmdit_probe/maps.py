@@ -126,8 +126,8 @@ def read_aloud(table: pd.DataFrame) -> list[str]:
     for word, rows in table.groupby("word", sort=False):
         best = rows.loc[rows["peak"].idxmax()]
         lines.append(
-            f"{word!r} is looked at most in layer {best['layer']} at t = {best['timestep']} (sigma {best['sigma']:.3f}): "
-            f"peak {best['peak']:.2%} in row {best['peak_row']}, column {best['peak_col']}, "
+            f"{word!r} peaks in layer {best['layer']} at t = {best['timestep']} (sigma {best['sigma']:.3f}): "
+            f"{best['peak']:.2%} in row {best['peak_row']}, column {best['peak_col']}, "
             f"{best['contrast']:.1f} times its mean."
         )
     return lines

@@ -160,7 +160,7 @@ def test_analyze_and_diff(run, tmp_path):
     for name, prompt in (("a", "a red circle"), ("b", "a red star")):
         code, out, _ = run(*ANALYZE, "--prompt", prompt, "--words", "red", "--out", name)
         assert code == 0
-        assert "'red' is looked at most" in out
+        assert "'red' peaks in layer" in out
     figures = ("attention_budget", "value_norms", "heads", "pca_t1", "pca_r2", "map_red")
     tables = ("attention_budget", "value_norms", "value_norms_heads", "heads", "pca", "maps")
     expected = {f"{name}.{kind}" for name in figures for kind in ("pdf", "png")}

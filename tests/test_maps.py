@@ -114,9 +114,7 @@ def test_the_table_finds_the_peak():
     assert flat["contrast"] == pytest.approx(1)
     assert (peaked["layer"], peaked["peak_row"], peaked["peak_col"], peaked["peak"]) == (7, 2, 1, 0.9)
     assert peaked["mean"] == pytest.approx((11 * 0.1 + 0.9) / 12)
-    assert read_aloud(table)[0].startswith(
-        "'sand' is looked at most in layer 7 at t = 8 (sigma 0.500): peak 90.00% in row 2, column 1"
-    )
+    assert read_aloud(table)[0].startswith("'sand' peaks in layer 7 at t = 8 (sigma 0.500): 90.00% in row 2, column 1")
 
 
 @pytest.mark.parametrize(
