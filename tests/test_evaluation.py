@@ -205,11 +205,14 @@ def made_up(layers=4, heads=("mean",), timesteps=(4, 8), matchings=("names",)):
 def test_what_is_read_aloud():
     result = tabulate([made_up()])
     lines = read_aloud(result, "scenes", 2)
-    best = result.views.loc[result.views["miou"].idxmax()]
-    assert lines[0].startswith(
-        f"scenes, 2 pictures, by names: layer 1 is best at timestep {best['timestep']} (sigma 0."
-    )
-    assert lines[1].startswith("Its lead over layer")
+    assert lines[0] == "scenes, 2 pictures, mIoU in percent:"
+    for line, (_, views) in zip(lines[1:], result.views.groupby("timestep"), strict=True):
+        ranked = views.sort_values("miou", ascending=False)
+        lead = 100 * (ranked["miou"].iloc[0] - ranked["miou"].iloc[1])
+        assert line.startswith(f"by names, timestep {ranked['timestep'].iloc[0]} (sigma 0.")
+        assert "layer 1 is best" in line
+        assert line.endswith(f", {lead:.1f} above layer {ranked['layer'].iloc[1]}.")
+    assert read_aloud(tabulate([made_up(layers=2).isel(layer=[1])]), "scenes", 2)[1].endswith(").")
     with pytest.raises(ValueError, match="no picture"):
         tabulate([])
 

@@ -77,23 +77,25 @@ def _frame(scores: xr.Dataset) -> pd.DataFrame:
 
 
 def read_aloud(evaluation: Evaluation, dataset: str, pictures: int) -> list[str]:
-    """The best view of each matching with its lead over the next layer, and the baselines."""
-    lines = []
-    for matching, views in evaluation.views.groupby("matching", sort=False):
+    """For each matching and timestep the best layer, or head, with its lead over the next layer; then the baselines."""
+    lines = [f"{dataset}, {pictures} pictures, mIoU in percent:"]
+    for (matching, timestep, sigma), views in evaluation.views.groupby(["matching", "timestep", "sigma"], sort=False):
         best = views.loc[views["miou"].idxmax()]
-        rivals = views[(views["layer"] != best["layer"]) & (views["timestep"] == best["timestep"])]
         lines.append(
-            f"{dataset}, {pictures} pictures, {_MATCHING[str(matching)]}: layer {best['layer']}{_head(best)} is best at timestep "
-            f"{best['timestep']} (sigma {best['sigma']:.3f}): mIoU {_hundred(best['miou'])}, pACC {_hundred(best['pacc'])}, "
-            f"mACC {_hundred(best['macc'])}."
+            f"{_MATCHING[str(matching)]}, timestep {timestep} (sigma {sigma:.3f}): layer {best['layer']}{_head(best)} is "
+            f"best, {_hundred(best['miou'])} (pACC {_hundred(best['pacc'])}, mACC {_hundred(best['macc'])}){_lead(best, views)}"
         )
-        if len(rivals):
-            next_ = rivals.loc[rivals["miou"].idxmax()]
-            lead = _hundred(best["miou"] - next_["miou"])
-            lines.append(f"Its lead over layer {next_['layer']}{_head(next_)} is {lead} mIoU.")
     for _, row in evaluation.baselines.iterrows():
-        lines.append(f"{row['baseline']}, {_MATCHING[row['matching']]}: mIoU {_hundred(row['miou'])}")
+        lines.append(f"{_MATCHING[row['matching']]}, {row['baseline']}: {_hundred(row['miou'])}")
     return lines
+
+
+def _lead(best: pd.Series, views: pd.DataFrame) -> str:
+    rivals = views[views["layer"] != best["layer"]]
+    if not len(rivals):
+        return "."
+    second = rivals.loc[rivals["miou"].idxmax()]
+    return f", {_hundred(best['miou'] - second['miou'])} above layer {second['layer']}{_head(second)}."
 
 
 _MATCHING = {"names": "by names", "paper": "the paper's matching", "order-independent": "order-independent matching"}

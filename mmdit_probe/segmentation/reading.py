@@ -81,6 +81,10 @@ class MapReader:
     ) -> None:
         self.pipe, self.seed = pipe, seed
         self.probe = Probe(pipe, [readout], layers=layers, stop_early=True)
+        if self.probe.family.name != "sd3":
+            raise ValueError(
+                f"segmentation reads pictures with Stable Diffusion 3 and 3.5; this is a model of {self.probe.family.models}"
+            )
         self.layers, self.timesteps = self.probe.layers, tuple(timesteps)
         self.sigmas = tuple(noise_level(pipe, timestep, steps) for timestep in timesteps)
         default = model_defaults(pipe).max_sequence_length

@@ -41,7 +41,7 @@ def class_prompts(pipe: Any, classes: Sequence[str], max_sequence_length: int) -
     """
     parts = family_of(pipe.transformer).text_parts(pipe, max_sequence_length)
     if not parts or parts[0].tokenizer is None:
-        raise ValueError("segmentation: where this model's words sit is not known; use an SD3 or Flux pipeline")
+        raise ValueError("segmentation: where this model's words sit is not known; use a Stable Diffusion 3 pipeline")
     tokenizer, names = parts[0].tokenizer, checked_classes(classes)
     room = parts[0].length - len(tokenizer("").input_ids)
     return [_prompt(tokenizer, names, numbers) for numbers in _packed(tokenizer, names, room)]
