@@ -128,3 +128,19 @@ def test_help_teaches(run):
     assert code == 0
     for words in ("--timesteps", "counted from the clean end", "attention_budget.pdf", "an interrupted run continues"):
         assert words.replace(" ", "") in "".join(out.split())
+
+
+def test_a_folder_is_continued_only_with_the_same_weights(run):
+    assert run("attention-budget", *FEW)[0] == 0
+    code, _, err = run("attention-budget", *FEW, "--dtype", "bf16")
+    assert code == 2
+    assert "holds a run with other settings (model)" in err
+
+
+def test_offload_needs_a_gpu_and_a_lora_must_be_there(run):
+    code, _, err = run("attention-budget", *FEW, "--offload", "model")
+    assert code == 2
+    assert "offload" in err.strip().splitlines()[-1]
+    code, _, err = run("attention-budget", *FEW, "--lora", "missing.safetensors")
+    assert code == 2
+    assert "missing.safetensors" in err.strip().splitlines()[-1]

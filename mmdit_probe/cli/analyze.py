@@ -34,6 +34,8 @@ def analyze(
     dtype: common.Dtype = "fp32",
     device: common.Device = "cpu",
     revision: common.Revision = None,
+    offload: common.Offload = "none",
+    lora: common.Lora = None,
     out: common.Out = common.RESULTS / "analyze",
     as_json: common.AsJson = False,
 ) -> None:
@@ -52,9 +54,10 @@ def analyze(
         GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
     )
     common.check_folder(out)
-    pipe = common.load(model, dtype, device, revision)
+    source = common.Source(model, dtype, device, revision, offload, lora)
+    pipe = source.load()
     recording = measure_everything(pipe, config, common.given_picture(image, longest, pipe))
-    record = recording.record.assign_attrs(model=model)
+    record = recording.record.assign_attrs(model=source.label)
     found = tables(record)
     files = _write(record, recording.picture, found, out)
     plain = {name: json.loads(table.to_json(orient="records")) for name, table in found.items()}

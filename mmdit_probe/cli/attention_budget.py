@@ -29,6 +29,8 @@ def attention_budget(
     dtype: common.Dtype = "fp32",
     device: common.Device = "cpu",
     revision: common.Revision = None,
+    offload: common.Offload = "none",
+    lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "attention-budget",
     as_json: common.AsJson = False,
@@ -51,9 +53,10 @@ def attention_budget(
         common.numbers("--timesteps", timesteps),
         GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
     )
-    pipe = common.load(model, dtype, device, revision)
+    source = common.Source(model, dtype, device, revision, offload, lora)
+    pipe = source.load()
     with common.Bar("prompts", as_json) as bar:
-        record = run_budget(pipe, config, out, model, bar.update)
+        record = run_budget(pipe, config, out, source.label, bar.update)
     table = budget_table(record)
     files = [
         *save_figure(budget_figure(table), out / "attention_budget"),

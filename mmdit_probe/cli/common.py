@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,6 +54,11 @@ Out = Annotated[Path, typer.Option(help="Output folder.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the weights.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+Offload = Annotated[
+    Literal["none", "model", "sequential"],
+    typer.Option(help="Keep in main memory what is not at work: one model at a time, or layer by layer (slow)."),
+]
+Lora = Annotated[str | None, typer.Option(help="A LoRA on top: a .safetensors file, a folder or a hub id.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, messages on standard error.")
 ]
@@ -111,11 +117,39 @@ def given_picture(image: Path | None, longest: int | None, pipe: Any) -> Any:
     return None if image is None else load_image(image, pipe, longest)
 
 
-def load(model: str, dtype: str, device: str, revision: str | None) -> Any:
-    """The pipeline."""
-    from mmdit_probe.pipelines import load_pipeline
+@dataclass(frozen=True)
+class Source:
+    """Where the pipeline comes from and how it is loaded."""
 
-    return load_pipeline(model, dtype=dtype, device=device, revision=revision)
+    model: str
+    dtype: str
+    device: str
+    revision: str | None
+    offload: Literal["none", "model", "sequential"]
+    lora: str | None
+
+    @property
+    def label(self) -> str:
+        """What the numbers depend on, in words: an output folder is continued only with the same."""
+        parts = [self.model, self.dtype]
+        if self.revision is not None:
+            parts.append(f"revision {self.revision}")
+        if self.lora is not None:
+            parts.append(f"LoRA {self.lora}")
+        return ", ".join(parts)
+
+    def load(self) -> Any:
+        """The pipeline."""
+        from mmdit_probe.pipelines import load_pipeline
+
+        return load_pipeline(
+            self.model,
+            dtype=self.dtype,
+            device=self.device,
+            revision=self.revision,
+            offload=self.offload,
+            lora=self.lora,
+        )
 
 
 def finish(lines: list[str], files: list[Path], as_json: bool, **data: Any) -> None:

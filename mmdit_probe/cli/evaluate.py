@@ -17,7 +17,7 @@ def evaluate(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="scenes (built in), voc20, voc21, context, coco-object, coco-object-background, coco-stuff-27, ade20k, "
+            help="scenes (built in), voc20, voc21, context (PC59), coco-object, coco-object-background, coco-stuff-27, ade20k, "
             "cityscapes, or folder (images/, labels/, classes.json)."
         ),
     ],
@@ -27,6 +27,7 @@ def evaluate(
     ] = "open-vocabulary",
     model: common.Model = "tiny-sd3",
     layers: common.Layers = "all",
+    layer_sweep: Annotated[bool, typer.Option("--layer-sweep", help="All layers: the same as --layers all.")] = False,
     heads: Annotated[Literal["mean", "each"], typer.Option(help="The mean over heads, or each head apart.")] = "mean",
     timesteps: Annotated[
         str, typer.Option(help="Timesteps of 28, counted from the clean end; one forward pass each.")
@@ -63,6 +64,8 @@ def evaluate(
     dtype: common.Dtype = "fp32",
     device: common.Device = "cpu",
     revision: common.Revision = None,
+    offload: common.Offload = "none",
+    lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "evaluate",
     as_json: common.AsJson = False,
@@ -75,7 +78,7 @@ def evaluate(
     Writes evaluate.csv (a row for each timestep, layer and head), evaluate_classes.csv, evaluate_pictures.csv,
     evaluate.pdf / .png (Seg4Diff, Fig. 8, 15) and, with --heads each, evaluate_heads.pdf / .png (Fig. 17).
     """
-    from mmdit_probe.datasets.registry import open_dataset
+    from mmdit_probe.datasets.registry import dataset_name, open_dataset
     from mmdit_probe.figures.evaluation import evaluation_figure, heads_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.runs import write_text
@@ -83,9 +86,11 @@ def evaluate(
     from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
     from mmdit_probe.segmentation.sharing import launched_share
 
+    if layer_sweep and layers.strip().lower() != "all":
+        raise ValueError(f"--layer-sweep reads all layers, --layers {layers} does not; give one of them")
     pictures = open_dataset(dataset, root, limit)
     config = EvaluateConfig(
-        dataset,
+        dataset_name(dataset),
         task,
         common.layer_numbers(layers),
         heads,
@@ -103,9 +108,10 @@ def evaluate(
         max_sequence_length=max_sequence_length,
     )
     share = launched_share(device)
-    pipe = common.load(model, dtype, share.device or device, revision)
+    source = common.Source(model, dtype, share.device or device, revision, offload, lora)
+    pipe = source.load()
     with common.Bar("batches of pictures", as_json or not share.first) as bar:
-        batches = run_evaluation(pipe, pictures, config, out, model, bar.update, share)
+        batches = run_evaluation(pipe, pictures, config, out, source.label, bar.update, share)
         if not share.first:
             list(batches)  # computes this process's batches; the first one sums up
             return

@@ -32,6 +32,8 @@ def find_expert(
     dtype: common.Dtype = "fp32",
     device: common.Device = "cpu",
     revision: common.Revision = None,
+    offload: common.Offload = "none",
+    lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder.")] = common.RESULTS / "find-expert",
     as_json: common.AsJson = False,
 ) -> None:
@@ -51,7 +53,8 @@ def find_expert(
 
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed)
-    pipe = common.load(model, dtype, device, revision)
+    source = common.Source(model, dtype, device, revision, offload, lora)
+    pipe = source.load()
     with common.Bar("prompts", as_json) as bar:
         expert = find(pipe, ExpertConfig(chosen, timestep, generation), bar.update)
     table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}."]

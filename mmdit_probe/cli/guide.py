@@ -45,6 +45,8 @@ def guide(
     dtype: common.Dtype = "fp32",
     device: common.Device = "cpu",
     revision: common.Revision = None,
+    offload: common.Offload = "none",
+    lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "guide",
     as_json: common.AsJson = False,
@@ -66,13 +68,14 @@ def guide(
 
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width)
-    pipe = common.load(model, dtype, device, revision)
+    source = common.Source(model, dtype, device, revision, offload, lora)
+    pipe = source.load()
     scores = make_scores(model, clip, dino, device)
     layers = chosen_layers(pipe, layer, all_layers=False)
     scales, numbers = common.decimals("--scale", scale), common.numbers("--seeds", seeds)
     config = GuideConfig(chosen, layers, scales, sigma, kernel, padding, numbers, batch, batched, generation)
     with common.Bar("batches of pictures", as_json) as bar:
-        pictures = run_guidance(pipe, config, out, model, bar.update)
+        pictures = run_guidance(pipe, config, out, source.label, bar.update)
     names = [name for name in scores if name not in ("clip_i", "dino")]  # how close to plain is no gain
     scored = score_pictures(pictures, scores)
     table = gain_table(scored, names)

@@ -35,6 +35,8 @@ def maps(
     dtype: common.Dtype = "fp32",
     device: common.Device = "cpu",
     revision: common.Revision = None,
+    offload: common.Offload = "none",
+    lora: common.Lora = None,
     out: common.Out = common.RESULTS / "maps",
     as_json: common.AsJson = False,
 ) -> None:
@@ -63,9 +65,10 @@ def maps(
         GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
     )
     common.check_folder(out)
-    pipe = common.load(model, dtype, device, revision)
+    source = common.Source(model, dtype, device, revision, offload, lora)
+    pipe = source.load()
     recording = measure_maps(pipe, config, common.given_picture(image, longest, pipe))
-    record = recording.record.assign_attrs(model=model)
+    record = recording.record.assign_attrs(model=source.label)
     table = maps_table(record)
     files = [
         *map_pages(record, recording.picture, out),

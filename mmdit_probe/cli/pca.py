@@ -35,6 +35,8 @@ def pca(
     dtype: common.Dtype = "fp32",
     device: common.Device = "cpu",
     revision: common.Revision = None,
+    offload: common.Offload = "none",
+    lora: common.Lora = None,
     out: common.Out = common.RESULTS / "pca",
     as_json: common.AsJson = False,
 ) -> None:
@@ -64,9 +66,10 @@ def pca(
     if prompt is None and scene is None:
         raise ValueError("give --prompt, or --scene NUMBER to read a built-in scene")
     common.check_folder(out)
-    pipe = common.load(model, dtype, device, revision)
+    source = common.Source(model, dtype, device, revision, offload, lora)
+    pipe = source.load()
     recording = measure_pca(pipe, config, common.given_picture(image, longest, pipe))
-    record = recording.record.assign_attrs(model=model)
+    record = recording.record.assign_attrs(model=source.label)
     table = pca_table(record)
     files = [
         *pca_pages(record, recording.picture, out),

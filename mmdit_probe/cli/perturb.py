@@ -44,6 +44,8 @@ def perturb(
     dtype: common.Dtype = "fp32",
     device: common.Device = "cpu",
     revision: common.Revision = None,
+    offload: common.Offload = "none",
+    lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "perturb",
     as_json: common.AsJson = False,
@@ -66,13 +68,14 @@ def perturb(
 
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width)
-    pipe = common.load(model, dtype, device, revision)
+    source = common.Source(model, dtype, device, revision, offload, lora)
+    pipe = source.load()
     scores = make_scores(model, clip, dino, device)
     layers = chosen_layers(pipe, layer, all_layers)
     numbers = common.numbers("--seeds", seeds)
     config = PerturbConfig(chosen, layers, edit, sigma, kernel, padding, numbers, batch, generation)
     with common.Bar("batches of pictures", as_json) as bar:
-        pictures = run_perturbation(pipe, config, out, model, bar.update)
+        pictures = run_perturbation(pipe, config, out, source.label, bar.update)
     scored = score_pictures(pictures, scores)
     table = drop_table(scored, list(scores))
     titles = {"plain": "plain", **{layer_name(number): f"layer {number}" for number in layers}}

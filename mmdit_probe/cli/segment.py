@@ -43,6 +43,8 @@ def segment(
     dtype: common.Dtype = "fp32",
     device: common.Device = "cpu",
     revision: common.Revision = None,
+    offload: common.Offload = "none",
+    lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "segment",
     as_json: common.AsJson = False,
@@ -61,11 +63,12 @@ def segment(
 
     names = checked_classes(classes.split(","))
     files = picture_files(images)
-    pipe = common.load(model, dtype, device, revision)
+    source = common.Source(model, dtype, device, revision, offload, lora)
+    pipe = source.load()
     config = SegmentConfig(timestep, crop, refine, seed, max_sequence_length)
     segmenter = OpenVocabularySegmenter(pipe, one_layer(pipe, layer), config)
     class_prompts(pipe, names, segmenter.reader.max_sequence_length)  # bad names fail before any work
-    settings = {"study": "segment", "model": model, "layer": segmenter.layer, "classes": names, **as_dict(config)}
+    settings = {"study": "segment", "model": source.label, "layer": segmenter.layer, "classes": names, **as_dict(config)}
     _run(lambda pictures: segmenter.batch(pictures, names), files, out, settings, batch, as_json)
 
 
@@ -91,6 +94,8 @@ def group(
     dtype: common.Dtype = "fp32",
     device: common.Device = "cpu",
     revision: common.Revision = None,
+    offload: common.Offload = "none",
+    lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "group",
     as_json: common.AsJson = False,
@@ -107,10 +112,11 @@ def group(
             f"--threshold must be above 0, got {threshold}; the released code's is {GroupConfig.threshold}"
         )
     files = picture_files(images)
-    pipe = common.load(model, dtype, device, revision)
+    source = common.Source(model, dtype, device, revision, offload, lora)
+    pipe = source.load()
     config = GroupConfig(threshold, variant, min_max, timestep, crop, seed, max_sequence_length)
     segmenter = UnsupervisedSegmenter(pipe, one_layer(pipe, layer), config)
-    settings = {"study": "group", "model": model, "layer": segmenter.layer, **as_dict(config)}
+    settings = {"study": "group", "model": source.label, "layer": segmenter.layer, **as_dict(config)}
     _run(segmenter.batch, files, out, settings, batch, as_json)
 
 

@@ -29,6 +29,8 @@ def value_norms(
     dtype: common.Dtype = "fp32",
     device: common.Device = "cpu",
     revision: common.Revision = None,
+    offload: common.Offload = "none",
+    lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "value-norms",
     as_json: common.AsJson = False,
@@ -52,9 +54,10 @@ def value_norms(
         common.numbers("--timesteps", timesteps),
         GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
     )
-    pipe = common.load(model, dtype, device, revision)
+    source = common.Source(model, dtype, device, revision, offload, lora)
+    pipe = source.load()
     with common.Bar("prompts", as_json) as bar:
-        record = run_norms(pipe, config, out, model, bar.update)
+        record = run_norms(pipe, config, out, source.label, bar.update)
     table, heads = norms_table(record), heads_table(record)
     files = [
         *save_figure(norms_figure(table), out / "value_norms"),
