@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmdit_probe.datasets.context import decode_mask
 from mmdit_probe.datasets.labelled import labelling, read_values
-from mmdit_probe.datasets.registry import DATASETS, open_dataset
+from mmdit_probe.datasets.registry import DATASETS, dataset_name, open_dataset
 from mmdit_probe.segmentation.rle import encode_mask
 
 
@@ -209,6 +209,8 @@ def test_scenes_are_the_held_out_ones():
     np.testing.assert_array_equal(found.samples[2].read(), scene("test", 2).labels)
     with pytest.raises(ValueError, match="no picture to evaluate"):
         open_dataset("scenes", limit=0)
+    assert dataset_name("PC59") == "context"
+    assert dataset_name("COCO-Object") == "coco-object"
     with pytest.raises(ValueError, match="must be one of scenes, voc20"):
         open_dataset("imagenet")
 

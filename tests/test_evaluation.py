@@ -264,6 +264,9 @@ def test_evaluate_reads_a_folder_and_compares_with_baselines(run, tmp_path):
     code, _, err = run("evaluate", "voc20", "--root", "own")
     assert code == 2
     assert "holds none of VOCdevkit/VOC2012/JPEGImages" in err
+    code, _, err = run("evaluate", "scenes", "--layer-sweep", "--layers", "1")
+    assert code == 2
+    assert "--layer-sweep reads all layers" in err
 
 
 def test_processes_that_share_a_run_give_the_numbers_of_one(random_pipe, tmp_path):

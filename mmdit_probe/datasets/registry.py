@@ -31,6 +31,7 @@ READERS: Mapping[str, Callable[[Path], LabelledPictures]] = {
     "folder": read_folder,
 }
 DATASETS = ("scenes", *READERS)
+ALIASES = {"pc59": "context", "ade20k-150": "ade20k", "cityscapes-19": "cityscapes"}
 
 
 def open_dataset(name: str, root: Path | None = None, limit: int | None = None) -> LabelledPictures:
@@ -38,13 +39,20 @@ def open_dataset(name: str, root: Path | None = None, limit: int | None = None) 
 
     `ValueError` if the name is unknown, or files are missing.
     """
-    if name not in DATASETS:
-        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
+    name = dataset_name(name)
     if name == "scenes":
         return held_out_scenes(SCENES if limit is None else limit).first(limit)
     if root is None or not root.is_dir():
         raise ValueError(f"{name}: give its folder by --root; {root or 'none'} was given")
     return READERS[name](root).first(limit)
+
+
+def dataset_name(given: str) -> str:
+    """The data set's name in small letters, as it is known here: pc59 is context."""
+    name = ALIASES.get(given.lower(), given.lower())
+    if name not in DATASETS:
+        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {given!r}")
+    return name
 
 
 def held_out_scenes(count: int) -> LabelledPictures:

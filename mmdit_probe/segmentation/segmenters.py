@@ -97,7 +97,7 @@ class UnsupervisedSegmenter(_Segmenter):
     """Finds regions without words, from the tokens of an empty prompt (Seg4Diff, section 4.3).
 
     The start, end and padding tokens' I2T maps of one layer are merged greedily by their KL divergence; a pixel takes the
-    region with the highest map. Zero positions of text encoders that are not loaded are left out.
+    region with the highest map. As in the released code, only the first text encoder's positions are read (77 in SD3).
 
     Args:
         pipe: an SD3 pipeline.
@@ -134,9 +134,10 @@ class UnsupervisedSegmenter(_Segmenter):
 
 
 def read_token_maps(reader: MapReader, pictures: Sequence[np.ndarray]) -> Tensor:
-    """(timestep, batch, layer, [head,] token, row, col): maps of the empty prompt's tokens that an encoder made."""
+    """(timestep, batch, layer, [head,] token, row, col): maps of the empty prompt's tokens, those of the first encoder."""
     prompts = ("",) * len(pictures)
-    kept = np.flatnonzero(reader.features(prompts).text.kinds[0] != Kind.ABSENT)
+    text = reader.features(prompts).text
+    kept = np.flatnonzero((text.kinds[0] != Kind.ABSENT) & (text.encoders == text.encoders[0]))
     return reader.read(reader.latents(pictures), prompts)[..., kept].movedim(-1, -3)
 
 
