@@ -15,11 +15,17 @@ from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.forward import add_noise, encode_images, encode_prompts, forward_once
 from mmdit_probe.prompts import find_words
 from mmdit_probe.readouts import Field, Readout
-from mmdit_probe.segmentation import OpenVocabularySegmenter, Segmentation, UnsupervisedSegmenter, segmenters
+from mmdit_probe.segmentation import (
+    OpenVocabularySegmenter,
+    Segmentation,
+    UnsupervisedSegmenter,
+    open_vocabulary,
+    segmenters,
+)
 from mmdit_probe.segmentation.maps import I2TScores, RefinedI2T, make_readout, scaled
 from mmdit_probe.segmentation.palette import palette, seen_as
 from mmdit_probe.segmentation.reading import MapReader, cropped
-from mmdit_probe.segmentation.render import blended, coloured, sheet
+from mmdit_probe.segmentation.render import blended, coloured, displayed, sheet
 from mmdit_probe.segmentation.rle import coco_annotations, encode_mask
 from mmdit_probe.segmentation.vocabulary import class_prompts
 
@@ -90,6 +96,23 @@ def test_the_sheet_is_the_right_way_up_and_names_what_occurs():
     assert (shown[150, 5] == 0).all()
     more = sheet(picture, np.eye(10, 20, dtype=np.uint8), ["sky", "a much longer name than the other"])
     assert more.width > shown.shape[1]
+
+
+def test_large_pictures_are_shown_smaller_and_keep_their_labels():
+    picture, labels = np.zeros((1500, 3000, 3), np.uint8), np.zeros((1500, 3000), np.uint8)
+    labels[:, 1500:] = 7
+    assert displayed(picture).shape == (512, 1024, 3)
+    assert set(np.unique(displayed(labels))) == {0, 7}
+    assert sheet(picture, labels, [str(n) for n in range(8)]).height == 512
+
+
+@pytest.mark.parametrize("elements", [1, 130, 1 << 20])
+def test_labels_do_not_depend_on_how_many_classes_are_upsampled_at_once(monkeypatch, elements):
+    monkeypatch.setattr(open_vocabulary, "MAX_ELEMENTS", elements)
+    maps = torch.rand(7, 4, 5)
+    maps[5] = maps[2]  # of equal maps the first one counts
+    big = torch.nn.functional.interpolate(maps[None], size=(8, 10), mode="bilinear")[0]
+    assert torch.equal(open_vocabulary.label_map(maps, (8, 10)), big.argmax(0))
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from .palette import IGNORED, palette
 
 OPACITY = 0.65
-_SMALLEST = 384
-"""Pictures are enlarged by a whole factor until their longer side has so many px."""
+_SMALLEST, _LARGEST = 384, 1024
+"""Pictures are shown with about so many px on their longer side."""
 _ROW, _SWATCH, _GAP = 20, 12, 8
 
 
@@ -40,15 +40,21 @@ def outlined(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(border[..., None], 255, image).astype(np.uint8)
 
 
-def enlarged(image: np.ndarray) -> np.ndarray:
-    """Small images by a whole factor, pixel by pixel."""
-    factor = max(1, -(-_SMALLEST // max(image.shape[:2])))
-    return image.repeat(factor, 0).repeat(factor, 1)
+def displayed(image: np.ndarray) -> np.ndarray:
+    """Small images enlarged by a whole factor, pixel by pixel; large ones shrunk, label maps (height, width) to labels."""
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    if longer <= _LARGEST:
+        factor = max(1, -(-_SMALLEST // longer))
+        return image.repeat(factor, 0).repeat(factor, 1)
+    size = max(1, round(width * _LARGEST / longer)), max(1, round(height * _LARGEST / longer))
+    how = Image.Resampling.NEAREST if image.ndim == 2 else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(image).resize(size, how))
 
 
 def sheet(picture: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
     """Picture, overlay, and the legend of the classes that occur with their share of the pixels, largest first."""
-    big, big_labels = enlarged(picture), enlarged(labels)
+    big, big_labels = displayed(picture), displayed(labels)
     over = outlined(blended(big, big_labels, len(classes)), big_labels)
     side_by_side = np.concatenate([big, np.full((len(big), _GAP, 3), 255, np.uint8), over], 1)
     key = _legend(labels, classes, len(big))
