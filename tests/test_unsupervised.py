@@ -110,8 +110,9 @@ def test_bad_maps_are_refused(call, message):
         call()
 
 
-def test_matched_scores_are_the_released_ones():
-    scores = matched_scores(GOLDEN["hung_label"], GOLDEN["hung_pred"], 9)
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_matched_scores_are_the_released_ones(kind):
+    scores = matched_scores(kind(GOLDEN["hung_label"]), kind(GOLDEN["hung_pred"]), 9)
     for ours, theirs in zip(scores, ("tp", "fp", "fn", "all", "miou", "acc"), strict=True):
         np.testing.assert_allclose(ours, GOLDEN[f"hung_{theirs}"], atol=1e-6)
 

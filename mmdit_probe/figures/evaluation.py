@@ -26,7 +26,8 @@ def evaluation_figure(views: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
             draw_layers(axis, views[views["matching"] == matching], own)
             if len(matchings) > 1:
                 axis.set_title(f"{matching} matching")
-        axes[0][0].set_ylabel("mIoU (%)")
+        heads = views["head"].nunique()
+        axes[0][0].set_ylabel("mIoU (%)" if heads == 1 else "mIoU (%); dots: heads, line: the best")
         axes[0][0].legend(fontsize=6.5)
         return figure
 

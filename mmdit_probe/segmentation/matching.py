@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+Labels = np.ndarray | Tensor
 
 
 class MatchedScores(NamedTuple):
@@ -40,11 +43,11 @@ def sum_scores(parts: Iterable[MatchedScores]) -> MatchedScores:
     return from_counts(counts, sum(part.total for part in listed))
 
 
-def matched_scores(labels: np.ndarray, predictions: np.ndarray, n_classes: int, *, ignore: int = 255) -> MatchedScores:
+def matched_scores(labels: Labels, predictions: Labels, n_classes: int, *, ignore: int = 255) -> MatchedScores:
     """The paper's protocol: per image, classes and regions are paired one to one with the largest overlap in all.
 
     Args:
-        labels: (images, height, width) or (height, width), class numbers or ``ignore``.
+        labels: (images, height, width) or (height, width), NumPy or torch on the CPU; class numbers or ``ignore``.
         predictions: the same shape, region numbers from 0 on; they mean nothing across images.
         n_classes: number of classes of the data set; all take part in every image's matching, also absent ones.
 
@@ -54,9 +57,7 @@ def matched_scores(labels: np.ndarray, predictions: np.ndarray, n_classes: int, 
     return _sum_images(labels, predictions, n_classes, ignore, free=False)
 
 
-def matched_scores_free(
-    labels: np.ndarray, predictions: np.ndarray, n_classes: int, *, ignore: int = 255
-) -> MatchedScores:
+def matched_scores_free(labels: Labels, predictions: Labels, n_classes: int, *, ignore: int = 255) -> MatchedScores:
     """The order-independent variant of `matched_scores`: the numbering of classes and regions changes nothing.
 
     Three things differ. Only classes present in an image take part in its matching; a pair that does not overlap is no
@@ -66,7 +67,8 @@ def matched_scores_free(
     return _sum_images(labels, predictions, n_classes, ignore, free=True)
 
 
-def _sum_images(labels: np.ndarray, predictions: np.ndarray, n_classes: int, ignore: int, free: bool) -> MatchedScores:
+def _sum_images(labels: Labels, predictions: Labels, n_classes: int, ignore: int, free: bool) -> MatchedScores:
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim not in (2, 3):
         raise ValueError(
             f"matched_scores: labels and predictions must be (images, height, width) alike, got {labels.shape} and "
