@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ..configs import EvaluateConfig
+from ..datasets.labelled import IGNORE
 from .baselines import BASELINES, baseline_regions
 from .maps import scaled
 from .matching import MatchedScores, matched_scores, matched_scores_free
 from .metrics import score
 from .open_vocabulary import label_map
-from .result import IGNORE
 from .unsupervised import region_maps
 
 COUNTS = ("tp", "fp", "fn")

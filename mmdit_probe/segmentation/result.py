@@ -16,15 +16,13 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
+from ..datasets.labelled import IGNORE
 from ..images import save_picture
 from ..records import FORMAT, save_record, versions
 from ..runs import write_text
 from .palette import IGNORED, palette
 from .render import OPACITY, blended, sheet
 from .rle import coco_annotations
-
-IGNORE = 255
-"""The label of pixels without a class."""
 
 
 @dataclass(frozen=True, eq=False)
