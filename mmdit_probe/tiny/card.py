@@ -106,7 +106,7 @@ def _agreement(numbers: dict[str, Any]) -> str:
 
 {_table(list(tops), [[f"layer {layer}" for layer in tops.values()]])}
 
-{verdict}"""
+{verdict} And features and value norms, at timestep 8 on the same scenes? {" ".join(numbers["agreement"][1:])}"""
 
 
 def _timesteps(numbers: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ import typer
 from PIL import Image
 from tqdm.auto import tqdm
 
-from mmdit_probe.configs import GenerationConfig
+from mmdit_probe.agreement import layer_agreement, read_aloud
+from mmdit_probe.configs import AgreementConfig, GenerationConfig
 from mmdit_probe.datasets.scenes import GROUNDS, Scene, scenes
 from mmdit_probe.forward import noise_level
 from mmdit_probe.pictures import generate_batch
@@ -36,7 +37,7 @@ SHOWN = 40
 """Pictures in the model card."""
 BLUR_TIMESTEP = 8
 """Where the harm of a blur is measured: the paper's timestep; with less noise the caption hardly matters at all."""
-GUIDANCE, TEXT_POSITIONS = 5.0, 0
+GUIDANCE, TEXT_POSITIONS = 7.5, 0
 """Guidance scale and zero T5 positions of the embedded model's defaults."""
 
 
@@ -150,6 +151,7 @@ def main(
     numbers["samples"] = read_samples(prompts, pictures)
     numbers["prompts"] = prompts[:SHOWN]
     sample_sheet(pictures[:SHOWN], folder / "samples.png")
+    numbers["agreement"] = read_aloud(layer_agreement(pipe, AgreementConfig(scenes=test_count)))
     numbers["clip_retrieval"] = retrieval_accuracy(folder.parent / "tiny-clip")
     numbers["reader"] = reader_accuracy(SceneReader.load())
     numbers["sha256"] = digests(folder.parent)
