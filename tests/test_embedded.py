@@ -46,7 +46,7 @@ def test_one_layer_grounds_words_far_better_than_the_next(tiny, few, evaluation)
 
 
 def test_blurring_the_words_does_harm_somewhere_and_little_elsewhere(tiny, few, evaluation):
-    harm = blur_harm(tiny, few, evaluation["timestep"], seed=5, max_sequence_length=0).set_index("layer")["harm"]
+    harm = blur_harm(tiny, few, evaluation["blur_timestep"], seed=5, max_sequence_length=0).set_index("layer")["harm"]
     told = {row["layer"]: row["blur_harm"] for row in evaluation["layers"]}
     assert harm.idxmax() == max(told, key=told.get)
     np.testing.assert_allclose(harm.loc[list(told)], list(told.values()), atol=0.15)
