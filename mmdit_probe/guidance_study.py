@@ -41,7 +41,7 @@ def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress
 def gain_table(scored: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Like `drop_table` with the sign turned: what each scale gains over plain, with its 95% interval."""
     table = drop_table(scored, names)
-    return table.assign(drop=-table["drop"], low=-table["high"], high=-table["low"])
+    return table.assign(drop=0.0 - table["drop"], low=0.0 - table["high"], high=0.0 - table["low"])
 
 
 def gain_lines(table: pd.DataFrame) -> list[str]:

@@ -68,7 +68,13 @@ def segment(
     config = SegmentConfig(timestep, crop, refine, seed, max_sequence_length)
     segmenter = OpenVocabularySegmenter(pipe, one_layer(pipe, layer), config)
     class_prompts(pipe, names, segmenter.reader.max_sequence_length)  # bad names fail before any work
-    settings = {"study": "segment", "model": source.label, "layer": segmenter.layer, "classes": names, **as_dict(config)}
+    settings = {
+        "study": "segment",
+        "model": source.label,
+        "layer": segmenter.layer,
+        "classes": names,
+        **as_dict(config),
+    }
     _run(lambda pictures: segmenter.batch(pictures, names), files, out, settings, batch, as_json)
 
 
