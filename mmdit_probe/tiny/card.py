@@ -47,7 +47,7 @@ Made by `python -m mmdit_probe.tiny.train`; the numbers below by `python -m mmdi
 
 - {recipe.scenes:,} synthetic scenes (`mmdit_probe.datasets.scenes`, split train), {recipe.caption_variants} captions each: 45%
   sentences, 45% class lists, 10% empty.
-- Flow matching, {training["samples"]:,} samples in {training["seconds"] / 60:.0f} minutes (one CPU core), batch {recipe.batch}, AdamW
+- Flow matching, {training["samples"]:,} samples in {training["seconds"] / 60:.0f} minutes, batch {recipe.batch}, AdamW
   {recipe.rate:g}, warm-up, constant, cosine over the last {recipe.decay_fraction:.0%}; EMA {recipe.ema}; noise level
   sigmoid(N({recipe.noise_mean:g}, {recipe.noise_std:g})); last training loss {training["loss"]:.3f}.
 - The text encoders are trained jointly. The pooled text vector is zeroed in {1 - recipe.pooled_keep:.0%} of the samples, so that
