@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from .style import house_style
+from .style import house_style, plain
 
 ACROSS = 8
 """Layers side by side at most; more go on in the next row."""
@@ -56,7 +56,7 @@ def word_page(maps: xr.DataArray, picture: np.ndarray | None, word: str, directi
                 ax = axes[first + index // across, 1 + index % across]
                 shown = plot_overlay(ax, values[number, index], picture, top)
                 ax.set_title(f"layer {layer}", pad=2)
-        figure.suptitle(f"“{word}”: {DIRECTIONS[direction]}, mean over heads", fontsize=9)
+        figure.suptitle(f"“{plain(word)}”: {DIRECTIONS[direction]}, mean over heads", fontsize=9)
         _bar(figure, shown, axes, top)
         return figure
 
@@ -78,7 +78,7 @@ def heads_page(maps: xr.DataArray, word: str, direction: str) -> Figure:
         for head in heads:
             axes[0, head].set_title(str(head), pad=2)
         sigma = f"t = {int(maps['sampling_timestep'])} (sigma {float(maps['sigma']):.3f})"
-        figure.suptitle(f"“{word}”, {sigma}: heads across, layers down", fontsize=9)
+        figure.suptitle(f"“{plain(word)}”, {sigma}: heads across, layers down", fontsize=9)
         _bar(figure, shown, axes, top)
         return figure
 
