@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..families import given_of
 from ..forward import PromptFeatures, add_noise, encode_images, encode_prompts, forward_once, noise_level
 from ..images import native_size
 from ..pipelines import model_defaults
@@ -60,7 +61,7 @@ class MapReader:
     """Reads one ``i2t`` readout of pictures, for several layers and timesteps, encoded prompts kept.
 
     Args:
-        pipe: an SD3-like pipeline.
+        pipe: a pipeline whose family can be given pictures: SD3, Flux.1 and others.
         readout: gives the field ``i2t``, see `segmentation.maps`.
         layers: layer numbers, None for all; the forward pass stops after the last one.
         timesteps: counted from the clean end, of ``steps``: 8 of 28 is sigma 0.515 with SD3's shift.
@@ -81,10 +82,7 @@ class MapReader:
     ) -> None:
         self.pipe, self.seed = pipe, seed
         self.probe = Probe(pipe, [readout], layers=layers, stop_early=True)
-        if self.probe.family.name != "sd3":
-            raise ValueError(
-                f"segmentation reads pictures with Stable Diffusion 3 and 3.5; this is a model of {self.probe.family.models}"
-            )
+        given_of(pipe)  # a family that can't be given pictures is refused before any work
         self.layers, self.timesteps = self.probe.layers, tuple(timesteps)
         self.sigmas = tuple(noise_level(pipe, timestep, steps) for timestep in timesteps)
         default = model_defaults(pipe).max_sequence_length
