@@ -18,6 +18,7 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.cost
+	$(BIN)/python -m benchmarks.masks
 
 clean:
 	rm -rf $(VENV) results
