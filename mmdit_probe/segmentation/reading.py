@@ -58,15 +58,16 @@ def squared(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 class MapReader:
-    """Reads one ``i2t`` readout of pictures, for several layers and timesteps, encoded prompts kept.
+    """Reads one readout's maps of pictures, for several layers and timesteps, encoded prompts kept.
 
     Args:
         pipe: a pipeline whose family can be given pictures: SD3, Flux.1 and others.
-        readout: gives the field ``i2t``, see `segmentation.maps`.
+        readout: gives the maps, see `segmentation.maps`.
         layers: layer numbers, None for all; the forward pass stops after the last one.
         timesteps: counted from the clean end, of ``steps``: 8 of 28 is sigma 0.515 with SD3's shift.
         seed: every picture is mixed with the same noise, so that its maps do not depend on its neighbours.
         max_sequence_length: T5 positions; the model's own default if None.
+        field: the name of the maps among what the readout gives.
     """
 
     def __init__(
@@ -79,8 +80,9 @@ class MapReader:
         seed: int = 0,
         steps: int = 28,
         max_sequence_length: int | None = None,
+        field: str = "i2t",
     ) -> None:
-        self.pipe, self.seed = pipe, seed
+        self.pipe, self.seed, self.field = pipe, seed, field
         self.probe = Probe(pipe, [readout], layers=layers, stop_early=True)
         given_of(pipe)  # a family that can't be given pictures is refused before any work
         self.layers, self.timesteps = self.probe.layers, tuple(timesteps)
@@ -106,4 +108,4 @@ class MapReader:
         noisy = torch.cat([add_noise(row[None], sigma, self.seed) for row in latents])
         with self.probe:
             forward_once(self.pipe, noisy, sigma, features)
-        return torch.from_numpy(self.probe.dataset()["i2t"].values)
+        return torch.from_numpy(self.probe.dataset()[self.field].values)
