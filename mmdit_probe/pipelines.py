@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,8 +128,6 @@ _PLACING: Mapping[str, Callable[[Any, torch.device], Any]] = {
 def _load_lora(pipe: Any, lora: str) -> None:
     if not hasattr(pipe, "load_lora_weights"):
         raise LoraError(f"lora: {type(pipe).__name__} takes no LoRA; leave --lora out")
-    if find_spec("peft") is None:
-        raise LoraError("lora: LoRAs need the package peft; run `pip install peft`")
     try:
         pipe.load_lora_weights(lora, use_safetensors=True)
     except Exception as error:

@@ -17,7 +17,7 @@ ORDER = [
     ["budget", "norms", "maps", "pca", "guidance", "perturbation", "guidance_study", "expert"],
     ["overview", "differences"],
     ["tiny", "agreement"],  # agreement reads scenes as tiny's evaluation does, which reports it
-    ["expert_check"],
+    ["expert_check", "magnet"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names} | {"datasets": 0}

@@ -12,6 +12,7 @@ from .diff import diff
 from .evaluate import evaluate
 from .find_expert import find_expert
 from .guide import guide
+from .magnet import app as magnet
 from .maps import maps
 from .models import models
 from .pca import pca
@@ -42,6 +43,7 @@ for command in (
     models,
 ):
     app.command()(command)
+app.add_typer(magnet, name="magnet")
 
 
 def main() -> None:

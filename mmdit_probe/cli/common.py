@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ class Source:
         if self.revision is not None:
             parts.append(f"revision {self.revision}")
         if self.lora is not None:
-            parts.append(f"LoRA {self.lora}")
+            parts.append(f"LoRA {self.lora}{_digest(self.lora)}")
         return ", ".join(parts)
 
     def load(self) -> Any:
@@ -150,6 +151,14 @@ class Source:
             offload=self.offload,
             lora=self.lora,
         )
+
+
+def _digest(lora: str) -> str:
+    """The first digits of a LoRA's digest where it is a file or a folder here: one trained anew is another one."""
+    path = Path(lora)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
+    together = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return f" ({together[:12]})" if files else ""
 
 
 def finish(lines: list[str], files: list[Path], as_json: bool, **data: Any) -> None:
@@ -173,10 +182,12 @@ class Bar:
         self.bar = tqdm(unit=f" {self.unit}", disable=self.quiet or None)
         return self
 
-    def update(self, done: int, total: int) -> None:
-        """``done`` of ``total`` are finished."""
+    def update(self, done: int, total: int, **shown: str) -> None:
+        """``done`` of ``total`` are finished; ``shown`` stands behind the bar."""
         self.bar.total = total
         self.bar.n = done
+        if shown:
+            self.bar.set_postfix(shown, refresh=False)
         self.bar.refresh()
 
     def __exit__(self, *_: object) -> None:
