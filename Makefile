@@ -1,9 +1,9 @@
-# make demo | test | check | bench; each sets up what it needs in $(VENV)
+# make demo | test | check | bench | figures; each sets up what it needs in $(VENV)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench figures clean
 
 demo: $(VENV)/.run
 	$(BIN)/mmdit-probe attention-budget
@@ -18,6 +18,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.cost
+	$(BIN)/python -m benchmarks.masks
+
+figures: $(VENV)/.run
+	set -e; for script in analyses/fig*.py analyses/table*.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
 clean:
 	rm -rf $(VENV) results

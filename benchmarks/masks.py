@@ -1,28 +1,33 @@
 """Pictures per second of masks from attention: ``python -m benchmarks.masks``.
 
 On tiny-sd3 and held-out scenes, one picture at a time and in batches. Stopping after the expert layer is compared with
-running the whole forward pass, and with materialising every layer's softmax; in turn, round by round.
+running the whole forward pass, and with materialising every layer's softmax and slicing it; in turn, round by round.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from statistics import median
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import pandas as pd
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from mmdit_probe import OpenVocabularySegmenter, load_pipeline
+from mmdit_probe import OpenVocabularySegmenter, TokenLayout, load_pipeline
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import held_out_scenes
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.forward import add_noise, forward_once
+from mmdit_probe.images import native_size, token_pixels
+from mmdit_probe.segmentation import evaluation
 from mmdit_probe.segmentation.evaluation import run_evaluation
 from mmdit_probe.segmentation.evaluation_tables import tabulate
+from mmdit_probe.segmentation.reading import MapReader
 
 from .cost import in_turn
 
@@ -44,36 +49,58 @@ class MaterialiseAll(TorchFunctionMode):
         return self.kept[-1] @ value
 
 
+class Whole(MapReader):
+    """Does not stop early."""
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.probe.stop_early = False
+
+
+class Materialising(MapReader):
+    """The whole forward pass, every layer's softmax in memory, the I2T maps cut out of it."""
+
+    def _one(self, latents, sigma, features) -> torch.Tensor:
+        noisy = torch.cat([add_noise(row[None], sigma, self.seed) for row in latents])
+        with MaterialiseAll() as every:
+            forward_once(self.pipe, noisy, sigma, features)
+        side = native_size(self.pipe) // token_pixels(self.pipe)
+        layout = TokenLayout((side, side), features.text.kinds.shape[1])
+        maps = [every.kept[layer][:, :, layout.image_queries, layout.text_keys].mean(1) for layer in self.layers]
+        return torch.stack(maps, 1).unflatten(2, layout.grid)[None]
+
+
+READERS = {"stopped early": MapReader, "whole forward pass": Whole, "materialised": Materialising}
+
+
 def of_segment(pipe, batch: int, rounds: int) -> list[dict[str, object]]:
-    """Seconds of one batch of pictures, stopped early, run whole, and materialised."""
+    """Seconds of one batch of pictures by each way of reading; `ValueError` if their masks differ."""
     pictures = [scene("test", number).image for number in range(batch)]
-    stopped, whole = OpenVocabularySegmenter(pipe), OpenVocabularySegmenter(pipe)
-    whole.reader.probe.stop_early = False
-    reader, prompts = stopped.reader, (" ".join(CLASSES),) * batch
 
-    def materialise() -> None:
-        latents, sigma = reader.latents(pictures), reader.sigmas[0]
-        with MaterialiseAll():
-            forward_once(pipe, add_noise(latents, sigma, 0), sigma, reader.features(prompts))
+    def with_reader(kind: type[MapReader]) -> Callable[[], object]:
+        segmenter = OpenVocabularySegmenter(pipe)
+        own = segmenter.reader
+        segmenter.reader = kind(pipe, own.probe.readouts[0], own.layers, own.timesteps)
+        return lambda: segmenter.batch(pictures, CLASSES)
 
-    variants = {
-        "segment": lambda: stopped.batch(pictures, CLASSES),
-        "segment, whole forward pass": lambda: whole.batch(pictures, CLASSES),
-        "materialise every layer, no masks made": materialise,
-    }
+    variants = {f"segment, {name}": with_reader(kind) for name, kind in READERS.items()}
+    first, *others = ([one.labels for one in variant()] for variant in variants.values())
+    if any((labels != made).mean() > 0.001 for other in others for labels, made in zip(first, other, strict=True)):
+        raise ValueError("the ways of reading give other masks")
     return rates(in_turn(variants, rounds), batch, f"batch {batch}")
 
 
 def of_evaluate(pipe, pictures: int) -> list[dict[str, object]]:
-    """Seconds of an evaluation, of the expert layer and of all layers."""
+    """Seconds of an evaluation of the expert layer by each way of reading, and of all layers at once."""
     scenes, expert = held_out_scenes(pictures), OpenVocabularySegmenter(pipe).layer
 
-    def evaluate(layers) -> None:
-        with TemporaryDirectory() as out:
+    def evaluate(layers: tuple[int, ...] | None, kind: type[MapReader]) -> None:
+        with TemporaryDirectory() as out, patch.object(evaluation, "MapReader", kind):
             tabulate(run_evaluation(pipe, scenes, EvaluateConfig(layers=layers, batch=50), out, "tiny-sd3"))
 
-    variants = {"evaluate, expert layer": lambda: evaluate((expert,)), "evaluate, all layers": lambda: evaluate(None)}
-    return rates(in_turn(variants, 3), pictures, f"{pictures} pictures")
+    variants = {f"evaluate, {name}": lambda kind=kind: evaluate((expert,), kind) for name, kind in READERS.items()}
+    variants["evaluate, all layers"] = lambda: evaluate(None, MapReader)
+    return rates(in_turn(variants, 5), pictures, f"{pictures} pictures")
 
 
 def rates(times: pd.DataFrame, pictures: int, kind: str) -> list[dict[str, object]]:

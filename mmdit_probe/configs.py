@@ -109,9 +109,10 @@ class MapsConfig:
 
 @dataclass(frozen=True)
 class PCAConfig:
-    """Principal components of the image tokens' features (Seg4Diff, Fig. 3).
+    """Principal components of the tokens' features (Seg4Diff, Fig. 3).
 
     ``scenes`` are numbers of built-in test scenes to read; without them a picture is generated from ``prompt``, or given.
+    ``stream`` is image, text or both; ``padding`` counts padding among the text tokens.
     """
 
     prompt: str | None
@@ -119,6 +120,8 @@ class PCAConfig:
     layers: tuple[int, ...] | None = None
     timesteps: tuple[int, ...] = (8,)
     generation: GenerationConfig = GenerationConfig()
+    stream: str = "image"
+    padding: bool = False
 
 
 @dataclass(frozen=True)

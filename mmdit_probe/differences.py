@@ -29,6 +29,7 @@ MEASURES = {
     "i2t_effective_tokens": Measure("text tokens"),
     "i2t_kind_mass": Measure("share of attention", "kind"),
     "pca_variance": Measure("share of variance", "feature"),
+    "text_pca_variance": Measure("share of variance", "feature"),
     "position_r2": Measure("adjusted R^2", "feature"),
     "class_r2": Measure("adjusted R^2", "feature"),
     "word_map": Measure("mean probability", "word"),

@@ -12,7 +12,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from .families import denoiser_of, family_of
+from .families import denoiser_of, family_of, given_of
+from .images import native_size, token_pixels
 from .prompts import describe
 from .tokens import TextTokens
 
@@ -21,20 +22,22 @@ from .tokens import TextTokens
 class PromptFeatures:
     """Encoded prompts: what the transformer is given, and what its text positions hold."""
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     text: TextTokens
 
 
-def noise_level(pipe: Any, timestep: int, steps: int = 28) -> float:
+def noise_level(pipe: Any, timestep: int, steps: int = 28, size: tuple[int, int] | None = None) -> float:
     """Sigma in [0, 1] at ``timestep`` of ``steps``, counted from the clean end as the paper does.
 
-    Timestep 8 of 28 is ``timesteps[-8]``, the 21st of 28 steps: sigma 0.515 with SD3's shift 3.
+    Timestep 8 of 28 is ``timesteps[-8]``, the 21st of 28 steps: sigma 0.515 with SD3's shift 3, 0.558 with that of
+    Flux.1 at 1024 px. ``size`` (height, width) in px is the picture's, where the schedule depends on it; the model's own
+    if None.
     """
     if not 1 <= timestep <= steps:
         raise ValueError(f"noise_level: timestep must be in 1 to {steps} (1 is the cleanest), got {timestep}")
-    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)  # a copy: the pipeline's own keeps its state
-    scheduler.set_timesteps(steps)
-    return float(scheduler.sigmas[-timestep - 1])
+    height, width = size or (native_size(pipe),) * 2
+    tokens = (height // token_pixels(pipe)) * (width // token_pixels(pipe))
+    return given_of(pipe).sigmas(pipe, steps, tokens)[-timestep - 1]
 
 
 def to_pixels(
@@ -49,8 +52,7 @@ def to_pixels(
 def encode_images(pipe: Any, images: Sequence[np.ndarray] | np.ndarray) -> Tensor:
     """Clean latents: the posterior mean, shifted and scaled as the pipeline does."""
     pixels = to_pixels(images, pipe.vae.device).to(pipe.vae.dtype)
-    config = pipe.vae.config
-    return (pipe.vae.encode(pixels).latent_dist.mean - (config.shift_factor or 0.0)) * config.scaling_factor
+    return given_of(pipe).latents(pipe, pixels)
 
 
 def add_noise(latents: Tensor, sigma: float, seed: int) -> Tensor:
@@ -62,17 +64,15 @@ def add_noise(latents: Tensor, sigma: float, seed: int) -> Tensor:
 @torch.no_grad()
 def encode_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int = 77) -> PromptFeatures:
     """Prompts through the pipeline's own text encoders, without classifier-free guidance."""
-    features, _, pooled, _ = pipe.encode_prompt(
-        list(prompts), None, None, do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
-    )
+    inputs = given_of(pipe).text(pipe, list(prompts), max_sequence_length)
     parts = family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length)
-    return PromptFeatures(
-        {"encoder_hidden_states": features, "pooled_projections": pooled}, describe(parts, list(prompts))
-    )
+    return PromptFeatures(inputs, describe(parts, list(prompts)))
 
 
 @torch.no_grad()
-def forward_once(pipe: Any, noisy: Tensor, sigma: float, features: PromptFeatures) -> Tensor:
-    """The transformer's prediction for noisy latents at noise level ``sigma``."""
-    timestep = torch.full((len(noisy),), 1000 * sigma, device=noisy.device)
-    return pipe.transformer(hidden_states=noisy, timestep=timestep, **features.inputs).sample
+def forward_once(pipe: Any, noisy: Tensor, sigma: float, features: PromptFeatures) -> Any:
+    """The transformer's prediction for noisy latents at noise level ``sigma``, in the form that the model gives it."""
+    transformer, given = pipe.transformer, given_of(pipe)
+    arguments = given.arguments(pipe, noisy.to(transformer.dtype), features.inputs)
+    arguments[family_of(transformer).time] = torch.full((len(noisy),), given.time(sigma), device=noisy.device)
+    return transformer(**arguments).sample

@@ -12,7 +12,7 @@ from .pipelines import model_defaults
 
 
 def generation_arguments(pipe: Any, config: GenerationConfig) -> dict[str, Any]:
-    """The pipeline call's arguments, those it has; the generator lives on the CPU, so seeds mean the same everywhere."""
+    """The pipeline call's arguments, as far as it has them; the generator is the CPU's, so seeds mean the same everywhere."""
     defaults = model_defaults(pipe)
     wanted = {
         "num_inference_steps": config.steps,
@@ -25,7 +25,7 @@ def generation_arguments(pipe: Any, config: GenerationConfig) -> dict[str, Any]:
         "generator": torch.Generator().manual_seed(config.seed),
     }
     known = inspect.signature(type(pipe).__call__).parameters
-    return {name: value for name, value in wanted.items() if name in known}
+    return {name: value for name, value in wanted.items() if name in known and value is not None}
 
 
 def steps_at(timesteps: tuple[int, ...], steps: int) -> tuple[int, ...]:

@@ -35,8 +35,8 @@ def token_pixels(pipe: Any) -> int:
 
 
 def native_size(pipe: Any) -> int:
-    """Width in px of the pictures that the pipeline makes by default: 1024 for SD3."""
-    return int(pipe.default_sample_size * pipe.vae_scale_factor)
+    """Width in px of the pictures that the pipeline makes by default: 1024 for SD3, and where the pipeline does not say."""
+    return int(getattr(pipe, "default_sample_size", 128) * pipe.vae_scale_factor)
 
 
 def read_rgb(path: Path) -> np.ndarray:

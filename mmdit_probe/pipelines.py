@@ -18,7 +18,7 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from .families import denoiser_of, family_of
+from .families import call_default, denoiser_of, family_of
 
 EMBEDDED = "tiny-sd3"
 Offload = Literal["none", "model", "sequential"]
@@ -32,22 +32,25 @@ class ModelDefaults:
     """What commands take where the user names nothing.
 
     ``expert_layer`` is the layer with the best masks: measured for the embedded model, published for its family
-    otherwise (None if neither is known). ``why`` says which.
+    otherwise (None if neither is known). ``why`` says which. ``guidance_scale`` None is the pipeline's own.
     """
 
     expert_layer: int | None
-    guidance_scale: float = 7.5
+    guidance_scale: float | None = 7.5
     max_sequence_length: int = 77
     why: str = ""
 
 
 def model_defaults(pipe: Any) -> ModelDefaults:
-    """From ``probe_defaults.json`` in the model's folder, else from its family."""
+    """From ``probe_defaults.json`` in the model's folder, else the paper's for SD3, else the pipeline's own."""
     file = Path(str(getattr(pipe, "name_or_path", ""))) / "probe_defaults.json"
     if file.is_file():
         return ModelDefaults(**json.loads(file.read_text()))
     family = family_of(denoiser_of(pipe))
-    return ModelDefaults(family.expert, why=f"published for {family.models}")
+    why = f"published for {family.models}"
+    if family.name == "sd3":
+        return ModelDefaults(family.expert, why=why)
+    return ModelDefaults(family.expert, None, call_default(pipe, "max_sequence_length") or 0, why)
 
 
 def embedded_folder() -> Path:

@@ -25,27 +25,53 @@ def _tokenize(part: TextPart, prompts: Sequence[str], conditional: bool) -> Text
 
 def _positions(part: TextPart, prompt: str) -> tuple[np.ndarray, np.ndarray]:
     """Strings and kinds of the positions that one prompt fills."""
-    tokenizer = part.tokenizer
-    options = {} if part.template == PLAIN else {"return_offsets_mapping": True}
-    length = part.dropped + part.length
-    encoded = tokenizer(
+    encoded = _encoded(part, prompt, part.template != PLAIN)
+    kinds = _encoded_kinds(part, prompt, encoded)
+    tokens = part.tokenizer.convert_ids_to_tokens(encoded.input_ids)
+    strings = np.array([readable(token) for token in tokens], dtype=object)
+    kept = _order(part, kinds)
+    return strings[kept], kinds[kept]
+
+
+def positions_of(part: TextPart, prompt: str, ranges: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """For each range (start, end) of the prompt's characters, the text positions of the tokens that hold some of them.
+
+    Empty where the tokenizer cut the prompt before.
+    """
+    encoded = _encoded(part, prompt, True)
+    kept = _order(part, _encoded_kinds(part, prompt, encoded))
+    start = part.template.index(PLAIN)
+    offsets = np.array(encoded["offset_mapping"])[kept] - start
+    return [np.flatnonzero((offsets[:, 1] > since) & (offsets[:, 0] < to)).tolist() for since, to in ranges]
+
+
+def _encoded(part: TextPart, prompt: str, offsets: bool) -> Any:
+    """The tokenizer's output for the prompt in its template, padded and cut to the part's length."""
+    return part.tokenizer(
         part.template.replace(PLAIN, prompt),
         padding="max_length",
-        max_length=length,
+        max_length=part.dropped + part.length,
         truncation=True,
         add_special_tokens=part.special,
-        **options,
+        **({"return_offsets_mapping": True} if offsets else {}),
     )
-    kinds = np.array(_kinds(encoded.input_ids, tokenizer), dtype=object)
-    if options:
+
+
+def _encoded_kinds(part: TextPart, prompt: str, encoded: Any) -> np.ndarray:
+    kinds = np.array(_kinds(encoded.input_ids, part.tokenizer), dtype=object)
+    if part.template != PLAIN:
         start = part.template.index(PLAIN)
         overlaps = [start < to and since < start + len(prompt) for since, to in encoded["offset_mapping"]]
         kinds[~np.array(overlaps)] = Kind.TEMPLATE
-    kinds[np.array(encoded.get("attention_mask", [1] * length)) == 0] = Kind.PADDING
-    strings = np.array([readable(token) for token in tokenizer.convert_ids_to_tokens(encoded.input_ids)], dtype=object)
-    order = np.argsort(kinds == Kind.PADDING, kind="stable") if part.packed else np.arange(length)
-    kept = order[np.arange(length) >= part.dropped]
-    return strings[kept], kinds[kept]
+    kinds[np.array(encoded.get("attention_mask", [1] * len(kinds))) == 0] = Kind.PADDING
+    return kinds
+
+
+def _order(part: TextPart, kinds: np.ndarray) -> np.ndarray:
+    """Which of the tokenizer's positions become text positions, in order."""
+    places = np.arange(len(kinds))
+    order = np.argsort(kinds == Kind.PADDING, kind="stable") if part.packed else places
+    return order[places >= part.dropped]
 
 
 def readable(token: str) -> str:

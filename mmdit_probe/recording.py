@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 
 from .configs import GenerationConfig
-from .families import denoiser_of, family_of
 from .forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
 from .generation import generation_arguments, steps_at
 from .probe import Probe
@@ -70,18 +69,13 @@ def record_image(
     ``picture`` is (height, width, 3) uint8 RGB, both sides divisible by the model's token size. No guidance: there is
     one forward pass, with the prompt.
     """
-    family = family_of(denoiser_of(pipe))
-    if family.name != "sd3":
-        raise ValueError(
-            f"image: a given picture can be read by Stable Diffusion 3 models only, not by {family.models}"
-        )
     arguments = generation_arguments(pipe, generation)
     steps = steps_at(timesteps, generation.steps)
     latents = encode_images(pipe, [picture])
     with Probe(pipe, readouts, layers=layers) as probe:
         features = encode_prompts(pipe, [prompt], arguments.get("max_sequence_length", 0))
         for timestep in timesteps:
-            sigma = noise_level(pipe, timestep, generation.steps)
+            sigma = noise_level(pipe, timestep, generation.steps, picture.shape[:2])
             forward_once(pipe, add_noise(latents, sigma, generation.seed), sigma, features)
     record = _by_timestep(probe, range(len(timesteps)), timesteps, steps)
     return Recording(record.assign_attrs(_origin(prompt, generation, "image")), picture)

@@ -112,6 +112,33 @@ def test_a_killed_run_continues_and_its_numbers_are_the_same(random_pipe, tmp_pa
         pd.testing.assert_frame_equal(getattr(whole, name), getattr(again, name), check_exact=True)
 
 
+def test_a_run_that_is_killed_by_force_continues(run, random_folder, tmp_path):
+    """SIGKILL in the third picture of five, then the same command again: the numbers of an undisturbed run."""
+    script = """
+import os
+from mmdit_probe.segmentation import evaluation
+original, done = evaluation._count_batch, []
+def counted(*arguments):
+    done.append(None)
+    if len(done) == 3:
+        os.kill(os.getpid(), 9)
+    return original(*arguments)
+evaluation._count_batch = counted
+from mmdit_probe.cli import main
+main()
+"""
+    command = ["evaluate", "scenes", "--limit", "5", "--layers", "1", "--batch", "1"]
+    killed = subprocess.run(
+        [sys.executable, "-c", script, *command, "--model", str(random_folder), "--out", "killed"],
+        capture_output=True, text=True, cwd=tmp_path, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert killed.returncode == -9, killed.stderr[-2000:]
+    assert len(list((tmp_path / "killed" / "items").glob("*.nc"))) == 2
+    for out in ("killed", "whole"):
+        assert run(*command, "--out", out)[0] == 0
+    for name in ("evaluate.csv", "evaluate_classes.csv", "evaluate_pictures.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_a_full_vocabulary_is_split_over_prompts_and_offers_every_class(random_pipe, tmp_path):
     result = evaluate(random_pipe, tmp_path, EvaluateConfig(vocabulary="full", layers=(0,), batch=2))
     present = evaluate(random_pipe, tmp_path / "p", EvaluateConfig(layers=(0,), batch=2))

@@ -41,9 +41,11 @@ def test_rows_for_what_is_there_and_notes_for_what_is_not(random_pipe, tmp_path,
 
 
 def test_other_families_are_refused_in_one_line():
-    from diffusers import FluxTransformer2DModel
+    from diffusers import CogView4Transformer2DModel
 
-    flux = FluxTransformer2DModel(in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
-        num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=8, axes_dims_rope=(4, 4, 8))  # fmt: skip
-    with pytest.raises(ValueError, match=r"with Stable Diffusion 3 and 3\.5; this is a model of Flux"):
-        MapReader(flux, I2TMaps(), [0], [8])
+    cogview = CogView4Transformer2DModel(in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        out_channels=4, text_embed_dim=16, time_embed_dim=8, condition_dim=4, rope_axes_dim=(8, 8))  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"pictures can be read by Stable Diffusion 3, 3\.5, Flux.1, .*; this is a model of Cog"
+    ):
+        MapReader(cogview, I2TMaps(), [0], [8])

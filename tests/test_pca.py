@@ -1,5 +1,8 @@
 """FeaturePCA against numpy's SVD and least squares, and its laws."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +14,9 @@ from mmdit_probe.attention import JointAttention
 from mmdit_probe.configs import GenerationConfig, PCAConfig
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.feature_pca import class_r2, image_features, position_r2, principal_components, token_labels
-from mmdit_probe.figures.pca import pca_page, r2_figure
-from mmdit_probe.pca import colours, measure_pca, pca_table, read_aloud
+from mmdit_probe.figures.pca import pca_page, r2_figure, text_page
+from mmdit_probe.pca import colours, measure_pca, pca_table, read_aloud, text_colours
+from mmdit_probe.tokens import Kind, TextTokens
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=3)
 GRID = (5, 6)
@@ -194,6 +198,7 @@ def test_the_reading_names_the_layers():
         [
             {
                 "layer": layer,
+                "stream": "image",
                 "feature": feature,
                 "position_r2": [0.9, 0.2][layer],
                 "class_r2": [0.1, 0.5][layer] + extra,
@@ -206,3 +211,96 @@ def test_the_reading_names_the_layers():
     assert "most in layer 0 (R^2 0.90) and least in layer 1 (0.20)" in lines[0]
     assert "most in layer 1 (R^2 0.50" in lines[1]
     assert "most in the query of layer 1 (0.60)" in lines[1]
+
+
+def text_call(order="image-text", batch=2, text=8):
+    """A call, its layout, and kinds: padding in each row, and at the end an absent encoder."""
+    layout = TokenLayout(GRID, text, order)
+    kinds = np.full((batch, text), Kind.WORD, object)
+    kinds[:, 0], kinds[:, -1], kinds[0, 5:-1], kinds[1, 3:-1] = Kind.START, Kind.ABSENT, Kind.PADDING, Kind.PADDING
+    tokens = TextTokens(np.full((batch, text), "x", object), kinds, np.full(text, "clip"), np.ones(batch, bool))
+    return JointAttention(random_call(batch, 2, layout.tokens, 8), layout, 0, 0, tokens)
+
+
+@pytest.mark.parametrize("order", ["image-text", "text-image"])
+def test_text_components_are_those_of_the_words_alone(order):
+    """The slow twin: the words cut out by hand, numpy's SVD; padding is left out of the fit and of the result."""
+    attention = text_call(order)
+    fields = FeaturePCA(stream="text").measure(attention)
+    assert set(fields) == {"text_pca", "text_pca_variance"}
+    first = 0 if order == "text-image" else 30
+    for row, count in enumerate((5, 3)):
+        for number, tensor in enumerate((attention.query, attention.key, attention.value)):
+            words = np.stack([tensor[row, :, first + n].reshape(-1).double().numpy() for n in range(count)])
+            u, s, _ = np.linalg.svd(words - words.mean(0), full_matrices=False)
+            found = fields["text_pca"].values[row, number].numpy()
+            assert np.isnan(found[:, count:]).all()
+            for component in range(min(3, count - 1)):
+                slow = u[:, component] * s[component]
+                slow = slow * np.sign(slow[np.abs(slow).argmax()])
+                np.testing.assert_allclose(found[component, :count], slow, atol=1e-8)
+            ratios = (s**2 / (s**2).sum())[: count - 1]
+            np.testing.assert_allclose(fields["text_pca_variance"].values[row, number][: len(ratios)], ratios[:3])
+            assert (fields["text_pca_variance"].values[row, number][len(ratios) :] == 0).all()
+
+
+def test_padding_takes_part_where_it_is_asked_for_or_unknown():
+    attention = text_call()
+    kept = FeaturePCA(stream="both", padding=True).measure(attention)
+    assert kept["text_pca"].values.isfinite().all()
+    unknown = JointAttention(attention.call, attention.layout)
+    for name, field in FeaturePCA(stream="text").measure(unknown).items():
+        torch.testing.assert_close(field.values, kept[name].values)
+    torch.testing.assert_close(kept["pca"].values, FeaturePCA().measure(attention)["pca"].values)
+
+
+def test_text_that_does_not_attend_has_no_queries():
+    layout = TokenLayout(GRID, 6, scope="cross")
+    query, text = random_call(1, 2, 30, 8), random_call(1, 2, 6, 8)
+    call = type(query)(query.query, text.key, text.value, query.arguments)
+    fields = FeaturePCA(stream="text").measure(JointAttention(call, layout))
+    assert fields["text_pca_variance"].values[0, 0].isnan().all()
+    assert fields["text_pca_variance"].values[0, 1:].isfinite().all()
+
+
+def test_an_unknown_stream_is_refused():
+    with pytest.raises(ValueError, match="stream must be one of image, text, both, got 'words'"):
+        FeaturePCA(stream="words")
+
+
+def test_the_table_and_page_of_text_tokens(random_pipe):
+    config = PCAConfig("a red circle on sand", (), (0, 2), (1, 2), GENERATION, stream="both")
+    record = measure_pca(random_pipe, config).record
+    table = pca_table(record)
+    assert list(table["stream"].value_counts()) == [12, 12]
+    text = table[table["stream"] == "text"]
+    assert text["position_r2"].isna().all()
+    at = text.set_index(["timestep", "layer", "feature"]).loc[(2, 2, "value")]
+    chosen = record["text_pca_variance"].sel(sampling_timestep=2, layer=2, feature="value")
+    assert at["variance_1"] == pytest.approx(float(chosen.isel(component=0)))
+    assert "Three components hold most of the text tokens' variance" in read_aloud(table)[-1]
+    shown = text_colours(record).isel(sampling_timestep=0)
+    assert dict(shown.sizes) == {"layer": 2, "feature": 3, "token": 7, "component": 3}
+    page = text_page(shown)
+    axes = [ax for ax in page.axes if ax.images]
+    assert [tick.get_text() for tick in axes[0].get_xticklabels()] == [
+        "[start]",
+        *["a", "red", "circle", "on", "sand"],
+        "[end]",
+    ]
+    np.testing.assert_array_equal(axes[1].images[0].get_array(), shown.sel(feature="key"))
+    alone = measure_pca(random_pipe, replace(config, stream="text")).record
+    assert "pca" not in alone
+    assert list(pca_table(alone)["stream"].unique()) == ["text"]
+
+
+def test_text_components_on_the_command_line(run, tmp_path):
+    options = ["--steps", "2", "--timesteps", "1", "--json"]
+    code, out, err = run("pca", "--prompt", "a red circle on sand", "--stream", "text", *options)
+    assert code == 0, err
+    assert json.loads(out)["table"][0]["stream"] == "text"
+    written = {file.name for file in (tmp_path / "results" / "pca").iterdir()}
+    assert written == {"pca_text_t1.pdf", "pca_text_t1.png", "pca.csv", "pca.nc", "picture.png"}
+    code, _, err = run("pca", "--prompt", "sand", "--padding")
+    assert code == 2
+    assert "--padding is of text tokens; add --stream text or both" in err

@@ -187,6 +187,19 @@ def test_spans_are_each_names_own_tokens(random_pipe):
     assert ids[2] == ids[3] == ids[5]
 
 
+def test_names_of_any_characters_have_tokens_of_their_own(random_pipe, picture, capfd):
+    names = ["😀 lava", "日本", "night  sky", "$x$", "Ünïted", "sand"]
+    parts = class_prompts(random_pipe, names, 0)
+    spans = [span for part in parts for span in part.spans]
+    assert len(spans) == len(names)
+    for part in parts:
+        taken = [position for span in part.spans for position in span]
+        ids = random_pipe.tokenizer(part.prompt).input_ids
+        assert taken == list(range(1, len(ids) - 1))  # every token but start and end belongs to one name
+    assert OpenVocabularySegmenter(random_pipe, layer=1)(picture, names).logits.shape == (6, 8, 8)
+    assert "longer than the specified maximum" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [

@@ -26,13 +26,19 @@ def map_pages(record: Any, picture: Any, out: Path) -> list[Path]:
 
 
 def pca_pages(record: Any, picture: Any, out: Path) -> list[Path]:
-    """A page of components for each timestep, and the lines of R^2."""
-    from mmdit_probe.figures.pca import pca_page, r2_figure
+    """A page of components for each timestep and stream, and the lines of R^2 of the image's."""
+    from mmdit_probe.figures.pca import pca_page, r2_figure, text_page
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.pca import colours, pca_table
+    from mmdit_probe.pca import colours, pca_table, text_colours
 
-    shown = colours(record)
     files: list[Path] = []
-    for timestep in record["sampling_timestep"].values:
-        files += save_figure(pca_page(shown.sel(sampling_timestep=timestep), picture), out / f"pca_t{timestep}")
-    return [*files, *save_figure(r2_figure(pca_table(record)), out / "pca_r2")]
+    if "pca" in record:
+        shown = colours(record)
+        for timestep in record["sampling_timestep"].values:
+            files += save_figure(pca_page(shown.sel(sampling_timestep=timestep), picture), out / f"pca_t{timestep}")
+        files += save_figure(r2_figure(pca_table(record)), out / "pca_r2")
+    if "text_pca" in record:
+        shown = text_colours(record)
+        for timestep in record["sampling_timestep"].values:
+            files += save_figure(text_page(shown.sel(sampling_timestep=timestep)), out / f"pca_text_t{timestep}")
+    return files

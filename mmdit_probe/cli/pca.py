@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,12 @@ def pca(
     scene: Annotated[
         str | None, typer.Option(help="Read built-in test scenes with their label maps: a number, or several: 0,1,2.")
     ] = None,
+    stream: Annotated[
+        Literal["image", "text", "both"], typer.Option(help="Whose features: of image tokens, of text tokens, or both.")
+    ] = "image",
+    padding: Annotated[
+        bool, typer.Option("--padding", help="Text: padding and absent encoders' positions take part too.")
+    ] = False,
     layers: common.Layers = "all",
     timesteps: common.Timesteps = TIMESTEPS,
     steps: common.Steps = GenerationConfig.steps,
@@ -42,10 +48,11 @@ def pca(
 ) -> None:
     """What each layer's features vary with: principal components, and R^2 from position and from the class.
 
-    Reads query, key and value of the image tokens of a generated picture (--prompt), of a given one (--image) or of
-    built-in scenes (--scene), whose classes are known. With several scenes the table is their mean, the page the first.
+    Reads query, key and value of the tokens of a generated picture (--prompt), of a given one (--image) or of built-in
+    scenes (--scene), whose classes are known. With several scenes the table is their mean, the page the first.
 
-    Writes pca_tN.pdf / .png for each timestep (Seg4Diff, Fig. 3), pca_r2.pdf / .png, pca.csv, pca.nc and picture.png.
+    Writes pca_tN.pdf / .png for each timestep (Seg4Diff, Fig. 3), pca_r2.pdf / .png, pca.csv, pca.nc and picture.png;
+    for text tokens pca_text_tN.pdf / .png: tokens along x, layers as rows, three components as colours.
     """
     from mmdit_probe.images import save_picture
     from mmdit_probe.pca import measure_pca, pca_table, read_aloud
@@ -60,7 +67,11 @@ def pca(
         common.layer_numbers(layers),
         common.numbers("--timesteps", timesteps),
         GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
+        stream,
+        padding,
     )
+    if padding and stream == "image":
+        raise ValueError("--padding is of text tokens; add --stream text or both")
     if scene is not None and image is not None:
         raise ValueError("give --image or --scene, not both")
     if prompt is None and scene is None:

@@ -15,6 +15,7 @@ from .cross_attention import CROSS_ATTENTION
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
 from .flux import FLUX
 from .generic import generic_family
+from .given import Given, call_default
 from .latents import LATENTS
 from .qwen import QWEN
 from .single_stream import SINGLE_STREAM
@@ -53,4 +54,25 @@ def denoiser_of(pipe: Any) -> Any:
     return pipe if found is None else found
 
 
-__all__ = ["FAMILIES", "PLAIN", "Family", "Inputs", "TextPart", "denoiser_of", "family_of", "named_inputs"]
+def given_of(pipe: Any) -> Given:
+    """How the pipeline's family is given a picture; `ValueError` if that is not known."""
+    family = family_of(denoiser_of(pipe))
+    if family.given is None:
+        able = ", ".join(family.models for family in FAMILIES if family.given is not None)
+        raise ValueError(f"image: pictures can be read by {able}; this is a model of {family.models}")
+    return family.given
+
+
+__all__ = [
+    "FAMILIES",
+    "PLAIN",
+    "Family",
+    "Given",
+    "Inputs",
+    "TextPart",
+    "call_default",
+    "denoiser_of",
+    "family_of",
+    "given_of",
+    "named_inputs",
+]

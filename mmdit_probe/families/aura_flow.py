@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..layout import Extra, TokenLayout
 from .family import Family, Inputs, fraction, grid_of, modules, t5
+from .given import Given, same
 
 
 def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     grid = grid_of(inputs["hidden_states"].shape[-2:], transformer.config.patch_size)
     registers = Extra("register", transformer.register_tokens.shape[1], "first")
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "text-image", (registers,))
+
+
+def _prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    features, *_ = pipe.encode_prompt(
+        list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+    )
+    return {"encoder_hidden_states": features}
 
 
 AURA_FLOW = Family(
@@ -22,4 +31,5 @@ AURA_FLOW = Family(
     layout=_layout,
     sigmas=fraction,
     text_parts=t5,
+    given=Given(_prompts, time=same),
 )

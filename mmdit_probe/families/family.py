@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..layout import TokenLayout
+from .given import Given
 
 Inputs = Mapping[str, Any]
 Layout = Callable[[Any, Inputs], TokenLayout]
@@ -86,6 +87,7 @@ class Family:
         text_parts: the text positions that a pipeline makes, given ``max_sequence_length``; none if they
             are not described.
         expert: the published expert layer.
+        given: how the family is given a picture to read; None if that is not known.
         main: name of the argument that carries the image; its first axis, or its length, is the batch.
         time: name of the timestep argument.
         features: name of the argument that carries the text.
@@ -102,6 +104,7 @@ class Family:
     sigmas: Callable[[Any, Tensor], Tensor] = thousandths
     text_parts: Callable[[Any, int], list[TextPart]] = unknown_text
     expert: int | None = None
+    given: Given | None = None
     main: str = "hidden_states"
     time: str = "timestep"
     features: str = "encoder_hidden_states"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..layout import Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, fraction, modules, t5
+from .given import Given, Text, even_sigmas, guidance_of, packed, position_ids, same
 
 _BLOCKS = ("transformer_blocks", "single_transformer_blocks")
 
@@ -60,6 +63,31 @@ def _mistral(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     return [TextPart("mistral", tokenizer, max_sequence_length, template, special=False)]
 
 
+def _flux_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    features, pooled, ids = pipe.encode_prompt(list(prompts), None, max_sequence_length=max_sequence_length)
+    return {"encoder_hidden_states": features, "pooled_projections": pooled, "txt_ids": ids}
+
+
+def _flux_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
+    image = {"hidden_states": packed(noisy), "img_ids": position_ids(noisy)}
+    return {**image, **guidance_of(pipe, len(noisy)), **text}
+
+
+def _chroma_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    features, ids, mask, *_ = pipe.encode_prompt(
+        list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+    )
+    return {"encoder_hidden_states": features, "txt_ids": ids, "attention_mask": mask}
+
+
+def _chroma_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
+    """The mask of the text, made longer by the image."""
+    latents, mask = packed(noisy), text["attention_mask"]
+    seen = torch.ones(latents.shape[:2], dtype=mask.dtype, device=mask.device)
+    image = {"hidden_states": latents, "img_ids": position_ids(noisy)}
+    return {**text, **image, "attention_mask": torch.cat([mask, seen], 1)}
+
+
 FLUX = (
     Family(
         name="flux",
@@ -70,6 +98,7 @@ FLUX = (
         sigmas=fraction,
         text_parts=_second_t5,
         expert=12,
+        given=Given(_flux_prompts, _flux_arguments, sigmas=even_sigmas, time=same),
     ),
     Family(
         name="flux2",
@@ -88,6 +117,7 @@ FLUX = (
         layout=_layout,
         sigmas=fraction,
         text_parts=t5,
+        given=Given(_chroma_prompts, _chroma_arguments, sigmas=even_sigmas, time=same),
     ),
     Family(
         name="bria",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..layout import TokenLayout
 from .family import Family, Inputs, TextPart, fraction, modules
 from .flux import with_references
+from .given import Given, Text, even_sigmas, guidance_of, packed, same
 
 
 def grid_from_shapes(shapes: Any, layered: bool = False) -> tuple[int, ...]:
@@ -36,6 +41,27 @@ def _nucleus_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, text, "image-text", scope="image-queries")  # text only offers keys
 
 
+def _latents(pipe: Any, pixels: Tensor) -> Tensor:
+    """The autoencoder is a video's: one frame in, one frame out, each channel with a mean and spread of its own."""
+    encoded = pipe.vae.encode(pixels.unsqueeze(2)).latent_dist.mean.squeeze(2)
+    mean, spread = (
+        torch.tensor(values, device=encoded.device, dtype=encoded.dtype)[:, None, None]
+        for values in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
+    )
+    return (encoded - mean) / spread
+
+
+def _prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    features, mask = pipe.encode_prompt(list(prompts), max_sequence_length=max_sequence_length)
+    return {"encoder_hidden_states": features, "encoder_hidden_states_mask": mask}
+
+
+def _arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
+    rows, cols = (size // 2 for size in noisy.shape[-2:])
+    image = {"hidden_states": packed(noisy), "img_shapes": [[(1, rows, cols)]] * len(noisy)}
+    return {**image, **guidance_of(pipe, len(noisy)), **text}
+
+
 QWEN = (
     Family(
         name="qwen-image",
@@ -45,6 +71,7 @@ QWEN = (
         layout=_layout,
         sigmas=fraction,
         text_parts=_text,
+        given=Given(_prompts, _arguments, _latents, even_sigmas, same),
     ),
     Family(
         name="nucleus-image",

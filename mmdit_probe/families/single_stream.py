@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..layout import Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, grid_of, modules, reversed_fraction
+from .given import Given, Text, even_sigmas, reverse
 
 _Z_MULTIPLE = 32
 """Z-Image pads image and text, each, to a multiple of so many tokens."""
@@ -40,6 +42,18 @@ def _z_image_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     return [TextPart("qwen", pipe.tokenizer, max_sequence_length, template, packed=True)]
 
 
+def _z_image_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    features, _ = pipe.encode_prompt(
+        list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+    )
+    return {"cap_feats": features}
+
+
+def _z_image_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
+    """A list of samples, each of one frame."""
+    return {"x": list(noisy.unsqueeze(2)), **text}
+
+
 def _lumina2_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     grid = grid_of(inputs["hidden_states"].shape[-2:], transformer.config.patch_size)
     return TokenLayout(grid, int(inputs["encoder_attention_mask"].sum(1).max()), "text-image")
@@ -68,6 +82,7 @@ SINGLE_STREAM = (
         main="x",
         time="t",
         features="cap_feats",
+        given=Given(_z_image_prompts, _z_image_arguments, sigmas=even_sigmas, time=reverse),
     ),
     Family(
         name="lumina2",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..layout import TokenLayout
 from .family import Family, Inputs, TextPart, grid_of, modules
+from .given import Given
 
 
 def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -21,6 +23,13 @@ def _text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     ]
 
 
+def _prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    features, _, pooled, _ = pipe.encode_prompt(
+        list(prompts), None, None, do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+    )
+    return {"encoder_hidden_states": features, "pooled_projections": pooled}
+
+
 STABLE_DIFFUSION_3 = Family(
     name="sd3",
     transformer="SD3Transformer2DModel",
@@ -29,4 +38,5 @@ STABLE_DIFFUSION_3 = Family(
     layout=_layout,
     text_parts=_text,
     expert=9,
+    given=Given(_prompts),
 )

@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOUR, house_style
+from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
 
 
 def evaluation_figure(views: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
@@ -71,4 +71,40 @@ def heads_figure(views: pd.DataFrame) -> Figure:
             axis.spines[:].set_visible(False)
         axes[0][0].set_ylabel("head")
         figure.colorbar(image, ax=list(axes[0]), label="mIoU (%)")
+        return figure
+
+
+def timesteps_figure(views: pd.DataFrame, expert: int) -> Figure:
+    """mIoU by timestep, a line for each layer, the expert layer in colour; sigma above (Seg4Diff, Fig. 15)."""
+    views = views[views["matching"] == views["matching"].iloc[0]]
+    with house_style():
+        figure, ax = plt.subplots(figsize=(3.6, 2.7))
+        for layer, rows in views.groupby("layer"):
+            ordered, chosen = rows.sort_values("timestep"), layer == expert
+            style = {"color": TEXT_COLOUR, "lw": 1.6, "zorder": 3} if chosen else {"color": GUIDE_COLOUR, "lw": 0.7}
+            label = f"layer {layer}" if chosen else None if ax.get_legend_handles_labels()[0] else "other layers"
+            ax.plot(ordered["timestep"], 100 * ordered["miou"], marker="o", markersize=2.5, label=label, **style)
+        steps = views.drop_duplicates("timestep").sort_values("timestep")
+        ax.set(xlabel="timestep, counted from the clean end", ylabel="mIoU (%)", ylim=(0, None))
+        above = ax.secondary_xaxis("top")
+        shown = steps.iloc[:: max(1, -(-len(steps) // 6))]
+        above.set_xticks(shown["timestep"], [f"{sigma:.2f}" for sigma in shown["sigma"]])
+        above.set_xlabel("sigma")
+        ax.legend(fontsize=6.5)
+        return figure
+
+
+def directions_figure(table: pd.DataFrame, expert: int) -> Figure:
+    """mIoU by layer of masks from I2T and from T2I; ``table`` has direction, layer, miou, timestep and sigma (Fig. 16)."""
+    looks = {"i2t": ("I2T: image queries", TEXT_COLOUR, "o"), "t2i": ("T2I: text queries", IMAGE_COLOUR, "s")}
+    with house_style():
+        figure, ax = plt.subplots(figsize=(3.6, 2.4))
+        for direction, (label, colour, marker) in looks.items():
+            rows = table[table["direction"] == direction].sort_values("layer")
+            ax.plot(rows["layer"], 100 * rows["miou"], marker=marker, markersize=3, color=colour, label=label)
+        ax.axvline(expert, color=GUIDE_COLOUR, linestyle=":", linewidth=0.8)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        title = f"t = {table['timestep'].iloc[0]} (sigma {table['sigma'].iloc[0]:.3f})"
+        ax.set(xlabel="layer", ylabel="mIoU (%)", ylim=(0, None), title=title)
+        ax.legend(fontsize=6.5)
         return figure

@@ -12,10 +12,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from .style import house_style
+from .style import house_style, plain
 
 ACROSS = 8
 """Layers side by side at most; more go on in the next row."""
+TOKENS_ACROSS = 10
+"""Tokens side by side at most."""
 HEAT: dict[str, Any] = {"cmap": "plasma", "interpolation": "nearest", "vmin": 0.0}
 DIRECTIONS = {"i2t": "image queries to the word", "t2i": "the word to image positions"}
 
@@ -56,7 +58,7 @@ def word_page(maps: xr.DataArray, picture: np.ndarray | None, word: str, directi
                 ax = axes[first + index // across, 1 + index % across]
                 shown = plot_overlay(ax, values[number, index], picture, top)
                 ax.set_title(f"layer {layer}", pad=2)
-        figure.suptitle(f"“{word}”: {DIRECTIONS[direction]}, mean over heads", fontsize=9)
+        figure.suptitle(f"“{plain(word)}”: {DIRECTIONS[direction]}, mean over heads", fontsize=9)
         _bar(figure, shown, axes, top)
         return figure
 
@@ -78,7 +80,31 @@ def heads_page(maps: xr.DataArray, word: str, direction: str) -> Figure:
         for head in heads:
             axes[0, head].set_title(str(head), pad=2)
         sigma = f"t = {int(maps['sampling_timestep'])} (sigma {float(maps['sigma']):.3f})"
-        figure.suptitle(f"“{word}”, {sigma}: heads across, layers down", fontsize=9)
+        figure.suptitle(f"“{plain(word)}”, {sigma}: heads across, layers down", fontsize=9)
+        _bar(figure, shown, axes, top)
+        return figure
+
+
+def tokens_page(maps: np.ndarray, names: list[str], picture: np.ndarray, labels: np.ndarray, title: str) -> Figure:
+    """The picture, the regions (height, width) found in it, and each token's map (token, row, col), on one scale."""
+    across = min(TOKENS_ACROSS, len(maps) + 2)
+    down = -(-(len(maps) + 2) // across)
+    height = 0.62 * maps.shape[1] / max(maps.shape[1:])
+    with house_style():
+        size = (0.66 * across + 0.8, (height + 0.17) * down + 0.4)
+        figure, axes = plt.subplots(down, across, figsize=(size[0], max(size[1], 1.8)), squeeze=False)
+        figure.get_layout_engine().set(w_pad=0.012, h_pad=0.012, wspace=0.02, hspace=0.02)
+        for ax in axes.flat:
+            ax.axis("off")
+        _picture(axes.flat[0], picture, "picture")
+        axes.flat[1].imshow(labels, cmap="tab20", vmin=0, vmax=19, interpolation="nearest")
+        _bare(axes.flat[1])
+        axes.flat[1].set_title("regions", pad=2)
+        top = _top(maps)
+        for number, (ax, grid, name) in enumerate(zip(axes.flat[2:], maps, names, strict=False)):
+            shown = plot_overlay(ax, grid, None, top)
+            ax.set_title(name if name != "padding" else str(number), pad=2, fontsize=7)
+        figure.suptitle(f"{title}; numbers are padding tokens", fontsize=8.5)
         _bar(figure, shown, axes, top)
         return figure
 

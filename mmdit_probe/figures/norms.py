@@ -59,8 +59,8 @@ def norm_heads_figure(heads: pd.DataFrame) -> Figure:
             for ax, stream in zip(row, streams, strict=True):
                 chosen = heads[(heads["timestep"] == timestep) & (heads["stream"] == stream)]
                 shown = plot_sheet(ax, chosen, "norm", top)
-                ax.set_title(f"{STREAMS[stream][0]}, t = {timestep}")
-            row[0].set_ylabel("head")
+                ax.set_title(STREAMS[stream][0])
+            row[0].set_ylabel(f"t = {timestep} (sigma {chosen['sigma'].iloc[0]:.3f})\nhead")
         for ax in axes[-1]:
             ax.set_xlabel("layer")
         figure.colorbar(shown, ax=axes, label="mean L2 norm of the values", shrink=0.9)

@@ -10,10 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
+from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style, plain
 
 ACROSS = 12
 """Layers side by side at most."""
+BESIDE = 12
+"""Tokens up to which the panels of query, key and value stand side by side; of more they stand below each other."""
 SOURCES = {"position_r2": ("row and column", IMAGE_COLOUR, "o"), "class_r2": ("class", TEXT_COLOUR, "s")}
 LINES = {"query": ":", "key": "--", "value": "-"}
 
@@ -47,6 +49,55 @@ def pca_page(colours: xr.DataArray, picture: np.ndarray) -> Figure:
         return figure
 
 
+def text_page(colours: xr.DataArray) -> Figure:
+    """One timestep of the text tokens: a panel for query, key and value; tokens along x, layers as rows.
+
+    ``colours`` is (layer, feature, token, component) in [0, 1], with the coordinate ``token_text`` where it is known;
+    three components as red, green and blue.
+    """
+    features, names = colours["feature"].values, token_names(colours)
+    size = colours.sizes
+    beside = size["token"] <= BESIDE
+    with house_style():
+        wide, high = 0.17 * size["token"] + 0.4, 0.11 * size["layer"] + 0.2
+        shape = (1, len(features)) if beside else (len(features), 1)
+        longest = 0.055 * max(len(name) for name in names)
+        total = (max(4.2, shape[1] * wide + 0.4), 0.5 + shape[0] * high + longest)
+        figure, axes = plt.subplots(*shape, figsize=total, squeeze=False, sharex=True, sharey=True)
+        for ax, feature in zip(axes.flat, features, strict=True):
+            plot_tokens(ax, colours.sel(feature=feature), names)
+            ax.set_title(str(feature), pad=3)
+        for ax in axes[:, 0]:
+            ax.set_ylabel("layer")
+        sigma = f"t = {int(colours['sampling_timestep'])} (sigma {float(colours['sigma']):.3f})"
+        figure.suptitle(f"Text tokens: components 1, 2, 3 as red, green, blue; {sigma}", fontsize=9)
+        return figure
+
+
+def plot_tokens(ax: Axes, colours: xr.DataArray, names: list[str]) -> None:
+    """Colours (layer, token, component) as a sheet, each token's string below it."""
+    shown = colours.values
+    known = np.isfinite(shown).all(-1, keepdims=True)
+    ax.imshow(np.where(known, shown, 1), aspect="auto", interpolation="nearest")
+    ax.set_xticks(range(len(names)), names, rotation=90)
+    layers = colours["layer"].values
+    every = -(-len(layers) // 12)
+    ax.set_yticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]])
+    ax.tick_params(length=0, pad=2)
+    ax.set_xticks(np.arange(1, len(names)) - 0.5, minor=True)
+    ax.grid(which="minor", axis="x", color="white", linewidth=0.8)
+    ax.tick_params(which="minor", length=0)
+    ax.spines[:].set_visible(False)
+
+
+def token_names(colours: xr.DataArray) -> list[str]:
+    """Each token's string as a label: special tokens by their kind, positions where nothing is known."""
+    if "token_text" not in colours.coords:
+        return [str(number) for number in range(colours.sizes["token"])]
+    pairs = zip(colours["token_text"].values, colours["token_kind"].values, strict=True)
+    return [f"[{kind}]" if kind in ("start", "end", "padding", "absent") else plain(str(text)) for text, kind in pairs]
+
+
 def _row_label(ax: Axes, text: str) -> None:
     ax.text(-0.08, 0.5, text, transform=ax.transAxes, rotation=90, ha="right", va="center")
 
@@ -65,6 +116,7 @@ def plot_r2(ax: Axes, frame: pd.DataFrame, source: str) -> None:
 
 def r2_figure(table: pd.DataFrame) -> Figure:
     """A row per timestep: R^2 from position, and from the class where it is known; ``table`` is a `pca_table`."""
+    table = table[table["stream"] == "image"]
     timesteps = sorted(table["timestep"].unique())
     sources = [source for source in SOURCES if table[source].notna().any()] or ["position_r2"]
     with house_style():

@@ -32,6 +32,11 @@ def house_style() -> Iterator[None]:
         yield
 
 
+def plain(text: str) -> str:
+    """A user's text as it is: dollar signs start no formula."""
+    return text.replace("$", r"\$")
+
+
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem``.pdf and ``stem``.png and close the figure; a kill leaves old or new files."""
     stem.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..families import given_of
 from ..forward import PromptFeatures, add_noise, encode_images, encode_prompts, forward_once, noise_level
 from ..images import native_size
 from ..pipelines import model_defaults
@@ -57,15 +58,16 @@ def squared(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 class MapReader:
-    """Reads one ``i2t`` readout of pictures, for several layers and timesteps, encoded prompts kept.
+    """Reads one readout's maps of pictures, for several layers and timesteps, encoded prompts kept.
 
     Args:
-        pipe: an SD3-like pipeline.
-        readout: gives the field ``i2t``, see `segmentation.maps`.
+        pipe: a pipeline whose family can be given pictures: SD3, Flux.1 and others.
+        readout: gives the maps, see `segmentation.maps`.
         layers: layer numbers, None for all; the forward pass stops after the last one.
         timesteps: counted from the clean end, of ``steps``: 8 of 28 is sigma 0.515 with SD3's shift.
         seed: every picture is mixed with the same noise, so that its maps do not depend on its neighbours.
         max_sequence_length: T5 positions; the model's own default if None.
+        field: the name of the maps among what the readout gives.
     """
 
     def __init__(
@@ -78,13 +80,11 @@ class MapReader:
         seed: int = 0,
         steps: int = 28,
         max_sequence_length: int | None = None,
+        field: str = "i2t",
     ) -> None:
-        self.pipe, self.seed = pipe, seed
+        self.pipe, self.seed, self.field = pipe, seed, field
         self.probe = Probe(pipe, [readout], layers=layers, stop_early=True)
-        if self.probe.family.name != "sd3":
-            raise ValueError(
-                f"segmentation reads pictures with Stable Diffusion 3 and 3.5; this is a model of {self.probe.family.models}"
-            )
+        given_of(pipe)  # a family that can't be given pictures is refused before any work
         self.layers, self.timesteps = self.probe.layers, tuple(timesteps)
         self.sigmas = tuple(noise_level(pipe, timestep, steps) for timestep in timesteps)
         default = model_defaults(pipe).max_sequence_length
@@ -108,4 +108,4 @@ class MapReader:
         noisy = torch.cat([add_noise(row[None], sigma, self.seed) for row in latents])
         with self.probe:
             forward_once(self.pipe, noisy, sigma, features)
-        return torch.from_numpy(self.probe.dataset()["i2t"].values)
+        return torch.from_numpy(self.probe.dataset()[self.field].values)

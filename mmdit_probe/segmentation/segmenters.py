@@ -48,7 +48,7 @@ class OpenVocabularySegmenter(_Segmenter):
     several forward passes: then each pass's probabilities are of a softmax over its own names.
 
     Args:
-        pipe: an SD3 pipeline.
+        pipe: a pipeline of a family that can be given pictures.
         layer: None takes the model's expert layer.
         config: timestep, crop, refinement and seed.
     """
@@ -100,7 +100,7 @@ class UnsupervisedSegmenter(_Segmenter):
     region with the highest map. As in the released code, only the first text encoder's positions are read (77 in SD3).
 
     Args:
-        pipe: an SD3 pipeline.
+        pipe: a pipeline of a family that can be given pictures.
         layer: None takes the model's expert layer.
         config: threshold, variant, timestep, crop and seed.
     """
@@ -138,7 +138,8 @@ def read_token_maps(reader: MapReader, pictures: Sequence[np.ndarray]) -> Tensor
     prompts = ("",) * len(pictures)
     text = reader.features(prompts).text
     kept = np.flatnonzero((text.kinds[0] != Kind.ABSENT) & (text.encoders == text.encoders[0]))
-    return reader.read(reader.latents(pictures), prompts)[..., kept].movedim(-1, -3)
+    maps = reader.read(reader.latents(pictures), prompts)
+    return maps[..., kept[kept < maps.shape[-1]]].movedim(-1, -3)  # some models leave padding out
 
 
 def merge(maps: Tensor, config: GroupConfig) -> Tensor:

@@ -6,7 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..families import family_of
+import numpy as np
+
+from ..families import PLAIN, TextPart, family_of
+from ..prompts import positions_of
 
 
 @dataclass(frozen=True)
@@ -41,43 +44,41 @@ def class_prompts(pipe: Any, classes: Sequence[str], max_sequence_length: int) -
     """
     parts = family_of(pipe.transformer).text_parts(pipe, max_sequence_length)
     if not parts or parts[0].tokenizer is None:
-        raise ValueError("segmentation: where this model's words sit is not known; use a Stable Diffusion 3 pipeline")
-    tokenizer, names = parts[0].tokenizer, checked_classes(classes)
-    room = parts[0].length - len(tokenizer("").input_ids)
-    return [_prompt(tokenizer, names, numbers) for numbers in _packed(tokenizer, names, room)]
+        raise ValueError("segmentation: where this model's words sit is not known; use another model")
+    names = checked_classes(classes)
+    return [_prompt(parts[0], names, numbers) for numbers in _packed(parts[0], names)]
 
 
-def _pieces(tokenizer: Any, name: str) -> list[int]:
-    return tokenizer(name, add_special_tokens=False).input_ids
+def _tokens(part: TextPart, text: str, special: bool = False) -> int:
+    return len(part.tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
 
 
-def _packed(tokenizer: Any, names: Sequence[str], room: int) -> Iterator[tuple[int, ...]]:
+def _packed(part: TextPart, names: Sequence[str]) -> Iterator[tuple[int, ...]]:
+    room = part.dropped + part.length - _tokens(part, part.template.replace(PLAIN, ""), part.special)
     packed: list[int] = []
-    used = 0
     for number, name in enumerate(names):
-        size = len(_pieces(tokenizer, name))
+        size = _tokens(part, name)
         if not 0 < size <= room:
             raise ValueError(
                 f"classes: {name!r} has {size} tokens, this model's prompts hold 1 to {room}; choose another"
             )
-        if used + size > room:
+        if _tokens(part, _joined(names, [*packed, number])) > room:
             yield tuple(packed)
-            packed, used = [], 0
+            packed = []
         packed.append(number)
-        used += size
     yield tuple(packed)
 
 
-def _prompt(tokenizer: Any, names: Sequence[str], numbers: tuple[int, ...]) -> ClassPrompt:
-    prompt = " ".join(names[number] for number in numbers)
-    ids, spans, start = tokenizer(prompt).input_ids, [], 0
-    for number in numbers:
-        piece = _pieces(tokenizer, names[number])
-        at = next((i for i in range(start, len(ids)) if ids[i : i + len(piece)] == piece), None)
-        if at is None:
-            raise ValueError(
-                f"classes: {names[number]!r} has other tokens beside the other names; write it another way"
-            )
-        start = at + len(piece)
-        spans.append(tuple(range(at, start)))
-    return ClassPrompt(prompt, numbers, tuple(spans))
+def _joined(names: Sequence[str], numbers: Sequence[int]) -> str:
+    return " ".join(names[number] for number in numbers)
+
+
+def _prompt(part: TextPart, names: Sequence[str], numbers: tuple[int, ...]) -> ClassPrompt:
+    ends = np.cumsum([len(names[number]) + 1 for number in numbers]) - 1
+    ranges = [(int(end) - len(names[number]), int(end)) for number, end in zip(numbers, ends, strict=True)]
+    prompt = _joined(names, numbers)
+    spans = positions_of(part, prompt, ranges)
+    for number, span in zip(numbers, spans, strict=True):
+        if not span:
+            raise ValueError(f"classes: {names[number]!r} has no token of its own; write it another way")
+    return ClassPrompt(prompt, numbers, tuple(tuple(span) for span in spans))

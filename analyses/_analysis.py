@@ -1,0 +1,114 @@
+"""What the scripts of the paper's figures share: their options, the model, the prompts, and where results go."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mmdit_probe import load_pipeline
+from mmdit_probe.figures.style import save_figure
+from mmdit_probe.prompt_sets import read_prompts, scene_prompts
+from mmdit_probe.runs import write_text
+from mmdit_probe.segmentation.reading import expert_layer
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One call of a script: what the user chose, and where its results go.
+
+    ``quick`` asks for the fewest prompts, steps and pictures that show that the script works; its numbers mean nothing.
+    """
+
+    name: str
+    model: str
+    quick: bool
+    out: Path
+    prompts_file: Path | None
+    clip: str | None
+    device: str
+    dtype: str
+    lora: tuple[str, ...]
+
+    def pipe(self, lora: str | None = None) -> Any:
+        """The model's pipeline."""
+        return load_pipeline(self.model, device=self.device, dtype=self.dtype, lora=lora)
+
+    @property
+    def label(self) -> str:
+        """What numbers depend on: a folder of finished parts is continued only with the same."""
+        return f"{self.model}, {self.dtype}"
+
+    def prompts(self, count: int) -> tuple[str, ...]:
+        """The first prompts of --prompts, or of held-out scenes for the embedded model."""
+        count = min(count, 2) if self.quick else count
+        if self.prompts_file is not None:
+            return read_prompts(self.prompts_file)[:count]
+        if self.model != "tiny-sd3":
+            raise ValueError("give --prompts FILE, a text file with one prompt a line: tiny-sd3 alone knows scenes")
+        return scene_prompts(count)
+
+    def fewer(self, usual: Value, quick: Value) -> Value:
+        """The usual setting, or the one of --quick."""
+        return quick if self.quick else usual
+
+    def folder(self, part: str = "") -> Path:
+        """Where finished parts are kept, so that an interrupted run continues."""
+        return self.out / "parts" / f"{self.name}{'-quick' if self.quick else ''}{part}"
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Save a figure as PDF and PNG."""
+        for path in save_figure(figure, self.out / name):
+            print(path)
+
+    def table(self, table: pd.DataFrame, name: str) -> None:
+        """Save a table as CSV."""
+        print(write_text(self.out / f"{name}.csv", table.to_csv(index=False)))
+
+
+def expert_of(pipe: Any) -> int:
+    """The layer with the best masks."""
+    return expert_layer(pipe)
+
+
+def main(run: Callable[[Analysis], Sequence[str] | None], doc: str | None, lora: bool = False) -> None:
+    """Read the command line, run the script, print what it found; a user's mistake is one line and exit code 2."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny-sd3", help="tiny-sd3, a diffusers folder, or a hub id")
+    parser.add_argument("--quick", action="store_true", help="only to see that it works; the numbers mean nothing")
+    parser.add_argument("--out", type=Path, default=None, help="results/, or results/quick/ with --quick")
+    parser.add_argument("--prompts", type=Path, default=None, help="text file with one prompt a line")
+    parser.add_argument("--clip", default=None, help="CLIP for scores; tiny-sd3 brings its own")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16", "fp16"])
+    if lora:
+        parser.add_argument(
+            "--lora", action="append", default=[], metavar="NAME=PATH", help="may be given several times"
+        )
+    given = parser.parse_args()
+    out = given.out or Path("results/quick" if given.quick else "results")
+    loras = tuple(given.lora) if lora else ()
+    analysis = Analysis(
+        Path(sys.argv[0]).stem,
+        given.model,
+        given.quick,
+        out,
+        given.prompts,
+        given.clip,
+        given.device,
+        given.dtype,
+        loras,
+    )
+    try:
+        print("\n".join(run(analysis) or ()))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

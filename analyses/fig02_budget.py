@@ -1,0 +1,28 @@
+"""Fig. 2: the attention budget, what image and text give to each other in every layer.
+
+python analyses/fig02_budget.py [--model MODEL --prompts FILE] [--quick]
+"""
+
+from _analysis import Analysis, main
+
+from mmdit_probe.budget import budget_table, read_aloud, run_budget
+from mmdit_probe.configs import BudgetConfig, GenerationConfig
+from mmdit_probe.figures.budget import budget_figure
+
+PROMPTS = 50
+TIMESTEPS = (8, 28)
+STEPS = 28
+
+
+def run(analysis: Analysis) -> list[str]:
+    config = BudgetConfig(
+        analysis.prompts(PROMPTS), analysis.fewer(TIMESTEPS, (1,)), GenerationConfig(analysis.fewer(STEPS, 2))
+    )
+    table = budget_table(run_budget(analysis.pipe(), config, analysis.folder(), analysis.label))
+    analysis.figure(budget_figure(table), "fig02_budget")
+    analysis.table(table, "fig02_budget")
+    return read_aloud(table)
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

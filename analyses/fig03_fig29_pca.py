@@ -1,0 +1,31 @@
+"""Fig. 3 and 29: principal components of queries, keys and values, every layer; with R^2 from position and class.
+
+python analyses/fig03_fig29_pca.py [--model MODEL] [--quick]
+
+Reads held-out scenes, whose classes are known; the page shows the first.
+"""
+
+from _analysis import Analysis, main
+
+from mmdit_probe.configs import PCAConfig
+from mmdit_probe.figures.pca import pca_page, r2_figure, text_page
+from mmdit_probe.pca import colours, measure_pca, pca_table, read_aloud, text_colours
+
+SCENES = 50
+TIMESTEP = 8
+
+
+def run(analysis: Analysis) -> list[str]:
+    scenes = tuple(range(analysis.fewer(SCENES, 1)))
+    config = PCAConfig(None, scenes, timesteps=(TIMESTEP,), stream="both")
+    recording = measure_pca(analysis.pipe(), config)
+    table, record = pca_table(recording.record), recording.record
+    analysis.figure(pca_page(colours(record).isel(sampling_timestep=0), recording.picture), "fig29_pca")
+    analysis.figure(text_page(text_colours(record).isel(sampling_timestep=0)), "fig29_pca_text")
+    analysis.figure(r2_figure(table), "fig03_r2")
+    analysis.table(table, "fig03_fig29_pca")
+    return read_aloud(table)
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

@@ -1,0 +1,31 @@
+"""Fig. 4 and 28: mean L2 norm of the value vectors of image, text and words, per layer and per head.
+
+python analyses/fig04_fig28_value_norms.py [--model MODEL --prompts FILE] [--quick]
+"""
+
+from _analysis import Analysis, main
+
+from mmdit_probe.configs import GenerationConfig, ValueNormsConfig
+from mmdit_probe.figures.norms import norm_heads_figure, norms_figure
+from mmdit_probe.norms import heads_table, norms_table, read_aloud, run_norms
+
+PROMPTS = 50
+TIMESTEPS = (8, 28)
+STEPS = 28
+
+
+def run(analysis: Analysis) -> list[str]:
+    config = ValueNormsConfig(
+        analysis.prompts(PROMPTS), analysis.fewer(TIMESTEPS, (1,)), GenerationConfig(analysis.fewer(STEPS, 2))
+    )
+    record = run_norms(analysis.pipe(), config, analysis.folder(), analysis.label)
+    table, heads = norms_table(record), heads_table(record)
+    analysis.figure(norms_figure(table), "fig04_value_norms")
+    analysis.figure(norm_heads_figure(heads), "fig28_value_norms_heads")
+    analysis.table(table, "fig04_value_norms")
+    analysis.table(heads, "fig28_value_norms_heads")
+    return read_aloud(table)
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

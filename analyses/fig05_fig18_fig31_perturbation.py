@@ -1,0 +1,47 @@
+"""Fig. 5, 18 and 31: pictures of the same seeds with one layer's attention to the words blurred, and what scores lose.
+
+python analyses/fig05_fig18_fig31_perturbation.py [--model MODEL --prompts FILE --clip CLIP] [--quick]
+"""
+
+from _analysis import Analysis, expert_of, main
+
+from mmdit_probe.configs import GenerationConfig, PerturbConfig
+from mmdit_probe.figures.contact import contact_sheet
+from mmdit_probe.figures.drops import drop_figure
+from mmdit_probe.perturbation import drop_table, layer_name, most_harmful, run_perturbation, score_pictures
+from mmdit_probe.probe import Probe
+from mmdit_probe.scores import make_scores
+
+PROMPTS = 40
+SEEDS = (0,)
+SHOWN = 5
+"""Prompts on the sheets."""
+AROUND = (-4, -2, 0, 2, 4)
+"""Layers on the small sheet, counted from the expert layer."""
+STEPS = 28
+
+
+def run(analysis: Analysis) -> list[str]:
+    pipe = analysis.pipe()
+    layers, expert = tuple(Probe(pipe, []).layers), expert_of(pipe)
+    prompts = analysis.prompts(PROMPTS)
+    config = PerturbConfig(prompts, layers, seeds=SEEDS, generation=GenerationConfig(analysis.fewer(STEPS, 2)))
+    pictures = run_perturbation(pipe, config, analysis.folder(), analysis.label)
+    scores = make_scores(analysis.model, analysis.clip, None, analysis.device)
+    scored = score_pictures(pictures, scores)
+    table = drop_table(scored, list(scores))
+    sheet = {name: images[:SHOWN, 0] for name, images in pictures.images.items()}
+    near = ["plain", *(layer_name(expert + step) for step in AROUND if expert + step in layers)]
+    titles = {"plain": "plain", **{layer_name(layer): f"layer {layer}" for layer in layers}}
+    analysis.figure(contact_sheet({name: sheet[name] for name in near}, prompts[:SHOWN], titles), "fig05_sheet")
+    analysis.figure(contact_sheet(sheet, prompts[:SHOWN], titles), "fig31_sheet")
+    analysis.figure(
+        drop_figure(table, {layer_name(layer): str(layer) for layer in layers}, "blurred layer"), "fig18_drops"
+    )
+    analysis.table(table, "fig18_drops")
+    analysis.table(scored, "fig18_scores")
+    return [line for name in scores for line in most_harmful(scored, name)]
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

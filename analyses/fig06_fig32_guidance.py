@@ -1,0 +1,41 @@
+"""Fig. 6 and 32: perturbed guidance at several scales, away from what the model draws with its words blurred (Eq. 8).
+
+python analyses/fig06_fig32_guidance.py [--model MODEL --prompts FILE --clip CLIP] [--quick]
+"""
+
+from _analysis import Analysis, expert_of, main
+
+from mmdit_probe.configs import GenerationConfig, GuideConfig
+from mmdit_probe.figures.contact import contact_sheet
+from mmdit_probe.figures.drops import drop_figure
+from mmdit_probe.guidance_study import gain_lines, gain_table, run_guidance, scale_name
+from mmdit_probe.perturbation import score_pictures
+from mmdit_probe.scores import make_scores
+
+PROMPTS = 20
+SEEDS = (0,)
+SCALES = (0.0, 1.0, 2.0, 4.0)
+SHOWN = 6
+"""Prompts on the sheet."""
+STEPS = 28
+
+
+def run(analysis: Analysis) -> list[str]:
+    pipe, prompts = analysis.pipe(), analysis.prompts(PROMPTS)
+    generation = GenerationConfig(analysis.fewer(STEPS, 2))
+    config = GuideConfig(prompts, (expert_of(pipe),), SCALES, seeds=SEEDS, generation=generation)
+    pictures = run_guidance(pipe, config, analysis.folder(), analysis.label)
+    scores = make_scores(analysis.model, analysis.clip, None, analysis.device)
+    scored = score_pictures(pictures, scores)
+    table = gain_table(scored, [name for name in scores if name != "clip_i"])  # to be like plain is no gain
+    titles = {"plain": "plain", **{scale_name(scale): f"scale {scale:g}" for scale in SCALES if scale}}
+    sheet = {name: images[:SHOWN, 0] for name, images in pictures.images.items()}
+    ticks = {scale_name(scale): f"{scale:g}" for scale in SCALES if scale}
+    analysis.figure(contact_sheet(sheet, prompts[:SHOWN], titles), "fig06_fig32_sheet")
+    analysis.figure(drop_figure(table, ticks, "scale", "gain over plain"), "fig06_gains")
+    analysis.table(table.rename(columns={"drop": "gain"}), "fig06_gains")
+    return gain_lines(table)
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

@@ -1,0 +1,29 @@
+"""Fig. 8: how good each layer's masks are, by class names.
+
+python analyses/fig08_layers.py [--model MODEL] [--quick]
+"""
+
+from _analysis import Analysis, main
+
+from mmdit_probe.configs import EvaluateConfig
+from mmdit_probe.datasets.registry import open_dataset
+from mmdit_probe.figures.evaluation import evaluation_figure
+from mmdit_probe.segmentation.evaluation import run_evaluation
+from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
+
+DATASET, ROOT, PICTURES = "scenes", None, 300
+TIMESTEPS = (8,)
+
+
+def run(analysis: Analysis) -> list[str]:
+    pictures = open_dataset(DATASET, ROOT, analysis.fewer(PICTURES, 2))
+    config = EvaluateConfig(DATASET, timesteps=TIMESTEPS, batch=50)
+    result = tabulate(run_evaluation(analysis.pipe(), pictures, config, analysis.folder(), analysis.label))
+    analysis.figure(evaluation_figure(result.views, result.baselines), "fig08_layers")
+    analysis.table(result.views, "fig08_layers")
+    analysis.table(result.classes, "fig08_layers_classes")
+    return read_aloud(result, DATASET, len(pictures.samples))
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

@@ -1,0 +1,68 @@
+"""Fig. 9 and 30: where single heads look for a word, and the regions that the tokens of an empty prompt take.
+
+python analyses/fig09_fig30_heads_and_padding.py [--model MODEL] [--quick]
+
+Reads held-out scenes at one timestep; the words are their class names.
+"""
+
+import pandas as pd
+import xarray as xr
+from _analysis import Analysis, expert_of, main
+
+from mmdit_probe.configs import GenerationConfig, GroupConfig, MapsConfig
+from mmdit_probe.datasets.scenes import scene
+from mmdit_probe.figures.maps import heads_page, tokens_page
+from mmdit_probe.images import fitted, native_size, token_pixels
+from mmdit_probe.maps import measure_maps
+from mmdit_probe.segmentation import UnsupervisedSegmenter
+from mmdit_probe.segmentation.segmenters import read_token_maps
+
+SCENES = (0, 3)
+TIMESTEP = 8
+
+
+def run(analysis: Analysis) -> list[str]:
+    pipe = analysis.pipe()
+    expert, rows = expert_of(pipe), []
+    layers = tuple(layer for layer in (expert - 3, expert, expert + 3) if layer >= 0)
+    for number in analysis.fewer(SCENES, SCENES[:1]):
+        drawn = scene("test", number)
+        picture = fitted(drawn.image, token_pixels(pipe), native_size(pipe))
+        known = tuple(layer for layer in layers if layer <= last_layer(pipe))
+        config = MapsConfig(drawn.class_list(), drawn.classes, known, (TIMESTEP,), "i2t", "all", GenerationConfig())
+        maps = measure_maps(pipe, config, picture).record["word_map"].isel(sampling_timestep=0)
+        for word in drawn.classes:
+            own = maps.sel(word=word).transpose("layer", "head", "row", "col")
+            analysis.figure(heads_page(own, word, "i2t"), f"fig09_heads_scene{number}_{word.replace(' ', '_')}")
+            rows.append(peaks(own, word, number))
+        padding(analysis, pipe, drawn.image, number)
+    analysis.table(pd.concat(rows, ignore_index=True), "fig09_heads")
+    return [f"layers {', '.join(map(str, known))}, timestep {TIMESTEP} of 28, sigma {float(maps['sigma']):.3f}"]
+
+
+def last_layer(pipe) -> int:
+    from mmdit_probe.probe import Probe
+
+    return max(Probe(pipe, []).layers)
+
+
+def peaks(maps: xr.DataArray, word: str, number: int) -> pd.DataFrame:
+    """Mean and largest probability of each layer and head."""
+    values = xr.Dataset({"mean": maps.mean(("row", "col")), "peak": maps.max(("row", "col"))})
+    frame = values.to_dataframe().reset_index()[["layer", "head", "mean", "peak"]]
+    return frame.assign(scene=number, word=word)
+
+
+def padding(analysis: Analysis, pipe, picture, number: int) -> None:
+    """The empty prompt's tokens: their maps, and the regions that they merge into."""
+    segmenter = UnsupervisedSegmenter(pipe, config=GroupConfig(timestep=TIMESTEP))
+    maps = read_token_maps(segmenter.reader, [picture])[0, 0, 0].numpy()
+    regions = segmenter(picture)
+    kinds = segmenter.reader.features(("",)).text.kinds[0]
+    title = f"Empty prompt, layer {segmenter.layer}, t = {TIMESTEP} (sigma {segmenter.reader.sigmas[0]:.3f})"
+    page = tokens_page(maps, [str(kind) for kind in kinds[: len(maps)]], picture, regions.labels, title)
+    analysis.figure(page, f"fig30_padding_scene{number}")
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

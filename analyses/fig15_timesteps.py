@@ -1,0 +1,29 @@
+"""Fig. 15: masks by timestep, of every layer; sigma stands beside each timestep.
+
+python analyses/fig15_timesteps.py [--model MODEL] [--quick]
+"""
+
+from _analysis import Analysis, expert_of, main
+
+from mmdit_probe.configs import EvaluateConfig
+from mmdit_probe.datasets.registry import open_dataset
+from mmdit_probe.figures.evaluation import timesteps_figure
+from mmdit_probe.segmentation.evaluation import run_evaluation
+from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
+
+DATASET, ROOT, PICTURES = "scenes", None, 200
+TIMESTEPS = (1, 2, 4, 6, 8, 12, 16, 20, 24, 28)
+
+
+def run(analysis: Analysis) -> list[str]:
+    pipe = analysis.pipe()
+    pictures = open_dataset(DATASET, ROOT, analysis.fewer(PICTURES, 2))
+    config = EvaluateConfig(DATASET, timesteps=analysis.fewer(TIMESTEPS, TIMESTEPS[:2]), batch=50)
+    result = tabulate(run_evaluation(pipe, pictures, config, analysis.folder(), analysis.label))
+    analysis.figure(timesteps_figure(result.views, expert_of(pipe)), "fig15_timesteps")
+    analysis.table(result.views, "fig15_timesteps")
+    return read_aloud(result, DATASET, len(pictures.samples))
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

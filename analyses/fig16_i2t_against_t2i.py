@@ -1,0 +1,67 @@
+"""Fig. 16: maps of words from the image's rows (I2T) against those from the text's rows (T2I), and their masks.
+
+python analyses/fig16_i2t_against_t2i.py [--model MODEL] [--quick]
+
+The masks of T2I are made as those of I2T: mean over heads and over a name's tokens, argmax over the names.
+"""
+
+import pandas as pd
+from _analysis import Analysis, expert_of, main
+
+from mmdit_probe.configs import MapsConfig
+from mmdit_probe.datasets.registry import open_dataset
+from mmdit_probe.datasets.scenes import scene
+from mmdit_probe.figures.evaluation import directions_figure
+from mmdit_probe.figures.maps import word_page
+from mmdit_probe.images import fitted, native_size, token_pixels
+from mmdit_probe.maps import head_mean, measure_maps
+from mmdit_probe.readouts import I2TMaps, T2IMaps
+from mmdit_probe.segmentation.counting import offered
+from mmdit_probe.segmentation.metrics import Scores, score
+from mmdit_probe.segmentation.open_vocabulary import label_map
+from mmdit_probe.segmentation.reading import MapReader
+from mmdit_probe.segmentation.segmenters import read_class_maps
+
+DATASET, ROOT, PICTURES = "scenes", None, 200
+SCENE = 3
+TIMESTEP = 8
+
+
+def run(analysis: Analysis) -> list[str]:
+    pipe = analysis.pipe()
+    drawn, expert = scene("test", SCENE), expert_of(pipe)
+    picture = fitted(drawn.image, token_pixels(pipe), native_size(pipe))
+    word = drawn.classes[-1]
+    for direction in ("i2t", "t2i"):
+        config = MapsConfig(drawn.class_list(), (word,), None, (TIMESTEP,), direction)
+        record = measure_maps(pipe, config, picture).record
+        page = word_page(head_mean(record).sel(word=word).transpose("sampling_timestep", "layer", "row", "col"),
+                         picture, word, direction)  # fmt: skip
+        analysis.figure(page, f"fig16_{direction}")
+    table = pd.concat([masks(pipe, analysis, direction) for direction in ("i2t", "t2i")], ignore_index=True)
+    analysis.figure(directions_figure(table, expert), "fig16_masks")
+    analysis.table(table, "fig16_masks")
+    best = table.loc[table.groupby("direction")["miou"].idxmax()]
+    return [f"{row.direction}: layer {row.layer} is best, {100 * row.miou:.1f} mIoU" for row in best.itertuples()]
+
+
+def masks(pipe, analysis: Analysis, direction: str) -> pd.DataFrame:
+    """mIoU of every layer's masks in one direction, in [0, 1]."""
+    pictures = open_dataset(DATASET, ROOT, analysis.fewer(PICTURES, 2))
+    readout = I2TMaps() if direction == "i2t" else T2IMaps()
+    reader = MapReader(pipe, readout, None, [TIMESTEP], field=direction)
+    totals: dict[int, Scores] = {}
+    for sample in pictures.samples:
+        labels = sample.read()
+        present = offered(labels, pictures.classes, "present")
+        (found,) = read_class_maps(reader, [sample.picture], [[pictures.classes[number] for number in present]])
+        for layer, maps in zip(reader.layers, found[0], strict=True):
+            guess = pd.Series(present).to_numpy()[label_map(maps, labels.shape).numpy()]
+            scored = score(labels, guess, len(pictures.classes))
+            totals[layer] = totals[layer] + scored if layer in totals else scored
+    frame = pd.DataFrame({"layer": list(totals), "miou": [scored.miou for scored in totals.values()]})
+    return frame.assign(direction=direction, timestep=TIMESTEP, sigma=reader.sigmas[0])
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

@@ -1,0 +1,28 @@
+"""Fig. 17: how good the masks of each single head are, by layer.
+
+python analyses/fig17_heads.py [--model MODEL] [--quick]
+"""
+
+from _analysis import Analysis, main
+
+from mmdit_probe.configs import EvaluateConfig
+from mmdit_probe.datasets.registry import open_dataset
+from mmdit_probe.figures.evaluation import heads_figure
+from mmdit_probe.segmentation.evaluation import run_evaluation
+from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
+
+DATASET, ROOT, PICTURES = "scenes", None, 200
+TIMESTEPS = (8,)
+
+
+def run(analysis: Analysis) -> list[str]:
+    pictures = open_dataset(DATASET, ROOT, analysis.fewer(PICTURES, 2))
+    config = EvaluateConfig(DATASET, heads="each", timesteps=TIMESTEPS, batch=20)
+    result = tabulate(run_evaluation(analysis.pipe(), pictures, config, analysis.folder(), analysis.label))
+    analysis.figure(heads_figure(result.views), "fig17_heads")
+    analysis.table(result.views, "fig17_heads")
+    return read_aloud(result, DATASET, len(pictures.samples))
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

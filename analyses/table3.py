@@ -1,0 +1,62 @@
+"""Table 3: CLIPScore of generated pictures, without and with MAGNET, the paper's figures beside ours.
+
+python analyses/table3.py [--lora NAME=PATH ...] [--model MODEL --prompts FILE --clip CLIP] [--quick]
+
+Each LoRA's pictures start from the same seeds as the model's own; the gain is paired by prompt and seed, with its 95%
+bootstrap interval. The paper's figures are means over Pick-a-Pic, COCO and SA-1B prompts, with another CLIP.
+"""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pandas as pd
+from _analysis import Analysis, main
+
+from mmdit_probe.configs import GenerationConfig
+from mmdit_probe.pictures import PLAIN, Variant, make_pictures
+from mmdit_probe.runs import RunFolder
+from mmdit_probe.scores import EMBEDDED_CLIP, Clip
+from mmdit_probe.statistics import bootstrap_mean
+
+PROMPTS = 60
+SEEDS = (0, 1)
+STEPS = 28
+BATCH = 8
+PAPER = {"SD3": 27.1437, "SD3 + MAGNET (SA-1B)": 27.2447, "SD3 + MAGNET (COCO)": 27.2760}
+
+
+def run(analysis: Analysis) -> list[str]:
+    if analysis.clip is None and analysis.model != "tiny-sd3":
+        raise ValueError("give --clip, such as openai/clip-vit-base-patch16; the embedded CLIP knows scenes only")
+    clip = Clip(analysis.clip or EMBEDDED_CLIP, analysis.device)
+    plain = scores(analysis, clip, "", None)
+    rows = [{"model": analysis.model, "ours": plain.mean()}]
+    for given in analysis.lora:
+        name, found, path = given.partition("=")
+        if not found or not path:
+            raise ValueError(f"--lora: expected NAME=PATH, such as magnet=out/lora.safetensors; got {given!r}")
+        own = scores(analysis, clip, name, path)
+        gain, low, high = bootstrap_mean(own - plain)
+        rows.append({"model": f"{analysis.model} + {name}", "ours": own.mean(), "gain": gain, "low": low, "high": high})
+    rows += [{"model": name, "paper": value} for name, value in PAPER.items()]
+    table = pd.DataFrame(rows).reindex(columns=["model", "paper", "ours", "gain", "low", "high"])
+    analysis.table(table, "table3_clipscore")
+    return [table.to_string(index=False, float_format="%.3f", na_rep="-")]
+
+
+def scores(analysis: Analysis, clip: Clip, name: str, lora: str | None) -> np.ndarray:
+    """CLIPScore (prompts, seeds)."""
+    prompts, seeds = analysis.prompts(PROMPTS), analysis.fewer(SEEDS, SEEDS[:1])
+    generation = GenerationConfig(analysis.fewer(STEPS, 2))
+    own = {"lora": lora, "prompts": prompts, "seeds": seeds, "steps": generation.steps}
+    settings = {"study": "table3", "model": analysis.label, **own}
+    with RunFolder(analysis.folder(f"-{name or 'plain'}"), settings).open() as folder:
+        made = make_pictures(
+            analysis.pipe(lora), folder, [Variant(PLAIN, nullcontext)], prompts, seeds, BATCH, generation
+        )
+    images = made.images[PLAIN]
+    return np.stack([clip.clip_score(images[:, n], images[:, n], prompts) for n in range(len(seeds))], 1)
+
+
+if __name__ == "__main__":
+    main(run, __doc__, lora=True)

@@ -1,0 +1,66 @@
+"""Every script of a figure or table runs with --quick on a small random model, and leaves its files."""
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "analyses"
+FILES = {
+    "fig02_budget": ["fig02_budget.csv", "fig02_budget.pdf"],
+    "fig03_fig29_pca": ["fig03_fig29_pca.csv", "fig03_r2.pdf", "fig29_pca.pdf", "fig29_pca_text.pdf"],
+    "fig04_fig28_value_norms": ["fig04_value_norms.pdf", "fig28_value_norms_heads.csv"],
+    "fig05_fig18_fig31_perturbation": ["fig05_sheet.pdf", "fig18_drops.csv", "fig18_drops.pdf", "fig31_sheet.pdf"],
+    "fig06_fig32_guidance": ["fig06_fig32_sheet.pdf", "fig06_gains.csv", "fig06_gains.pdf"],
+    "fig08_layers": ["fig08_layers.csv", "fig08_layers.pdf"],
+    "fig09_fig30_heads_and_padding": ["fig09_heads.csv", "fig30_padding_scene0.pdf"],
+    "fig15_timesteps": ["fig15_timesteps.csv", "fig15_timesteps.pdf"],
+    "fig16_i2t_against_t2i": ["fig16_i2t.pdf", "fig16_t2i.pdf", "fig16_masks.csv", "fig16_masks.pdf"],
+    "fig17_heads": ["fig17_heads.csv", "fig17_heads.pdf"],
+    "table3": ["table3_clipscore.csv"],
+    "table5": ["table5_normalisation.csv"],
+}
+
+
+@pytest.fixture
+def analysis(random_folder, tmp_path, monkeypatch, capsys):
+    """Run a script in an empty folder; its standard output."""
+    model = tmp_path / "model"
+    shutil.copytree(random_folder, model)
+    (model / "probe_defaults.json").write_text(json.dumps({"expert_layer": 1, "max_sequence_length": 0}))
+    (tmp_path / "prompts.txt").write_text("a red circle on sand\na star on grass\na moon\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def run(name, *more):
+        options = ["--model", "model", "--quick", "--prompts", "prompts.txt", "--clip", "tiny-clip", *more]
+        monkeypatch.setattr(sys, "argv", [str(SCRIPTS / f"{name}.py"), *options])
+        runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_a_script_leaves_its_figures_and_tables(analysis, tmp_path, name):
+    printed = analysis(name)
+    for file in FILES[name]:
+        assert file in printed
+        assert (tmp_path / "results" / "quick" / file).stat().st_size > 0
+    for pdf in (tmp_path / "results" / "quick").glob("*.pdf"):
+        assert b"/FontFile2" in pdf.read_bytes()  # TrueType, embedded
+
+
+def test_a_mistake_is_one_line(analysis, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        analysis("table3", "--lora", "no-equals-sign")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --lora: expected NAME=PATH")
+
+
+def test_every_script_is_tested_or_known():
+    own = {path.stem for path in SCRIPTS.glob("[!_]*.py")}
+    assert set(FILES) <= own

@@ -1,0 +1,163 @@
+"""Pictures given to other families than SD3: the twin is the pipeline's own call."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from small_pipelines import MAKERS, small_pipeline
+
+from mmdit_probe import I2TMaps, OpenVocabularySegmenter, UnsupervisedSegmenter
+from mmdit_probe.configs import EvaluateConfig, GenerationConfig, GroupConfig, SegmentConfig
+from mmdit_probe.datasets.registry import held_out_scenes
+from mmdit_probe.datasets.scenes import scene
+from mmdit_probe.families import FAMILIES, family_of, named_inputs
+from mmdit_probe.forward import encode_images, encode_prompts, forward_once, noise_level
+from mmdit_probe.generation import generation_arguments
+from mmdit_probe.images import fitted, token_pixels
+from mmdit_probe.pipelines import model_defaults
+from mmdit_probe.recording import record_image
+from mmdit_probe.segmentation.evaluation import run_evaluation
+from mmdit_probe.segmentation.evaluation_tables import tabulate
+from mmdit_probe.segmentation.vocabulary import class_prompts
+
+TIMESTEP, STEPS, TEXT = 3, 5, 32
+PROMPTS = ["a red circle", "sand"]
+PICTURE = fitted(scene("test", 0).image, 8, 32)[:24]
+
+
+@pytest.fixture(scope="module", params=list(MAKERS))
+def pipe(request):
+    return small_pipeline(request.param)
+
+
+def recorded(pipe, monkeypatch):
+    """The arguments of each call of the transformer, which predicts that nothing moves."""
+    calls, transformer = [], pipe.transformer
+    main = family_of(transformer).main
+
+    def forward(*args, return_dict=True, **kwargs):
+        inputs = dict(named_inputs(transformer, args, kwargs))
+        inputs.pop("self", None)
+        calls.append(inputs)
+        still = [torch.zeros_like(one) for one in inputs[main]] if main == "x" else torch.zeros_like(inputs[main])
+        from diffusers.models.modeling_outputs import Transformer2DModelOutput
+
+        return Transformer2DModelOutput(still) if return_dict else (still,)
+
+    monkeypatch.setattr(transformer, "forward", forward)
+    return calls
+
+
+def unguided(pipe):
+    known = inspect.signature(type(pipe).__call__).parameters
+    wanted = {"auraflow": 0.0, "chroma": 1.0, "z-image": 0.0}.get(family_of(pipe.transformer).name)
+    return {"max_sequence_length": TEXT} | ({"guidance_scale": wanted} if wanted is not None and known else {})
+
+
+def test_the_transformer_is_given_what_the_pipeline_gives_it(pipe, monkeypatch):
+    """All of it: packed latents, ids, masks, guidance, text and timestep; and the pipeline decodes our latents as they
+    were encoded, since its transformer moves nothing."""
+    height, width = PICTURE.shape[:2]
+    latents = encode_images(pipe, [PICTURE, PICTURE[::-1]])
+    encoded = posterior(pipe)
+    sigma = noise_level(pipe, TIMESTEP, STEPS, (height, width))
+    calls = recorded(pipe, monkeypatch)
+    forward_once(pipe, latents, sigma, encode_prompts(pipe, PROMPTS, TEXT))
+    ours, decoded = calls.pop(), []
+
+    def decode(sent, **_):
+        decoded.append(sent)
+        return (torch.zeros(2, 3, *[1] * (sent.ndim - 4), 8, 8),)
+
+    monkeypatch.setattr(pipe.vae, "decode", decode)
+    start = latents if "x" in ours else ours["hidden_states"].clone()
+    pipe(
+        PROMPTS,
+        latents=start,
+        num_inference_steps=STEPS,
+        height=height,
+        width=width,
+        output_type="np",
+        **unguided(pipe),
+    )
+    theirs = calls[STEPS - TIMESTEP]
+    for name, value in theirs.items():
+        if name in ours:
+            torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6)
+        else:
+            assert name in ("joint_attention_kwargs", "attention_kwargs", "guidance"), name
+            assert not value
+    assert not set(ours) - set(theirs)
+    torch.testing.assert_close(decoded[0].reshape(encoded.shape), encoded, rtol=1e-5, atol=1e-5)
+
+
+def posterior(pipe):
+    """What the autoencoder makes of the pictures, by hand."""
+    pixels = torch.stack([torch.from_numpy(p.copy()).permute(2, 0, 1) / 127.5 - 1 for p in (PICTURE, PICTURE[::-1])])
+    frames = pixels[:, :, None] if family_of(pipe.transformer).name == "qwen-image" else pixels
+    return (
+        pipe.vae.encode(frames)
+        .latent_dist.mode()
+        .reshape(2, 4, *(size // pipe.vae_scale_factor for size in pixels.shape[2:]))
+    )
+
+
+def test_the_timestep_argument_means_the_noise_level(pipe):
+    family = family_of(pipe.transformer)
+    value = torch.tensor([family.given.time(0.3)])
+    assert float(family.sigmas(pipe.transformer, value)) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("steps", "sigma"), [(28, 0.558), (50, 0.376)])
+def test_flux_noise_levels_at_its_own_size(steps, sigma):
+    """With the proper mu: 1.15 at 4096 tokens."""
+    flux = small_pipeline("flux")
+    size = 64 * token_pixels(flux)
+    assert noise_level(flux, 8, steps, (size, size)) == pytest.approx(sigma, abs=1e-3)
+    assert noise_level(flux, 8, steps, (size // 2, size // 2)) < sigma - 0.05
+    assert noise_level(flux, steps, steps) == pytest.approx(1)
+
+
+def test_masks_of_given_pictures(pipe, monkeypatch):
+    """A name's map is that of its own tokens, by the strings that the probe has seen there."""
+    monkeypatch.setattr("mmdit_probe.segmentation.reading.model_defaults", lambda pipe: defaults)
+    defaults = model_defaults(pipe)
+    assert defaults.guidance_scale is None
+    names = ["red circle", "sand"]
+    config = SegmentConfig(max_sequence_length=TEXT)
+    segmentation = OpenVocabularySegmenter(pipe, 1, config)(PICTURE, names)
+    assert segmentation.labels.shape == PICTURE.shape[:2]
+    (part,) = class_prompts(pipe, names, TEXT)
+    squared = fitted(PICTURE[:, :24], token_pixels(pipe), 32)
+    generation = GenerationConfig(max_sequence_length=TEXT)
+    record = record_image(pipe, squared, part.prompt, [I2TMaps()], (8,), generation).record
+    strings = record["token_text"].values
+    assert [" ".join(strings[list(span)]) for span in part.spans] == names
+    assert record.attrs["source"] == "image"
+    assert float(record["sigma"].values[0]) == pytest.approx(noise_level(pipe, 8, 28, squared.shape[:2]))
+    regions = UnsupervisedSegmenter(pipe, 1, GroupConfig(max_sequence_length=TEXT))(PICTURE)
+    assert np.isfinite(regions.logits).all()
+
+
+def test_evaluate_on_flux(tmp_path):
+    config = EvaluateConfig(layers=(0, 1), batch=2, max_sequence_length=TEXT)
+    flux = small_pipeline("flux")
+    whole = tabulate(run_evaluation(flux, held_out_scenes(3), config, tmp_path / "a", "flux"))
+    single = tabulate(run_evaluation(flux, held_out_scenes(3), config.__class__(layers=(1,), batch=1, max_sequence_length=TEXT),
+                                     tmp_path / "b", "flux"))  # fmt: skip
+    assert len(whole.views) == 2
+    assert single.views["pacc"].item() == pytest.approx(whole.views["pacc"].iloc[1], abs=1e-3)
+
+
+def test_defaults_of_other_families_are_their_pipelines_own():
+    flux = small_pipeline("flux")
+    arguments = generation_arguments(flux, GenerationConfig())
+    assert "guidance_scale" not in arguments
+    assert arguments["max_sequence_length"] == 512
+    assert generation_arguments(flux, GenerationConfig(guidance_scale=2.0))["guidance_scale"] == 2
+
+
+def test_families_that_cannot_be_given_pictures_say_which_can():
+    able = [family.name for family in FAMILIES if family.given is not None]
+    assert able == ["sd3", "flux", "chroma", "qwen-image", "auraflow", "z-image"]
