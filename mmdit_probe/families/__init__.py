@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from .aura_flow import AURA_FLOW
-from .cross_attention import CROSS_ATTENTION
+from .cross_attention import CROSS_ATTENTION, UNET_SELF, UNetPlace, output_projection, unet_places
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
 from .flux import FLUX
 from .generic import generic_family
@@ -53,4 +53,17 @@ def denoiser_of(pipe: Any) -> Any:
     return pipe if found is None else found
 
 
-__all__ = ["FAMILIES", "PLAIN", "Family", "Inputs", "TextPart", "denoiser_of", "family_of", "named_inputs"]
+__all__ = [
+    "FAMILIES",
+    "PLAIN",
+    "UNET_SELF",
+    "Family",
+    "Inputs",
+    "TextPart",
+    "UNetPlace",
+    "denoiser_of",
+    "family_of",
+    "named_inputs",
+    "output_projection",
+    "unet_places",
+]
