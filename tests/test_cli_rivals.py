@@ -36,18 +36,19 @@ def picture(tmp_path):
     return "scene.png"
 
 
-@pytest.mark.parametrize("method", ["diffsegmenter", "iseg", "proxyclip", "corrclip", "diffseg", "diffcut"])
-def test_every_system_is_evaluated_on_scenes_from_folders(run, folders, tmp_path, monkeypatch, method):
+def shrink(monkeypatch, method):
+    """The method's settings for small pictures."""
     from mmdit_probe.rivals import systems
 
-    smaller = (
-        {"side": 64}
-        if method in ("diffsegmenter", "iseg", "diffseg", "diffcut")
-        else {"side": 48, "crop": 32, "stride": 16}
-    )
     entry = systems.SYSTEMS[method]
+    sizes = {"side": 48, "crop": 32, "stride": 16} if entry.kind == "clip" else {"side": 64}
     more = {"points": 2, "iou": -9.0} if method == "corrclip" else {}
-    monkeypatch.setitem(systems.SYSTEMS, method, replace(entry, config=replace(entry.config, **smaller, **more)))
+    monkeypatch.setitem(systems.SYSTEMS, method, replace(entry, config=replace(entry.config, **sizes, **more)))
+
+
+@pytest.mark.parametrize("method", ["diffsegmenter", "iseg", "proxyclip", "corrclip", "diffseg", "diffcut"])
+def test_every_system_is_evaluated_on_scenes_from_folders(run, folders, tmp_path, monkeypatch, method):
+    shrink(monkeypatch, method)
     backbone = {"proxyclip": "clip", "corrclip": "clip", "diffcut": "sdxl"}.get(method, "sd")
     extra = ["--dino", str(folders / "dino")] if backbone == "clip" else []
     extra += ["--masks", str(folders / "sam")] if method == "corrclip" else []
@@ -87,7 +88,9 @@ def test_regions_of_an_mmdit_by_a_rival(run, picture, method):
     assert "layer" in out
 
 
-def test_whole_systems_write_the_same_files(run, picture, folders, tmp_path):
+def test_whole_systems_write_the_same_files(run, picture, folders, tmp_path, monkeypatch):
+    shrink(monkeypatch, "diffseg")
+    shrink(monkeypatch, "proxyclip")
     small_side = ["--model", str(folders / "sd")]
     code, out, err = run("group", picture, "--method", "diffseg", *small_side, model=False)
     assert code == 0, err

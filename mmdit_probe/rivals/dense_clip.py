@@ -86,7 +86,7 @@ class DenseCLIP:
         self._texts: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def text(self, names: Sequence[str]) -> Float[Tensor, "classes width"]:
+    def text(self, names: Sequence[str]) -> Float[Tensor, "classes embedding"]:
         """Unit embeddings of class names: the mean over `TEMPLATES`, each of length 1."""
         for name in names:
             if name not in self._texts:
@@ -157,7 +157,7 @@ def on_grid(values: Float[Tensor, "windows patches width"], grid: Sequence[int])
 
 
 def class_scores(
-    embeddings: Float[Tensor, "windows points width"],
+    embeddings: Float[Tensor, "windows points embedding"],
     grid: Sequence[int],
     text: Tensor,
     windows: Windows,

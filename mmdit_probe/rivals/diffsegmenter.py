@@ -5,7 +5,7 @@ One pass of Stable Diffusion 1.5 for each class, with a prompt of its own; the c
 layers of each resolution, are brought to one grid, each to [0, 1] by its own range, and added up by fixed weights; the sum
 is multiplied by the mean self-attention of the finest resolution. A class called "background" gets a constant score.
 
-Deviations: no picture caption follows the class in the prompt unless ``caption`` makes one (the original asks BLIP);
+Deviations: each class is brought to [0, 1] before the maps are upsampled to the picture, not after; no picture caption follows the class in the prompt unless ``caption`` makes one (the original asks BLIP);
 the weight of a word is applied to its features' difference from the empty prompt's.
 """
 
@@ -65,7 +65,7 @@ class DiffSegmenter:
             maps = [self._map(latents, word, caption) for word in words]
             grid = tuple(latents.shape[-2:])
         if background is not None:
-            maps.insert(background, torch.full(grid, self.config.background))
+            maps.insert(background, torch.full(grid, self.config.background, device=latents.device))
         return result(picture, torch.stack(maps), names, {"method": "diffsegmenter"})
 
     def _map(self, latents: Tensor, word: str, caption: str) -> Tensor:

@@ -72,12 +72,13 @@ class UNetReader:
     @torch.no_grad()
     def encode(self, prompt: str) -> tuple[Tensor, dict[str, Any]]:
         """Text features (1, tokens, width) of a prompt and what else the U-Net is given."""
+        place = self.pipe._execution_device  # where the models are when they work, offloaded ones too
         if hasattr(self.pipe, "text_encoder_2"):
-            found = self.pipe.encode_prompt(prompt, device=self.pipe.unet.device, do_classifier_free_guidance=False)
+            found = self.pipe.encode_prompt(prompt, device=place, do_classifier_free_guidance=False)
             size = [self.side, self.side, 0, 0, self.side, self.side]
             times = torch.tensor([size], dtype=found[2].dtype, device=found[2].device)
             return found[0], {"added_cond_kwargs": {"text_embeds": found[2], "time_ids": times}}
-        return self.pipe.encode_prompt(prompt, self.pipe.unet.device, 1, False)[0], {}
+        return self.pipe.encode_prompt(prompt, place, 1, False)[0], {}
 
     @torch.no_grad()
     def run(self, latents: Tensor, features: tuple[Tensor, dict[str, Any]]) -> None:
