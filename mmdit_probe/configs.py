@@ -129,7 +129,8 @@ class SegmentConfig:
     """Open-vocabulary segmentation (Seg4Diff, section 4.2).
 
     ``timestep`` counts from the clean end, of 28. ``crop`` stretches the whole picture to the model's square, as the
-    released evaluation does, or takes the square in its centre, as the paper says. ``refine`` is none or i2i.
+    released evaluation does, or takes the square in its centre, as the paper says. ``refine`` is none, i2i, or a rival's
+    refinement (`rivals.joint`).
     """
 
     timestep: int = 8
@@ -171,15 +172,17 @@ class AnalyzeConfig:
 class EvaluateConfig:
     """Masks against ground truth (Seg4Diff, Tables 1, 2, 5, Fig. 8, 15, 17).
 
-    ``task`` is open-vocabulary or unsupervised; ``layers`` None is all; ``heads`` is mean or each; ``timesteps`` count
-    from the clean end, of 28; ``vocabulary`` offers the classes present in each picture, as the paper does, or all of the
-    data set's (full). ``normalize`` is probs, probs-minmax, scores or scores-minmax (Table 5). ``threshold``, ``variant``
-    and ``min_max`` are the unsupervised merge's, ``baselines`` scores three simple ones beside it. ``batch`` pictures go
-    through the model together; the numbers depend on it in the last digits only.
+    ``task`` is open-vocabulary or unsupervised; ``method`` is seg4diff or one of its rivals; ``layers`` None is all;
+    ``heads`` is mean or each; ``timesteps`` count from the clean end, of 28; ``vocabulary`` offers the classes present in
+    each picture, as the paper does, or all of the data set's (full). ``normalize`` is probs, probs-minmax, scores or
+    scores-minmax (Table 5). ``threshold`` is the unsupervised method's, ``variant`` and ``min_max`` Seg4Diff's merge's,
+    ``baselines`` scores three simple ones beside it. ``batch`` pictures go through the model together; the numbers depend
+    on it in the last digits only.
     """
 
     dataset: str = "scenes"
     task: str = "open-vocabulary"
+    method: str = "seg4diff"
     layers: tuple[int, ...] | None = None
     heads: str = "mean"
     timesteps: tuple[int, ...] = (8,)

@@ -12,7 +12,7 @@ ORDER = [
     ["intercept", "arrangement", "readouts", "head_stats", "feature_pca", "word_maps", "edits", "backends", "families"],
     ["prompts", "prompt_watch", "records", "pipelines"],
     ["probe", "runs", "forward", "generation", "figures", "prompt_sets", "images", "segmentation"],
-    ["scene_reader", "statistics"],
+    ["scene_reader", "statistics", "rivals"],
     ["scores", "pictures", "recording"],
     ["budget", "norms", "maps", "pca", "guidance", "perturbation", "guidance_study", "expert"],
     ["overview", "differences"],

@@ -14,7 +14,7 @@ from .coco import read_coco
 from .context import read_context
 from .folder import read_folder
 from .labelled import LabelledPictures, Sample
-from .scenes import CLASSES, scene
+from .scenes import CLASSES, Split, scene
 from .voc import read_voc
 
 SCENES = 300
@@ -55,8 +55,8 @@ def dataset_name(given: str) -> str:
     return name
 
 
-def held_out_scenes(count: int) -> LabelledPictures:
-    """The first ``count`` scenes of the test split."""
-    made = (scene("test", number) for number in range(count))
+def held_out_scenes(count: int, split: Split = "test") -> LabelledPictures:
+    """The first ``count`` scenes of the test split, or of val, on which settings are chosen."""
+    made = (scene(split, number) for number in range(count))
     samples = [Sample(f"scene{number:05d}", s.image, partial(np.copy, s.labels)) for number, s in enumerate(made)]
-    return LabelledPictures("scenes", CLASSES, samples)
+    return LabelledPictures("scenes" if split == "test" else f"scenes-{split}", CLASSES, samples)
