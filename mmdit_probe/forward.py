@@ -16,6 +16,9 @@ from .families import denoiser_of, family_of
 from .prompts import describe
 from .tokens import TextTokens
 
+LONGEST = 512
+"""T5 positions that Stable Diffusion 3 takes at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class PromptFeatures:
@@ -61,7 +64,9 @@ def add_noise(latents: Tensor, sigma: float, seed: int) -> Tensor:
 
 @torch.no_grad()
 def encode_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int = 77) -> PromptFeatures:
-    """Prompts through the pipeline's own text encoders, without classifier-free guidance."""
+    """Prompts through the pipeline's own text encoders, without classifier-free guidance; up to 512 T5 positions."""
+    if not 0 <= max_sequence_length <= LONGEST:
+        raise ValueError(f"max_sequence_length must be 0 to {LONGEST}, got {max_sequence_length}")
     features, _, pooled, _ = pipe.encode_prompt(
         list(prompts), None, None, do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )

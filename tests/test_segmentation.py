@@ -192,7 +192,7 @@ def test_spans_are_each_names_own_tokens(random_pipe):
     [
         ([], "at least one name"),
         (["grass", " "], "no empty one"),
-        (["grass", "sand", "grass"], "grass is given more than once"),
+        (["grass", "sand", "grass"], "'grass' is given more than once"),
         ("grass", "a list of names"),
         ([" ".join(["grass"] * 40)], "has 40 tokens"),
     ],

@@ -42,8 +42,10 @@ def open_dataset(name: str, root: Path | None = None, limit: int | None = None) 
     name = dataset_name(name)
     if name == "scenes":
         return held_out_scenes(SCENES if limit is None else limit).first(limit)
-    if root is None or not root.is_dir():
-        raise ValueError(f"{name}: give its folder by --root; {root or 'none'} was given")
+    if root is None:
+        raise ValueError(f"{name}: give its folder by --root")
+    if not root.is_dir():
+        raise ValueError(f"{name}: --root {root} is no folder here")
     return READERS[name](root).first(limit)
 
 

@@ -122,7 +122,7 @@ def _load(sample: Sample, crop: str) -> tuple[np.ndarray, np.ndarray]:
     labels = sample.read()
     if labels.shape != picture.shape[:2]:
         raise ValueError(
-            f"{sample.name}: the label map is {labels.shape}, the picture {picture.shape[:2]}; they must agree"
+            f"{sample.name}: the label map is {labels.shape}, the picture {picture.shape[:2]} (height, width); they must agree"
         )
     return cropped(picture, crop), cropped(labels, crop)
 

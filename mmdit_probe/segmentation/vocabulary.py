@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..families import family_of
+from ..texts import LONGEST_NAME, checked_once, checked_text, shown
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,7 @@ def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
     names = tuple(" ".join(name.split()) for name in classes)
     if not names or not all(names):
         raise ValueError("classes: give at least one name, and no empty one, such as dog,bench,grass")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"classes: {', '.join(twice)} is given more than once")
-    return names
+    return checked_once("class name", [checked_text("class name", name, LONGEST_NAME) for name in names])
 
 
 def class_prompts(pipe: Any, classes: Sequence[str], max_sequence_length: int) -> list[ClassPrompt]:
@@ -58,7 +56,7 @@ def _packed(tokenizer: Any, names: Sequence[str], room: int) -> Iterator[tuple[i
         size = len(_pieces(tokenizer, name))
         if not 0 < size <= room:
             raise ValueError(
-                f"classes: {name!r} has {size} tokens, this model's prompts hold 1 to {room}; choose another"
+                f"classes: {shown(name)} has {size} tokens, this model's prompts hold 1 to {room}; choose another"
             )
         if used + size > room:
             yield tuple(packed)
