@@ -220,6 +220,8 @@ def check_folder(folder: Path) -> None:
         _check_file(file)
     for part, kind in json.loads(index.read_text()).items():
         files = [file.name for file in (folder / part).glob("*")]
+        if any(name.endswith(".bin") for name in files) and not any(name.endswith(".safetensors") for name in files):
+            raise ValueError(f"load_pipeline: {folder / part} {_PICKLED}")
         needed = not part.startswith("_") and isinstance(kind, list) and None not in kind and part not in _T5
         if needed and not files:
             raise ValueError(f"load_pipeline: {folder} lacks its part {part}; copy the model again")
@@ -229,6 +231,7 @@ def check_folder(folder: Path) -> None:
             )
 
 
+_PICKLED = "has its weights in pickle files (.bin), which can run code; only .safetensors files are read"
 _T5 = ("text_encoder_3", "tokenizer_3")  # left out if it is not asked for
 _VOCABULARIES = (
     "tokenizer.json",
@@ -259,8 +262,8 @@ def _explained(model: str, error: Exception) -> str:
         return f"model {model!r} does not fit into memory; try --dtype bf16, or a smaller model"
     if "Gated" in name or "gated repo" in text or "401" in text or "403" in text:
         return f"model {model!r} needs access: accept its licence on its hub page, then run `hf auth login`"
-    if (".bin" in text and "safetensors" in text) or ("safetensors" in text and "Could not find" in text):
-        return f"model {model!r} has weights in pickle files (.bin), which can run code; only .safetensors are read: {text[:200]}"
+    if "safetensors" in text and ("Could not find" in text or "no file named" in text) and ".json" not in text:
+        return f"model {model!r} lacks .safetensors weights; pickle files (.bin) can run code and are not read: {text[:200]}"
     if "trust_remote_code" in text:
         return f"model {model!r} brings code of its own, which is not run; load_pipeline(..., trust_remote_code=True) would"
     if not Path(model).exists() and model != EMBEDDED and isinstance(error, OSError | ValueError):

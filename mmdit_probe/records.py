@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -182,9 +184,17 @@ def save_record(dataset: xr.Dataset, path: Path) -> Path:
     with whole(path) as part:
         try:
             dataset.to_netcdf(part, engine="h5netcdf", encoding=packed)
-        except RuntimeError as error:  # so HDF5 reports a full disk when it closes a file
-            raise OSError(f"HDF5: {one_line(str(error), 200)}") from error
+        except (RuntimeError, OSError) as error:
+            raise _disk_error(error) from error
     return path
+
+
+def _disk_error(error: Exception) -> OSError:
+    """What the disk said, which HDF5 hides in the middle of a long text, as a `RuntimeError` when it closes the file."""
+    found = re.search(r"errno = (\d+)", str(error))
+    if found is not None:
+        return OSError(int(found[1]), os.strerror(int(found[1])))
+    return error if isinstance(error, OSError) else OSError(f"HDF5: {one_line(str(error), 200)}")
 
 
 def load_record(path: Path) -> xr.Dataset:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -58,7 +59,26 @@ def dataset_name(given: str) -> str:
 
 
 def held_out_scenes(count: int) -> LabelledPictures:
-    """The first ``count`` scenes of the test split."""
-    made = (scene("test", number) for number in range(count))
-    samples = [Sample(f"scene{number:05d}", s.image, partial(np.copy, s.labels)) for number, s in enumerate(made)]
-    return LabelledPictures("scenes", CLASSES, samples)
+    """The first ``count`` scenes of the test split, each drawn when it is asked for."""
+    return LabelledPictures("scenes", CLASSES, _Scenes(range(count)))
+
+
+class _Scenes(Sequence[Sample]):
+    """Scenes by number; nothing is kept, so that many take no more memory than few."""
+
+    def __init__(self, numbers: range) -> None:
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, key: int) -> Sample: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, key: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(key, slice):
+            return _Scenes(self.numbers[key])
+        number = self.numbers[key]
+        drawn = scene("test", number)
+        return Sample(f"scene{number:05d}", drawn.image, partial(np.copy, drawn.labels))

@@ -130,6 +130,7 @@ def _load(sample: Sample, crop: str) -> tuple[np.ndarray, np.ndarray]:
 def _count_batch(
     reader: MapReader, samples: Sequence[Sample], classes: tuple[str, ...], config: EvaluateConfig
 ) -> xr.Dataset:
+    samples = list(samples)
     loaded = [_load(sample, config.crop) for sample in samples]
     counts = (_classes if config.task == "open-vocabulary" else _regions)(reader, loaded, classes, config)
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
