@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+LARGEST_SEED = 2**32 - 1
+"""The largest that all the libraries' random streams take."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,21 @@ class GenerationConfig:
     height: int | None = None
     width: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_range("steps", self.steps, 1, 1000)
+        _check_range("max_sequence_length", self.max_sequence_length, 0, None)
+        _check_range("height", self.height, 1, None)
+        _check_range("width", self.width, 1, None)
+        _check_range("seed", self.seed, 0, LARGEST_SEED)
+        scale = self.guidance_scale
+        if scale is not None and not (math.isfinite(scale) and scale >= 0):
+            raise ValueError(f"guidance_scale must be a number of 0 or more, got {scale}; 1 turns guidance off")
+
+
+def _check_range(name: str, value: int | None, low: int, high: int | None) -> None:
+    if value is not None and (value < low or (high is not None and value > high)):
+        raise ValueError(f"{name} must be {low} {'or more' if high is None else f'to {high}'}, got {value}")
 
 
 @dataclass(frozen=True)

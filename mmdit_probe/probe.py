@@ -168,10 +168,12 @@ class Probe:
         return JointAttention(called, layout or call.layout, layer, call.step, text)
 
     def _check_finite(self, attention: JointAttention) -> None:
-        if not bool(attention.lse.isfinite().all()):
+        scores, values = attention.lse.isfinite().all(), attention.value.detach().sum(dtype=torch.float32).isfinite()
+        if not bool(scores & values):
             raise ValueError(
-                f"Probe: layer {attention.layer} has attention scores that are not finite at step {attention.step} "
-                f"({attention.query.dtype}); run the model in bf16 or fp32, or look for its first such layer"
+                f"Probe: layer {attention.layer} has {'values' if scores else 'attention scores'} that are not finite at "
+                f"step {attention.step} ({attention.query.dtype}); run the model in bf16 or fp32, or look for its first "
+                f"such layer"
             )
 
     def _edited_output(self, edit: Edit, attention: JointAttention, output: Tensor | None) -> Tensor:

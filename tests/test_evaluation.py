@@ -288,7 +288,7 @@ def test_evaluate_reads_a_folder_and_compares_with_baselines(run, tmp_path):
     assert len(json.loads(out)["baselines"]) == 6
     code, _, err = run("evaluate", "voc20", "--root", "own")
     assert code == 2
-    assert "holds none of VOCdevkit/VOC2012/JPEGImages" in err
+    assert "holds none of the folders VOCdevkit/VOC2012/JPEGImages" in err
     code, _, err = run("evaluate", "scenes", "--layer-sweep", "--layers", "1")
     assert code == 2
     assert "--layer-sweep reads all layers" in err

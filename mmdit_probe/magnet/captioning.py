@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..files import write_text
 from ..images import read_rgb
 from ..pipelines import DTYPES, quiet_loading, torch_device
-from ..runs import write_text
 
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""

@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from torch import Tensor, nn
 
 from ..families import denoiser_of, family_of
+from ..files import unwritable
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 """The image stream's projections of an attention module, as in the released code; the text stream's own are left alone."""
@@ -71,6 +72,8 @@ def write_lora(pipeline: Any, weights: Mapping[str, Tensor], config: LoraConfig 
             transformer_lora_adapter_metadata=None if config is None else _plain(config.to_dict()),
         )
         os.replace(part / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+    except OSError as error:
+        raise ValueError(unwritable(folder / WEIGHTS_FILE, error)) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder / WEIGHTS_FILE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..runs import write_text
+from ..files import unwritable, whole, write_text
 
 Row = Mapping[str, float | int]
 """A row of losses.csv."""
@@ -25,12 +24,8 @@ class Checkpoint:
         self.file = folder / "checkpoint.pt"
 
     def save(self, state: Mapping[str, Any]) -> None:
-        part = self.file.with_name(self.file.name + ".part")
-        try:
+        with whole(self.file) as part:
             torch.save(dict(state), part)
-            os.replace(part, self.file)
-        finally:
-            part.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
         """The last state, None if there is none; `ValueError` if the file is damaged."""
@@ -58,8 +53,11 @@ class LossLog:
         write_text(self.file, kept[kept["step"] < step].to_csv(index=False))
 
     def add(self, row: Row) -> None:
-        with self.file.open("a", newline="") as lines:
-            csv.DictWriter(lines, COLUMNS).writerow(row)
+        try:
+            with self.file.open("a", newline="") as lines:
+                csv.DictWriter(lines, COLUMNS).writerow(row)
+        except OSError as error:
+            raise ValueError(unwritable(self.file, error)) from error
 
     def read(self) -> pd.DataFrame:
         """All whole rows."""

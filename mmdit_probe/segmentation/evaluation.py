@@ -175,7 +175,7 @@ def _load(sample: Sample, crop: str) -> tuple[np.ndarray, np.ndarray]:
     labels = sample.read()
     if labels.shape != picture.shape[:2]:
         raise ValueError(
-            f"{sample.name}: the label map is {labels.shape}, the picture {picture.shape[:2]}; they must agree"
+            f"{sample.name}: the label map is {labels.shape}, the picture {picture.shape[:2]} (height, width); they must agree"
         )
     return cropped(picture, crop), cropped(labels, crop)
 
@@ -183,6 +183,7 @@ def _load(sample: Sample, crop: str) -> tuple[np.ndarray, np.ndarray]:
 def _count_batch(
     counter: Counter, samples: Sequence[Sample], classes: tuple[str, ...], config: EvaluateConfig
 ) -> xr.Dataset:
+    samples = list(samples)
     loaded = [_load(sample, config.crop) for sample in samples]
     start = perf_counter()
     counts = counter.count(loaded, classes)

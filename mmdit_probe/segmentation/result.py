@@ -6,8 +6,7 @@ import base64
 import html
 import io
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ import xarray as xr
 from PIL import Image
 
 from ..datasets.labelled import IGNORE
+from ..files import whole, write_text
 from ..images import save_picture
 from ..records import FORMAT, save_record, versions
-from ..runs import write_text
 from .palette import IGNORED, palette
 from .render import OPACITY, blended, sheet
 from .rle import coco_annotations
@@ -106,15 +105,6 @@ def save_labels(labels: np.ndarray, classes: int, path: Path) -> Path:
     image = Image.fromarray(labels.astype(np.uint8))
     colours = np.concatenate([palette(classes), np.tile(IGNORED, (256 - classes, 1))])
     image.putpalette(colours.astype(np.uint8).tobytes())
-    return _write(path, lambda part: image.save(part, format="PNG"))
-
-
-def _write(path: Path, save: Callable[[Path], None]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        save(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part:
+        image.save(part, format="PNG")
     return path

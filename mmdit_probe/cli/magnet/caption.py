@@ -41,7 +41,7 @@ def caption(
     from mmdit_probe.segmentation.folders import picture_files
 
     files = picture_files(images)
-    common.check_folder(out.parent)
+    common.take_folder(out.parent)
     captioner = Captioner(model, prompt, longest=longest, device=device, dtype=dtype, remote_code=trust_remote_code)
     with common.Bar("pictures", as_json) as bar:
         captions = caption_files(captioner, files, out, batch, bar.update)

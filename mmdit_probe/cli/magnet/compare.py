@@ -81,7 +81,7 @@ def compare(
         batch,
         generation,
     )
-    common.check_folder(out)
+    common.take_folder(out)
     with common.Bar("batches of pictures", as_json) as bar:
         masks = study.compare_masks(pipe, pictures, number, config, out, source.label, bar.update)
     with common.Bar("prompts", as_json) as bar:

@@ -23,6 +23,6 @@ def import_official(
 
     if not file.is_file():
         raise ValueError(f"import-official: no file {file}")
-    common.check_folder(out)
+    common.take_folder(out)
     written = convert(file, out)
     common.finish([f"try it: mmdit-probe segment photo.jpg --classes 'dog,grass' --lora {out}"], [written], as_json)
