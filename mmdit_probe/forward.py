@@ -18,7 +18,7 @@ from .prompts import describe
 from .tokens import TextTokens
 
 LONGEST = 1024
-"""T5 positions that Stable Diffusion 3 takes at most."""
+"""Text positions that any of the pipelines takes at most."""
 
 
 @dataclass(frozen=True, eq=False)

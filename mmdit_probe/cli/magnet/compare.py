@@ -71,13 +71,14 @@ def compare(
     pipe = source.load()
     scores = make_scores(model, clip, dino, device, clip_score=True)
     number = one_layer(pipe, layer)
+    common.fitting(pipe, chosen, max_sequence_length)
     config = CompareConfig(
         chosen,
         number,
         dataset_name(dataset),
         limit,
         common.numbers("--timesteps", timesteps),
-        common.numbers("--seeds", seeds),
+        common.seed_numbers("--seeds", seeds),
         batch,
         generation,
     )
