@@ -51,7 +51,7 @@ def record_generated(
     with Probe(pipe, readouts, steps=steps, layers=layers) as probe:
         form = "np" if decode else "latent"
         output = pipe(prompt, output_type=form, **generation_arguments(pipe, generation))
-    record = _by_timestep(probe, steps, timesteps, steps)
+    record = by_timestep(probe, steps, timesteps, steps)
     picture = _picture(output) if decode else np.empty((0, 0, 3), np.uint8)
     return Recording(record.assign_attrs(_origin(prompt, generation, "generated")), picture)
 
@@ -83,7 +83,7 @@ def record_image(
         for timestep in timesteps:
             sigma = noise_level(pipe, timestep, generation.steps)
             forward_once(pipe, add_noise(latents, sigma, generation.seed), sigma, features)
-    record = _by_timestep(probe, range(len(timesteps)), timesteps, steps)
+    record = by_timestep(probe, range(len(timesteps)), timesteps, steps)
     return Recording(record.assign_attrs(_origin(prompt, generation, "image")), picture)
 
 
@@ -94,7 +94,8 @@ def _picture(output: Any) -> np.ndarray:
     return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
 
 
-def _by_timestep(probe: Probe, calls: Sequence[int], timesteps: Sequence[int], steps: Sequence[int]) -> xr.Dataset:
+def by_timestep(probe: Probe, calls: Sequence[int], timesteps: Sequence[int], steps: Sequence[int]) -> xr.Dataset:
+    """What a probe saw of the prompt at some of its calls, with the dims (sampling_timestep, layer, ...)."""
     record = probe.dataset("both" if probe.unguided else "conditional")
     # where the rows are not known, pipelines put the negative prompt's before the prompt's
     chosen = record.isel(batch=-1).swap_dims(call="step").sel(step=list(calls))
