@@ -14,6 +14,7 @@ from .configs import GenerationConfig
 from .families import denoiser_of, family_of
 from .forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
 from .generation import generation_arguments, steps_at
+from .markup import facts, grid, picture_tag
 from .probe import Probe
 from .readouts import Readout
 from .runs import RunFolder
@@ -32,6 +33,14 @@ class Recording:
 
     record: xr.Dataset
     picture: np.ndarray
+
+    def _repr_html_(self) -> str:
+        """The picture, where it comes from, and what was read, as notebooks show it."""
+        attrs = self.record.attrs
+        known = {name: attrs[name] for name in ("prompt", "model", "source", "seed", "steps") if name in attrs}
+        read = {name: " x ".join(f"{d} {n}" for d, n in v.sizes.items()) for name, v in self.record.data_vars.items()}
+        shown = picture_tag(self.picture, str(attrs.get("prompt", ""))) if self.picture.size else ""
+        return grid([[shown, facts({**known, **{str(name): sizes for name, sizes in read.items()}})]])
 
 
 def record_generated(

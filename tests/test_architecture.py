@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mmdit_probe"
 ORDER = [
-    ["layout", "tokens", "kernels", "configs"],
+    ["layout", "markup", "tokens", "kernels", "configs"],
     ["attention"],
     [
         "intercept",
