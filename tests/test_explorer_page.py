@@ -256,7 +256,7 @@ def test_the_keyboard_alone_reaches_everything(explorer):
         for name in seen
         if name in ("frame", "layer", "timestep", "heads", "token-1", "token-3", "padding", "order")
     ]
-    assert order[:8] == ["frame", "layer", "timestep", "heads", "token-1", "token-3", "padding", "order"]
+    assert order[:8] == ["frame", "token-1", "token-3", "padding", "layer", "timestep", "heads", "order"]
     assert explorer.find("[data-entry=token-3]").get_attribute("aria-pressed") == "true"
     explorer.until(
         lambda: explorer.js("return document.getElementById('announcer').textContent").startswith("Row 1, column 2.")
