@@ -188,6 +188,24 @@ class AnalyzeConfig:
 
 
 @dataclass(frozen=True)
+class ExploreConfig:
+    """The explorer page of one picture.
+
+    ``layers`` and ``timesteps`` None keep all of them for grids of up to ``small`` image tokens, otherwise the expert
+    layer with five others and the timesteps 8 and 28. At most ``head_groups`` groups of heads are kept beside the mean
+    over all heads, and fewer where the page would be larger than ``megabytes``.
+    """
+
+    prompt: str
+    layers: tuple[int, ...] | None = None
+    timesteps: tuple[int, ...] | None = None
+    head_groups: int = 8
+    megabytes: float = 15.0
+    small: int = 256
+    generation: GenerationConfig = GenerationConfig()
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Masks against ground truth (Seg4Diff, Tables 1, 2, 5, Fig. 8, 15, 17).
 

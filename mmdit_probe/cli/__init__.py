@@ -11,6 +11,7 @@ from .analyze import analyze
 from .attention_budget import attention_budget
 from .diff import diff
 from .evaluate import evaluate
+from .explore import explore
 from .find_expert import find_expert
 from .guide import guide
 from .magnet import app as magnet
@@ -37,6 +38,7 @@ for command in (
     maps,
     pca,
     analyze,
+    explore,
     diff,
     perturb,
     guide,
