@@ -76,7 +76,7 @@ def explore(
     """
     from mmdit_probe.explorer import make_page
 
-    common.check_folder(out.parent)
+    common.take_folder(out.parent)
     if record is not None:
         contents, shown = _read(record, picture, _chosen("--layers", layers), _clashes(prompt, image, keep))
         files: list[Path] = []
