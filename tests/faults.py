@@ -36,6 +36,7 @@ PICTURES = [
 COMMANDS: dict[str, list[str]] = {
     "evaluate": ["evaluate", "scenes", "--limit", "8", "--batch", "1"],
     "perturb": ["perturb", "--all-layers", "--batch", "1", *PICTURES, "--clip", "tiny-clip"],
+    "magnet": ["magnet", "train", *["--steps", "8", "--batch", "2", "--rank", "2", "--warmup", "1", "--layer", "1", "--save-every", "2"]],
 }
 """Name -> arguments; --model and --out are added."""
 
@@ -83,7 +84,9 @@ def finish(arguments: list[str], out: Path) -> dict[str, str]:
 def check_readable(out: Path) -> int:
     """Read every file that is there; their number."""
     import pandas as pd
+    import torch
     from PIL import Image
+    from safetensors.torch import load_file
 
     from mmdit_probe import load_record
 
@@ -92,6 +95,8 @@ def check_readable(out: Path) -> int:
         ".csv": pd.read_csv,
         ".json": lambda file: json.loads(file.read_text()),
         ".png": lambda file: Image.open(file).load(),
+        ".pt": lambda file: torch.load(file, weights_only=True),
+        ".safetensors": load_file,
     }
     files = [file for file in out.rglob("*") if file.suffix in read]
     for file in files:
@@ -99,10 +104,17 @@ def check_readable(out: Path) -> int:
     return len(files)
 
 
+def finished_parts(out: Path) -> int:
+    """Items of a run, or steps of a training."""
+    steps = out / "losses.csv"
+    rows = len(steps.read_text().splitlines()) - 1 if steps.exists() else 0
+    return len(list(out.glob("items/*.nc"))) + rows
+
+
 def stopped(arguments: list[str], out: Path, delay: float, how: signal.Signals, after_items: int = 0) -> int:
     """Start, send the signal ``delay`` seconds later (once so many items are there), wait; the exit code."""
     child = in_fork([*arguments, "--out", str(out)], out.with_suffix(".log"))
-    while after_items and len(list(out.glob("items/*.nc"))) < after_items:
+    while finished_parts(out) < after_items:
         if os.waitpid(child, os.WNOHANG)[0]:
             raise SystemExit(f"ended before item {after_items}: {out.with_suffix('.log').read_text()}")
         time.sleep(0.005)
@@ -135,7 +147,7 @@ def interrupted(name: str, model: list[str], work: Path) -> dict[str, object]:
     arguments, out = [*COMMANDS[name], *model], work / f"{name}-interrupted"
     start = time.monotonic()
     code = stopped(arguments, out, 0, signal.SIGINT, after_items=2)
-    seconds, items = time.monotonic() - start, len(list(out.glob("items/*.nc")))
+    seconds, items = time.monotonic() - start, finished_parts(out)
     check_readable(out)
     said = out.with_suffix(".log").read_text().strip().splitlines()[-1]
     return {"command": name, "code": code, "seconds": round(seconds, 2), "items": items, "said": said}
