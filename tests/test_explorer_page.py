@@ -91,7 +91,11 @@ class Explorer:
 
     def heat(self):
         """The map's canvas as it is drawn, (rows, cols, 4)."""
-        code = "const c = document.getElementById('heat'); return [...c.getContext('2d').getImageData(0, 0, 4, 3).data]"
+        code = """const copy = document.createElement('canvas');
+          [copy.width, copy.height] = [4, 3];
+          const context = copy.getContext('2d', { willReadFrequently: true });
+          context.drawImage(document.getElementById('heat'), 0, 0);
+          return [...context.getImageData(0, 0, 4, 3).data]"""
         return np.array(self.js(code)).reshape(3, 4, 4)
 
     def hover(self, selector, row=None, col=None):
@@ -193,6 +197,16 @@ def test_hovering_a_word_shows_its_map_over_the_picture(explorer, page):
         np.testing.assert_allclose(solid / 255, 0.9 * np.sqrt(exact / exact.max()), atol=0.01)
     explorer.hover("#bars [data-entry=token-2]")
     explorer.until(lambda: explorer.text("#map-name") == f"Map of {EVIL}")
+
+
+def test_a_long_words_map_does_not_move_the_words_away(explorer):
+    top = "return document.getElementById('chips').getBoundingClientRect().top"
+    explorer.hover("#chips [data-entry=token-1]")
+    explorer.until(lambda: explorer.text("#map-name") == "Map of circle")
+    before = explorer.js(top)
+    explorer.js("entries.find((e) => e.id === 'token-1').label = 'word '.repeat(40); update()")
+    explorer.until(lambda: "word word" in explorer.text("#map-name"))
+    assert explorer.js(top) == before
 
 
 def test_sliders_and_heads_change_what_is_shown(explorer, page):
