@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmdit_probe.configs import GroupConfig, SegmentConfig, as_dict
-from mmdit_probe.rivals.configs import RefineConfig
 from mmdit_probe.rivals.systems import REFINERS, SEG4DIFF
 
 from . import common, rivals
@@ -44,7 +43,8 @@ def segment(
         ),
     ] = "seg4diff",
     refine: rivals.Refine = "none",
-    refine_steps: rivals.RefineSteps = RefineConfig.steps,
+    refine_steps: rivals.RefineSteps = None,
+    refine_entropy: rivals.RefineEntropy = None,
     masks: rivals.Masks = None,
     dino: rivals.Dino = None,
     crop: Crop = "stretch",
@@ -96,7 +96,7 @@ def segment(
         return
     pipe = source.load()
     config = SegmentConfig(timestep, crop, refine, seed, max_sequence_length)
-    number, rival = one_layer(pipe, layer), RefineConfig(steps=refine_steps)
+    number, rival = one_layer(pipe, layer), rivals.refinement(refine_steps, refine_entropy)
     if refine in REFINERS:
         segmenter = refined_segmenter(pipe, number, config, rival, rivals.load_masks(masks, source))
     else:
