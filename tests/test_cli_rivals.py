@@ -118,6 +118,7 @@ def test_whole_systems_write_the_same_files(run, picture, folders, tmp_path, mon
         (["evaluate", "scenes", "--refine", "corrclip-vote", "--masks", "none"], "SAM 'none' could not be loaded"),
         (["evaluate", "scenes", "--method", "diffcut", "--threshold", "0"], "threshold must be above 0"),
         (["group", "scene.png", "--method", "diffseg", "--threshold", "-1"], "--threshold must be above 0"),
+        (["segment", "scene.png", "--classes", "a", "--method", "iseg", "--layer", "1"], "--layer is about an MM-DiT"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(run, picture, tmp_path, arguments, message):

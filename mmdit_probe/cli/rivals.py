@@ -79,6 +79,12 @@ def refinement(steps: int | None, entropy: float | None, dataset: str = "") -> R
     return config if entropy is None else replace(config, entropy=entropy)
 
 
+def without_layer(method: str, layer: str | None) -> None:
+    """`ValueError` where a layer was named for a whole system."""
+    if layer is not None:
+        raise ValueError(f"--layer is about an MM-DiT; --method {method} is a whole system here, leave it out")
+
+
 def is_joint(pipe: Any) -> bool:
     """Whether a pipeline has a transformer, not a U-Net."""
     return getattr(pipe, "transformer", None) is not None

@@ -78,6 +78,7 @@ def segment(
     files = picture_files(images)
     source = rivals.chosen(method, common.Source(model, dtype, device, revision, offload, lora))
     if method != SEG4DIFF:
+        rivals.without_layer(method, layer)
         own = rivals.settings(method, None)
         system = rivals.load_system(method, source, own, dino, masks)
         text = rivals.label(method, source, dino, masks)
@@ -173,6 +174,7 @@ def group(
     config = GroupConfig(merge_at, variant, min_max, timestep, crop, seed, max_sequence_length)
     own = None if method == SEG4DIFF else rivals.settings(method, threshold, joint=rivals.is_joint(pipe))
     if own is not None and not rivals.is_joint(pipe):
+        rivals.without_layer(method, layer)
         system = unet_system(method, pipe, own)
         _run_system(system.group, files, out, "group", method, source.label, own, crop, as_json)
         return
