@@ -68,12 +68,13 @@ def test_every_system_is_evaluated_on_scenes_from_folders(run, folders, tmp_path
 @pytest.mark.parametrize("refine", ["diffsegmenter", "iseg", "corrclip-vote"])
 def test_refined_masks_of_a_picture(run, picture, refine, folders):
     masks = ["--masks", str(folders / "sam")] if refine == "corrclip-vote" else []
-    code, out, err = run("segment", picture, "--classes", "grass,circle", "--layer", "1", "--refine", refine, *masks)
+    more = ["--layer", "1", "--refine", refine, "--refine-steps", "3", "--refine-entropy", "0.1", *masks]
+    code, out, err = run("segment", picture, "--classes", "grass,circle", *more)
     assert code == 0, err
     assert "layer 1, timestep 8" in out
     settings = json.loads(Path("results/segment/run.json").read_text())
     assert settings["refine"] == refine
-    assert settings["rival"]["iterations"] == 8
+    assert settings["rival"] == {"steps": 3, "iterations": 3, "entropy": 0.1, "word_scale": 1.6, "regions": 12}
 
 
 @pytest.mark.parametrize("method", ["diffseg", "diffcut"])
@@ -117,6 +118,7 @@ def test_whole_systems_write_the_same_files(run, picture, folders, tmp_path, mon
         (["evaluate", "scenes", "--refine", "corrclip-vote", "--masks", "none"], "SAM 'none' could not be loaded"),
         (["evaluate", "scenes", "--method", "diffcut", "--threshold", "0"], "threshold must be above 0"),
         (["group", "scene.png", "--method", "diffseg", "--threshold", "-1"], "--threshold must be above 0"),
+        (["segment", "scene.png", "--classes", "a", "--method", "iseg", "--layer", "1"], "--layer is about an MM-DiT"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(run, picture, tmp_path, arguments, message):
@@ -141,19 +143,25 @@ def test_the_comparison_has_every_row_and_chooses_on_other_scenes(tiny, tmp_path
     thresholds = {"seg4diff": (0.05, 0.5), "diffseg": (0.3, 9.0), "diffcut": (0.2, 0.6)}
     said = []
     comparison = Comparison(
-        tiny, "tiny-sd3", ComparisonConfig(2, 2, batch=2, thresholds=thresholds), tmp_path, said.append
+        tiny,
+        "tiny-sd3",
+        ComparisonConfig(2, 2, batch=2, thresholds=thresholds, entropies=(0.2,), iterations=(1, 2)),
+        tmp_path,
+        said.append,
     )
     tuning = comparison.tuning()
-    assert list(tuning.groupby("method")["threshold"].count()) == [2, 2, 2]
+    assert list(tuning.groupby("method")["miou"].count()) == [2, 2, 2, 2]
     table = comparison.table(tuning, tiny, "mine")
     rows = table.set_index("system")
-    refined = [f"Seg4Diff + {name}" for name in ("diffsegmenter", "iseg", "corrclip-vote", "MAGNET")]
-    assert list(rows.index[:5]) == ["Seg4Diff", *refined]
+    steps = int(tuning[tuning["method"] == "iseg"].sort_values("miou")["iterations"].iloc[-1])
+    tuned = f"iseg (tuned: entropy 0.2, {steps} iterations)"
+    refined = [f"Seg4Diff + {name}" for name in ("diffsegmenter", "iseg", "corrclip-vote", tuned, "MAGNET")]
+    assert list(rows.index[:6]) == ["Seg4Diff", *refined]
     best = tuning[tuning["method"] == "diffseg"].sort_values("miou")["threshold"].iloc[-1]
     assert rows.loc["DiffSeg on MM-DiT (tuned)", "threshold"] == best
     assert rows.loc["DiffSeg on MM-DiT (released)", "threshold"] == 1.1
     assert rows.loc["Seg4Diff", "miou"] == pytest.approx(rows.loc["Seg4Diff + MAGNET", "miou"])
     assert "k-means on colours" in rows.index
     assert (rows["per_second"].dropna() > 0).all()
-    assert all(name.startswith("scenes-val-") for name in said[:6])
-    assert not any("val" in name for name in said[6:])
+    assert all(name.startswith("scenes-val-") for name in said[:8])
+    assert not any("val" in name for name in said[8:])

@@ -202,6 +202,7 @@ def test_baselines_on_a_picture_made_for_them():
         (EvaluateConfig(layers=(5,)), r"\[5\] do not exist"),
         (EvaluateConfig(timesteps=(29,)), "must be in 1 to 28"),
         (EvaluateConfig(normalize="log"), "normalize must be one of"),
+        (EvaluateConfig(method="iseg"), "method iseg needs its counter"),
     ],
 )
 def test_bad_settings_are_refused_before_any_work(random_pipe, tmp_path, config, message):

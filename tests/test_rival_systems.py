@@ -29,6 +29,7 @@ from mmdit_probe.rivals.diffseg import DiffSeg, all_resolutions, tiled
 from mmdit_probe.rivals.diffsegmenter import DiffSegmenter
 from mmdit_probe.rivals.evaluation import SystemCounter
 from mmdit_probe.rivals.iseg import ISeg
+from mmdit_probe.rivals.loading import load_masks
 from mmdit_probe.rivals.proxyclip import ProxyCLIP, proxy_attention
 from mmdit_probe.rivals.row_blocks import held, image_rows, normalised
 from mmdit_probe.rivals.sam_masks import SamMasks, flattened, kept_masks, stability_of
@@ -347,12 +348,31 @@ def test_masks_are_chosen_by_quality_and_without_copies():
     assert numbers[0, 3] == -1
 
 
-def test_sam_gives_numbered_masks_of_the_pictures_size(picture):
-    masks = SamMasks(small.sam(), points=3, iou=-9.0, stability=0.0)
+@pytest.mark.parametrize("model", [small.sam, small.sam2])
+def test_sam_gives_numbered_masks_of_the_pictures_size(picture, model, tmp_path):
+    masks = SamMasks(model(), points=3, iou=-9.0, stability=0.0)
+    assert masks.side == 64
     found = masks(picture[:40])
     assert found.shape == (40, 64)
     assert found.max() >= 0
-    assert (SamMasks(small.sam(), points=3, iou=99.0)(picture) == -1).all()
+    assert (SamMasks(model(), points=3, iou=99.0)(picture) == -1).all()
+    masks.model.save_pretrained(tmp_path)
+    loaded = load_masks(str(tmp_path), config=CorrCLIPConfig(points=3, iou=-9.0, stability=0.0))
+    np.testing.assert_array_equal(loaded(picture[:40]), found)
+
+
+def test_points_are_given_as_x_and_y(picture, monkeypatch):
+    masks, seen = SamMasks(small.sam(), points=2), {}
+    original = masks.model.forward
+
+    def forward(**given):
+        seen.update(given)
+        return original(**given)
+
+    monkeypatch.setattr(masks.model, "forward", forward)
+    masks(picture)
+    assert seen["input_points"].shape == (1, 4, 1, 2)
+    assert seen["input_points"][0, :, 0].tolist() == [[16, 16], [48, 16], [16, 48], [48, 48]]
 
 
 def test_settings_by_data_set():

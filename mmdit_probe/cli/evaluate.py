@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from mmdit_probe.configs import EvaluateConfig
-from mmdit_probe.rivals.configs import RefineConfig, for_dataset
 from mmdit_probe.rivals.systems import REFINERS, SEG4DIFF, task_of
 
 from . import common, rivals
@@ -57,7 +55,8 @@ def evaluate(
         typer.Option(help="Maps after or before the softmax, as they are or each brought to [0, 1] (Table 5)."),
     ] = "probs",
     refine: rivals.Refine = "none",
-    refine_steps: rivals.RefineSteps = RefineConfig.steps,
+    refine_steps: rivals.RefineSteps = None,
+    refine_entropy: rivals.RefineEntropy = None,
     masks: rivals.Masks = None,
     dino: rivals.Dino = None,
     threshold: Annotated[
@@ -137,7 +136,7 @@ def evaluate(
     if method == SEG4DIFF:
         pipe = source.load()
         if refine in REFINERS:
-            rival = replace(for_dataset(RefineConfig(), name), steps=refine_steps)
+            rival = rivals.refinement(refine_steps, refine_entropy, name)
             counter = refined_counter(pipe, config, rival, rivals.load_masks(masks, source))
     else:
         pipe, counter = rivals.counted(config, source, threshold, dino, masks)

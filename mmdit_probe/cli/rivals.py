@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmdit_probe.configs import EvaluateConfig
-from mmdit_probe.rivals.configs import DiffSegConfig, for_dataset
+from mmdit_probe.rivals.configs import DiffSegConfig, RefineConfig, for_dataset
 from mmdit_probe.rivals.systems import SEG4DIFF, SYSTEMS, source_of
 
 from . import common
@@ -31,7 +31,16 @@ Masks = Annotated[
 Dino = Annotated[
     str | None, typer.Option(help="DINO for proxyclip and corrclip, hub id or folder. Default: facebook/dino-vitb8.")
 ]
-RefineSteps = Annotated[int, typer.Option(min=1, help="diffsegmenter: how often the maps are smoothed.")]
+RefineSteps = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="How often the maps are smoothed. Default: 1 for diffsegmenter; for iseg 8, 5 or 10 by data set."
+    ),
+]
+RefineEntropy = Annotated[
+    float | None,
+    typer.Option(min=0, help="iseg: how much the attention is sharpened. Default: 0.015, 0.002 or 0.2 by data set."),
+]
 
 
 def chosen(method: str, source: common.Source) -> common.Source:
@@ -60,6 +69,20 @@ def checked(method: str, refine: str, masks: str | None, dino: str | None) -> No
         raise ValueError("--masks is for --method corrclip or --refine corrclip-vote")
     if dino is not None and method not in ("proxyclip", "corrclip"):
         raise ValueError("--dino is for --method proxyclip or corrclip")
+
+
+def refinement(steps: int | None, entropy: float | None, dataset: str = "") -> RefineConfig:
+    """The refiners' settings: the released ones, as they are for the data set, with what was asked for."""
+    config = for_dataset(RefineConfig(), dataset)
+    if steps is not None:
+        config = replace(config, steps=steps, iterations=steps)
+    return config if entropy is None else replace(config, entropy=entropy)
+
+
+def without_layer(method: str, layer: str | None) -> None:
+    """`ValueError` where a layer was named for a whole system."""
+    if layer is not None:
+        raise ValueError(f"--layer is about an MM-DiT; --method {method} is a whole system here, leave it out")
 
 
 def is_joint(pipe: Any) -> bool:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmdit_probe.configs import GroupConfig, SegmentConfig, as_dict
-from mmdit_probe.rivals.configs import RefineConfig
 from mmdit_probe.rivals.systems import REFINERS, SEG4DIFF
 
 from . import common, rivals
@@ -44,7 +43,8 @@ def segment(
         ),
     ] = "seg4diff",
     refine: rivals.Refine = "none",
-    refine_steps: rivals.RefineSteps = RefineConfig.steps,
+    refine_steps: rivals.RefineSteps = None,
+    refine_entropy: rivals.RefineEntropy = None,
     masks: rivals.Masks = None,
     dino: rivals.Dino = None,
     crop: Crop = "stretch",
@@ -78,6 +78,7 @@ def segment(
     files = picture_files(images)
     source = rivals.chosen(method, common.Source(model, dtype, device, revision, offload, lora))
     if method != SEG4DIFF:
+        rivals.without_layer(method, layer)
         own = rivals.settings(method, None)
         system = rivals.load_system(method, source, own, dino, masks)
         text = rivals.label(method, source, dino, masks)
@@ -96,7 +97,7 @@ def segment(
         return
     pipe = source.load()
     config = SegmentConfig(timestep, crop, refine, seed, max_sequence_length)
-    number, rival = one_layer(pipe, layer), RefineConfig(steps=refine_steps)
+    number, rival = one_layer(pipe, layer), rivals.refinement(refine_steps, refine_entropy)
     if refine in REFINERS:
         segmenter = refined_segmenter(pipe, number, config, rival, rivals.load_masks(masks, source))
     else:
@@ -173,6 +174,7 @@ def group(
     config = GroupConfig(merge_at, variant, min_max, timestep, crop, seed, max_sequence_length)
     own = None if method == SEG4DIFF else rivals.settings(method, threshold, joint=rivals.is_joint(pipe))
     if own is not None and not rivals.is_joint(pipe):
+        rivals.without_layer(method, layer)
         system = unet_system(method, pipe, own)
         _run_system(system.group, files, out, "group", method, source.label, own, crop, as_json)
         return

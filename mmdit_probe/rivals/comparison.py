@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,16 @@ RELEASED = {"seg4diff": EvaluateConfig.threshold, "diffseg": DiffSegConfig.thres
 @dataclass(frozen=True)
 class ComparisonConfig:
     """``scenes`` of the test split are scored, thresholds chosen on ``validation`` others; ``timestep`` counts from the
-    clean end, of 28. ``thresholds`` are tried for each method without words."""
+    clean end, of 28. ``thresholds`` are tried for each method without words, ``entropies`` with ``iterations`` for iSeg.
+    """
 
     scenes: int = 300
     validation: int = 100
     timestep: int = 2
     batch: int = 50
     seed: int = 0
+    entropies: tuple[float, ...] = (0.015, 0.2, 0.5, 1.0)
+    iterations: tuple[int, ...] = (1, 2, 4, 8)
     thresholds: dict[str, tuple[float, ...]] = field(
         default_factory=lambda: {
             "seg4diff": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
@@ -65,13 +69,21 @@ class Comparison:
         self.layer = expert_layer(pipe)
 
     def tuning(self) -> pd.DataFrame:
-        """``method``, ``threshold`` and ``miou`` (percent, the paper's matching) on the validation scenes."""
-        scenes = held_out_scenes(self.config.validation, "val")
-        rows = []
-        for method, thresholds in self.config.thresholds.items():
+        """``method``, its ``threshold``, or ``entropy`` and ``iterations``, and ``miou`` on the validation scenes.
+
+        In percent; regions by the paper's matching.
+        """
+        scenes, config = held_out_scenes(self.config.validation, "val"), self.config
+        rows: list[dict[str, Any]] = []
+        for method, thresholds in config.thresholds.items():
             for threshold in thresholds:
                 found = self._unsupervised(method, threshold, scenes)
                 rows.append({"method": method, "threshold": threshold, "miou": 100 * found.views["miou"].iloc[0]})
+        for entropy, iterations in product(config.entropies, config.iterations):
+            rival = RefineConfig(entropy=entropy, iterations=iterations)
+            found = self._named(self.pipe, self.model, "iseg", scenes, rival)
+            own = {"method": "iseg", "entropy": entropy, "iterations": iterations}
+            rows.append({**own, "miou": 100 * found.views["miou"].iloc[0]})
         return pd.DataFrame(rows)
 
     def table(self, tuning: pd.DataFrame, magnet: Any = None, lora: str | None = None) -> pd.DataFrame:
@@ -80,27 +92,36 @@ class Comparison:
         ``magnet`` is the pipeline with a LoRA. Regions are scored by the paper's matching.
         """
         scenes = held_out_scenes(self.config.scenes)
-        return pd.DataFrame([*self._by_names(scenes, magnet, lora), *self._without_words(scenes, tuning, magnet, lora)])
+        best = tuning.loc[tuning.groupby("method")["miou"].idxmax()].set_index("method")
+        return pd.DataFrame(
+            [*self._by_names(scenes, best, magnet, lora), *self._without_words(scenes, best, magnet, lora)]
+        )
 
-    def _by_names(self, scenes: LabelledPictures, magnet: Any, lora: str | None) -> Iterator[dict[str, Any]]:
+    def _by_names(
+        self, scenes: LabelledPictures, best: pd.DataFrame, magnet: Any, lora: str | None
+    ) -> Iterator[dict[str, Any]]:
         for refine in ("none", *REFINERS):
             name = "Seg4Diff" + ("" if refine == "none" else f" + {refine}")
             yield _row("open-vocabulary", name, None, self._named(self.pipe, self.model, refine, scenes), scenes)
+        entropy, iterations = float(best.loc["iseg", "entropy"]), int(best.loc["iseg", "iterations"])
+        found = self._named(self.pipe, self.model, "iseg", scenes, RefineConfig(entropy=entropy, iterations=iterations))
+        name = f"Seg4Diff + iseg (tuned: entropy {entropy:g}, {iterations} iterations)"
+        yield _row("open-vocabulary", name, None, found, scenes)
         if magnet is not None:
             found = self._named(magnet, f"{self.model}, LoRA {lora}", "none", scenes)
             yield _row("open-vocabulary", "Seg4Diff + MAGNET", None, found, scenes)
 
     def _without_words(
-        self, scenes: LabelledPictures, tuning: pd.DataFrame, magnet: Any, lora: str | None
+        self, scenes: LabelledPictures, best: pd.DataFrame, magnet: Any, lora: str | None
     ) -> Iterator[dict[str, Any]]:
-        best = tuning.loc[tuning.groupby("method")["miou"].idxmax()].set_index("method")["threshold"]
+        chosen = best["threshold"]
         for method, name in NAMES.items():
-            for threshold, how in ((RELEASED[method], "released"), (float(best[method]), "tuned")):
+            for threshold, how in ((RELEASED[method], "released"), (float(chosen[method]), "tuned")):
                 found = self._unsupervised(method, threshold, scenes)
                 yield _row("unsupervised", f"{name} ({how})", threshold, found, scenes)
         if magnet is not None:
-            found = self._unsupervised("seg4diff", float(best["seg4diff"]), scenes, magnet, f", LoRA {lora}")
-            yield _row("unsupervised", "Seg4Diff + MAGNET (tuned)", float(best["seg4diff"]), found, scenes)
+            found = self._unsupervised("seg4diff", float(chosen["seg4diff"]), scenes, magnet, f", LoRA {lora}")
+            yield _row("unsupervised", "Seg4Diff + MAGNET (tuned)", float(chosen["seg4diff"]), found, scenes)
         for baseline in BASELINES:
             rows = found.baselines[(found.baselines["baseline"] == baseline) & (found.baselines["matching"] == "paper")]
             row = rows.iloc[0]
@@ -112,10 +133,14 @@ class Comparison:
             layers=(self.layer,), timesteps=(own.timestep,), batch=own.batch, seed=own.seed, **options
         )
 
-    def _named(self, pipe: Any, model: str, refine: str, scenes: LabelledPictures) -> Evaluation:
-        config = self._config(refine=refine)
-        counter = refined_counter(pipe, config, RefineConfig()) if refine in REFINERS else None
-        return self._run(pipe, config, scenes, counter, model, refine)
+    def _named(
+        self, pipe: Any, model: str, refine: str, scenes: LabelledPictures, rival: RefineConfig | None = None
+    ) -> Evaluation:
+        config, name = self._config(refine=refine), refine
+        if rival is not None:
+            name = f"{refine}-{rival.entropy:g}-{rival.iterations}"
+        counter = refined_counter(pipe, config, rival or RefineConfig()) if refine in REFINERS else None
+        return self._run(pipe, config, scenes, counter, model, name)
 
     def _unsupervised(
         self, method: str, threshold: float, scenes: LabelledPictures, pipe: Any = None, lora: str = ""

@@ -5,8 +5,9 @@ One pass of Stable Diffusion 1.5 for each class, with a prompt of its own; the c
 layers of each resolution, are brought to one grid, each to [0, 1] by its own range, and added up by fixed weights; the sum
 is multiplied by the mean self-attention of the finest resolution. A class called "background" gets a constant score.
 
-Deviations: each class is brought to [0, 1] before the maps are upsampled to the picture, not after; no picture caption follows the class in the prompt unless ``caption`` makes one (the original asks BLIP);
-the weight of a word is applied to its features' difference from the empty prompt's.
+Deviations: each class is brought to [0, 1] before the maps are upsampled to the picture, not after; no picture caption
+follows the class in the prompt unless ``caption`` makes one (the original asks BLIP); the weight of a word is applied to
+its features' difference from the empty prompt's.
 """
 
 from __future__ import annotations

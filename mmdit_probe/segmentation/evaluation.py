@@ -100,6 +100,8 @@ def run_evaluation(
     `ValueError` before any work if a setting is wrong, or ``out`` holds a run with other ones.
     """
     check(config)
+    if counter is None and config.method != EvaluateConfig.method:
+        raise ValueError(f"evaluate: method {config.method} needs its counter, see rivals.evaluation")
     counter = counter or MapCounter(pipe, config)
     settings = {
         "study": "evaluate",
