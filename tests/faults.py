@@ -33,10 +33,11 @@ PICTURES = [
     "--max-sequence-length",
     "0",
 ]
+TRAINING = ["--batch", "2", "--warmup", "1"]
 COMMANDS: dict[str, list[str]] = {
     "evaluate": ["evaluate", "scenes", "--limit", "8", "--batch", "1"],
     "perturb": ["perturb", "--all-layers", "--batch", "1", *PICTURES, "--clip", "tiny-clip"],
-    "magnet": ["magnet", "train", *["--steps", "8", "--batch", "2", "--rank", "2", "--warmup", "1", "--layer", "1", "--save-every", "2"]],
+    "magnet": ["magnet", "train", "--steps", "8", "--save-every", "2", "--layer", "1", "--rank", "2", *TRAINING],
 }
 """Name -> arguments; --model and --out are added."""
 
