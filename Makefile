@@ -1,9 +1,9 @@
-# make demo | test | check | bench | figures; each sets up what it needs in $(VENV)
+# make demo | test | check | bench | figures | docs; each sets up what it needs in $(VENV)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench figures clean
+.PHONY: demo test check bench figures docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/mmdit-probe attention-budget
@@ -23,8 +23,11 @@ bench: $(VENV)/.dev
 figures: $(VENV)/.run
 	set -e; for script in analyses/fig*.py analyses/table*.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build
+
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) results site
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,4 +37,9 @@ $(VENV)/.run: pyproject.toml constraints.txt
 $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $(VENV)/.run $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $(VENV)/.run $@

@@ -16,7 +16,7 @@ PROMPTS = 40
 SEEDS = (0,)
 SHOWN = 5
 """Prompts on the sheets."""
-AROUND = (-4, -2, 0, 2, 4)
+AROUND = (-5, -3, 0, 2, 4)
 """Layers on the small sheet, counted from the expert layer."""
 STEPS = 28
 

@@ -14,8 +14,11 @@ from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.figures.maps import heads_page, tokens_page
 from mmdit_probe.images import fitted, native_size, token_pixels
 from mmdit_probe.maps import measure_maps
+from mmdit_probe.probe import Probe
 from mmdit_probe.segmentation import UnsupervisedSegmenter
+from mmdit_probe.segmentation.render import coloured
 from mmdit_probe.segmentation.segmenters import read_token_maps
+from mmdit_probe.segmentation.unsupervised import scale_pixels
 
 SCENES = (0, 3)
 TIMESTEP = 8
@@ -41,8 +44,6 @@ def run(analysis: Analysis) -> list[str]:
 
 
 def last_layer(pipe) -> int:
-    from mmdit_probe.probe import Probe
-
     return max(Probe(pipe, []).layers)
 
 
@@ -54,14 +55,14 @@ def peaks(maps: xr.DataArray, word: str, number: int) -> pd.DataFrame:
 
 
 def padding(analysis: Analysis, pipe, picture, number: int) -> None:
-    """The empty prompt's tokens: their maps, and the regions that they merge into."""
+    """The empty prompt's tokens: their maps, each grid point scaled over the tokens, and the regions they merge into."""
     segmenter = UnsupervisedSegmenter(pipe, config=GroupConfig(timestep=TIMESTEP))
-    maps = read_token_maps(segmenter.reader, [picture])[0, 0, 0].numpy()
-    regions = segmenter(picture)
-    kinds = segmenter.reader.features(("",)).text.kinds[0]
+    maps = scale_pixels(read_token_maps(segmenter.reader, [picture])[0, 0, 0]).numpy()
+    found = segmenter(picture)
+    kinds = [str(kind) for kind in segmenter.reader.features(("",)).text.kinds[0][: len(maps)]]
     title = f"Empty prompt, layer {segmenter.layer}, t = {TIMESTEP} (sigma {segmenter.reader.sigmas[0]:.3f})"
-    page = tokens_page(maps, [str(kind) for kind in kinds[: len(maps)]], picture, regions.labels, title)
-    analysis.figure(page, f"fig30_padding_scene{number}")
+    regions = coloured(found.labels, len(found.classes))
+    analysis.figure(tokens_page(maps, kinds, picture, regions, title), f"fig30_padding_scene{number}")
 
 
 if __name__ == "__main__":

@@ -85,8 +85,8 @@ def heads_page(maps: xr.DataArray, word: str, direction: str) -> Figure:
         return figure
 
 
-def tokens_page(maps: np.ndarray, names: list[str], picture: np.ndarray, labels: np.ndarray, title: str) -> Figure:
-    """The picture, the regions (height, width) found in it, and each token's map (token, row, col), on one scale."""
+def tokens_page(maps: np.ndarray, names: list[str], picture: np.ndarray, regions: np.ndarray, title: str) -> Figure:
+    """The picture, its regions in colours (height, width, 3), and each token's map (token, row, col) in [0, 1]."""
     across = min(TOKENS_ACROSS, len(maps) + 2)
     down = -(-(len(maps) + 2) // across)
     height = 0.62 * maps.shape[1] / max(maps.shape[1:])
@@ -97,15 +97,12 @@ def tokens_page(maps: np.ndarray, names: list[str], picture: np.ndarray, labels:
         for ax in axes.flat:
             ax.axis("off")
         _picture(axes.flat[0], picture, "picture")
-        axes.flat[1].imshow(labels, cmap="tab20", vmin=0, vmax=19, interpolation="nearest")
-        _bare(axes.flat[1])
-        axes.flat[1].set_title("regions", pad=2)
-        top = _top(maps)
+        _picture(axes.flat[1], regions, "regions")
         for number, (ax, grid, name) in enumerate(zip(axes.flat[2:], maps, names, strict=False)):
-            shown = plot_overlay(ax, grid, None, top)
+            shown = plot_overlay(ax, grid, None, 1.0)
             ax.set_title(name if name != "padding" else str(number), pad=2, fontsize=7)
         figure.suptitle(f"{title}; numbers are padding tokens", fontsize=8.5)
-        _bar(figure, shown, axes, top)
+        _bar(figure, shown, axes, 1.0, "share of the range\nover the tokens")
         return figure
 
 
@@ -129,7 +126,7 @@ def _bare(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _bar(figure: Figure, shown: Any, axes: np.ndarray, top: float) -> None:
+def _bar(figure: Figure, shown: Any, axes: np.ndarray, top: float, label: str | None = None) -> None:
     scale = ScalarMappable(Normalize(0, top), shown.get_cmap())  # solid colours, whatever the overlay's
     bar = figure.colorbar(scale, ax=axes, fraction=0.03, pad=0.02, shrink=0.9, aspect=25)
-    bar.set_label(f"probability\n(one scale, 0 to {top:.2g})")
+    bar.set_label(label or f"probability\n(one scale, 0 to {top:.2g})")
