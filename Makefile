@@ -19,6 +19,7 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.masks
+	$(BIN)/python -m benchmarks.magnet
 
 figures: $(VENV)/.run
 	set -e; for script in analyses/fig*.py analyses/table*.py; do echo "$$script"; $(BIN)/python "$$script"; done

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .attention import JointAttention
     from .edits import BlurGrid, BlurText, Edit, Knockout, Scale, Uniform
+    from .explorer import explore
     from .feature_pca import FeaturePCA
     from .head_stats import HeadStats
     from .layout import Extra, Region, TokenLayout
@@ -28,6 +29,7 @@ _HOMES = {
     "Knockout": "edits",
     "Scale": "edits",
     "Uniform": "edits",
+    "explore": "explorer",
     "FeaturePCA": "feature_pca",
     "HeadStats": "head_stats",
     "Region": "layout",
@@ -86,6 +88,7 @@ __all__ = [
     "UnsupervisedSegmenter",
     "ValueNorms",
     "WordMaps",
+    "explore",
     "load_pipeline",
     "load_record",
     "merge_by_kl",

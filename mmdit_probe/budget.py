@@ -41,14 +41,23 @@ def budget_table(record: xr.Dataset) -> pd.DataFrame:
     frame = (
         xr.Dataset({"mass": by_prompt.mean("prompt"), "spread": by_prompt.std("prompt")}).to_dataframe().reset_index()
     )
-    extras = (Extra("others", int(record.attrs["extra_tokens"]), "last"),)
-    grid = tuple(int(n) for n in record.attrs["grid"])
-    layout = TokenLayout(grid, int(record.attrs["text_tokens"]), extras=extras, scope=record.attrs["scope"])
-    uniform = {str(region): layout.uniform(region) for region in REGIONS}
-    frame["uniform"] = frame["region"].map(uniform)
+    frame["uniform"] = frame["region"].map(uniform_shares(record))
     frame["ratio"] = frame["mass"] / frame["uniform"]
     columns = ["sampling_timestep", "sigma", "layer", "region", "mass", "spread", "uniform", "ratio"]
     return frame[columns].rename(columns={"sampling_timestep": "timestep"})
+
+
+def uniform_shares(record: xr.Dataset) -> dict[str, float]:
+    """Each region's mass if every query attended to all tokens alike, in [0, 1]; NaN where there is no such region."""
+    layout = recorded_layout(record)
+    return {str(region): layout.uniform(region) for region in REGIONS}
+
+
+def recorded_layout(record: xr.Dataset) -> TokenLayout:
+    """Grid, text and other tokens of a record, from its attributes."""
+    extras = (Extra("others", int(record.attrs["extra_tokens"]), "last"),)
+    grid = tuple(int(n) for n in record.attrs["grid"])
+    return TokenLayout(grid, int(record.attrs["text_tokens"]), extras=extras, scope=record.attrs["scope"])
 
 
 def read_aloud(table: pd.DataFrame) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,10 @@ class Expert:
     layer: int
     why: str
     table: pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        """The layer, why, and the table, as notebooks show it."""
+        return f"<p><b>Layer {self.layer}</b>, {html.escape(self.why)}</p>{self.table.round(3).to_html(index=False)}"
 
 
 def find_expert(pipe: Any, config: ExpertConfig | None = None, progress: Progress | None = None) -> Expert:

@@ -17,6 +17,9 @@ from .images import native_size, token_pixels
 from .prompts import describe
 from .tokens import TextTokens
 
+LONGEST = 1024
+"""Text positions that any of the pipelines takes at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class PromptFeatures:
@@ -63,7 +66,9 @@ def add_noise(latents: Tensor, sigma: float, seed: int) -> Tensor:
 
 @torch.no_grad()
 def encode_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int = 77) -> PromptFeatures:
-    """Prompts through the pipeline's own text encoders, without classifier-free guidance."""
+    """Prompts through the pipeline's own text encoders, without classifier-free guidance; up to 1024 positions."""
+    if not 0 <= max_sequence_length <= LONGEST:
+        raise ValueError(f"max_sequence_length must be 0 to {LONGEST}, got {max_sequence_length}")
     inputs = given_of(pipe).text(pipe, list(prompts), max_sequence_length)
     parts = family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length)
     return PromptFeatures(inputs, describe(parts, list(prompts)))

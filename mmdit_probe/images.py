@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-MAX_PIXELS = 100_000_000
-"""Larger pictures are refused before they are unpacked."""
+from .files import open_picture, whole
+
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -41,24 +39,9 @@ def native_size(pipe: Any) -> int:
 
 def read_rgb(path: Path) -> np.ndarray:
     """A picture file as (height, width, 3) uint8 RGB, upright, at its own size; `ValueError` as in `load_image`."""
-    if not path.is_file():
-        raise ValueError(f"image: no file {path}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"image: {path} is empty; give a PNG, JPEG, WebP, BMP or TIFF file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of sizes: checked below
-            with Image.open(path) as opened:
-                _check(opened, path)
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(opened)))
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"image: {path} is too large ({error}); scale it down first") from error
-    except Image.UnidentifiedImageError as error:
-        raise ValueError(
-            f"image: {path} is no picture that can be read; give a PNG, JPEG, WebP or TIFF file"
-        ) from error
-    except (OSError, SyntaxError, EOFError) as error:
-        raise ValueError(f"image: {path} is damaged or cut short ({error}); save it again") from error
+    with open_picture(path) as opened:
+        _check(opened, path)
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(opened)))
 
 
 def _check(opened: Image.Image, path: Path) -> None:
@@ -67,10 +50,6 @@ def _check(opened: Image.Image, path: Path) -> None:
         raise ValueError(f"image: {path} has {frames} frames; save the one you mean as a PNG file")
     if opened.mode in _DEEP:
         raise ValueError(f"image: {path} has more than 8 bits a channel ({opened.mode}); convert it to 8 bits first")
-    if opened.width * opened.height > MAX_PIXELS:
-        raise ValueError(
-            f"image: {path} has {opened.width} x {opened.height} px, more than {MAX_PIXELS}; scale it down"
-        )
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -99,11 +78,6 @@ def fitted_side(side: int, longer: int, multiple: int, longest: int) -> int:
 
 def save_picture(picture: np.ndarray, path: Path) -> Path:
     """Write (height, width, 3) uint8 RGB as PNG; a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole(path) as part:
         Image.fromarray(picture).save(part, format="PNG")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path

@@ -16,6 +16,7 @@ from .families import TextPart, denoiser_of, family_of
 from .generation import generation_arguments
 from .prompts import describe, find_words, readable
 from .recording import Recording, record_generated, record_image
+from .texts import LONGEST_NAME, checked_text
 from .word_maps import WordMaps
 
 
@@ -151,4 +152,4 @@ def chosen_words(text: str) -> tuple[str, ...]:
         raise ValueError(
             f"--words: expected words of the prompt separated by commas, such as 'red circle,grass'; got {text!r}"
         )
-    return words
+    return tuple(checked_text("word", word, LONGEST_NAME) for word in words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import xarray as xr
 
 from .configs import GenerationConfig
 from .generation import generation_arguments
+from .markup import grid, picture_tag
 from .records import FORMAT
 from .runs import RunFolder
 
@@ -35,6 +37,18 @@ class Pictures:
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     images: dict[str, np.ndarray]
+
+    def _repr_html_(self) -> str:
+        """A row for each prompt and seed, a column for each variant, as notebooks show it."""
+        rows = [
+            [
+                f"{html.escape(prompt)}<br>seed {seed}",
+                *(picture_tag(made[i, j], name, 128) for name, made in self.images.items()),
+            ]
+            for i, prompt in enumerate(self.prompts)
+            for j, seed in enumerate(self.seeds)
+        ]
+        return grid(rows, ["", *self.images])
 
 
 def generate_batch(pipe: Any, prompts: Sequence[str], seed: int, generation: GenerationConfig) -> np.ndarray:

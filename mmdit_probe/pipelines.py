@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from safetensors import safe_open
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from .families import call_default, denoiser_of, family_of
+from .texts import shown
 
 EMBEDDED = "tiny-sd3"
 Offload = Literal["none", "model", "sequential"]
@@ -46,7 +47,12 @@ def model_defaults(pipe: Any) -> ModelDefaults:
     """From ``probe_defaults.json`` in the model's folder, else the paper's for SD3, else the pipeline's own."""
     file = Path(str(getattr(pipe, "name_or_path", ""))) / "probe_defaults.json"
     if file.is_file():
-        return ModelDefaults(**json.loads(file.read_text()))
+        try:
+            return ModelDefaults(**json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{file} is damaged ({error}); mend it, or delete it to take the family's defaults"
+            ) from error
     family = family_of(denoiser_of(pipe))
     why = f"published for {family.models}"
     if family.name == "sd3":
@@ -92,13 +98,17 @@ def load_pipeline(
     _check_offload(offload, place)
     source = str(embedded_folder()) if model == EMBEDDED else model
     local = Path(source).is_dir()
-    if local and not (Path(source) / "model_index.json").is_file():
-        raise ValueError(f"load_pipeline: {source} is no diffusers pipeline folder: it has no model_index.json")
+    if revision is not None and local:
+        raise ValueError(
+            f"revision {shown(revision)} belongs to a hub id; {shown(model)} is a folder here, leave it out"
+        )
+    if local or Path(source).exists():
+        check_folder(Path(source))
     try:
         with quiet_loading():
             options = {**_without_t5(source, revision, local, t5), **options}
             pipe = DiffusionPipeline.from_pretrained(
-                source, dtype=DTYPES[dtype], revision=revision, local_files_only=local, **options
+                source, dtype=DTYPES[dtype], revision=revision, local_files_only=local, **{**_SAFE, **options}
             )
             if lora is not None:
                 _load_lora(pipe, lora)
@@ -132,8 +142,8 @@ _PLACING: Mapping[str, Callable[[Any, torch.device], Any]] = {
 def _load_lora(pipe: Any, lora: str) -> None:
     if not hasattr(pipe, "load_lora_weights"):
         raise LoraError(f"lora: {type(pipe).__name__} takes no LoRA; leave --lora out")
-    if find_spec("peft") is None:
-        raise LoraError("lora: LoRAs need the package peft; run `pip install peft`")
+    if lora.endswith(".safetensors") and not Path(lora).is_file():
+        raise LoraError(f"lora: no file {shown(lora)}")
     try:
         pipe.load_lora_weights(lora, use_safetensors=True)
     except Exception as error:
@@ -163,6 +173,14 @@ def torch_device(name: str) -> torch.device:
         raise ValueError(f"device: {name!r} is not a device; use cpu, cuda, cuda:0, mps") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: {name!r} was asked for, but PyTorch sees no CUDA GPU here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device: {name!r} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0 on"
+        )
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        raise ValueError(f"device: nothing can be computed on {name!r} here ({error}); use --device cpu") from error
     return device
 
 
@@ -192,12 +210,62 @@ def _without_t5(source: str, revision: str | None, local: bool, t5: bool) -> dic
     return {"text_encoder_3": None, "tokenizer_3": None}
 
 
+def check_folder(folder: Path) -> None:
+    """`ValueError` if a pipeline's folder lacks a part, or a file of it is cut short."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        kind = "folder: it has no model_index.json" if folder.is_dir() else "folder but a file"
+        raise ValueError(f"load_pipeline: {str(folder)!r} is no diffusers pipeline {kind}")
+    for file in (index, *folder.glob("*/*.json"), *folder.glob("*/*.safetensors")):
+        _check_file(file)
+    for part, kind in json.loads(index.read_text()).items():
+        files = [file.name for file in (folder / part).glob("*")]
+        if any(name.endswith(".bin") for name in files) and not any(name.endswith(".safetensors") for name in files):
+            raise ValueError(f"load_pipeline: {folder / part} {_PICKLED}")
+        needed = not part.startswith("_") and isinstance(kind, list) and None not in kind and part not in _T5
+        if needed and not files:
+            raise ValueError(f"load_pipeline: {folder} lacks its part {part}; copy the model again")
+        if needed and part.startswith("tokenizer") and not any(name in _VOCABULARIES for name in files):
+            raise ValueError(
+                f"load_pipeline: {folder / part} has no vocabulary ({_VOCABULARIES[0]}); copy the model again"
+            )
+
+
+_PICKLED = "has its weights in pickle files (.bin), which can run code; only .safetensors files are read"
+_T5 = ("text_encoder_3", "tokenizer_3")  # left out if it is not asked for
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
+_SAFE = {"use_safetensors": True, "trust_remote_code": False}
+"""Weights in pickle files and code from the hub could do anything; only the caller's ``options`` can ask for them."""
+
+
+def _check_file(file: Path) -> None:
+    try:
+        if file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+        else:
+            with safe_open(file, "pt"):  # reads the header and compares it with the file's length
+                pass
+    except Exception as error:
+        raise ValueError(f"load_pipeline: {file} is damaged or cut short ({error}); copy it again") from error
+
+
 def _explained(model: str, error: Exception) -> str:
     text, name = " ".join(str(error).split()), type(error).__name__
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text.lower():
         return f"model {model!r} does not fit into memory; try --dtype bf16, or a smaller model"
     if "Gated" in name or "gated repo" in text or "401" in text or "403" in text:
         return f"model {model!r} needs access: accept its licence on its hub page, then run `hf auth login`"
+    if "safetensors" in text and ("Could not find" in text or "no file named" in text) and ".json" not in text:
+        return f"model {model!r} lacks .safetensors weights; pickle files (.bin) can run code and are not read: {text[:200]}"
+    if "trust_remote_code" in text:
+        return f"model {model!r} brings code of its own, which is not run; load_pipeline(..., trust_remote_code=True) would"
     if not Path(model).exists() and model != EMBEDDED and isinstance(error, OSError | ValueError):
         return (
             f"model {model!r} is neither a folder here nor a hub id that can be reached; check the name and the network"

@@ -16,7 +16,7 @@ from .arrangement import ArrangedCall, arranged, take
 from .attention import JointAttention
 from .backends import eager_and_native
 from .edits import Edit
-from .families import Inputs, denoiser_of, family_of, named_inputs
+from .families import Family, Inputs, denoiser_of, family_of, named_inputs
 from .intercept import Interceptor, StopForward
 from .kernels import AttentionCall
 from .layout import TokenLayout
@@ -44,6 +44,7 @@ class Probe:
         layout: the token layout, where it can't be read from the call.
         steps: which calls of the transformer to record (0 is the first), None for all.
         stop_early: abandon the forward pass after the last recorded layer; the with block ends there.
+        family: how the model is read, where not as its class says: `families.UNET_SELF` reads a U-Net's self-attention.
 
     The transformer is as it was after the with block, also after an exception. Without edits its output is
     bit-for-bit the one it has without a probe. A probe can be opened again; each opening starts a new record.
@@ -59,11 +60,12 @@ class Probe:
         layout: TokenLayout | None = None,
         steps: Collection[int] | None = None,
         stop_early: bool = False,
+        family: Family | None = None,
     ) -> None:
         self.pipe = pipeline_of(transformer)
         module = denoiser_of(transformer)
         self.transformer: nn.Module = getattr(module, "_orig_mod", module)
-        self.family = family_of(self.transformer)
+        self.family = family or family_of(self.transformer)
         self.modules = dict(enumerate(self.family.layers(self.transformer)))
         self.readouts, self.edits = tuple(readouts), tuple(edits)
         self.layers = self._checked("layers", self.modules if layers is None else layers)
@@ -166,10 +168,12 @@ class Probe:
         return JointAttention(called, layout or call.layout, layer, call.step, text)
 
     def _check_finite(self, attention: JointAttention) -> None:
-        if not bool(attention.lse.isfinite().all()):
+        scores, values = attention.lse.isfinite().all(), attention.value.detach().sum(dtype=torch.float32).isfinite()
+        if not bool(scores & values):
             raise ValueError(
-                f"Probe: layer {attention.layer} has attention scores that are not finite at step {attention.step} "
-                f"({attention.query.dtype}); run the model in bf16 or fp32, or look for its first such layer"
+                f"Probe: layer {attention.layer} has {'values' if scores else 'attention scores'} that are not finite at "
+                f"step {attention.step} ({attention.query.dtype}); run the model in bf16 or fp32, or look for its first "
+                f"such layer"
             )
 
     def _edited_output(self, edit: Edit, attention: JointAttention, output: Tensor | None) -> Tensor:

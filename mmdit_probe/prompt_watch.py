@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from functools import wraps
 from types import TracebackType
 from typing import Any
 
@@ -23,11 +24,13 @@ class PromptWatch:
         self._text: TextTokens | None = None
         self._made: list[tuple[Any, TextTokens]] = []
         self._used = True
+        self._outer: Any = None
 
     def __enter__(self) -> PromptWatch:
         encode = self.pipe.encode_prompt
         signature = inspect.signature(encode)
 
+        @wraps(encode)  # so that a second probe inside this one still finds the arguments' names
         def watched(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
@@ -36,6 +39,7 @@ class PromptWatch:
             self._note(halves, features)
             return features
 
+        self._outer = self.pipe.__dict__.get("encode_prompt")
         self.pipe.encode_prompt = watched  # on the instance; leaving deletes it again
         return self
 
@@ -43,6 +47,8 @@ class PromptWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.pipe.__dict__.pop("encode_prompt", None)
+        if self._outer is not None:
+            self.pipe.encode_prompt = self._outer
 
     def text(self, features: Any, batch: int, length: int) -> TextTokens | None:
         """What the text positions of a call with these text features hold.

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .families import PLAIN, TextPart
+from .families import PLAIN, TextPart, denoiser_of, family_of
+from .texts import shown
 from .tokens import Kind, TextTokens, join_positions, join_rows
 
 
@@ -119,6 +120,24 @@ def describe(
     )
 
 
+def check_length(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> None:
+    """`ValueError` if a prompt is longer than every text encoder of the pipeline reads: its end would be lost unseen."""
+    parts = [p for p in family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length) if p.tokenizer is not None]
+    for prompt in prompts if parts else ():
+        if not any(_fits(part, prompt) for part in parts):
+            room = max(part.length for part in parts)
+            raise ValueError(
+                f"the prompt {shown(prompt)} has more than the {room} tokens that this model reads; shorten it"
+            )
+
+
+def _fits(part: TextPart, prompt: str) -> bool:
+    room = part.dropped + part.length
+    text = part.template.replace(PLAIN, prompt)
+    cut = part.tokenizer(text, truncation=True, max_length=room + 1, add_special_tokens=part.special)
+    return len(cut.input_ids) <= room
+
+
 def find_words(tokenizer: Any, prompt: str, words: Sequence[str]) -> list[list[int]]:
     """The token positions of each word or phrase in ``prompt``, all occurrences, in the order given.
 
@@ -131,7 +150,7 @@ def find_words(tokenizer: Any, prompt: str, words: Sequence[str]) -> list[list[i
         piece = tokenizer(word, add_special_tokens=False).input_ids
         starts = [i for i in range(len(ids) - len(piece) + 1) if piece and ids[i : i + len(piece)] == piece]
         if not starts:
-            shown = " ".join(readable(token) for token in tokenizer.convert_ids_to_tokens(ids))
-            raise ValueError(f"find_words: {word!r} is not among the prompt's tokens: {shown}")
+            tokens = " ".join(readable(token) for token in tokenizer.convert_ids_to_tokens(ids))
+            raise ValueError(f"find_words: {word!r} is not among the prompt's tokens: {tokens}")
         found.append(sorted({i + k for i in starts for k in range(len(piece))}))
     return found

@@ -13,6 +13,7 @@ import xarray as xr
 from .configs import GenerationConfig
 from .forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
 from .generation import generation_arguments, steps_at
+from .markup import facts, grid, picture_tag
 from .probe import Probe
 from .readouts import Readout
 from .runs import RunFolder
@@ -32,6 +33,14 @@ class Recording:
     record: xr.Dataset
     picture: np.ndarray
 
+    def _repr_html_(self) -> str:
+        """The picture, where it comes from, and what was read, as notebooks show it."""
+        attrs = self.record.attrs
+        known = {name: attrs[name] for name in ("prompt", "model", "source", "seed", "steps") if name in attrs}
+        read = {name: " x ".join(f"{d} {n}" for d, n in v.sizes.items()) for name, v in self.record.data_vars.items()}
+        shown = picture_tag(self.picture, str(attrs.get("prompt", ""))) if self.picture.size else ""
+        return grid([[shown, facts({**known, **{str(name): sizes for name, sizes in read.items()}})]])
+
 
 def record_generated(
     pipe: Any,
@@ -50,7 +59,7 @@ def record_generated(
     with Probe(pipe, readouts, steps=steps, layers=layers) as probe:
         form = "np" if decode else "latent"
         output = pipe(prompt, output_type=form, **generation_arguments(pipe, generation))
-    record = _by_timestep(probe, steps, timesteps, steps)
+    record = by_timestep(probe, steps, timesteps, steps)
     picture = _picture(output) if decode else np.empty((0, 0, 3), np.uint8)
     return Recording(record.assign_attrs(_origin(prompt, generation, "generated")), picture)
 
@@ -77,7 +86,7 @@ def record_image(
         for timestep in timesteps:
             sigma = noise_level(pipe, timestep, generation.steps, picture.shape[:2])
             forward_once(pipe, add_noise(latents, sigma, generation.seed), sigma, features)
-    record = _by_timestep(probe, range(len(timesteps)), timesteps, steps)
+    record = by_timestep(probe, range(len(timesteps)), timesteps, steps)
     return Recording(record.assign_attrs(_origin(prompt, generation, "image")), picture)
 
 
@@ -88,7 +97,8 @@ def _picture(output: Any) -> np.ndarray:
     return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
 
 
-def _by_timestep(probe: Probe, calls: Sequence[int], timesteps: Sequence[int], steps: Sequence[int]) -> xr.Dataset:
+def by_timestep(probe: Probe, calls: Sequence[int], timesteps: Sequence[int], steps: Sequence[int]) -> xr.Dataset:
+    """What a probe saw of the prompt at some of its calls, with the dims (sampling_timestep, layer, ...)."""
     record = probe.dataset("both" if probe.unguided else "conditional")
     # where the rows are not known, pipelines put the negative prompt's before the prompt's
     chosen = record.isel(batch=-1).swap_dims(call="step").sel(step=list(calls))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,8 +17,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from .files import whole
 from .layout import TokenLayout
 from .readouts import COORDINATES, Field, Fields
+from .texts import one_line
 from .tokens import TextTokens
 
 Half = Literal["both", "conditional", "unconditional"]
@@ -175,15 +178,23 @@ def versions() -> dict[str, str]:
 def save_record(dataset: xr.Dataset, path: Path) -> Path:
     """Write NetCDF, compressed; a kill leaves the old file or the new one."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    packed = {name: {"zlib": True, "complevel": 1} for name, values in dataset.data_vars.items() if values.ndim}
-    part = path.with_name(path.name + ".part")
-    try:
-        dataset.to_netcdf(part, engine="h5netcdf", encoding=packed)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    names = [name for name, values in dataset.data_vars.items() if values.ndim]
+    # the checksum tells a damaged block from numbers
+    packed = {name: {"zlib": True, "complevel": 1, "fletcher32": True} for name in names}
+    with whole(path) as part:
+        try:
+            dataset.to_netcdf(part, engine="h5netcdf", encoding=packed)
+        except (RuntimeError, OSError) as error:
+            raise _disk_error(error) from error
     return path
+
+
+def _disk_error(error: Exception) -> OSError:
+    """What the disk said, which HDF5 hides in the middle of a long text, as a `RuntimeError` when it closes the file."""
+    found = re.search(r"errno = (\d+)", str(error))
+    if found is not None:
+        return OSError(int(found[1]), os.strerror(int(found[1])))
+    return error if isinstance(error, OSError) else OSError(f"HDF5: {one_line(str(error), 200)}")
 
 
 def load_record(path: Path) -> xr.Dataset:
@@ -194,8 +205,11 @@ def load_record(path: Path) -> xr.Dataset:
     try:
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             dataset = opened.load()
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"record: {path} is not a readable NetCDF file ({error})") from error
-    if dataset.attrs.get("format") != FORMAT:
-        raise ValueError(f"record: {path} has format {dataset.attrs.get('format')}, this version reads {FORMAT}")
+    except Exception as error:  # a damaged file fails anywhere in HDF5, h5netcdf or xarray
+        raise ValueError(f"record: {path} is not a readable NetCDF file ({one_line(str(error), 200)})") from error
+    found = dataset.attrs.get("format")
+    if not isinstance(found, int | np.integer) or found != FORMAT:
+        raise ValueError(
+            f"record: {path} has format {found}, this version reads {FORMAT}; make it again with this version"
+        )
     return dataset

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 from filelock import FileLock, Timeout
 
+from .files import PART, unwritable, write_text
 from .records import load_record, save_record
+
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -27,34 +29,43 @@ class RunFolder:
 
     @contextmanager
     def open(self) -> Iterator[RunFolder]:
-        """Hold the folder; `ValueError` if another run has it, if it holds other settings or can't be written."""
-        try:
-            (self.folder / "items").mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / ".lock", timeout=0)
-            with lock:
-                self._check_settings()
-                yield self
-        except Timeout as error:
-            raise ValueError(f"{self.folder} is in use by another run; wait for it or choose another --out") from error
-        except OSError as error:
-            raise ValueError(
-                f"{self.folder} can't be written ({error.strerror or error}); choose another --out"
-            ) from error
+        """Hold the folder; `ValueError` if another run has it, if it holds other settings or can't be written.
 
-    def _check_settings(self) -> None:
+        What a kill left half-written is taken away. A run that ends before it has written anything leaves nothing.
+        """
+        with held_folder(self.folder):
+            fresh = self._check_settings()
+            try:
+                yield self
+            except BaseException:
+                if fresh and not self._has_begun():
+                    (self.folder / "run.json").unlink(missing_ok=True)
+                raise
+
+    def _has_begun(self) -> bool:
+        """Whether the folder holds more than what opening it makes."""
+        others = {path.name for path in self.folder.iterdir()} - {LOCK, "run.json", "items"}
+        return bool(others) or any((self.folder / "items").iterdir())
+
+    def _check_settings(self) -> bool:
+        """Whether the run begins here, and not where another one was interrupted."""
         file = self.folder / "run.json"
+        (self.folder / "items").mkdir(exist_ok=True)
         if not file.exists():
             write_text(file, json.dumps(self.settings, indent=1))
-            return
+            return True
         try:
             found = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
+            if not isinstance(found, dict):
+                raise ValueError(f"{type(found).__name__} instead of settings")
+        except (OSError, ValueError) as error:
             raise ValueError(f"{file} is damaged; choose another --out or delete the folder") from error
         if found != self.settings:
             names = sorted(key for key in {*found, *self.settings} if found.get(key) != self.settings.get(key))
             raise ValueError(
                 f"{self.folder} holds a run with other settings ({', '.join(names)}); choose another --out or delete it"
             )
+        return False
 
     def item(self, name: str) -> xr.Dataset | None:
         """A finished item, or None; an unreadable one counts as not finished."""
@@ -71,13 +82,34 @@ class RunFolder:
         return self.folder / "items" / f"{name}.nc"
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file; a kill leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+@contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Hold an output folder, made if need be, against other runs; one that stays empty is taken away again.
+
+    `ValueError` if another run has it or it can't be written.
+    """
+    folder = Path(folder)
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"{folder} is in use by another run; wait for it or choose another --out") from error
+    except OSError as error:
+        raise ValueError(unwritable(folder, error)) from error
+    try:
+        for left in (*folder.glob(f"*{PART}"), *folder.glob(f"items/*{PART}")):
+            left.unlink()
+        yield
     finally:
-        part.unlink(missing_ok=True)
-    return path
+        _tidy(folder, made)
+        lock.release()
+
+
+def _tidy(folder: Path, made: Sequence[Path]) -> None:
+    """Remove the lock, and of the folders that were ``made``, innermost first, those that are empty."""
+    (folder / LOCK).unlink(missing_ok=True)
+    for empty in (folder / "items", *made):
+        with suppress(OSError):  # not empty, or not there
+            empty.rmdir()

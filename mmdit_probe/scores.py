@@ -88,14 +88,21 @@ def _loaded(kind: Any, source: str) -> Any:
         ) from error
 
 
-def make_scores(model: str, clip: str | None, dino: str | None, device: str = "cpu") -> dict[str, Score]:
-    """The scores that can be had: CLIP ones always, DINO if a model is named, the scene score for the embedded model."""
+def make_scores(
+    model: str, clip: str | None, dino: str | None, device: str = "cpu", *, clip_score: bool = False
+) -> dict[str, Score]:
+    """The scores that can be had: CLIP ones always, DINO if a model is named, the scene score for the embedded model.
+
+    ``clip_score`` adds CLIPScore, which is CLIP-T on another scale.
+    """
     if clip is None and model != EMBEDDED:
         raise ValueError(
             "scores: name a CLIP, such as --clip openai/clip-vit-base-patch16; the embedded CLIP knows scenes only"
         )
     scorer = Clip(clip or EMBEDDED_CLIP, device)
     scores: dict[str, Score] = {"clip_t": scorer.text_score, "clip_i": scorer.image_score}
+    if clip_score:
+        scores["clip_score"] = scorer.clip_score
     if dino is not None:
         scores["dino"] = Dino(dino, device).image_score
     if model == EMBEDDED:

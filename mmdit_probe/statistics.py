@@ -22,3 +22,8 @@ def bootstrap_mean(
     means = np.nansum(drawn, axis=1)[counts > 0] / counts[counts > 0]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(np.nanmean(values)), float(low), float(high)
+
+
+def bootstrap_weights(count: int, draws: int, seed: int = 0) -> np.ndarray:
+    """(draws, count): how often each of ``count`` items is drawn, with replacement; each row sums to ``count``."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)

@@ -8,6 +8,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from .markup import chips
+
 
 class Kind(StrEnum):
     """What a text position is."""
@@ -40,6 +42,11 @@ class TextTokens:
     def is_prompt(self) -> np.ndarray:
         """(batch, text): True where a token is a word of the prompt."""
         return self.kinds == Kind.WORD
+
+    def _repr_html_(self) -> str:
+        """Each batch row's tokens with their kinds, as notebooks show it."""
+        numbered = [[f"{place} {kind}" for place, kind in enumerate(kinds)] for kinds in self.kinds]
+        return "".join(f"<p>{chips(row, notes)}</p>" for row, notes in zip(self.strings, numbered, strict=True))
 
     def repeated(self, times: int) -> TextTokens:
         """Each row ``times`` times, as for several images of one prompt."""

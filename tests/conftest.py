@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from jaxtyping import install_import_hook
 
-_SHAPED = ("attention", "forward", "segmentation")  # the modules whose signatures state shapes
+_SHAPED = ("attention", "forward", "segmentation", "magnet", "rivals")  # the modules whose signatures state shapes
 _CONTRACTS = install_import_hook([f"mmdit_probe.{name}" for name in _SHAPED], "beartype.beartype")
 
 import pytest
@@ -131,3 +132,18 @@ def run(monkeypatch, capsys, tmp_path, random_folder):
         return stopped.value.code or 0, output.out, output.err
 
     return run
+
+
+def in_two_processes(arguments, folder, before=""):
+    """The command line in two CPU processes, as torchrun and `accelerate launch` start them; its standard output.
+
+    ``before`` is Python that each process runs first.
+    """
+    (folder / "start.py").write_text(f"{before}\nfrom mmdit_probe.cli import main\n\nmain()\n")
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "start.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [*program, *arguments], capture_output=True, text=True, cwd=folder, check=False, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout

@@ -7,17 +7,28 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mmdit_probe"
 ORDER = [
-    ["layout", "tokens", "kernels", "configs"],
+    ["layout", "markup", "tokens", "kernels", "configs", "texts", "files"],
     ["attention"],
-    ["intercept", "arrangement", "readouts", "head_stats", "feature_pca", "word_maps", "edits", "backends", "families"],
+    [
+        "intercept",
+        "arrangement",
+        "readouts",
+        "head_stats",
+        "feature_pca",
+        "word_maps",
+        "head_groups",
+        "edits",
+        "backends",
+        "families",
+    ],
     ["prompts", "prompt_watch", "records", "pipelines"],
     ["probe", "runs", "forward", "generation", "figures", "prompt_sets", "images", "segmentation"],
-    ["scene_reader", "statistics"],
+    ["scene_reader", "statistics", "rivals"],
     ["scores", "pictures", "recording"],
     ["budget", "norms", "maps", "pca", "guidance", "perturbation", "guidance_study", "expert"],
-    ["overview", "differences"],
+    ["overview", "differences", "explorer"],
     ["tiny", "agreement"],  # agreement reads scenes as tiny's evaluation does, which reports it
-    ["expert_check"],
+    ["expert_check", "magnet"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names} | {"datasets": 0}

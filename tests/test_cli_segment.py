@@ -108,7 +108,7 @@ def test_a_run_that_was_killed_ends_the_same(pictures, tmp_path):
         (["segment", "missing.png", "--classes", "a"], "no file missing.png"),
         (["segment", "pictures/notes.txt", "--classes", "a"], "no picture that can be read"),
         (["segment", "pictures", "--classes", "a,,b"], "no empty one"),
-        (["segment", "pictures", "--classes", "a,b,a"], "a is given more than once"),
+        (["segment", "pictures", "--classes", "a,b,a"], "'a' is given more than once"),
         (["segment", "pictures", "pictures/twin/scene0.png", "--classes", "a"], "would be written to the same files"),
         (["segment", "pictures/twin/none", "--classes", "a"], "holds no picture"),
         (["segment", "pictures", "--classes", "grass", "--layer", "7"], "layers 0 to 2, got '7'"),

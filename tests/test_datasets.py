@@ -196,7 +196,7 @@ def test_missing_files_are_named(tmp_path):
 def test_a_wrong_root_says_what_was_looked_for(tmp_path, name):
     with pytest.raises(ValueError, match="holds none of"):
         open_dataset(name, tmp_path)
-    with pytest.raises(ValueError, match="give its folder by --root; none was given"):
+    with pytest.raises(ValueError, match="give its folder by --root"):
         open_dataset(name)
 
 
@@ -220,7 +220,7 @@ def test_label_files_must_hold_numbers(tmp_path):
     with pytest.raises(ValueError, match="must have one channel of whole numbers"):
         read_values(tmp_path / "rgb.png")
     (tmp_path / "empty.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="can't be read"):
+    with pytest.raises(ValueError, match=r"label map: .*empty.png is empty"):
         read_values(tmp_path / "empty.png")
 
 

@@ -1,15 +1,13 @@
 """The evaluation on a small random pipeline: slow twins, laws, and runs that are killed."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from conftest import in_two_processes
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
@@ -204,6 +202,7 @@ def test_baselines_on_a_picture_made_for_them():
         (EvaluateConfig(layers=(5,)), r"\[5\] do not exist"),
         (EvaluateConfig(timesteps=(29,)), "must be in 1 to 28"),
         (EvaluateConfig(normalize="log"), "normalize must be one of"),
+        (EvaluateConfig(method="iseg"), "method iseg needs its counter"),
     ],
 )
 def test_bad_settings_are_refused_before_any_work(random_pipe, tmp_path, config, message):
@@ -290,7 +289,7 @@ def test_evaluate_reads_a_folder_and_compares_with_baselines(run, tmp_path):
     assert len(json.loads(out)["baselines"]) == 6
     code, _, err = run("evaluate", "voc20", "--root", "own")
     assert code == 2
-    assert "holds none of VOCdevkit/VOC2012/JPEGImages" in err
+    assert "holds none of the folders VOCdevkit/VOC2012/JPEGImages" in err
     code, _, err = run("evaluate", "scenes", "--layer-sweep", "--layers", "1")
     assert code == 2
     assert "--layer-sweep reads all layers" in err
@@ -322,17 +321,27 @@ def test_a_batch_that_vanishes_is_named(random_pipe, tmp_path):
         list(batches)
 
 
-def test_accelerate_launch_splits_the_pictures_and_changes_no_number(run, tmp_path, random_folder):
-    """The whole command in two CPU processes."""
+_LOGGED = """
+import os
+from mmdit_probe.segmentation import evaluation
+
+count = evaluation._count_batch
+
+def logged(*arguments):
+    with open("rank" + os.environ["RANK"], "a") as log:
+        log.write("batch ")
+    return count(*arguments)
+
+evaluation._count_batch = logged
+"""
+
+
+def test_several_processes_share_the_pictures_and_change_no_number(run, tmp_path, random_folder):
+    """The whole command in two CPU processes, each of which computes half the batches."""
     command = ["evaluate", "scenes", "--limit", "4", "--layers", "1", "--batch", "1"]
     assert run(*command, "--out", "one")[0] == 0
-    (tmp_path / "start.py").write_text("from mmdit_probe.cli import main\n\nmain()\n")
-    launch = ["--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    program = [sys.executable, "-m", "accelerate.commands.launch", *launch, "start.py"]
-    done = subprocess.run(
-        [*program, *command, "--out", "two", "--model", str(random_folder), "--json"],
-        capture_output=True, text=True, cwd=tmp_path, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert len(json.loads(done.stdout)["table"]) == 1
+    options = ["--out", "two", "--model", str(random_folder), "--json"]
+    assert len(json.loads(in_two_processes([*command, *options], tmp_path, _LOGGED))["table"]) == 1
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["batch batch "] * 2
     for name in ("evaluate.csv", "evaluate_classes.csv", "evaluate_pictures.csv"):
         pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "one" / name), pd.read_csv(tmp_path / "two" / name))

@@ -176,7 +176,7 @@ def test_a_generated_picture_has_no_classes(random_pipe):
     assert table["class_r2"].isna().all()
     assert table["position_r2"].notna().all()
     assert "No label map is known" in read_aloud(table)[1]
-    assert [ax.get_title() for ax in r2_figure(table).axes] == ["R$^2$ from row and column"]
+    assert [ax.get_title() for ax in r2_figure(table).axes] == ["R² from row and column"]
 
 
 def test_the_page_shows_components_as_colours(random_pipe):

@@ -46,7 +46,7 @@ def test_a_write_that_fails_leaves_the_old_record(record, tmp_path, monkeypatch)
         raise OSError("disk full")
 
     monkeypatch.setattr(xr.Dataset, "to_netcdf", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match=r"record.nc can't be written \(disk full\)"):
         save_record(record, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["record.nc"]

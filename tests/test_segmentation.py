@@ -205,7 +205,7 @@ def test_names_of_any_characters_have_tokens_of_their_own(random_pipe, picture, 
     [
         ([], "at least one name"),
         (["grass", " "], "no empty one"),
-        (["grass", "sand", "grass"], "grass is given more than once"),
+        (["grass", "sand", "grass"], "'grass' is given more than once"),
         ("grass", "a list of names"),
         ([" ".join(["grass"] * 40)], "has 40 tokens"),
     ],

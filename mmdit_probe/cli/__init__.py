@@ -6,18 +6,24 @@ import sys
 
 import typer
 
+from . import common
 from .analyze import analyze
 from .attention_budget import attention_budget
 from .diff import diff
 from .evaluate import evaluate
+from .explore import explore
 from .find_expert import find_expert
 from .guide import guide
+from .magnet import app as magnet
 from .maps import maps
 from .models import models
 from .pca import pca
 from .perturb import perturb
 from .segment import group, segment
 from .value_norms import value_norms
+from .why import explained
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     help="See and change what the joint attention of multi-modal diffusion transformers does.",
@@ -32,6 +38,7 @@ for command in (
     maps,
     pca,
     analyze,
+    explore,
     diff,
     perturb,
     guide,
@@ -42,15 +49,23 @@ for command in (
     models,
 ):
     app.command()(command)
+app.add_typer(magnet, name="magnet")
 
 
 def main() -> None:
-    """Run; user errors are one line on standard error and exit code 2."""
+    """Run; whatever the user can mend is one line on standard error and exit code 2, an interrupt 130."""
     try:
-        app()
-    except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        message = explained(error)
+        if message is None:
+            raise
+        typer.echo(f"error: {message}", err=True)
+        code = 2
+    finally:
+        common.let_go()
+    if code == INTERRUPTED:
         typer.echo("stopped; finished work is kept", err=True)
-        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mmdit_probe.configs import AnalyzeConfig, GenerationConfig
+from mmdit_probe.texts import checked_text
 
 from . import common
 
@@ -47,15 +48,16 @@ def analyze(
     from mmdit_probe.overview import measure_everything, read_aloud, tables
 
     config = AnalyzeConfig(
-        prompt,
+        checked_text("prompt", prompt),
         () if words is None else chosen_words(words),
         common.layer_numbers(layers),
         common.numbers("--timesteps", timesteps),
         GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
     )
-    common.check_folder(out)
+    common.take_folder(out)
     source = common.Source(model, dtype, device, revision, offload, lora)
     pipe = source.load()
+    common.fitting(pipe, [prompt], max_sequence_length)
     recording = measure_everything(pipe, config, common.given_picture(image, longest, pipe))
     record = recording.record.assign_attrs(model=source.label)
     found = tables(record)

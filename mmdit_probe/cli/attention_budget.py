@@ -55,6 +55,7 @@ def attention_budget(
     )
     source = common.Source(model, dtype, device, revision, offload, lora)
     pipe = source.load()
+    common.fitting(pipe, config.prompts, max_sequence_length)
     with common.Bar("prompts", as_json) as bar:
         record = run_budget(pipe, config, out, source.label, bar.update)
     table = budget_table(record)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from mmdit_probe.configs import LARGEST_SEED
+from mmdit_probe.texts import checked_once, checked_text, shown
 
 RESULTS = Path("results")
 
@@ -20,7 +26,7 @@ Model = Annotated[
 ]
 Prompt = Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")]
 Prompts = Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")]
-Steps = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
+Steps = Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")]
 Timesteps = Annotated[
     str, typer.Option(help="Timesteps to read, counted from the clean end: 8 of 28 is the 21st step.")
 ]
@@ -29,11 +35,13 @@ GuidanceScale = Annotated[
 ]
 MaxSequenceLength = Annotated[
     int | None,
-    typer.Option(help="T5 positions; the model's own default if not given (SD3: 77, the paper's 154 text tokens)."),
+    typer.Option(
+        min=0, help="T5 positions; the model's own default if not given (SD3: 77, the paper's 154 text tokens)."
+    ),
 ]
-Height = Annotated[int | None, typer.Option(help="Picture height in px.")]
-Width = Annotated[int | None, typer.Option(help="Picture width in px.")]
-Seed = Annotated[int, typer.Option(help="Seed of the starting noise.")]
+Height = Annotated[int | None, typer.Option(min=1, help="Picture height in px.")]
+Width = Annotated[int | None, typer.Option(min=1, help="Picture width in px.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the starting noise.")]
 Layer = Annotated[
     list[str] | None,
     typer.Option(help="A layer number, or 'auto' to find one; may be given several times. Default: the expert layer."),
@@ -70,10 +78,9 @@ def chosen_prompts(model: str, prompt: list[str] | None, file: Path | None) -> t
 
     if prompt and file:
         raise ValueError("give --prompt or --prompts, not both")
-    if prompt:
-        return tuple(prompt)
-    if file is not None:
-        return read_prompts(file)
+    if prompt or file is not None:
+        given = prompt or read_prompts(file)  # type: ignore[arg-type]
+        return checked_once("prompt", [checked_text("prompt", text) for text in given])
     if model != "tiny-sd3":
         raise ValueError("give --prompt or --prompts FILE: the built-in prompts are scenes that only tiny-sd3 knows")
     return scene_prompts()
@@ -82,9 +89,20 @@ def chosen_prompts(model: str, prompt: list[str] | None, file: Path | None) -> t
 def numbers(option: str, text: str) -> tuple[int, ...]:
     """Whole numbers separated by commas, in order, each once."""
     try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+        found = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise ValueError(f"{option}: expected numbers separated by commas, such as 8,28; got {text!r}") from None
+        raise ValueError(f"{option}: expected numbers separated by commas, such as 8,28; got {shown(text)}") from None
+    if max(map(abs, found)) > LARGEST_SEED:
+        raise ValueError(f"{option}: numbers can be {LARGEST_SEED} at most, got {shown(text)}")
+    return found
+
+
+def seed_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Seeds separated by commas, each once."""
+    found = numbers(option, text)
+    if not all(0 <= seed <= LARGEST_SEED for seed in found):
+        raise ValueError(f"{option}: seeds must be 0 to {LARGEST_SEED}, got {shown(text)}")
+    return found
 
 
 def decimals(option: str, text: str) -> tuple[float, ...]:
@@ -92,7 +110,7 @@ def decimals(option: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
-        raise ValueError(f"{option}: expected numbers separated by commas, such as 0,1.5; got {text!r}") from None
+        raise ValueError(f"{option}: expected numbers separated by commas, such as 0,1.5; got {shown(text)}") from None
 
 
 def layer_numbers(text: str) -> tuple[int, ...] | None:
@@ -100,12 +118,28 @@ def layer_numbers(text: str) -> tuple[int, ...] | None:
     return None if text.strip().lower() == "all" else numbers("--layers", text)
 
 
-def check_folder(out: Path) -> None:
-    """Make the output folder; `ValueError` before any work if that can't be done."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{out} can't be written ({error.strerror or error}); choose another --out") from error
+_held = ExitStack()
+
+
+def take_folder(out: Path) -> None:
+    """Hold the output folder until the command ends; `ValueError` before any work if it can't be written or is taken."""
+    from mmdit_probe.runs import held_folder
+
+    _held.enter_context(held_folder(out))
+
+
+def let_go() -> None:
+    """The command has ended: give up its output folder, which goes if it is empty."""
+    _held.close()
+
+
+def fitting(pipe: Any, prompts: Sequence[str], max_sequence_length: int | None) -> None:
+    """`ValueError` if the model would read only the beginning of a prompt."""
+    from mmdit_probe.pipelines import model_defaults
+    from mmdit_probe.prompts import check_length
+
+    default = model_defaults(pipe).max_sequence_length
+    check_length(pipe, prompts, default if max_sequence_length is None else max_sequence_length)
 
 
 def given_picture(image: Path | None, longest: int | None, pipe: Any) -> Any:
@@ -135,7 +169,7 @@ class Source:
         if self.revision is not None:
             parts.append(f"revision {self.revision}")
         if self.lora is not None:
-            parts.append(f"LoRA {self.lora}")
+            parts.append(f"LoRA {self.lora}{_digest(self.lora)}")
         return ", ".join(parts)
 
     def load(self) -> Any:
@@ -150,6 +184,14 @@ class Source:
             offload=self.offload,
             lora=self.lora,
         )
+
+
+def _digest(lora: str) -> str:
+    """The first digits of a LoRA's digest where it is a file or a folder here: one trained anew is another one."""
+    path = Path(lora)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
+    together = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return f" ({together[:12]})" if files else ""
 
 
 def finish(lines: list[str], files: list[Path], as_json: bool, **data: Any) -> None:
@@ -173,10 +215,12 @@ class Bar:
         self.bar = tqdm(unit=f" {self.unit}", disable=self.quiet or None)
         return self
 
-    def update(self, done: int, total: int) -> None:
-        """``done`` of ``total`` are finished."""
+    def update(self, done: int, total: int, **shown: str) -> None:
+        """``done`` of ``total`` are finished; ``shown`` stands behind the bar."""
         self.bar.total = total
         self.bar.n = done
+        if shown:
+            self.bar.set_postfix(shown, refresh=False)
         self.bar.refresh()
 
     def __exit__(self, *_: object) -> None:

@@ -32,7 +32,7 @@ def diff(
 
     a, b = load_record(first), load_record(second)
     table, differing = compare(a, b), what_differs(a, b)
-    common.check_folder(out)
+    common.take_folder(out)
     files = [
         *save_figure(difference_figure(table, {name: m.unit for name, m in MEASURES.items()}), out / "diff"),
         write_text(out / "diff.csv", table.to_csv(index=False)),

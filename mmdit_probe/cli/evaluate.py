@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from mmdit_probe.configs import EvaluateConfig
+from mmdit_probe.rivals.systems import REFINERS, SEG4DIFF, task_of
 
-from . import common
+from . import common, rivals
 
 
 def evaluate(
@@ -23,8 +24,17 @@ def evaluate(
     ],
     root: Annotated[Path | None, typer.Option(help="The data set's folder, as released; not for scenes.")] = None,
     task: Annotated[
-        Literal["open-vocabulary", "unsupervised"], typer.Option(help="Masks by class names, or regions without words.")
-    ] = "open-vocabulary",
+        Literal["open-vocabulary", "unsupervised"] | None,
+        typer.Option(help="Masks by class names, or regions without words. Default: the method's; seg4diff does both."),
+    ] = None,
+    method: Annotated[
+        Literal["seg4diff", "diffsegmenter", "iseg", "proxyclip", "corrclip", "diffseg", "diffcut"],
+        typer.Option(
+            help="seg4diff, or a rival system. By names: diffsegmenter, iseg (U-Nets), proxyclip, corrclip (CLIP). Without "
+            "words: diffseg, diffcut (U-Nets, and on any MM-DiT's layers). --model is the backbone, the released one by "
+            "default; diffseg and diffcut take tiny-sd3."
+        ),
+    ] = "seg4diff",
     model: common.Model = "tiny-sd3",
     layers: common.Layers = "all",
     layer_sweep: Annotated[bool, typer.Option("--layer-sweep", help="All layers: the same as --layers all.")] = False,
@@ -44,12 +54,18 @@ def evaluate(
         Literal["probs", "probs-minmax", "scores", "scores-minmax"],
         typer.Option(help="Maps after or before the softmax, as they are or each brought to [0, 1] (Table 5)."),
     ] = "probs",
-    refine: Annotated[
-        Literal["none", "i2i"], typer.Option(help="i2i: smooth the maps once by the picture's own attention.")
-    ] = "none",
+    refine: rivals.Refine = "none",
+    refine_steps: rivals.RefineSteps = None,
+    refine_entropy: rivals.RefineEntropy = None,
+    masks: rivals.Masks = None,
+    dino: rivals.Dino = None,
     threshold: Annotated[
-        float, typer.Option(help="Unsupervised: maps closer than this (symmetric KL, nats) become one region.")
-    ] = EvaluateConfig.threshold,
+        float | None,
+        typer.Option(
+            help="Unsupervised. seg4diff, diffseg: maps closer than this (symmetric KL, nats) become one region; diffcut: "
+            f"normalised cuts below this are made. Default: the method's ({EvaluateConfig.threshold}, 1.1 or tuned, 0.5)."
+        ),
+    ] = None,
     variant: Annotated[
         Literal["released", "paper-text"],
         typer.Option(help="Unsupervised: the merge of the released code or of the text."),
@@ -74,6 +90,7 @@ def evaluate(
 
     Masks are scored at the pictures' own size. Regions without words are matched to the classes picture by picture, as the
     paper does, and by an order-independent variant beside it. `accelerate launch` splits the pictures over processes.
+    A rival that is a whole system has no layers: its tables have one row, and there is no figure.
 
     Writes evaluate.csv (a row for each timestep, layer and head), evaluate_classes.csv, evaluate_pictures.csv,
     evaluate.pdf / .png (Seg4Diff, Fig. 8, 15) and, with --heads each, evaluate_heads.pdf / .png (Fig. 17).
@@ -81,17 +98,21 @@ def evaluate(
     from mmdit_probe.datasets.registry import dataset_name, open_dataset
     from mmdit_probe.figures.evaluation import evaluation_figure, heads_figure
     from mmdit_probe.figures.style import save_figure
+    from mmdit_probe.rivals.evaluation import refined_counter
     from mmdit_probe.runs import write_text
-    from mmdit_probe.segmentation.evaluation import run_evaluation
-    from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
+    from mmdit_probe.segmentation.evaluation import check, run_evaluation
+    from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate, without_views
     from mmdit_probe.segmentation.sharing import launched_share
 
     if layer_sweep and layers.strip().lower() != "all":
         raise ValueError(f"--layer-sweep reads all layers, --layers {layers} does not; give one of them")
-    pictures = open_dataset(dataset, root, limit)
+    rivals.checked(method, refine, masks, dino)
+    chosen_task = task_of(method, task)
+    pictures, name = open_dataset(dataset, root, limit), dataset_name(dataset)
     config = EvaluateConfig(
-        dataset_name(dataset),
-        task,
+        name,
+        chosen_task,
+        method,
         common.layer_numbers(layers),
         heads,
         common.numbers("--timesteps", timesteps),
@@ -99,7 +120,7 @@ def evaluate(
         crop,
         normalize,
         refine,
-        threshold,
+        EvaluateConfig.threshold if threshold is None else threshold,
         variant,
         baselines=baselines,
         batch=batch,
@@ -107,21 +128,35 @@ def evaluate(
         limit=limit,
         max_sequence_length=max_sequence_length,
     )
+    check(config)
     share = launched_share(device)
     source = common.Source(model, dtype, share.device or device, revision, offload, lora)
-    pipe = source.load()
+    source = rivals.chosen(method, source)
+    pipe, counter, whole = None, None, False
+    if method == SEG4DIFF:
+        pipe = source.load()
+        if refine in REFINERS:
+            rival = rivals.refinement(refine_steps, refine_entropy, name)
+            counter = refined_counter(pipe, config, rival, rivals.load_masks(masks, source))
+    else:
+        pipe, counter = rivals.counted(config, source, threshold, dino, masks)
+        whole = pipe is None
     with common.Bar("batches of pictures", as_json or not share.first) as bar:
-        batches = run_evaluation(pipe, pictures, config, out, source.label, bar.update, share)
+        text = rivals.label(method, source, dino, masks, refine)
+        batches = run_evaluation(pipe, pictures, config, out, text, bar.update, share, counter)
         if not share.first:
             list(batches)  # computes this process's batches; the first one sums up
             return
         result = tabulate(batches)
+    if whole:
+        result = without_views(result, method)
     files = [
         write_text(out / "evaluate.csv", result.views.to_csv(index=False)),
         write_text(out / "evaluate_classes.csv", result.classes.to_csv(index=False)),
         write_text(out / "evaluate_pictures.csv", result.pictures.to_csv(index=False)),
-        *save_figure(evaluation_figure(result.views, result.baselines), out / "evaluate"),
     ]
+    if not whole:
+        files += save_figure(evaluation_figure(result.views, result.baselines), out / "evaluate")
     if baselines:
         files.append(write_text(out / "evaluate_baselines.csv", result.baselines.to_csv(index=False)))
     if heads == "each":

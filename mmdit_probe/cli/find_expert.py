@@ -21,7 +21,8 @@ def find_expert(
         int, typer.Option(help="Timestep to look at, counted from the clean end.")
     ] = ExpertConfig.timestep,
     scenes: Annotated[
-        int, typer.Option(help="tiny-sd3: scenes with masks to compare the ranking with; 0 for none.")
+        int,
+        typer.Option(min=0, max=10_000, help="tiny-sd3: scenes with masks to compare the ranking with; 0 for none."),
     ] = 60,
     steps: common.Steps = GenerationConfig.steps,
     guidance_scale: common.GuidanceScale = None,
@@ -53,8 +54,10 @@ def find_expert(
 
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed)
+    common.take_folder(out)
     source = common.Source(model, dtype, device, revision, offload, lora)
     pipe = source.load()
+    common.fitting(pipe, chosen, max_sequence_length)
     with common.Bar("prompts", as_json) as bar:
         expert = find(pipe, ExpertConfig(chosen, timestep, generation), bar.update)
     table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}."]

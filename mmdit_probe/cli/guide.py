@@ -68,11 +68,13 @@ def guide(
 
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width)
+    numbers = common.seed_numbers("--seeds", seeds)
+    scales = common.decimals("--scale", scale)
     source = common.Source(model, dtype, device, revision, offload, lora)
     pipe = source.load()
+    common.fitting(pipe, chosen, max_sequence_length)
     scores = make_scores(model, clip, dino, device)
     layers = chosen_layers(pipe, layer, all_layers=False)
-    scales, numbers = common.decimals("--scale", scale), common.numbers("--seeds", seeds)
     config = GuideConfig(chosen, layers, scales, sigma, kernel, padding, numbers, batch, batched, generation)
     with common.Bar("batches of pictures", as_json) as bar:
         pictures = run_guidance(pipe, config, out, source.label, bar.update)

@@ -6,6 +6,8 @@ from typing import Any
 
 import typer
 
+from mmdit_probe.texts import shown
+
 
 def chosen_layers(pipe: Any, layer: list[str] | None, all_layers: bool) -> tuple[int, ...]:
     """Layer numbers; says on standard error which layer was taken where the user named none.
@@ -36,6 +38,8 @@ def _one(pipe: Any, text: str, known: tuple[int, ...]) -> int:
         found = find_expert(pipe)
         typer.echo(f"layer {found.layer}: {found.why}", err=True)
         return found.layer
-    if not text.isdigit() or int(text) not in known:
-        raise ValueError(f"--layer: this model has layers {known[0]} to {known[-1]}, got {text!r}; 'auto' finds one")
+    if not text.isdecimal() or int(text) not in known:
+        raise ValueError(
+            f"--layer: this model has layers {known[0]} to {known[-1]}, got {shown(text)}; 'auto' finds one"
+        )
     return int(text)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mmdit_probe.configs import GenerationConfig, MapsConfig
+from mmdit_probe.texts import checked_text
 
 from . import common
 
@@ -56,7 +57,7 @@ def maps(
     from .pages import map_pages
 
     config = MapsConfig(
-        prompt,
+        checked_text("prompt", prompt),
         chosen_words(words),
         common.layer_numbers(layers),
         common.numbers("--timesteps", timesteps),
@@ -64,9 +65,10 @@ def maps(
         heads,
         GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
     )
-    common.check_folder(out)
+    common.take_folder(out)
     source = common.Source(model, dtype, device, revision, offload, lora)
     pipe = source.load()
+    common.fitting(pipe, [prompt], max_sequence_length)
     recording = measure_maps(pipe, config, common.given_picture(image, longest, pipe))
     record = recording.record.assign_attrs(model=source.label)
     table = maps_table(record)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mmdit_probe.configs import GenerationConfig, PCAConfig
+from mmdit_probe.texts import checked_text
 
 from . import common
 
@@ -62,7 +63,7 @@ def pca(
     from .pages import pca_pages
 
     config = PCAConfig(
-        prompt,
+        checked_text("prompt", prompt) if prompt else prompt,
         () if scene is None else common.numbers("--scene", scene),
         common.layer_numbers(layers),
         common.numbers("--timesteps", timesteps),
@@ -76,9 +77,10 @@ def pca(
         raise ValueError("give --image or --scene, not both")
     if prompt is None and scene is None:
         raise ValueError("give --prompt, or --scene NUMBER to read a built-in scene")
-    common.check_folder(out)
+    common.take_folder(out)
     source = common.Source(model, dtype, device, revision, offload, lora)
     pipe = source.load()
+    common.fitting(pipe, [] if prompt is None else [prompt], max_sequence_length)
     recording = measure_pca(pipe, config, common.given_picture(image, longest, pipe))
     record = recording.record.assign_attrs(model=source.label)
     table = pca_table(record)

@@ -68,11 +68,12 @@ def perturb(
 
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width)
+    numbers = common.seed_numbers("--seeds", seeds)
     source = common.Source(model, dtype, device, revision, offload, lora)
     pipe = source.load()
+    common.fitting(pipe, chosen, max_sequence_length)
     scores = make_scores(model, clip, dino, device)
     layers = chosen_layers(pipe, layer, all_layers)
-    numbers = common.numbers("--seeds", seeds)
     config = PerturbConfig(chosen, layers, edit, sigma, kernel, padding, numbers, batch, generation)
     with common.Bar("batches of pictures", as_json) as bar:
         pictures = run_perturbation(pipe, config, out, source.label, bar.update)

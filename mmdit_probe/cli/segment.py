@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from mmdit_probe.configs import GroupConfig, SegmentConfig, as_dict
+from mmdit_probe.rivals.systems import REFINERS, SEG4DIFF
 
-from . import common
+from . import common, rivals
 from .layers import chosen_layers
 
 _LISTED = 3
@@ -33,9 +35,18 @@ def segment(
     model: common.Model = "tiny-sd3",
     layer: OneLayer = None,
     timestep: Timestep = SegmentConfig.timestep,
-    refine: Annotated[
-        Literal["none", "i2i"], typer.Option(help="i2i: smooth the maps once by the picture's own attention.")
-    ] = "none",
+    method: Annotated[
+        Literal["seg4diff", "diffsegmenter", "iseg", "proxyclip", "corrclip"],
+        typer.Option(
+            help="seg4diff, or a rival system with --model for its backbone, the released one by default: diffsegmenter, "
+            "iseg (U-Nets), proxyclip, corrclip (CLIP)."
+        ),
+    ] = "seg4diff",
+    refine: rivals.Refine = "none",
+    refine_steps: rivals.RefineSteps = None,
+    refine_entropy: rivals.RefineEntropy = None,
+    masks: rivals.Masks = None,
+    dino: rivals.Dino = None,
     crop: Crop = "stretch",
     batch: Batch = 8,
     seed: common.Seed = SegmentConfig.seed,
@@ -57,23 +68,48 @@ def segment(
     NAME_overlay.png, NAME_rle.json (COCO run-length codes) and NAME_maps.nc (soft maps on the token grid), and
     segment.csv.
     """
+    from mmdit_probe.rivals.evaluation import refined_segmenter
     from mmdit_probe.segmentation.folders import picture_files
     from mmdit_probe.segmentation.segmenters import OpenVocabularySegmenter
     from mmdit_probe.segmentation.vocabulary import checked_classes, class_prompts
 
+    rivals.checked(method, refine, masks, dino)
     names = checked_classes(classes.split(","))
     files = picture_files(images)
-    source = common.Source(model, dtype, device, revision, offload, lora)
+    source = rivals.chosen(method, common.Source(model, dtype, device, revision, offload, lora))
+    if method != SEG4DIFF:
+        rivals.without_layer(method, layer)
+        own = rivals.settings(method, None)
+        system = rivals.load_system(method, source, own, dino, masks)
+        text = rivals.label(method, source, dino, masks)
+        _run_system(
+            lambda picture: system.segment(picture, names),
+            files,
+            out,
+            "segment",
+            method,
+            text,
+            own,
+            crop,
+            as_json,
+            classes=names,
+        )
+        return
     pipe = source.load()
     config = SegmentConfig(timestep, crop, refine, seed, max_sequence_length)
-    segmenter = OpenVocabularySegmenter(pipe, one_layer(pipe, layer), config)
+    number, rival = one_layer(pipe, layer), rivals.refinement(refine_steps, refine_entropy)
+    if refine in REFINERS:
+        segmenter = refined_segmenter(pipe, number, config, rival, rivals.load_masks(masks, source))
+    else:
+        segmenter = OpenVocabularySegmenter(pipe, number, config)
     class_prompts(pipe, names, segmenter.reader.max_sequence_length)  # bad names fail before any work
     settings = {
         "study": "segment",
-        "model": source.label,
+        "model": rivals.label(method, source, dino, masks, refine),
         "layer": segmenter.layer,
         "classes": names,
         **as_dict(config),
+        **({"rival": as_dict(rival)} if refine in REFINERS else {}),
     }
     _run(lambda pictures: segmenter.batch(pictures, names), files, out, settings, batch, as_json)
 
@@ -83,9 +119,20 @@ def group(
     model: common.Model = "tiny-sd3",
     layer: OneLayer = None,
     timestep: Timestep = GroupConfig.timestep,
+    method: Annotated[
+        Literal["seg4diff", "diffseg", "diffcut"],
+        typer.Option(
+            help="seg4diff merges the tokens' maps; diffseg merges the pixels' own attention; diffcut cuts their features "
+            "apart. The two rivals also run on their own U-Nets, given by --model."
+        ),
+    ] = "seg4diff",
     threshold: Annotated[
-        float, typer.Option(help="Maps closer than this (symmetric KL, nats) become one region.")
-    ] = GroupConfig.threshold,
+        float | None,
+        typer.Option(
+            help="seg4diff, diffseg: maps closer than this (symmetric KL, nats) become one region; diffcut: normalised cuts "
+            f"below this are made. Default: the method's ({GroupConfig.threshold}, 1.1 or tuned, 0.5)."
+        ),
+    ] = None,
     variant: Annotated[
         Literal["released", "paper-text"],
         typer.Option(help="released: what the released code does; paper-text: each map joins one region only."),
@@ -106,29 +153,60 @@ def group(
     / "group",
     as_json: common.AsJson = False,
 ) -> None:
-    """Regions without words: where the tokens of an empty prompt look, merged by KL divergence (Seg4Diff, section 4.3).
+    """Regions without words: where the tokens of an empty prompt look, merged by KL divergence (Seg4Diff, section 4.3), or
+    by a rival's steps.
 
     Writes the files of `mmdit-probe segment` with regions for classes, and group.csv.
     """
+    from mmdit_probe.rivals.joint import JointGrouper
+    from mmdit_probe.rivals.loading import unet_system
     from mmdit_probe.segmentation.folders import picture_files
     from mmdit_probe.segmentation.segmenters import UnsupervisedSegmenter
 
-    if not threshold > 0:
+    if threshold is not None and not threshold > 0:
         raise ValueError(
             f"--threshold must be above 0, got {threshold}; the released code's is {GroupConfig.threshold}"
         )
     files = picture_files(images)
     source = common.Source(model, dtype, device, revision, offload, lora)
     pipe = source.load()
-    config = GroupConfig(threshold, variant, min_max, timestep, crop, seed, max_sequence_length)
-    segmenter = UnsupervisedSegmenter(pipe, one_layer(pipe, layer), config)
-    settings = {"study": "group", "model": source.label, "layer": segmenter.layer, **as_dict(config)}
+    merge_at = GroupConfig.threshold if threshold is None else threshold
+    config = GroupConfig(merge_at, variant, min_max, timestep, crop, seed, max_sequence_length)
+    own = None if method == SEG4DIFF else rivals.settings(method, threshold, joint=rivals.is_joint(pipe))
+    if own is not None and not rivals.is_joint(pipe):
+        rivals.without_layer(method, layer)
+        system = unet_system(method, pipe, own)
+        _run_system(system.group, files, out, "group", method, source.label, own, crop, as_json)
+        return
+    number = one_layer(pipe, layer)
+    segmenter = UnsupervisedSegmenter(pipe, number, config) if own is None else JointGrouper(pipe, number, own, config)
+    settings = {"study": "group", "model": source.label, "layer": segmenter.layer, "method": method, **as_dict(config)}
+    settings |= {} if own is None else {"rival": as_dict(own)}
     _run(segmenter.batch, files, out, settings, batch, as_json)
 
 
 def one_layer(pipe: Any, layer: str | None) -> int:
     """The layer named, found, or the model's own."""
     return chosen_layers(pipe, None if layer is None else [layer], False)[0]
+
+
+def _run_system(
+    label: Callable[[Any], Any],
+    files: dict[str, Path],
+    out: Path,
+    study: str,
+    method: str,
+    model: str,
+    config: Any,
+    crop: str,
+    as_json: bool,
+    **more: Any,
+) -> None:
+    """The pictures through a whole system, one at a time."""
+    from mmdit_probe.segmentation.reading import cropped
+
+    settings = {"study": study, "model": model, "method": method, "crop": crop, "system": as_dict(config), **more}
+    _run(lambda pictures: [label(cropped(picture, crop)) for picture in pictures], files, out, settings, 1, as_json)
 
 
 def _run(segment: Any, files: dict[str, Path], out: Path, settings: dict[str, Any], batch: int, as_json: bool) -> None:
@@ -140,5 +218,10 @@ def _run(segment: Any, files: dict[str, Path], out: Path, settings: dict[str, An
     shown = files if as_json or len(files) <= _LISTED else ["NAME"]
     written = [out / f"{name}_{kind}" for name in shown for kind in FILES]
     written.append(write_text(out / f"{settings['study']}.csv", table.to_csv(index=False)))
-    lines = [f"layer {settings['layer']}, timestep {settings['timestep']} of 28", *read_aloud(table)]
+    how = (
+        f"layer {settings['layer']}, timestep {settings['timestep']} of 28"
+        if "layer" in settings
+        else settings["method"]
+    )
+    lines = [how, *read_aloud(table)]
     common.finish(lines, written, as_json, table=json.loads(table.to_json(orient="records")))

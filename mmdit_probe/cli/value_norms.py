@@ -56,6 +56,7 @@ def value_norms(
     )
     source = common.Source(model, dtype, device, revision, offload, lora)
     pipe = source.load()
+    common.fitting(pipe, config.prompts, max_sequence_length)
     with common.Bar("prompts", as_json) as bar:
         record = run_norms(pipe, config, out, source.label, bar.update)
     table, heads = norms_table(record), heads_table(record)

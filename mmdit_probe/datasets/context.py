@@ -57,18 +57,28 @@ def _from_annotations(pictures: Path, merged: Path) -> LabelledPictures:
 
 def _paint(image: Annotation, masks: list[Annotation], source: Path) -> np.ndarray:
     """The label map of one picture: its masks one over the other, in the file's order."""
-    values = np.zeros((image["height"], image["width"]), np.int64)
-    for mask in masks:
-        values[decode_mask(mask["segmentation"])] = mask["category_id"]
+    try:
+        values = np.zeros((image["height"], image["width"]), np.int64)
+        for mask in masks:
+            values[decode_mask(mask["segmentation"])] = mask["category_id"]
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(f"{source}: a mask of {image.get('file_name')} can't be drawn ({error})") from error
     return labelling(_NAME).apply(values, source)
 
 
 def decode_mask(code: Annotation) -> np.ndarray:
-    """A boolean mask (height, width) from COCO's run-length code, compressed text or plain counts."""
-    counts = code["counts"]
-    runs = _expand(counts) if isinstance(counts, str) else counts
-    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return pixels.reshape(code["size"], order="F")
+    """A boolean mask (height, width) from COCO's run-length code, compressed text or plain counts.
+
+    `ValueError` if it is none.
+    """
+    try:
+        counts, (height, width) = code["counts"], code["size"]
+        runs = _expand(counts) if isinstance(counts, str) else list(counts)
+        if min(runs, default=0) < 0 or sum(runs) != height * width or min(height, width) < 0:
+            raise ValueError(f"{sum(runs)} pixels in runs, {height} x {width} in all")
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape((height, width), order="F")
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        raise ValueError(f"a run-length code must have counts that fill its size ({error!r})") from error
 
 
 def _expand(text: str) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..texts import LONGEST_NAME, checked_once, checked_text
 from .labelled import IGNORE, LabelledPictures, Labelling, folder_of, paired
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -23,9 +24,12 @@ def _classes(path: Path) -> Labelling:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         names = dict(enumerate(content)) if isinstance(content, list) else {int(k): v for k, v in content.items()}
-        if not 0 < len(names) <= IGNORE or not all(isinstance(name, str) and name.strip() for name in names.values()):
-            raise ValueError(f"{len(names)} names; there must be 1 to {IGNORE}, none empty")
-    except (OSError, ValueError, AttributeError) as error:
+        if not 0 < len(names) <= IGNORE or not all(isinstance(name, str) for name in names.values()):
+            raise ValueError(f"{len(names)} names; there must be 1 to {IGNORE}, all of them text")
+        if not all(0 <= value < 1 << 16 for value in names):
+            raise ValueError("the values of label maps are 0 to 65535")
+        checked_once("class name", [checked_text("class name", name, LONGEST_NAME) for name in names.values()])
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(
             f'folder: {path} must be a list of class names, or an object such as {{"7": "road"}} ({error})'
         ) from error

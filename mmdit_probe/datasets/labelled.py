@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+
+from ..files import open_picture
 
 IGNORE = 255
 """The label of pixels that do not count."""
@@ -85,11 +86,8 @@ def labelling(name: str) -> Labelling:
 
 def read_values(path: Path) -> np.ndarray:
     """The values (height, width) of a palette, grey or 16-bit label picture, 0 to 65535; `ValueError` if it is none."""
-    try:
-        with Image.open(path) as opened:
-            values = np.asarray(opened)
-    except OSError as error:
-        raise ValueError(f"label map {path} can't be read ({error})") from error
+    with open_picture(path, "label map") as opened:
+        values = np.asarray(opened)
     if (
         values.ndim != 2
         or values.dtype.kind not in "ui"
@@ -120,11 +118,14 @@ def folder_of(name: str, root: Path, *places: str) -> Path:
     for place in places:
         if (root / place).is_dir():
             return root / place
-    raise ValueError(f"{name}: --root {root} holds none of {', '.join(places)}")
+    raise ValueError(f"{name}: --root {root} holds none of the folders {', '.join(places)}")
 
 
 def lines_of(name: str, path: Path) -> list[str]:
     """The names in a list file."""
     if not path.is_file():
         raise ValueError(f"{name}: {path} is missing; it lists the pictures")
-    return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    try:
+        return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: {path} can't be read as text ({error}); it lists the pictures") from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from .coco import read_coco
 from .context import read_context
 from .folder import read_folder
 from .labelled import LabelledPictures, Sample
-from .scenes import CLASSES, scene
+from .scenes import CLASSES, Split, scene
 from .voc import read_voc
 
 SCENES = 300
@@ -42,8 +43,10 @@ def open_dataset(name: str, root: Path | None = None, limit: int | None = None) 
     name = dataset_name(name)
     if name == "scenes":
         return held_out_scenes(SCENES if limit is None else limit).first(limit)
-    if root is None or not root.is_dir():
-        raise ValueError(f"{name}: give its folder by --root; {root or 'none'} was given")
+    if root is None:
+        raise ValueError(f"{name}: give its folder by --root")
+    if not root.is_dir():
+        raise ValueError(f"{name}: --root {root} is no folder here")
     return READERS[name](root).first(limit)
 
 
@@ -55,8 +58,28 @@ def dataset_name(given: str) -> str:
     return name
 
 
-def held_out_scenes(count: int) -> LabelledPictures:
-    """The first ``count`` scenes of the test split."""
-    made = (scene("test", number) for number in range(count))
-    samples = [Sample(f"scene{number:05d}", s.image, partial(np.copy, s.labels)) for number, s in enumerate(made)]
-    return LabelledPictures("scenes", CLASSES, samples)
+def held_out_scenes(count: int, split: Split = "test") -> LabelledPictures:
+    """The first ``count`` scenes of the test split, or of val, on which settings are chosen; each drawn when it is asked for."""
+    name = "scenes" if split == "test" else f"scenes-{split}"
+    return LabelledPictures(name, CLASSES, _Scenes(range(count), split))
+
+
+class _Scenes(Sequence[Sample]):
+    """Scenes by number; nothing is kept, so that many take no more memory than few."""
+
+    def __init__(self, numbers: range, split: Split) -> None:
+        self.numbers, self.split = numbers, split
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, key: int) -> Sample: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, key: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(key, slice):
+            return _Scenes(self.numbers[key], self.split)
+        number = self.numbers[key]
+        drawn = scene(self.split, number)
+        return Sample(f"scene{number:05d}", drawn.image, partial(np.copy, drawn.labels))

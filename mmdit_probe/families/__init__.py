@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from .aura_flow import AURA_FLOW
-from .cross_attention import CROSS_ATTENTION
+from .cross_attention import CROSS_ATTENTION, UNET_SELF, UNetPlace, output_projection, unet_places
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
 from .flux import FLUX
 from .generic import generic_family
@@ -66,13 +66,17 @@ def given_of(pipe: Any) -> Given:
 __all__ = [
     "FAMILIES",
     "PLAIN",
+    "UNET_SELF",
     "Family",
     "Given",
     "Inputs",
     "TextPart",
+    "UNetPlace",
     "call_default",
     "denoiser_of",
     "family_of",
     "given_of",
     "named_inputs",
+    "output_projection",
+    "unet_places",
 ]

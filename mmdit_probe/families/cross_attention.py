@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,11 +12,44 @@ from .family import Family, Inputs, TextPart, modules, t5, thousandths
 from .latents import latents_then_text
 
 
+@dataclass(frozen=True)
+class UNetPlace:
+    """Where a U-Net's block stands: ``stage`` is down, mid or up, ``number`` counts that stage's blocks from 0,
+    ``attention`` the transformers in it, ``block`` their blocks."""
+
+    stage: str
+    number: int
+    attention: int
+    block: int
+
+
+def _unet_blocks(unet: Any) -> list[tuple[UNetPlace, Any]]:
+    stages = {"down": unet.down_blocks, "mid": [unet.mid_block], "up": unet.up_blocks}
+    return [
+        (UNetPlace(stage, number, attention, place), block)
+        for stage, parts in stages.items()
+        for number, part in enumerate(parts)
+        for attention, transformer in enumerate(getattr(part, "attentions", None) or ())
+        for place, block in enumerate(getattr(transformer, "transformer_blocks", ()))
+    ]
+
+
 def _unet_layers(unet: Any) -> list[nn.Module]:
-    stages = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
-    transformers = [module for stage in stages for module in getattr(stage, "attentions", None) or ()]
-    blocks = [block for transformer in transformers for block in getattr(transformer, "transformer_blocks", ())]
-    return [block.attn2 for block in blocks if block.attn2 is not None]
+    return [block.attn2 for _, block in _unet_blocks(unet) if block.attn2 is not None]
+
+
+def _unet_self_layers(unet: Any) -> list[nn.Module]:
+    return [block.attn1 for _, block in _unet_blocks(unet)]
+
+
+def unet_places(unet: Any) -> list[UNetPlace]:
+    """Where each layer of `UNET_SELF` stands, in order."""
+    return [place for place, _ in _unet_blocks(unet)]
+
+
+def output_projection(attention: Any) -> nn.Module:
+    """The linear map from an attention layer's joined heads to its output."""
+    return attention.to_out[0]
 
 
 def _unet_layout(unet: Any, inputs: Inputs) -> TokenLayout:
@@ -33,6 +66,10 @@ def _unet_level(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | N
     return level if (queries, keys) == (level.queries, level.keys) else None
 
 
+def _unet_self_layout(unet: Any, inputs: Inputs) -> TokenLayout:
+    return replace(_unet_layout(unet, inputs), text=0, scope="joint")
+
+
 def _ltx_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     grid = inputs["num_frames"], inputs["height"], inputs["width"]
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], scope="cross")
@@ -47,17 +84,21 @@ def _sana_time(transformer: Any, timestep: Tensor) -> Tensor:
     return thousandths(transformer, timestep) / transformer.config.timestep_scale
 
 
+UNET = Family(
+    name="unet",
+    transformer="UNet2DConditionModel",
+    models="Stable Diffusion 1.5, 2, XL, SSD-1B",
+    layers=_unet_layers,
+    layout=_unet_layout,
+    text_parts=_clip,
+    main="sample",
+    call_layout=_unet_level,
+)
+UNET_SELF = replace(UNET, name="unet-self", layers=_unet_self_layers, layout=_unet_self_layout)
+"""The same model read by its self-attention: the I2I region alone. For `Probe(family=)`."""
+
 CROSS_ATTENTION = (
-    Family(
-        name="unet",
-        transformer="UNet2DConditionModel",
-        models="Stable Diffusion 1.5, 2, XL, SSD-1B",
-        layers=_unet_layers,
-        layout=_unet_layout,
-        text_parts=_clip,
-        main="sample",
-        call_layout=_unet_level,
-    ),
+    UNET,
     Family(
         name="pixart",
         transformer="PixArtTransformer2DModel",

@@ -13,7 +13,7 @@ from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
 
 PANELS = {
     "miou": ("mIoU of the I2T masks", TEXT_COLOUR),
-    "class_r2": ("R$^2$ of the features\nfrom the class", IMAGE_COLOUR),
+    "class_r2": ("R² of the features\nfrom the class", IMAGE_COLOUR),
     "text_to_image": ("text / image\nvalue norm", "#009E73"),
 }
 

@@ -111,7 +111,7 @@ def plot_r2(ax: Axes, frame: pd.DataFrame, source: str) -> None:
     ax.axhline(0, color=GUIDE_COLOUR, linewidth=0.6)
     ax.set_xlabel("layer")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    ax.set_title(f"R$^2$ from {name}")
+    ax.set_title(f"R² from {name}")
 
 
 def r2_figure(table: pd.DataFrame) -> Figure:
@@ -126,7 +126,7 @@ def r2_figure(table: pd.DataFrame) -> Figure:
             frame = table[table["timestep"] == timestep]
             for ax, source in zip(row, sources, strict=True):
                 plot_r2(ax, frame, source)
-            row[0].set_ylabel(f"adjusted R$^2$\nt = {timestep} (sigma {frame['sigma'].iloc[0]:.3f})")
+            row[0].set_ylabel(f"adjusted R²\nt = {timestep} (sigma {frame['sigma'].iloc[0]:.3f})")
         handles = [plt.Line2D([], [], color=GUIDE_COLOUR, linestyle=line) for line in LINES.values()]
         figure.legend(handles, list(LINES), loc="outside lower center", ncols=3)
         return figure

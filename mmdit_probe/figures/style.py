@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+
+from ..files import whole
 
 IMAGE_COLOUR, TEXT_COLOUR, GUIDE_COLOUR = "#0072B2", "#D55E00", "#555555"  # Okabe-Ito: told apart by everyone
 STYLE: dict[str, Any] = {
@@ -20,6 +22,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "legend.frameon": False,
     "lines.linewidth": 1.4,
+    "text.parse_math": False,  # a prompt with dollar signs is no formula
     "figure.dpi": 200,
     "figure.constrained_layout.use": True,
 }
@@ -39,15 +42,17 @@ def plain(text: str) -> str:
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem``.pdf and ``stem``.png and close the figure; a kill leaves old or new files."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in ("pdf", "png"):
         path = stem.with_name(f"{stem.name}.{kind}")
-        part = path.with_name(path.name + ".part")
         metadata = {"CreationDate": None} if kind == "pdf" else None  # the same data give the same file
-        with house_style():  # fonts are embedded when the file is written
+        with (
+            whole(path) as part,
+            house_style(),
+            warnings.catch_warnings(),
+        ):  # fonts are embedded when the file is written
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for an emoji
             figure.savefig(part, format=kind, metadata=metadata)
-        os.replace(part, path)
         paths.append(path)
     plt.close(figure)
     return paths

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from PIL import Image
 from scipy.cluster.vq import kmeans2, vq
@@ -19,7 +21,9 @@ def baseline_regions(name: str, picture: np.ndarray, regions: int, seed: int = 0
         return np.zeros(picture.shape[:2], np.int64)
     features = colours if name == BASELINES[1] else positions
     small = np.asarray(Image.fromarray(picture).resize((_FITTED, _FITTED), Image.Resampling.BILINEAR))
-    centres, _ = kmeans2(features(small), regions, minit="++", rng=np.random.default_rng(seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of empty clusters: a picture of few colours has fewer regions
+        centres, _ = kmeans2(features(small), regions, minit="++", rng=np.random.default_rng(seed))
     return vq(features(picture), centres)[0].reshape(picture.shape[:2]).astype(np.int64)
 
 

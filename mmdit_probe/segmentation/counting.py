@@ -34,17 +34,31 @@ def offered(labels: np.ndarray, classes: Sequence[str], vocabulary: str) -> list
     return [int(number) for number in np.unique(labels) if number != IGNORE] or [0]
 
 
-def count_classes(maps: Tensor, offer: Sequence[int], labels: np.ndarray, classes: int, normalize: str) -> np.ndarray:
-    """(matching, timestep, layer, head, count, class) int32 from class maps (timestep, layer, head, offered, row, col)."""
-    numbers = np.array(offer)
+def count_classes(
+    maps: Tensor,
+    offer: Sequence[int],
+    labels: np.ndarray,
+    classes: int,
+    normalize: str,
+    correct: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """(matching, timestep, layer, head, count, class) int32 from class maps (timestep, layer, head, offered, row, col).
+
+    ``correct`` changes label maps, which hold positions in ``offer``, before they count.
+    """
 
     def count(view: Tensor) -> np.ndarray:
-        guess = numbers[label_map(scaled(view, normalize), labels.shape).numpy()]
-        confusion = score(labels, guess, classes).confusion
-        hits = np.diag(confusion)
-        return np.stack([hits, confusion.sum(0) - hits, confusion.sum(1) - hits])[None]
+        guess = label_map(scaled(view, normalize), labels.shape).numpy()
+        return named_counts(labels, offer, guess if correct is None else correct(guess), classes)
 
     return _every_view(maps, count)
+
+
+def named_counts(labels: np.ndarray, offer: Sequence[int], guess: np.ndarray, classes: int) -> np.ndarray:
+    """(matching, count, class) of one label map of positions in ``offer``."""
+    confusion = score(labels, np.array(offer)[guess], classes).confusion
+    hits = np.diag(confusion)
+    return np.stack([hits, confusion.sum(0) - hits, confusion.sum(1) - hits])[None]
 
 
 def count_regions(maps: Tensor, labels: np.ndarray, classes: int, config: EvaluateConfig) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,12 +21,64 @@ from .baselines import BASELINES
 from .counting import COUNTS, MATCHINGS, count_baselines, count_classes, count_regions, offered
 from .maps import make_readout
 from .reading import MapReader, cropped
-from .segmenters import read_class_maps, read_token_maps
+from .segmenters import Correct, read_class_maps, read_token_maps
 from .sharing import Share
 
 Progress = Callable[[int, int], None]
 """Called with (batches done, batches in all)."""
 VIEW = ("timestep", "layer", "head")
+Loaded = Sequence[tuple[np.ndarray, np.ndarray]]
+"""Pictures (height, width, 3) uint8 with their label maps."""
+
+
+@runtime_checkable
+class Counter(Protocol):
+    """Whatever labels pictures: ``count`` gives each one's (matching, timestep, layer, head, count, class) pixels.
+
+    ``sigmas`` are the noise levels of ``timesteps``, ``settings`` what the numbers depend on beside the evaluation's own.
+    """
+
+    timesteps: tuple[int, ...]
+    sigmas: tuple[float, ...]
+    layers: tuple[int, ...]
+    settings: Mapping[str, Any]
+
+    def count(self, loaded: Loaded, classes: tuple[str, ...]) -> list[np.ndarray]: ...
+
+
+class MapCounter:
+    """Seg4Diff: the maps of every timestep, layer and head from one pass each.
+
+    ``reader`` reads other maps than the configuration's; ``correct`` changes label maps.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        config: EvaluateConfig,
+        reader: MapReader | None = None,
+        correct: Correct | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.config, self.correct, self.settings = config, correct, settings or {}
+        self.reader = reader or _map_reader(pipe, config)
+        self.timesteps, self.sigmas, self.layers = self.reader.timesteps, self.reader.sigmas, self.reader.layers
+
+    def count(self, loaded: Loaded, classes: tuple[str, ...]) -> list[np.ndarray]:
+        of = _classes if self.config.task == "open-vocabulary" else _regions
+        return of(self, loaded, classes)
+
+
+def _map_reader(pipe: Any, config: EvaluateConfig) -> MapReader:
+    heads = "mean" if config.heads == "mean" else "all"
+    return MapReader(
+        pipe,
+        make_readout(config.normalize, heads, config.refine),  # type: ignore[arg-type]
+        config.layers,
+        config.timesteps,
+        seed=config.seed,
+        max_sequence_length=config.max_sequence_length,
+    )
 
 
 def run_evaluation(
@@ -36,26 +89,28 @@ def run_evaluation(
     model: str,
     progress: Progress | None = None,
     share: Share | None = None,
+    counter: Counter | None = None,
 ) -> Iterator[xr.Dataset]:
     """The counts of each batch of pictures, in order; finished batches are read from ``out``, not computed.
 
     ``counts`` (picture, matching, timestep, layer, head, count, class) are pixels: true positives, false positives and
     false negatives of each class. ``baseline_counts`` (picture, matching, baseline, count, class) is there on request.
     With a ``share`` of several processes each computes its batches, and the first one alone gives the counts of all.
+    ``counter`` is another system than Seg4Diff, or a variant of it, on ``pipe``; its settings go into ``out`` with the rest.
     `ValueError` before any work if a setting is wrong, or ``out`` holds a run with other ones.
     """
     check(config)
-    heads = "mean" if config.heads == "mean" else "all"
-    reader = MapReader(
-        pipe,
-        make_readout(config.normalize, heads, config.refine),  # type: ignore[arg-type]
-        config.layers,
-        config.timesteps,
-        seed=config.seed,
-        max_sequence_length=config.max_sequence_length,
-    )
-    settings = {"study": "evaluate", "model": model, "pictures": len(pictures.samples), **as_dict(config)}
-    return _batches(reader, pictures, config, RunFolder(out, settings), progress, share or Share())
+    if counter is None and config.method != EvaluateConfig.method:
+        raise ValueError(f"evaluate: method {config.method} needs its counter, see rivals.evaluation")
+    counter = counter or MapCounter(pipe, config)
+    settings = {
+        "study": "evaluate",
+        "model": model,
+        "pictures": len(pictures.samples),
+        **as_dict(config),
+        **counter.settings,
+    }
+    return _batches(counter, pictures, config, RunFolder(out, settings), progress, share or Share())
 
 
 def check(config: EvaluateConfig) -> None:
@@ -83,7 +138,7 @@ def check(config: EvaluateConfig) -> None:
 
 
 def _batches(
-    reader: MapReader,
+    counter: Counter,
     pictures: LabelledPictures,
     config: EvaluateConfig,
     folder: RunFolder,
@@ -97,7 +152,7 @@ def _batches(
         for done, start in enumerate(own):
             if run.item(_name(start)) is None:
                 samples = pictures.samples[start : start + config.batch]
-                run.write(_name(start), _count_batch(reader, samples, pictures.classes, config))
+                run.write(_name(start), _count_batch(counter, samples, pictures.classes, config))
             if progress is not None:
                 progress(done + 1, len(own))
         share.wait()
@@ -122,24 +177,26 @@ def _load(sample: Sample, crop: str) -> tuple[np.ndarray, np.ndarray]:
     labels = sample.read()
     if labels.shape != picture.shape[:2]:
         raise ValueError(
-            f"{sample.name}: the label map is {labels.shape}, the picture {picture.shape[:2]}; they must agree"
+            f"{sample.name}: the label map is {labels.shape}, the picture {picture.shape[:2]} (height, width); they must agree"
         )
     return cropped(picture, crop), cropped(labels, crop)
 
 
 def _count_batch(
-    reader: MapReader, samples: Sequence[Sample], classes: tuple[str, ...], config: EvaluateConfig
+    counter: Counter, samples: Sequence[Sample], classes: tuple[str, ...], config: EvaluateConfig
 ) -> xr.Dataset:
+    samples = list(samples)
     loaded = [_load(sample, config.crop) for sample in samples]
-    counts = (_classes if config.task == "open-vocabulary" else _regions)(reader, loaded, classes, config)
-    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    start = perf_counter()
+    counts = counter.count(loaded, classes)
+    variables: dict[str, Any] = {"seconds": perf_counter() - start}
     variables["counts"] = (("picture", "matching", *VIEW, "count", "class"), np.stack(counts))
     coordinates = {
         "picture": [sample.name for sample in samples],
         "matching": list(MATCHINGS[config.task]),
-        "timestep": list(config.timesteps),
-        "sigma": ("timestep", list(reader.sigmas)),
-        "layer": list(reader.layers),
+        "timestep": list(counter.timesteps),
+        "sigma": ("timestep", list(counter.sigmas)),
+        "layer": list(counter.layers),
         "head": ["mean"] if config.heads == "mean" else [str(head) for head in range(counts[0].shape[3])],
         "count": list(COUNTS),
         "class": list(classes),
@@ -151,24 +208,28 @@ def _count_batch(
     return xr.Dataset(variables, coordinates, {"format": FORMAT, **versions()})
 
 
-def _classes(
-    reader: MapReader, loaded: Sequence[tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...], config: EvaluateConfig
-) -> list[np.ndarray]:
+def _classes(counter: MapCounter, loaded: Loaded, classes: tuple[str, ...]) -> list[np.ndarray]:
+    config = counter.config
     offers = [offered(labels, classes, config.vocabulary) for _, labels in loaded]
     names = [[classes[number] for number in offer] for offer in offers]
-    found = read_class_maps(reader, [picture for picture, _ in loaded], names)
+    found = read_class_maps(counter.reader, [picture for picture, _ in loaded], names)
     return [
-        count_classes(_with_heads(maps, config), offer, labels, len(classes), config.normalize)
-        for (_, labels), offer, maps in zip(loaded, offers, found, strict=True)
+        count_classes(
+            _with_heads(maps, config),
+            offer,
+            labels,
+            len(classes),
+            config.normalize,
+            None if counter.correct is None else counter.correct(picture),
+        )
+        for (picture, labels), offer, maps in zip(loaded, offers, found, strict=True)
     ]
 
 
-def _regions(
-    reader: MapReader, loaded: Sequence[tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...], config: EvaluateConfig
-) -> list[np.ndarray]:
-    maps = read_token_maps(reader, [picture for picture, _ in loaded])
+def _regions(counter: MapCounter, loaded: Loaded, classes: tuple[str, ...]) -> list[np.ndarray]:
+    maps = read_token_maps(counter.reader, [picture for picture, _ in loaded])
     return [
-        count_regions(_with_heads(maps[:, row], config), labels, len(classes), config)
+        count_regions(_with_heads(maps[:, row], counter.config), labels, len(classes), counter.config)
         for row, (_, labels) in enumerate(loaded)
     ]
 

@@ -17,6 +17,8 @@ from ..images import native_size
 from ..pipelines import model_defaults
 from ..probe import Probe
 from ..readouts import Readout
+from .open_vocabulary import class_maps
+from .vocabulary import ClassPrompt
 
 Crop = Literal["stretch", "center"]
 KEPT_PROMPTS = 16
@@ -98,14 +100,23 @@ class MapReader:
         """Clean latents of (height, width, 3) uint8 pictures of any size, stretched to the model's own."""
         return encode_images(self.pipe, [squared(picture, native_size(self.pipe)) for picture in pictures])
 
+    def read_classes(self, latents: Tensor, prompts: Sequence[ClassPrompt]) -> list[Tensor]:
+        """For each row of ``latents``, (timestep, layer, [head,] class, row, col): the maps of its prompt's names."""
+        maps = self.read(latents, [prompt.prompt for prompt in prompts])
+        return [class_maps(maps[:, row], prompt.spans) for row, prompt in enumerate(prompts)]
+
     def read(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
         """(timestep, batch, layer, [head,] row, col, token) on the CPU, a prompt for each row of ``latents``."""
         features = self.features(tuple(prompts))
         with torch.no_grad():
             return torch.cat([self._one(latents, sigma, features) for sigma in self.sigmas])
 
-    def _one(self, latents: Tensor, sigma: float, features: PromptFeatures) -> Tensor:
+    def run(self, latents: Tensor, sigma: float, features: PromptFeatures) -> None:
+        """One forward pass at noise level ``sigma``, watched by the readout."""
         noisy = torch.cat([add_noise(row[None], sigma, self.seed) for row in latents])
         with self.probe:
             forward_once(self.pipe, noisy, sigma, features)
+
+    def _one(self, latents: Tensor, sigma: float, features: PromptFeatures) -> Tensor:
+        self.run(latents, sigma, features)
         return torch.from_numpy(self.probe.dataset()[self.field].values)

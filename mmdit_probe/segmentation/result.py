@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +13,10 @@ import xarray as xr
 from PIL import Image
 
 from ..datasets.labelled import IGNORE
+from ..files import whole, write_text
 from ..images import save_picture
+from ..markup import picture_tag
 from ..records import FORMAT, save_record, versions
-from ..runs import write_text
 from .palette import IGNORED, palette
 from .render import OPACITY, blended, sheet
 from .rle import coco_annotations
@@ -68,7 +65,7 @@ class Segmentation:
         return [
             save_labels(self.labels, len(self.classes), _named(stem, "labels.png")),
             write_text(_named(stem, "legend.json"), json.dumps(self.legend(), indent=1)),
-            save_picture(np.asarray(sheet(self.picture, self.labels, self.classes)), _named(stem, "overlay.png")),
+            save_picture(np.asarray(self.show()), _named(stem, "overlay.png")),
             write_text(_named(stem, "rle.json"), json.dumps(self.coco(name))),
             save_record(self.maps(), _named(stem, "maps.nc")),
         ]
@@ -89,12 +86,14 @@ class Segmentation:
             "annotations": coco_annotations(self.labels, self.classes),
         }
 
+    def show(self) -> Image.Image:
+        """Picture, overlay and legend side by side, as one picture."""
+        return sheet(self.picture, self.labels, self.classes)
+
     def _repr_html_(self) -> str:
         """The overlay with its legend, as notebooks show it."""
-        buffer = io.BytesIO()
-        sheet(self.picture, self.labels, self.classes).save(buffer, format="PNG")
-        code = base64.b64encode(buffer.getvalue()).decode()
-        return f'<img src="data:image/png;base64,{code}" alt="{html.escape(", ".join(self.classes))}">'
+        shown = np.asarray(self.show())
+        return picture_tag(shown, ", ".join(self.classes), shown.shape[1])
 
 
 def _named(stem: Path, kind: str) -> Path:
@@ -106,15 +105,6 @@ def save_labels(labels: np.ndarray, classes: int, path: Path) -> Path:
     image = Image.fromarray(labels.astype(np.uint8))
     colours = np.concatenate([palette(classes), np.tile(IGNORED, (256 - classes, 1))])
     image.putpalette(colours.astype(np.uint8).tobytes())
-    return _write(path, lambda part: image.save(part, format="PNG"))
-
-
-def _write(path: Path, save: Callable[[Path], None]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        save(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part:
+        image.save(part, format="PNG")
     return path

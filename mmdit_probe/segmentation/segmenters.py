@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,24 +13,41 @@ from torch import Tensor
 from ..configs import GroupConfig, SegmentConfig
 from ..tokens import Kind
 from .maps import make_readout
-from .open_vocabulary import class_maps, label_map
+from .open_vocabulary import label_map
 from .reading import MapReader, as_rgb, cropped, expert_layer
 from .result import Segmentation
 from .unsupervised import region_maps
 from .vocabulary import checked_classes, class_prompts
 
 Picture = np.ndarray | Image.Image
+Correct = Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]
+"""From a picture (height, width, 3) to what makes a better label map of one of its label maps."""
+
+
+@runtime_checkable
+class SegmentsByName(Protocol):
+    """A system that labels each pixel of a picture with one of the given class names."""
+
+    def segment(self, image: Picture, classes: Sequence[str]) -> Segmentation: ...
+
+
+@runtime_checkable
+class FindsRegions(Protocol):
+    """A system that splits a picture into regions without any word."""
+
+    def group(self, image: Picture) -> Segmentation: ...
 
 
 class _Segmenter:
-    def __init__(self, pipe: Any, layer: int, config: Any, reader: MapReader) -> None:
-        self.pipe, self.layer, self.config, self.reader = pipe, layer, config, reader
+    def __init__(self, pipe: Any, layer: int, config: Any, reader: MapReader, correct: Correct | None = None) -> None:
+        self.pipe, self.layer, self.config, self.reader, self.correct = pipe, layer, config, reader, correct
 
     def _pictures(self, images: Sequence[Picture]) -> list[np.ndarray]:
         return [cropped(as_rgb(image), self.config.crop) for image in images]
 
     def _segmentation(self, picture: np.ndarray, maps: Tensor, classes: tuple[str, ...]) -> Segmentation:
         labels = label_map(maps, picture.shape[:2]).numpy()
+        labels = labels if self.correct is None else self.correct(picture)(labels)
         settings = {"layer": self.layer, "timestep": self.config.timestep, "sigma": self.reader.sigmas[0]}
         kind = np.uint8 if len(classes) < 256 else np.int32
         return Segmentation(labels.astype(kind), maps.numpy(), classes, picture, settings)
@@ -51,20 +68,35 @@ class OpenVocabularySegmenter(_Segmenter):
         pipe: a pipeline of a family that can be given pictures.
         layer: None takes the model's expert layer.
         config: timestep, crop, refinement and seed.
+        reader: reads other maps than the configuration's, of one layer and timestep.
+        correct: changes the label maps; then they need not be the argmax of the maps any more.
     """
 
-    def __init__(self, pipe: Any, layer: int | None = None, config: SegmentConfig | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        layer: int | None = None,
+        config: SegmentConfig | None = None,
+        reader: MapReader | None = None,
+        correct: Correct | None = None,
+    ) -> None:
         config = config or SegmentConfig()
         layer = expert_layer(pipe) if layer is None else layer
-        readout = make_readout("probs", "mean", config.refine)
-        reader = MapReader(
-            pipe, readout, [layer], [config.timestep], seed=config.seed, max_sequence_length=config.max_sequence_length
+        reader = reader or MapReader(
+            pipe,
+            make_readout("probs", "mean", config.refine),
+            [layer],
+            [config.timestep],
+            seed=config.seed,
+            max_sequence_length=config.max_sequence_length,
         )
-        super().__init__(pipe, layer, config, reader)
+        super().__init__(pipe, layer, config, reader, correct)
 
-    def __call__(self, image: Picture, classes: Sequence[str]) -> Segmentation:
+    def segment(self, image: Picture, classes: Sequence[str]) -> Segmentation:
         """One picture, (height, width, 3) uint8 RGB or PIL."""
         return self.batch([image], classes)[0]
+
+    __call__ = segment
 
     def batch(self, images: Sequence[Picture], classes: Sequence[str]) -> list[Segmentation]:
         """Pictures of any sizes together, with the same classes; one forward pass for each prompt."""
@@ -87,9 +119,8 @@ def read_class_maps(
     found: list[list[Tensor]] = [[] for _ in pictures]
     for start in range(0, len(jobs), len(pictures)):
         rows, parts = zip(*jobs[start : start + len(pictures)], strict=True)
-        maps = reader.read(latents[list(rows)], [part.prompt for part in parts])
-        for place, (row, part) in enumerate(zip(rows, parts, strict=True)):
-            found[row].append(class_maps(maps[:, place], part.spans))
+        for row, maps in zip(rows, reader.read_classes(latents[list(rows)], parts), strict=True):
+            found[row].append(maps)
     return [torch.cat(parts, -3) for parts in found]  # prompts hold the names in order
 
 
@@ -118,9 +149,11 @@ class UnsupervisedSegmenter(_Segmenter):
         )
         super().__init__(pipe, layer, config, reader)
 
-    def __call__(self, image: Picture) -> Segmentation:
+    def group(self, image: Picture) -> Segmentation:
         """One picture, (height, width, 3) uint8 RGB or PIL."""
         return self.batch([image])[0]
+
+    __call__ = group
 
     def batch(self, images: Sequence[Picture]) -> list[Segmentation]:
         """Pictures of any sizes together."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..families import PLAIN, TextPart, family_of
 from ..prompts import positions_of
+from ..texts import LONGEST_NAME, checked_once, checked_text, shown
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,7 @@ def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
     names = tuple(" ".join(name.split()) for name in classes)
     if not names or not all(names):
         raise ValueError("classes: give at least one name, and no empty one, such as dog,bench,grass")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"classes: {', '.join(twice)} is given more than once")
-    return names
+    return checked_once("class name", [checked_text("class name", name, LONGEST_NAME) for name in names])
 
 
 def class_prompts(pipe: Any, classes: Sequence[str], max_sequence_length: int) -> list[ClassPrompt]:
@@ -60,7 +58,7 @@ def _packed(part: TextPart, names: Sequence[str]) -> Iterator[tuple[int, ...]]:
         size = _tokens(part, name)
         if not 0 < size <= room:
             raise ValueError(
-                f"classes: {name!r} has {size} tokens, this model's prompts hold 1 to {room}; choose another"
+                f"classes: {shown(name)} has {size} tokens, this model's prompts hold 1 to {room}; choose another"
             )
         if _tokens(part, _joined(names, [*packed, number])) > room:
             yield tuple(packed)

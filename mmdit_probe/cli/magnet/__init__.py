@@ -1,0 +1,19 @@
+"""mmdit-probe magnet: train, compare, and what goes with it. One command a file."""
+
+from __future__ import annotations
+
+import typer
+
+from .caption import caption
+from .compare import compare
+from .compbench import compbench
+from .import_official import import_official
+from .train import train
+
+app = typer.Typer(
+    help="MAGNET: a LoRA trained with a mask loss on the expert layer's attention, and what it changes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+for command in (train, compare, caption, compbench, import_official):
+    app.command()(command)

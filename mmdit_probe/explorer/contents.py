@@ -1,0 +1,207 @@
+"""What an explorer page holds: maps of tokens, each pixel's budget, and curves, taken from a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..budget import uniform_shares
+from ..tokens import Kind
+from .quantise import MAP_ERROR
+
+MAPS = ("i2t_group", "i2t", "word_map")
+UNKNOWN = "text"
+"""Kind of a text position that nothing is known about."""
+STANDING_IN = (Kind.ABSENT, Kind.PADDING)
+"""Kinds of tokens that may be all alike, and are then kept once."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A map of the page: one text position, or ``count`` ones that are looked at alike everywhere.
+
+    ``places`` are text positions; the map is their mean.
+    """
+
+    text: str
+    kind: str
+    encoder: str
+    places: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.places)
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """One picture's attention, ready to be written into a page.
+
+    ``maps`` (timestep, layer, head_group, token, row, col) are I2T probabilities in [0, 1], means over the heads of each
+    group; ``sizes`` counts those heads. ``whole`` says whether the tokens are all of the text, so that a pixel's budget is
+    known. ``curves`` holds region_mass (timestep, layer, head, region) and value_norm (timestep, layer, head, stream) of
+    every layer, where the record has them.
+    """
+
+    maps: xr.DataArray
+    sizes: tuple[int, ...]
+    tokens: tuple[Token, ...]
+    whole: bool
+    curves: xr.Dataset
+    uniform: dict[str, float]
+    uniform_token: float
+    attrs: dict[str, Any]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of the tokens, in the order in which they stand."""
+        return list(dict.fromkeys(token.kind for token in self.tokens))
+
+    def group_maps(self, timestep: int, layer: int) -> np.ndarray:
+        """(1 + groups, text position, place): the mean over all heads, then each group where there are several."""
+        chosen = self.maps.values[timestep, layer]
+        groups = chosen.reshape(*chosen.shape[:2], -1)
+        mean = np.einsum("gtp,g->tp", groups, np.array(self.sizes) / sum(self.sizes))
+        return np.concatenate([mean[None], groups]) if len(groups) > 1 else mean[None]
+
+    def token_maps(self, maps: np.ndarray) -> np.ndarray:
+        """(1 + groups, token, place) of `tokens`, from `group_maps`."""
+        return np.stack([maps[:, list(token.places)].mean(1) for token in self.tokens], 1)
+
+    def shares(self, maps: np.ndarray) -> np.ndarray:
+        """(1 + groups, 1 + kinds, place): what each pixel gives to the image and to each kind of token; they sum to 1."""
+        places = [[p for token in self.tokens if token.kind == kind for p in token.places] for kind in self.kinds]
+        text = np.stack([maps[:, chosen].sum(1) for chosen in places], 1)
+        return np.concatenate([np.clip(1 - text.sum(1, keepdims=True), 0, 1), text], 1)
+
+    def merged(self, groups: int) -> Contents:
+        """With neighbouring groups of heads joined to so many."""
+        parts = np.array_split(np.arange(len(self.sizes)), groups)
+        if len(parts) >= len(self.sizes):
+            return self
+        joined = [
+            self.maps.isel(head_group=part).weighted(xr.DataArray(np.array(self.sizes)[part], dims="head_group"))
+            for part in parts
+        ]
+        maps = xr.concat([group.mean("head_group") for group in joined], "head_group").transpose(*self.maps.dims)
+        return replace(
+            self, maps=maps.astype(np.float32), sizes=tuple(sum(self.sizes[place] for place in part) for part in parts)
+        )
+
+    def start(self) -> dict[str, int]:
+        """Where the page opens: positions of the expert layer (else the one that looks at text most), of timestep 8, of
+        the word whose map stands out most there, and of that map's peak."""
+        layers, timesteps = list(self.maps["layer"].values), list(self.maps["timestep"].values)
+        timestep = timesteps.index(8) if 8 in timesteps else len(timesteps) // 2
+        expert = self.attrs.get("expert_layer", -1)
+        mass = self.maps.isel(timestep=timestep).sum("token").mean(("head_group", "row", "col"))
+        layer = layers.index(expert) if expert in layers else int(np.argmax(mass.values))
+        maps = self.token_maps(self.group_maps(timestep, layer))[0]
+        standing_out = maps.max(-1) - maps.mean(-1)
+        content = [token.kind == Kind.WORD and token.text.lower() not in FUNCTION_WORDS for token in self.tokens]
+        token = int(np.where(content, standing_out, -1 + 0 * standing_out).argmax()) if any(content) else 0
+        return {"timestep": timestep, "layer": layer, "token": token, "place": int(maps[token].argmax())}
+
+
+FUNCTION_WORDS = frozenset(
+    ("a", "an", "the", "and", "or", "of", "on", "in", "at", "to", "with", "by", "is", "are", ",")
+)
+
+
+def contents_of(record: xr.Dataset, layers: tuple[int, ...] | None = None) -> Contents:
+    """What a page can show of a record: one that `measure_exploration`, a `Probe` with I2T maps, or a study left.
+
+    Args:
+        record: with ``i2t_group`` or ``i2t``, or ``word_map`` for chosen words alone.
+        layers: those to keep of them, None for all.
+
+    Raises:
+        ValueError: the record holds no I2T maps, or not of these layers.
+    """
+    name = next((name for name in MAPS if name in record), None)
+    if name is None or (name == "word_map" and record.attrs.get("direction", "i2t") != "i2t"):
+        raise ValueError(
+            f"explore: the record holds no I2T maps (it has {', '.join(map(str, record.data_vars)) or 'nothing'}); "
+            "make one with mmdit-probe explore --record, or with Probe(pipe, [I2TMaps('all')])"
+        )
+    record = _one_picture(record)
+    maps = _kept(_ordered(record[name]), layers)
+    whole = name != "word_map"
+    tokens = _tokens(record, maps) if whole else tuple(_words(record))
+    curves = record[[v for v in ("region_mass", "value_norm") if v in record]]
+    text, image = int(record.attrs["text_tokens"]), int(record.attrs["image_tokens"])
+    keys = text + (0 if record.attrs["scope"] == "cross" else image + int(record.attrs["extra_tokens"]))
+    sizes = _sizes(record, maps)
+    uniform = uniform_shares(record)
+    return Contents(maps, sizes, tokens, whole, curves, uniform, 1 / keys, dict(record.attrs))
+
+
+def _one_picture(record: xr.Dataset) -> xr.Dataset:
+    """A probe's own record as a study's: the last batch row, and a number for each call, from the clean end if known."""
+    if "prompt" in record.dims:
+        record = record.isel(prompt=0)
+    if "batch" in record.dims:
+        record = record.isel(batch=-1)
+    if "call" in record.dims:
+        record = record.rename(call="sampling_timestep").drop_vars("timestep", errors="ignore")
+        numbers = record.attrs["steps"] - record["step"] if "steps" in record.attrs else -record["step"]
+        record = record.assign_coords(sampling_timestep=numbers.values)
+    return record
+
+
+def _ordered(maps: xr.DataArray) -> xr.DataArray:
+    """(timestep, layer, head_group, token, row, col); a video's frames are averaged."""
+    maps = maps.mean("frame") if "frame" in maps.dims else maps
+    maps = maps.drop_vars("timestep", errors="ignore")
+    names = {"sampling_timestep": "timestep", "map_layer": "layer", "head": "head_group", "word": "token"}
+    maps = maps.rename({old: new for old, new in names.items() if old in maps.dims})
+    maps = maps if "head_group" in maps.dims else maps.expand_dims("head_group")
+    return maps.transpose("timestep", "layer", "head_group", "token", "row", "col")
+
+
+def _kept(maps: xr.DataArray, layers: tuple[int, ...] | None) -> xr.DataArray:
+    """The chosen layers that the maps are known of."""
+    known = maps["layer"].values[np.isfinite(maps.values).any(axis=(0, 2, 3, 4, 5))]
+    missing = sorted(set(layers or ()) - set(known.tolist()))
+    if missing or not len(known):
+        raise ValueError(f"explore: the record has no maps of layers {missing}; it has them of {known.tolist()}")
+    return maps.sel(layer=known if layers is None else list(layers))
+
+
+def _sizes(record: xr.Dataset, maps: xr.DataArray) -> tuple[int, ...]:
+    if "heads" in record.coords:
+        return tuple(int(size) for size in record["heads"].values)
+    return (1,) * maps.sizes["head_group"]
+
+
+def _words(record: xr.Dataset) -> list[Token]:
+    return [Token(str(word), Kind.WORD, "", (place,)) for place, word in enumerate(record["word"].values)]
+
+
+def _tokens(record: xr.Dataset, maps: xr.DataArray) -> tuple[Token, ...]:
+    """Every text position; runs of padding that are looked at alike by every query, within the page's precision, once."""
+    count = maps.sizes["token"]
+    known = "token_text" in record.coords
+    strings = record["token_text"].values.tolist() if known else [f"text {place}" for place in range(count)]
+    kinds = record["token_kind"].values.tolist() if known else [UNKNOWN] * count
+    encoders = record["token_encoder"].values.tolist() if known else [""] * count
+    tokens = [Token(strings[place], kinds[place], encoders[place], (place,)) for place in range(count)]
+    joined: list[Token] = []
+    for token in tokens:
+        last = joined[-1] if joined else None
+        if last is not None and _alike(last, token, maps):
+            joined[-1] = replace(last, places=(*last.places, *token.places))
+        else:
+            joined.append(token)
+    return tuple(joined)
+
+
+def _alike(first: Token, second: Token, maps: xr.DataArray) -> bool:
+    if (first.kind, first.encoder) != (second.kind, second.encoder) or first.kind not in STANDING_IN:
+        return False
+    one, other = (maps.values[..., token.places[0], :, :] for token in (first, second))
+    largest = one.max((-1, -2), keepdims=True)
+    return bool((np.abs(one - other) <= 0.1 * MAP_ERROR * largest).all())

@@ -1,0 +1,81 @@
+"""The record that an explorer page is made from: I2T maps of the kept layers, curves of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..configs import ExploreConfig
+from ..generation import steps_at
+from ..head_groups import HeadGroupMaps, group_labels, group_sizes
+from ..images import native_size, token_pixels
+from ..pipelines import model_defaults
+from ..probe import Probe
+from ..readouts import RegionMass, ValueNorms
+from ..recording import Recording, by_timestep, record_generated, record_image
+
+FEW_LAYERS = 6
+FEW_TIMESTEPS = (8, 28)
+
+
+def measure_exploration(pipe: Any, config: ExploreConfig, picture: np.ndarray | None = None) -> Recording:
+    """One picture, generated or given (height, width, 3) uint8 RGB.
+
+    The record has ``i2t_group`` (sampling_timestep, map_layer, head_group, row, col, token), probabilities in [0, 1], of
+    the kept layers, and ``region_mass`` and ``value_norm`` of every layer.
+    """
+    config = chosen(pipe, config, picture)
+    assert config.timesteps is not None
+    readouts, generation = [HeadGroupMaps(config.head_groups)], config.generation
+    steps = steps_at(config.timesteps, generation.steps)
+    calls = steps if picture is None else tuple(range(len(steps)))
+    with Probe(pipe, [RegionMass(), ValueNorms()], steps=calls) as everywhere:
+        where = (config.timesteps, generation, config.layers)
+        if picture is None:
+            recording = record_generated(pipe, config.prompt, readouts, *where, decode=True)
+        else:
+            recording = record_image(pipe, picture, config.prompt, readouts, *where)
+    maps = recording.record.rename(layer="map_layer")
+    curves = by_timestep(everywhere, calls, config.timesteps, steps)
+    record = curves.merge(maps, compat="override", join="outer", combine_attrs="override")
+    sizes = group_sizes(record.sizes["head"], config.head_groups)
+    record = record.assign_coords(head_group=group_labels(sizes), heads=("head_group", sizes))
+    expert = model_defaults(pipe).expert_layer
+    return Recording(record.assign_attrs(maps.attrs, expert_layer=-1 if expert is None else expert), recording.picture)
+
+
+def chosen(pipe: Any, config: ExploreConfig, picture: np.ndarray | None = None) -> ExploreConfig:
+    """The config with the layers and timesteps that are kept."""
+    layers, timesteps = config.layers, config.timesteps
+    small = _image_tokens(pipe, config, picture) <= config.small
+    if timesteps is None:
+        count = config.generation.steps
+        every = tuple(range(count, 0, -1))
+        timesteps = every if small else tuple(sorted({min(t, count) for t in FEW_TIMESTEPS}, reverse=True))
+    if layers is None:
+        known = tuple(Probe(pipe, []).modules)
+        layers = known if small else spread(known, model_defaults(pipe).expert_layer)
+    return replace(config, layers=layers, timesteps=timesteps)
+
+
+def spread(layers: Sequence[int], expert: int | None) -> tuple[int, ...]:
+    """At most `FEW_LAYERS` layers from first to last, evenly; the expert takes the place of the one next to it."""
+    picked = np.linspace(0, len(layers) - 1, min(FEW_LAYERS, len(layers))).round().astype(int)
+    kept = [layers[place] for place in picked]
+    if expert in layers and expert not in kept:
+        kept[int(np.abs(np.array(kept) - expert).argmin())] = int(expert)  # type: ignore[arg-type]
+    return tuple(kept)
+
+
+def _image_tokens(pipe: Any, config: ExploreConfig, picture: np.ndarray | None) -> float:
+    """About how many image tokens there will be; infinity where the pipeline doesn't say."""
+    try:
+        side, token = native_size(pipe), token_pixels(pipe)
+    except AttributeError:
+        return float("inf")
+    height, width = (config.generation.height or side, config.generation.width or side)
+    height, width = (height, width) if picture is None else picture.shape[:2]
+    return (height / token) * (width / token)

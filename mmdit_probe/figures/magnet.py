@@ -1,0 +1,85 @@
+"""Figures of MAGNET: losses while training, attention before and after, masks before and after."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
+
+LOSSES = {"flow": "flow matching", "focal": "focal", "dice": "dice"}
+SIDES = {"before": (GUIDE_COLOUR, "--", "o"), "after": (TEXT_COLOUR, "-", "s")}
+ATTENTION = {
+    "i2t": "I2T mass",
+    "text_to_image": "text / image value norm",
+    "prompt_to_image": "words / image value norm",
+}
+
+
+def losses_figure(table: pd.DataFrame) -> Figure:
+    """A panel per loss: every step, and the mean over a twentieth of the run; ``table`` is losses.csv."""
+    window = max(1, len(table) // 20)
+    with house_style():
+        figure, axes = plt.subplots(1, len(LOSSES), figsize=(6.6, 2.0))
+        for ax, (name, title) in zip(axes, LOSSES.items(), strict=True):
+            ax.plot(table["step"], table[name], color=IMAGE_COLOUR, lw=0.5, alpha=0.35)
+            smooth = table[name].rolling(window, center=True, min_periods=1).mean()
+            ax.plot(table["step"], smooth, color=IMAGE_COLOUR)
+            ax.set_title(title)
+            ax.set_xlabel("step")
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes[0].set_ylabel("loss before weighting")
+        return figure
+
+
+def attention_figure(table: pd.DataFrame, layer: int) -> Figure:
+    """A panel per quantity of every layer, before and after; the trained layer is marked."""
+    shown = [name for name in ATTENTION if table[name].notna().any()]
+    with house_style():
+        figure, axes = plt.subplots(1, len(shown), figsize=(0.6 + 2.2 * len(shown), 2.3), squeeze=False)
+        for ax, name in zip(axes[0], shown, strict=True):
+            ax.axvline(layer, color=GUIDE_COLOUR, lw=0.8, ls=":")
+            for side, (colour, line, marker) in SIDES.items():
+                rows = table[table["side"] == side].sort_values("layer")
+                ax.plot(rows["layer"], rows[name], line, color=colour, marker=marker, markersize=3, label=side)
+            ax.set_title(ATTENTION[name])
+            ax.set_xlabel("layer")
+            ax.set_ylim(bottom=0)
+            ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SIDES))
+        return figure
+
+
+@dataclass(frozen=True, eq=False)
+class MaskRow:
+    """One picture and its label maps in colours, each (height, width, 3) uint8; ``words`` says which classes it shows."""
+
+    words: str
+    picture: np.ndarray
+    truth: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+
+def masks_figure(rows: Sequence[MaskRow]) -> Figure:
+    """A row per picture: itself, the true masks, and the masks before and after."""
+    titles = ("picture", "truth", "before", "after")
+    with house_style():
+        figure, axes = plt.subplots(len(rows), 4, figsize=(4.6, 0.3 + 0.85 * len(rows)), squeeze=False)
+        for ax, title in zip(axes[0], titles, strict=True):
+            ax.set_title(title)
+        for line, row in zip(axes, rows, strict=True):
+            for ax, image in zip(line, (row.picture, row.truth, row.before, row.after), strict=True):
+                ax.imshow(image, interpolation="nearest" if len(image) < 128 else "antialiased")
+                ax.set_xticks([])
+                ax.set_yticks([])
+                ax.spines[:].set_visible(False)
+            line[0].set_ylabel(textwrap.fill(row.words, 18), rotation=0, ha="right", va="center", fontsize=6)
+        return figure

@@ -1,0 +1,180 @@
+"""A model before and after MAGNET: its masks, the layer's attention, and its pictures (Seg4Diff, Tables 1 to 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ..configs import CompareConfig, EvaluateConfig, as_dict
+from ..datasets.labelled import LabelledPictures
+from ..norms import norms_table
+from ..perturbation import drop_table
+from ..pictures import PLAIN, Pictures, Variant, make_pictures
+from ..readouts import RegionMass, ValueNorms
+from ..recording import record_generated, run_prompts
+from ..runs import RunFolder
+from ..segmentation.evaluation import run_evaluation
+from ..statistics import bootstrap_weights
+from .lora import without_lora
+
+AFTER = "magnet"
+"""The variant with the LoRA; the one without is called plain."""
+TASKS = ("open-vocabulary", "unsupervised")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """What to do with the LoRA and without it: ``contexts[name]`` opens each, before first."""
+
+    contexts: Mapping[str, Callable[[], AbstractContextManager[Any]]]
+
+    def __iter__(self) -> Iterator[tuple[str, Callable[[], AbstractContextManager[Any]]]]:
+        return iter(self.contexts.items())
+
+
+def sides_of(pipe: Any) -> Sides:
+    """Before and after of a pipeline that was loaded with its LoRA."""
+    return Sides({"before": lambda: without_lora(pipe), "after": nullcontext})
+
+
+def compare_masks(
+    pipe: Any, pictures: LabelledPictures, layer: int, config: CompareConfig, out: Path, model: str, progress: Progress
+) -> pd.DataFrame:
+    """mIoU of both tasks before and after, one row for each task, way of matching and timestep.
+
+    ``gain`` is after less before, ``low`` and ``high`` its 95% interval by drawing pictures with replacement, the same ones
+    on both sides.
+    """
+    parts: dict[str, dict[str, xr.DataArray]] = {task: {} for task in TASKS}
+    batch = min(50, len(pictures.samples))
+    each = -(-len(pictures.samples) // batch)
+    for number, task in enumerate(TASKS):
+        for side, (name, context) in enumerate(sides_of(pipe)):
+            start = (2 * number + side) * each
+
+            def shown(done: int, total: int, start: int = start) -> None:
+                progress(start + done, 4 * each)
+
+            settings = EvaluateConfig(
+                dataset=config.dataset,
+                task=task,
+                layers=(layer,),
+                timesteps=config.timesteps,
+                batch=batch,
+                seed=config.generation.seed,
+                limit=config.limit,
+                max_sequence_length=config.generation.max_sequence_length,
+            )
+            with context():
+                folder = out / f"masks-{task}-{name}"
+                batches = list(run_evaluation(pipe, pictures, settings, folder, model, shown))
+            parts[task][name] = xr.concat([part["counts"] for part in batches], "picture").isel(layer=0, head=0)
+    return pd.concat([mask_gains(task, **counts) for task, counts in parts.items()], ignore_index=True)
+
+
+def mask_gains(task: str, before: xr.DataArray, after: xr.DataArray) -> pd.DataFrame:
+    """The rows of one task, from counts (picture, matching, timestep, count, class)."""
+    rows = []
+    for matching in before["matching"].values:
+        for timestep in before["timestep"].values:
+            chosen = {"matching": matching, "timestep": timestep}
+            old, new = (side.sel(chosen).transpose("picture", "count", "class").values for side in (before, after))
+            gain, low, high = miou_gain(old, new)
+            scores = {"before": miou(old.sum(0)), "after": miou(new.sum(0)), "gain": gain, "low": low, "high": high}
+            sigma = float(before["sigma"].sel(timestep=timestep))
+            rows.append({"task": task, **chosen, "sigma": sigma, **scores})
+    return pd.DataFrame(rows)
+
+
+def miou(counts: np.ndarray) -> Any:
+    """Mean IoU of the classes that occur, from (..., 3, class): true positives, false positives, false negatives."""
+    union = counts.sum(-2)
+    shares = np.divide(counts[..., 0, :], union, out=np.full(union.shape, np.nan), where=union > 0)
+    return np.nanmean(shares, -1)
+
+
+def miou_gain(before: np.ndarray, after: np.ndarray, draws: int = 2000) -> tuple[float, float, float]:
+    """After less before, from counts (picture, 3, class), and its 95% interval over pictures."""
+    weights = bootstrap_weights(len(before), draws)
+    drawn = [miou(np.tensordot(weights, counts.astype(float), 1)) for counts in (before, after)]
+    low, high = np.quantile(drawn[1] - drawn[0], [0.025, 0.975])
+    return float(miou(after.sum(0)) - miou(before.sum(0))), float(low), float(high)
+
+
+def compare_attention(pipe: Any, config: CompareConfig, out: Path, model: str, progress: Progress) -> pd.DataFrame:
+    """I2T mass and value norms of every layer, before and after, mean over prompts and timesteps.
+
+    One row a layer and side: ``i2t`` in [0, 1], ``text_to_image`` and ``prompt_to_image`` the ratios of value norms.
+    """
+    tables = []
+    for number, (name, context) in enumerate(sides_of(pipe)):
+        settings = {"study": "magnet-attention", "model": model, "side": name, **as_dict(config)}
+
+        def measure(prompt: str) -> xr.Dataset:
+            readouts = [RegionMass(), ValueNorms()]
+            return record_generated(pipe, prompt, readouts, config.timesteps, config.generation).record
+
+        def shown(done: int, total: int, start: int = number) -> None:
+            progress(start * total + done, 2 * total)
+
+        with context():
+            record = run_prompts(measure, config.prompts, out / f"attention-{name}", settings, shown)
+        mass = record["region_mass"].sel(region="I2T").mean(("prompt", "sampling_timestep", "head"))
+        norms = norms_table(record).groupby("layer")[["text_to_image", "prompt_to_image"]].mean()
+        tables.append(norms.assign(i2t=mass.to_series(), side=name).reset_index())
+    return pd.concat(tables, ignore_index=True)[["side", "layer", "i2t", "text_to_image", "prompt_to_image"]]
+
+
+def compare_pictures(pipe: Any, config: CompareConfig, out: Path, model: str, progress: Progress) -> Pictures:
+    """The prompts' pictures without the LoRA ("plain") and with it, from the same seeds; an interrupted run continues."""
+    variants = [Variant(PLAIN, lambda: without_lora(pipe)), Variant(AFTER, nullcontext)]
+    settings = {"study": "magnet-pictures", "model": model, **as_dict(replace(config, dataset="", limit=None))}
+    with RunFolder(out / "pictures", settings).open() as run:
+        return make_pictures(
+            pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
+        )
+
+
+def score_gains(scored: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """One row a score: mean before and after, the gain and its 95% interval, paired by prompt and seed."""
+    table = drop_table(scored, names).set_index(["score", "variant"])
+    rows = []
+    for name in names:
+        before, after = table.loc[(name, PLAIN)], table.loc[(name, AFTER)]
+        interval = {"gain": -after["drop"], "low": -after["high"], "high": -after["low"]}
+        rows.append({"score": name, "before": before["mean"], "after": after["mean"], **interval})
+    return pd.DataFrame(rows)
+
+
+def read_aloud(masks: pd.DataFrame, attention: pd.DataFrame, scores: pd.DataFrame, layer: int) -> list[str]:
+    """What changed, a line each, and whether it is outside chance."""
+    lines = [
+        f"{row['task']}, {_MATCHING[row['matching']]}, timestep {row['timestep']} (sigma {row['sigma']:.3f}): mIoU "
+        f"{100 * row['before']:.1f} -> {100 * row['after']:.1f}, {_sure(row, 100, '.1f')}."
+        for _, row in masks.iterrows()
+    ]
+    one = attention[attention["layer"] == layer].set_index("side")
+    lines.append(
+        f"layer {layer}: an image token gives text {one.loc['before', 'i2t']:.1%} -> {one.loc['after', 'i2t']:.1%} of its "
+        f"attention; text / image value norm {one.loc['before', 'text_to_image']:.2f} -> {one.loc['after', 'text_to_image']:.2f}."
+    )
+    for _, row in scores.iterrows():
+        lines.append(f"{row['score']}: {row['before']:.3f} -> {row['after']:.3f}, {_sure(row, 1, '.3f')}.")
+    return lines
+
+
+_MATCHING = {"names": "by names", "paper": "the paper's matching", "order-independent": "order-independent matching"}
+
+
+def _sure(row: Any, factor: int, form: str) -> str:
+    gain, low, high = (format(factor * row[key], f"+{form}") for key in ("gain", "low", "high"))
+    chance = "within chance" if row["low"] <= 0 <= row["high"] else "outside chance"
+    return f"{gain} (95% interval {low} to {high}): {chance}"

@@ -1,0 +1,77 @@
+"""Pictures in the folder layout that T2I-CompBench++'s evaluators read: samples/PROMPT_000000.png."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..configs import GenerationConfig
+from ..images import save_picture
+from ..pictures import generate_batch
+
+Progress = Callable[[int, int], None]
+"""Called with (pictures done, pictures in all)."""
+FIRST_SEED = 42
+LONGEST_NAME = 240
+"""Bytes of a file name without number and suffix: file systems take 255."""
+
+
+def read_compbench(path: Path) -> tuple[str, ...]:
+    """The prompts of one of its files: one a line, of several columns between tabs the first.
+
+    `ValueError` if the file can't be read or holds none, or a prompt can't be a file name.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"compbench: {path} can't be read as text ({type(error).__name__})") from error
+    prompts = tuple(line.split("\t")[0].strip() for line in lines if line.strip())
+    if not prompts:
+        raise ValueError(f"compbench: {path} holds no prompt; write one a line")
+    for prompt in prompts:
+        if "_" in prompt or "/" in prompt or "\0" in prompt or len(prompt.encode()) > LONGEST_NAME or prompt[0] == ".":
+            raise ValueError(
+                f"compbench: {prompt[:60]!r} can't be the name of a picture, from which the evaluators read it "
+                f"(no _ or /, no leading dot, at most {LONGEST_NAME} bytes)"
+            )
+    return prompts
+
+
+def sample_file(folder: Path, prompt: str, number: int) -> Path:
+    """Where picture ``number``, counted over all prompts, is written."""
+    return folder / "samples" / f"{prompt}_{number:06d}.png"
+
+
+def export_samples(
+    pipe: Any,
+    prompts: Sequence[str],
+    folder: Path,
+    generation: GenerationConfig,
+    *,
+    each: int = 10,
+    batch: int = 8,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """``each`` pictures of every prompt, from seeds 42, 43, ...; those that are there stay.
+
+    The n-th picture of every prompt starts from the same noise, as in T2I-CompBench's own script.
+    """
+    jobs = [
+        (column, row, sample_file(folder, prompt, row * each + column))
+        for column in range(each)
+        for row, prompt in enumerate(prompts)
+    ]
+    todo = [job for job in jobs if not job[2].exists()]
+    done = len(jobs) - len(todo)
+    for column in range(each):
+        rows = [(row, file) for number, row, file in todo if number == column]
+        for start in range(0, len(rows), batch):
+            chosen = rows[start : start + batch]
+            made = generate_batch(pipe, [prompts[row] for row, _ in chosen], FIRST_SEED + column, generation)
+            for picture, (_, file) in zip(made, chosen, strict=True):
+                save_picture(picture, file)
+            done += len(chosen)
+            if progress is not None:
+                progress(done, len(jobs))
+    return [file for _, _, file in jobs]

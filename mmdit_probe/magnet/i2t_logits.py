@@ -1,0 +1,92 @@
+"""The maps that MAGNET's mask loss reads: I2T scores or probabilities of one layer, with gradients."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..attention import JointAttention
+from ..edits import Edit
+
+Read = Literal["scores", "probs"]
+
+
+class AttentionTap(Edit):
+    """Keeps the last attention call of a layer, and changes nothing.
+
+    Given to a `Probe` among the edits: its queries and keys then carry gradients.
+    """
+
+    def __init__(self, layer: int) -> None:
+        super().__init__(layer, rows="all")
+        self.attention: JointAttention | None = None
+
+    def apply(self, attention: JointAttention, output: Tensor) -> Tensor:
+        self.attention = attention
+        return output
+
+    def take(self) -> JointAttention:
+        """The call, which is then forgotten; `ValueError` if there was none."""
+        taken, self.attention = self.attention, None
+        if taken is None:
+            raise ValueError(f"magnet: layer {min(self.layers)} has not run")
+        return taken
+
+
+def mean_logits(attention: JointAttention, read: Read = "scores") -> Float[Tensor, "batch text rows cols"]:
+    """Maps of the text positions, mean over heads, as logits; gradients reach queries and keys.
+
+    "scores" are ``(1 / H) sum_h q_h k_h^T / sqrt(d)`` over the text columns alone: one matrix product over all heads' widths.
+    "probs" are the logits of the mean probabilities of the joint softmax, so that a sigmoid gives these back.
+    """
+    if read == "probs":
+        return _on_grid(_logit(_probs(attention).mean(1)), attention)
+    layout = attention.layout
+    query = rearrange(attention.query[:, :, layout.image_queries], "b h n d -> b n (h d)").float()
+    key = rearrange(attention.full_key[:, :, layout.text_keys], "b h t d -> b t (h d)").float()
+    return _on_grid(query @ key.transpose(-1, -2) * (attention.scale / attention.heads), attention)
+
+
+def head_logits(attention: JointAttention, read: Read = "scores") -> Float[Tensor, "batch heads text rows cols"]:
+    """The same for each head apart."""
+    if read == "probs":
+        return _on_grid(_logit(_probs(attention)), attention)
+    layout = attention.layout
+    return _on_grid(attention.scores(layout.image_queries, layout.text_keys), attention)
+
+
+def _probs(attention: JointAttention) -> Tensor:
+    return attention.probs(attention.layout.image_queries, attention.layout.text_keys)
+
+
+def _logit(probs: Tensor) -> Tensor:
+    return torch.logit(probs, eps=1e-6)
+
+
+def _on_grid(maps: Tensor, attention: JointAttention) -> Tensor:
+    rows, cols = attention.layout.grid
+    return rearrange(maps, "... (rows cols) text -> ... text rows cols", rows=rows, cols=cols)
+
+
+class MaskHead(nn.Module):
+    """The released training's small convolution: 1-64-64-1 channels, 3 x 3, added to each map.
+
+    It helps the maps to be masks while training, and is then thrown away.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 1, 3, padding=1),
+        )
+
+    def forward(self, maps: Float[Tensor, "maps rows cols"]) -> Float[Tensor, "maps rows cols"]:
+        return maps + self.layers(maps[:, None])[:, 0]

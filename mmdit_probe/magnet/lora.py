@@ -1,0 +1,94 @@
+"""The LoRA that MAGNET trains: adapters on the attention projections, and the file that pipelines load."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from ..families import denoiser_of, family_of
+from ..files import unwritable
+
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+"""The image stream's projections of an attention module, as in the released code; the text stream's own are left alone."""
+WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
+
+
+def add_lora(pipe: Any, rank: int, seed: int = 0) -> list[nn.Parameter]:
+    """Put a fresh adapter of ``rank`` (alpha the same) on every attention layer and freeze all else.
+
+    Returns the adapter's parameters, in fp32. The model's output is unchanged until they are trained. `ValueError` if the
+    rank is not positive, or the model has an adapter already.
+    """
+    if rank < 1:
+        raise ValueError(f"magnet: the LoRA's rank must be at least 1, got {rank}")
+    transformer = denoiser_of(pipe)
+    if getattr(transformer, "peft_config", None):
+        raise ValueError("magnet: the model has a LoRA already; train a model without one")
+    names = {module: name for name, module in transformer.named_modules()}
+    layers = [names[module] for module in family_of(transformer).layers(transformer)]
+    targets = [f"{layer}.{projection}" for layer in layers for projection in PROJECTIONS]
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False)
+    torch.manual_seed(seed)
+    transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets))
+    cast_training_params(transformer, dtype=torch.float32)
+    return [weight for weight in transformer.parameters() if weight.requires_grad]
+
+
+def lora_weights(transformer: nn.Module) -> dict[str, Tensor]:
+    """The adapter's weights by name, on the CPU."""
+    return {name: weight.detach().cpu() for name, weight in get_peft_model_state_dict(transformer).items()}
+
+
+def set_lora_weights(transformer: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put weights that `lora_weights` gave into an adapter of the same form."""
+    set_peft_model_state_dict(transformer, dict(weights))
+
+
+def save_lora(pipe: Any, folder: Path) -> Path:
+    """Write the adapter so that ``pipe.load_lora_weights(folder)`` and ``--lora folder`` take it."""
+    transformer = denoiser_of(pipe)
+    return write_lora(type(pipe), lora_weights(transformer), transformer.peft_config["default"], folder)
+
+
+def write_lora(pipeline: Any, weights: Mapping[str, Tensor], config: LoraConfig | None, folder: Path) -> Path:
+    """Write ``weights`` in the form of a pipeline class's LoRA files; a kill leaves the old file or the new one."""
+    part = folder / ".lora.part"
+    try:
+        pipeline.save_lora_weights(
+            part,
+            transformer_lora_layers=dict(weights),
+            safe_serialization=True,
+            transformer_lora_adapter_metadata=None if config is None else _plain(config.to_dict()),
+        )
+        os.replace(part / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+    except OSError as error:
+        raise ValueError(unwritable(folder / WEIGHTS_FILE, error)) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder / WEIGHTS_FILE
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that JSON can hold, sets as sorted lists."""
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+
+
+@contextmanager
+def without_lora(pipe: Any) -> Iterator[None]:
+    """Inside, the pipeline computes as if its LoRA were not there."""
+    pipe.disable_lora()
+    try:
+        yield
+    finally:
+        pipe.enable_lora()

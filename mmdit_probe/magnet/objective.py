@@ -1,0 +1,99 @@
+"""MAGNET's mask loss of a batch: which maps answer for which masks, and how far they are from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from ..attention import JointAttention
+from ..configs import MagnetConfig
+from .i2t_logits import head_logits, mean_logits
+from .losses import dice_loss, focal_loss
+from .matching import match_masks
+
+MATCHINGS = ("token", "head")
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What the maps of one batch row are compared with.
+
+    ``masks`` are shares of each grid point in [0, 1]. ``spans`` are the text positions of each mask's class name
+    (token matching), ``positions`` the text positions whose maps may be matched (head matching).
+    """
+
+    masks: Float[Tensor, "masks rows cols"]
+    spans: Sequence[Sequence[int]] = ()
+    positions: Sequence[int] = ()
+
+
+class MaskLoss(NamedTuple):
+    """Mean losses over the matched pairs of a batch, and how many pairs there were."""
+
+    focal: Tensor
+    dice: Tensor
+    pairs: int
+
+
+def mask_loss(
+    attention: JointAttention,
+    targets: Sequence[Target],
+    config: MagnetConfig,
+    head: Callable[[Tensor], Tensor] | None = None,
+) -> MaskLoss:
+    """Focal and dice loss of one layer's I2T maps; both 0, with gradient 0, if no row has a mask.
+
+    ``head`` is applied to the maps first.
+    """
+    pair = _token_pairs if config.matching == "token" else _head_pairs
+    logits, masks = pair(attention, targets, config, head or _as_they_are)
+    if not len(masks):
+        nothing = attention.query.sum() * 0.0
+        return MaskLoss(nothing, nothing, 0)
+    return MaskLoss(focal_loss(logits, masks, released=config.released_focal), dice_loss(logits, masks), len(masks))
+
+
+def _as_they_are(maps: Tensor) -> Tensor:
+    return maps
+
+
+def _token_pairs(
+    attention: JointAttention, targets: Sequence[Target], config: MagnetConfig, head: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Each class name's map, the mean over its tokens, with that class's mask."""
+    maps = mean_logits(attention, config.read)  # type: ignore[arg-type]
+    if head is not _as_they_are:
+        maps = head(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+    chosen = [maps[row, list(span)].mean(0) for row, target in enumerate(targets) for span in target.spans]
+    if not chosen:
+        return maps[:0, 0], maps[:0, 0]
+    return torch.stack(chosen), torch.cat([target.masks for target in targets]).to(maps)
+
+
+def _head_pairs(
+    attention: JointAttention, targets: Sequence[Target], config: MagnetConfig, head: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The maps of every text position and head, matched one to one with the masks."""
+    maps = head_logits(attention, config.read)  # type: ignore[arg-type]
+    predictions, masks = [maps[:0, 0, 0]], [maps[:0, 0, 0]]
+    for row, target in enumerate(targets):
+        if not len(target.masks):
+            continue
+        own = head(rearrange(maps[row, :, list(target.positions)], "head text rows cols -> (text head) rows cols"))
+        wanted = target.masks.to(maps)
+        chosen, matched = match_masks(
+            own,
+            wanted,
+            focal_weight=config.match_focal,
+            dice_weight=config.match_dice,
+            released=config.released_focal,
+        )
+        predictions.append(own[torch.from_numpy(chosen).to(maps.device)])
+        masks.append(wanted[torch.from_numpy(matched).to(maps.device)])
+    return torch.cat(predictions), torch.cat(masks)

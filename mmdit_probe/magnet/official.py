@@ -1,0 +1,71 @@
+"""The released LoRA files, in the form that pipelines load."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusion3Pipeline
+from peft import LoraConfig
+from torch import Tensor
+
+from .lora import write_lora
+
+_NAME = re.compile(r"backbone\.transformer\.(?P<module>.+)\.lora_(?P<side>[AB])\.default\.weight")
+
+
+def import_official(file: Path, folder: Path) -> Path:
+    """Turn a released ``lora_weights.pth`` into ``folder``/pytorch_lora_weights.safetensors.
+
+    The file's ``model`` maps ``backbone.transformer.<module>.lora_A.default.weight`` (and ``lora_B``) to tensors; what else it
+    holds, such as the training's convolution, is left out. Nothing in it is executed.
+
+    Raises:
+        ValueError: the file is missing, is no such dict of tensors, or a module's two halves do not fit together.
+    """
+    weights = official_weights(_loaded(file), file)
+    ranks = {len(weight) for name, weight in weights.items() if ".lora_A." in name}
+    if len(ranks) != 1:
+        raise ValueError(f"import-official: {file} has LoRAs of several ranks ({sorted(ranks)}); expected one")
+    rank = ranks.pop()
+    modules = sorted({name.rsplit(".lora_", 1)[0] for name in weights})
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=modules)
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_lora(StableDiffusion3Pipeline, weights, config, folder)
+
+
+def official_weights(state: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
+    """The LoRA's weights under peft's names; `ValueError` if there are none, or one half of a pair is missing."""
+    weights = {}
+    for name, value in state.items():
+        found = _NAME.fullmatch(name)
+        if found and isinstance(value, Tensor):
+            weights[f"{found['module']}.lora_{found['side']}.weight"] = value.contiguous()
+    if not weights:
+        raise ValueError(
+            f"import-official: {source} holds no LoRA of the released code "
+            f"(backbone.transformer.<module>.lora_A.default.weight); its first name is {next(iter(state), 'none')!r}"
+        )
+    for name, down in weights.items():
+        up = weights.get(name.replace(".lora_A.", ".lora_B."))
+        if ".lora_A." in name and (up is None or up.shape[1] != down.shape[0]):
+            raise ValueError(f"import-official: {source}: {name} has no lora_B of the same rank")
+    return weights
+
+
+def _loaded(file: Path) -> Mapping[str, Any]:
+    if not file.is_file():
+        raise ValueError(f"import-official: no file {file}")
+    try:
+        content = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise ValueError(
+            f"import-official: {file} can't be read as tensors alone ({type(error).__name__}); nothing else is loaded"
+        ) from error
+    state = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping):
+        raise ValueError(f"import-official: {file} holds a {type(content).__name__}; expected a dict of tensors")
+    return state

@@ -1,0 +1,49 @@
+"""Small pieces of HTML for notebooks; every text is escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+_SHOWN = 256
+"""Pictures are shown at least so many px wide."""
+
+
+def picture_tag(picture: np.ndarray, alt: str, width: int | None = None) -> str:
+    """An <img> of (height, width, 3) uint8 RGB; small pictures are enlarged pixel by pixel. ``width`` in px."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    code = base64.b64encode(buffer.getvalue()).decode()
+    wide = max(picture.shape[1], _SHOWN) if width is None else width
+    style = f"width:{wide}px;max-width:100%;height:auto"
+    if picture.shape[1] < wide:
+        style += ";image-rendering:pixelated"
+    return f'<img src="data:image/png;base64,{code}" alt="{html.escape(alt)}" style="{style}">'
+
+
+def facts(values: Mapping[str, object]) -> str:
+    """A table of two columns."""
+    return grid([[html.escape(name), html.escape(str(value))] for name, value in values.items()])
+
+
+def grid(rows: Sequence[Sequence[str]], heads: Sequence[str] = ()) -> str:
+    """A table of cells that are HTML already; ``heads`` are texts."""
+    style = ' style="text-align:left;vertical-align:top"'
+    lines = ["".join(f"<td{style}>{cell}</td>" for cell in row) for row in rows]
+    if heads:
+        lines.insert(0, "".join(f"<th{style}>{html.escape(head)}</th>" for head in heads))
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def chips(texts: Sequence[str], notes: Sequence[str]) -> str:
+    """Texts in boxes, one after the other, each with a note under it."""
+    box = "display:inline-block;border:1px solid #8888;border-radius:4px;padding:0 .4em;margin:.1em;text-align:center"
+    return "".join(
+        f'<span style="{box}">{html.escape(text) or "&nbsp;"}<br><small>{html.escape(note)}</small></span>'
+        for text, note in zip(texts, notes, strict=True)
+    )

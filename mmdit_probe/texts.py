@@ -1,0 +1,50 @@
+"""Text that users give: prompts, words and class names; what is refused, and how text is shown in one line."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+LONGEST_PROMPT, LONGEST_NAME = 10_000, 400
+"""Characters; longer texts are no prompts and no class names."""
+_DIRECTIONS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
+
+
+def one_line(text: str, most: int = 500) -> str:
+    """The text without line breaks and control characters, at most about ``most`` characters."""
+    line = "".join(_visible(character) for character in " ".join(text.split()))
+    return line if len(line) <= most else f"{line[: most - 40]} ... {line[-35:]}"
+
+
+def shown(text: str, most: int = 60) -> str:
+    """The text in quotes, cut in the middle if it is long."""
+    return repr(one_line(text, most))
+
+
+def checked_text(what: str, text: str, most: int = LONGEST_PROMPT) -> str:
+    """The text itself; `ValueError` if nothing in it can be seen, it is too long, or it holds control characters.
+
+    White space of any kind, emoji and every script are fine.
+    """
+    if not any(unicodedata.category(character)[0] in "LMNPS" for character in text):
+        raise ValueError(f"the {what} is empty; give it at least one word")
+    if len(text) > most:
+        raise ValueError(f"the {what} {shown(text)} has {len(text)} characters; at most {most} are taken")
+    odd = next((character for character in text if not character.isspace() and _visible(character) != character), None)
+    if odd is not None:
+        raise ValueError(f"the {what} {shown(text)} holds the control character U+{ord(odd):04X}; take it out")
+    return text
+
+
+def checked_once(what: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """The texts; `ValueError` if one is there twice."""
+    twice = next((text for number, text in enumerate(texts) if text in texts[:number]), None)
+    if twice is not None:
+        raise ValueError(f"the {what} {shown(twice)} is given more than once; give it once")
+    return tuple(texts)
+
+
+def _visible(character: str) -> str:
+    """The character, or its escape if it would move the cursor, turn the line's direction or can't be written."""
+    control = unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in _DIRECTIONS
+    return character.encode("unicode_escape").decode() if control else character

@@ -1,0 +1,149 @@
+"""Before and after MAGNET: the numbers, their intervals, and the commands from training to comparison."""
+
+import contextlib
+import io
+import json
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmdit_probe.cli import main
+from mmdit_probe.magnet.compare import miou, miou_gain
+from mmdit_probe.pipelines import embedded_folder
+from mmdit_probe.segmentation.metrics import score
+from mmdit_probe.statistics import bootstrap_weights
+
+
+def counts_of(labels, guess, classes):
+    confusion = score(labels, guess, classes).confusion
+    hits = np.diag(confusion)
+    return np.stack([hits, confusion.sum(0) - hits, confusion.sum(1) - hits])
+
+
+def test_miou_is_the_metrics_own():
+    rng = np.random.default_rng(0)
+    labels, guess = rng.integers(0, 4, (2, 10, 12))
+    assert miou(counts_of(labels, guess, 6)) == pytest.approx(score(labels, guess, 6).miou)
+
+
+def test_bootstrap_weights_draw_as_many_as_there_are():
+    weights = bootstrap_weights(7, 500)
+    assert (weights.sum(1) == 7).all()
+    assert weights.mean() == pytest.approx(1)
+    assert weights[:, 0].std() == pytest.approx((6 / 7) ** 0.5, rel=0.1)  # multinomial
+
+
+def test_the_gain_is_paired_by_picture():
+    """The same counts on both sides gain exactly 0 in every draw; a gain in every picture is outside chance."""
+    rng = np.random.default_rng(1)
+    pairs = [rng.integers(0, 3, (2, 8, 8)) for _ in range(20)]
+    before = np.stack([counts_of(labels, guess, 3) for labels, guess in pairs])
+    assert miou_gain(before, before) == (0, 0, 0)
+    after = np.stack([counts_of(labels, np.where(guess == 1, labels, guess), 3) for labels, guess in pairs])
+    gain, low, high = miou_gain(before, after)
+    assert low > 0
+    assert low <= gain <= high
+    assert gain == pytest.approx(miou(after.sum(0)) - miou(before.sum(0)))
+
+
+def test_the_interval_is_that_of_a_loop():
+    rng = np.random.default_rng(2)
+    before, after = rng.integers(1, 9, (2, 5, 3, 4))
+    weights = bootstrap_weights(5, 2000)
+    gains = []
+    for row in weights[:50]:
+        old, new = (sum(n * side[picture] for picture, n in enumerate(row)) for side in (before, after))
+        gains.append(miou(new) - miou(old))
+    vectorised = [miou(np.tensordot(weights[:50], side.astype(float), 1)) for side in (before, after)]
+    np.testing.assert_allclose(vectorised[1] - vectorised[0], gains)
+
+
+TRAIN = [
+    "magnet",
+    "train",
+    "--steps",
+    "2",
+    "--batch",
+    "2",
+    "--layer",
+    "1",
+    "--rank",
+    "2",
+    "--lr",
+    "0.05",
+    "--warmup",
+    "0",
+]
+COMPARE = [
+    "magnet", "compare", "--lora", "m", "--layer", "1", "--limit", "4", "--prompt", "a red circle on grass",
+    "--prompt", "snow", "--steps", "1", "--timesteps", "1", "--out", "c"]  # fmt: skip
+
+
+def command(*arguments):
+    """The command's exit code and what it prints, in the present folder."""
+    said, complained = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(complained):
+        patch.setattr(sys, "argv", ["mmdit-probe", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+            sys.exit(0)
+    return stopped.value.code or 0, said.getvalue(), complained.getvalue()
+
+
+@pytest.fixture(scope="module")
+def compared(random_folder, tmp_path_factory):
+    """A folder with a LoRA (m) and its comparison (c), the command, and what it printed."""
+    clip = embedded_folder().parent / "tiny-clip"
+    model = ["--model", str(random_folder)]
+    with contextlib.chdir(tmp_path_factory.mktemp("magnet")):
+        assert command(*TRAIN, *model, "--out", "m")[0] == 0
+        comparing = [*COMPARE, *model, "--clip", str(clip)]
+        code, output, error = command(*comparing)
+        assert code == 0, error
+        yield comparing, model, output
+
+
+def test_train_then_compare(compared):
+    comparing, _, output = compared
+    assert sorted(path.name for path in Path("m").iterdir() if path.is_file() and path.name[0] != ".") == [
+        "checkpoint.pt", "losses.csv", "losses.pdf", "losses.png", "pytorch_lora_weights.safetensors", "run.json"]  # fmt: skip
+    masks, scores = pd.read_csv("c/compare_masks.csv"), pd.read_csv("c/compare_scores.csv")
+    assert list(masks["matching"]) == ["names", "paper", "order-independent"]
+    assert set(scores["score"]) == {"clip_t", "clip_score"}
+    assert ((masks["low"] <= masks["gain"]) & (masks["gain"] <= masks["high"])).all()
+    np.testing.assert_allclose(masks["gain"], masks["after"] - masks["before"])
+    assert (masks["gain"] != 0).any()
+    attention = pd.read_csv("c/compare_attention.csv").set_index(["side", "layer"])
+    assert (attention.loc["before", "i2t"] != attention.loc["after", "i2t"]).all()
+    for line in ("open-vocabulary, by names, timestep 1", "layer 1: an image token gives text", "clip_score:"):
+        assert line in output
+    for name in ("compare_masks", "compare_attention", "compare_sheet"):
+        assert Path("c", f"{name}.pdf").stat().st_size > 1000
+    written = {path: path.stat().st_mtime_ns for path in Path("c").rglob("*.nc")}
+    code, again, _ = command(*comparing, "--json")
+    assert code == 0
+    assert json.loads(again)["masks"] == json.loads(masks.to_json(orient="records"))
+    assert {path: path.stat().st_mtime_ns for path in Path("c").rglob("*.nc")} == written  # nothing is computed twice
+
+
+def test_before_and_after_are_what_evaluate_says(compared):
+    _, model, _ = compared
+    options = ["--layers", "1", "--limit", "4", "--timesteps", "1", "--batch", "4", *model]
+    masks = pd.read_csv("c/compare_masks.csv").set_index("task")
+    for name, lora in (("before", []), ("after", ["--lora", "m"])):
+        assert command("evaluate", "scenes", *options, *lora, "--out", name)[0] == 0
+        said = pd.read_csv(f"{name}/evaluate.csv")["miou"].item()
+        assert masks.loc["open-vocabulary", name] == pytest.approx(said)
+
+
+def test_a_lora_trained_anew_is_another_one(compared):
+    comparing, model, _ = compared
+    assert command(*TRAIN, *model, "--seed", "1", "--out", "n")[0] == 0
+    Path("n/pytorch_lora_weights.safetensors").replace("m/pytorch_lora_weights.safetensors")
+    code, _, error = command(*comparing)
+    assert code == 2
+    assert "holds a run with other settings (model)" in error

@@ -1,0 +1,92 @@
+"""What notebooks show: pictures as they are, every text escaped."""
+
+import base64
+import html
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from PIL import Image
+
+from mmdit_probe import Segmentation
+from mmdit_probe.expert import Expert
+from mmdit_probe.markup import facts, picture_tag
+from mmdit_probe.pictures import Pictures
+from mmdit_probe.recording import Recording
+from mmdit_probe.segmentation.render import sheet
+from mmdit_probe.tokens import TextTokens
+
+EVIL = '"><script>alert(1)</script>'
+PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+
+
+def pictures_in(text):
+    codes = re.findall(r"data:image/png;base64,([^\"]+)", text)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(code)))) for code in codes]
+
+
+def safe(text):
+    """No element but those that the package writes."""
+    assert "<script" not in text
+    assert html.escape(EVIL) in text or html.escape(EVIL, quote=False) in text
+    return True
+
+
+def test_a_picture_is_shown_pixel_by_pixel():
+    tag = picture_tag(PICTURE, EVIL)
+    assert safe(tag)
+    np.testing.assert_array_equal(pictures_in(tag)[0], PICTURE)
+    assert "width:256px" in tag
+    assert "pixelated" in tag
+    assert "pixelated" not in picture_tag(np.zeros((300, 300, 3), np.uint8), "")
+
+
+def test_facts_are_escaped():
+    assert safe(facts({EVIL: EVIL}))
+
+
+def test_a_recording_shows_picture_and_what_was_read():
+    record = xr.Dataset({"word_map": (("layer", "row"), np.zeros((2, 3)))}, attrs={"prompt": EVIL, "seed": 3})
+    shown = Recording(record, PICTURE)._repr_html_()
+    assert safe(shown)
+    assert "layer 2 x row 3" in shown
+    np.testing.assert_array_equal(pictures_in(shown)[0], PICTURE)
+    assert not pictures_in(Recording(record, np.empty((0, 0, 3), np.uint8))._repr_html_())
+
+
+def test_pictures_of_a_run_stand_by_prompt_seed_and_variant():
+    images = {name: np.full((2, 2, 4, 4, 3), fill, np.uint8) for name, fill in (("plain", 1), ("layer07", 2))}
+    images["layer07"][1, 0] = 9
+    shown = Pictures(("sand", EVIL), (0, 5), images)._repr_html_()
+    assert safe(shown)
+    assert [int(p[0, 0, 0]) for p in pictures_in(shown)] == [1, 2, 1, 2, 1, 9, 1, 2]
+    assert "seed 5" in shown
+    assert shown.index("plain") < shown.index("layer07")
+
+
+def test_an_expert_shows_its_reasons():
+    shown = Expert(7, EVIL, pd.DataFrame({"layer": [7], "coherence": [0.12345]}))._repr_html_()
+    assert safe(shown)
+    assert "Layer 7" in shown
+    assert "0.123" in shown
+
+
+def test_tokens_show_their_kinds():
+    tokens = TextTokens(
+        np.array([["<s>", EVIL]]), np.array([["start", "word"]]), np.array(["clip"] * 2), np.array([True])
+    )
+    shown = tokens._repr_html_()
+    assert safe(shown)
+    assert "1 word" in shown
+    assert "&lt;s&gt;" in shown
+
+
+def test_a_segmentation_shows_its_sheet():
+    labels = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
+    segmentation = Segmentation(labels, np.zeros((2, 1, 1), np.float32), (EVIL, "sand"), PICTURE)
+    assert safe(segmentation._repr_html_())
+    expected = np.asarray(sheet(PICTURE, labels, (EVIL, "sand")))
+    np.testing.assert_array_equal(np.asarray(segmentation.show()), expected)
+    np.testing.assert_array_equal(pictures_in(segmentation._repr_html_())[0], expected)

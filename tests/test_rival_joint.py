@@ -1,0 +1,220 @@
+"""The rivals' steps on an MM-DiT: refiners and regions through the segmenters and the evaluation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mmdit_probe import I2TMaps, Probe
+from mmdit_probe.configs import EvaluateConfig, GroupConfig, SegmentConfig
+from mmdit_probe.datasets.registry import held_out_scenes
+from mmdit_probe.datasets.scenes import scene
+from mmdit_probe.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
+from mmdit_probe.rivals.configs import DiffCutConfig, DiffSegConfig, RefineConfig, for_dataset
+from mmdit_probe.rivals.evaluation import RegionCounter, joint_config, refined_counter, refined_segmenter
+from mmdit_probe.rivals.joint import JointGrouper, RefinedReader, Worked, colour_masks, image_features
+from mmdit_probe.rivals.kl_merging import merge_regions
+from mmdit_probe.rivals.refinement import iterate, min_max, sharpened
+from mmdit_probe.rivals.row_blocks import held, normalised
+from mmdit_probe.segmentation import OpenVocabularySegmenter, evaluation
+from mmdit_probe.segmentation.evaluation import run_evaluation
+from mmdit_probe.segmentation.evaluation_tables import tabulate
+from mmdit_probe.segmentation.matching import matched_scores
+from mmdit_probe.segmentation.segmenters import FindsRegions, SegmentsByName
+
+CLASSES = ("grass", "wood floor", "circle")
+SCENES = held_out_scenes(3)
+
+
+@pytest.fixture
+def picture():
+    return scene("val", 0).image
+
+
+def full_attention(pipe, picture, prompt, layer, timestep, scale=1.0, span=()):
+    """(heads, tokens, tokens) and the layout of one layer's whole joint softmax, and its output, written out."""
+    features = encode_prompts(pipe, [prompt], 77)
+    states = features.inputs["encoder_hidden_states"].clone()
+    states[:, list(span)] *= scale
+    features.inputs["encoder_hidden_states"] = states
+    sigma = noise_level(pipe, timestep)
+    kept = {}
+
+    def work(attention):
+        scores = attention.query @ attention.key.transpose(2, 3) * attention.scale
+        kept["probs"], kept["layout"] = scores.softmax(-1)[0], attention.layout
+        kept["value"] = attention.value[0]
+        return [torch.zeros(1)] * attention.batch
+
+    latents = add_noise(encode_images(pipe, [picture]), sigma, 0)
+    with torch.no_grad(), Probe(pipe, [Worked(work), I2TMaps()], layers=[layer]):
+        forward_once(pipe, latents, sigma, features)
+    return kept
+
+
+def test_diffsegmenter_is_what_i2i_was_and_its_steps_are_powers(random_pipe, picture):
+    layer = 1
+    one = refined_segmenter(random_pipe, layer, SegmentConfig(refine="diffsegmenter"), RefineConfig())
+    plain = OpenVocabularySegmenter(random_pipe, layer, SegmentConfig(refine="i2i"))
+    np.testing.assert_allclose(one(picture, CLASSES).logits, plain(picture, CLASSES).logits, atol=1e-6)
+    none = refined_segmenter(random_pipe, layer, SegmentConfig(refine="diffsegmenter"), RefineConfig(steps=0))
+    unrefined = OpenVocabularySegmenter(random_pipe, layer)(picture, CLASSES)
+    np.testing.assert_allclose(none(picture, CLASSES).logits, unrefined.logits, atol=1e-6)
+    assert isinstance(one, SegmentsByName)
+
+
+def test_iseg_is_the_iteration_on_the_scaled_words_maps(random_pipe, picture):
+    """Written out from the full softmax; names of one and of two tokens."""
+    config = RefineConfig(entropy=0.05, iterations=4)
+    segmenter = refined_segmenter(random_pipe, 2, SegmentConfig(refine="iseg"), config)
+    made = segmenter.batch([picture, picture[::-1].copy()], CLASSES)[0]
+    spans = [(1,), (2, 3), (4,)]
+    kept = full_attention(random_pipe, picture, " ".join(CLASSES), 2, 8, 1.6, range(1, 5))
+    layout = kept["layout"]
+    i2i = normalised(kept["probs"][:, layout.image_queries, layout.image_keys].mean(0))
+    i2t = kept["probs"][:, layout.image_queries, layout.text_keys].mean(0)
+    maps = torch.stack([i2t[:, list(span)].mean(1) for span in spans], 1)
+    expected = min_max(iterate(sharpened(held(i2i), len(maps), 0.05), maps, 4)).T.unflatten(1, layout.grid)
+    np.testing.assert_allclose(made.logits, expected, atol=2e-4)
+
+
+def test_the_vote_makes_every_mask_one_class(random_pipe, picture):
+    masks = colour_masks(picture, 4)
+    segmenter = refined_segmenter(random_pipe, 1, SegmentConfig(refine="corrclip-vote"), RefineConfig(regions=4))
+    made = segmenter(picture, CLASSES)
+    plain = OpenVocabularySegmenter(random_pipe, 1)(picture, CLASSES)
+    np.testing.assert_allclose(made.logits, plain.logits)
+    for number in np.unique(masks):
+        own = made.labels[masks == number]
+        assert len(np.unique(own)) == 1
+        assert own[0] == np.bincount(plain.labels[masks == number]).argmax()
+    given = refined_segmenter(
+        random_pipe, 1, SegmentConfig(refine="corrclip-vote"), RefineConfig(), lambda p: np.zeros(p.shape[:2], int)
+    )
+    assert len(np.unique(given(picture, CLASSES).labels)) == 1
+
+
+def test_colour_masks_are_connected_and_cover_the_picture():
+    picture = np.zeros((8, 12, 3), np.uint8)
+    picture[:, 4:8] = 255
+    masks = colour_masks(picture, 2)
+    assert len(np.unique(masks)) == 3
+    assert masks.min() == 0
+
+
+def test_regions_of_one_layer_are_those_of_its_full_softmax(random_pipe, picture):
+    config = DiffSegConfig(threshold=0.01)
+    grouper = JointGrouper(random_pipe, 2, config, GroupConfig())
+    made = grouper.batch([picture[::-1].copy(), picture])[1]
+    kept = full_attention(random_pipe, picture, "", 2, 8)
+    layout = kept["layout"]
+    i2i = normalised(kept["probs"][:, layout.image_queries, layout.image_keys].mean(0))
+    expected = merge_regions(held(i2i), layout.grid, 0.01)
+    assert made.logits.shape == tuple(expected.shape)
+    np.testing.assert_allclose(made.logits, expected, atol=1e-5)
+    assert made.settings["method"] == "diffseg"
+    assert isinstance(grouper, FindsRegions)
+
+
+def test_cut_features_are_the_attention_output_at_the_image(random_pipe, picture):
+    kept = full_attention(random_pipe, picture, "", 1, 8)
+    layout = kept["layout"]
+    expected = (kept["probs"] @ kept["value"])[:, layout.image_queries]
+    found = {}
+
+    def work(attention):
+        found["features"] = image_features(attention)
+        return [torch.zeros(1)] * attention.batch
+
+    latents = add_noise(encode_images(random_pipe, [picture]), noise_level(random_pipe, 8), 0)
+    with torch.no_grad(), Probe(random_pipe, [Worked(work)], layers=[1], stop_early=True):
+        forward_once(random_pipe, latents, noise_level(random_pipe, 8), encode_prompts(random_pipe, [""], 77))
+    by_hand = torch.cat(list(expected), -1).T.unflatten(1, layout.grid)
+    torch.testing.assert_close(found["features"][0], by_hand, atol=1e-5, rtol=1e-4)
+    grouped = JointGrouper(random_pipe, 1, DiffCutConfig(tau=0.9)).group(picture)
+    assert grouped.labels.shape == picture.shape[:2]
+    assert sum(grouped.shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", ["diffseg", "diffcut"])
+def test_evaluated_regions_agree_with_grouping_each_picture(random_pipe, tmp_path, method):
+    rival = DiffSegConfig(threshold=0.02) if method == "diffseg" else DiffCutConfig(tau=0.9)
+    config = EvaluateConfig(task="unsupervised", method=method, layers=(0, 2), timesteps=(4, 8), batch=1)
+    counter = RegionCounter(random_pipe, config, rival)
+    result = tabulate(run_evaluation(random_pipe, SCENES, config, tmp_path, "random", counter=counter))
+    assert len(result.views) == 2 * 2 * 2
+    grouper = JointGrouper(random_pipe, 2, rival, GroupConfig(timestep=4))
+    regions = np.stack([grouper.group(sample.picture).labels for sample in SCENES.samples])
+    expected = matched_scores(np.stack([s.read() for s in SCENES.samples]), regions, len(SCENES.classes))
+    row = result.views.set_index(["matching", "timestep", "layer"]).loc[("paper", 4, 2)]
+    assert row["miou"] == pytest.approx(expected.miou)
+    assert row["pacc"] == pytest.approx(expected.accuracy)
+    assert result.seconds > 0
+
+
+@pytest.mark.parametrize("refine", ["diffsegmenter", "iseg", "corrclip-vote"])
+def test_evaluated_refinements_agree_with_segmenting_each_picture_and_resume(
+    random_pipe, tmp_path, monkeypatch, refine
+):
+    config = EvaluateConfig(refine=refine, layers=(1, 2), batch=2)
+
+    def evaluate(out):
+        counter = refined_counter(random_pipe, config, RefineConfig())
+        return tabulate(run_evaluation(random_pipe, SCENES, config, out, "random", counter=counter))
+
+    result = evaluate(tmp_path / "whole")
+    segmenter = refined_segmenter(random_pipe, 2, SegmentConfig(refine=refine), RefineConfig())
+    right = total = 0
+    for sample in SCENES.samples:
+        labels = sample.read()
+        present = np.unique(labels)
+        made = segmenter(sample.picture, [SCENES.classes[number] for number in present])
+        right, total = right + (present[made.labels] == labels).sum(), total + labels.size
+    assert result.views.set_index("layer").loc[2, "pacc"] == pytest.approx(right / total)
+
+    original, done = evaluation._count_batch, []
+
+    def counted(*arguments):
+        if len(done) == 1:
+            done.append(None)
+            raise KeyboardInterrupt
+        done.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(evaluation, "_count_batch", counted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path / "parts")
+    pd.testing.assert_frame_equal(evaluate(tmp_path / "parts").views, result.views, check_exact=True)
+    assert len(done) == 3
+
+
+def test_other_settings_are_another_run(random_pipe, tmp_path):
+    config = EvaluateConfig(refine="iseg", layers=(1,), batch=3)
+
+    def evaluate(rival):
+        counter = refined_counter(random_pipe, config, rival)
+        return list(run_evaluation(random_pipe, SCENES, config, tmp_path, "random", counter=counter))
+
+    evaluate(RefineConfig())
+    with pytest.raises(ValueError, match=r"other settings \(rival\)"):
+        evaluate(RefineConfig(iterations=3))
+
+
+def test_mistakes_are_refused(random_pipe):
+    each = EvaluateConfig(heads="each", refine="iseg")
+    with pytest.raises(ValueError, match="refine iseg takes the mean over heads"):
+        refined_counter(random_pipe, each, RefineConfig())
+    with pytest.raises(ValueError, match="works on probabilities"):
+        refined_counter(random_pipe, EvaluateConfig(normalize="scores", refine="iseg"), RefineConfig())
+    with pytest.raises(ValueError, match="--method diffseg takes the mean over heads"):
+        RegionCounter(random_pipe, EvaluateConfig(heads="each", method="diffseg"), DiffSegConfig())
+    with pytest.raises(ValueError, match="refine must be diffsegmenter or iseg here"):
+        RefinedReader(random_pipe, "i2i", RefineConfig(), [0], [8])
+
+
+def test_settings_by_data_set_and_threshold():
+    assert for_dataset(RefineConfig(), "coco-stuff-27") == RefineConfig(entropy=0.2, iterations=10)
+    assert for_dataset(DiffSegConfig(), "cityscapes").threshold == 0.9
+    assert for_dataset(DiffCutConfig(), "context") == DiffCutConfig()
+    assert joint_config(DiffCutConfig(), 0.3).tau == 0.3
+    assert joint_config(DiffSegConfig(), 0.3).threshold == 0.3

@@ -1,0 +1,381 @@
+"""The rival systems end to end on small random models, and the steps that are theirs alone."""
+
+import dataclasses
+
+import models_rivals as small
+import numpy as np
+import pytest
+import torch
+
+from mmdit_probe import Probe
+from mmdit_probe.configs import EvaluateConfig
+from mmdit_probe.datasets.registry import held_out_scenes
+from mmdit_probe.datasets.scenes import scene
+from mmdit_probe.families import UNET_SELF, UNetPlace, unet_places
+from mmdit_probe.rivals import dense_clip
+from mmdit_probe.rivals.configs import (
+    CorrCLIPConfig,
+    DiffCutConfig,
+    DiffSegConfig,
+    DiffSegmenterConfig,
+    ISegConfig,
+    ProxyCLIPConfig,
+    for_dataset,
+)
+from mmdit_probe.rivals.corrclip import CorrCLIP, merged_regions, region_attention
+from mmdit_probe.rivals.dense_clip import DenseCLIP, dino_features, name_variants, probabilities, windows_of
+from mmdit_probe.rivals.diffcut import DiffCut, cut_features
+from mmdit_probe.rivals.diffseg import DiffSeg, all_resolutions, tiled
+from mmdit_probe.rivals.diffsegmenter import DiffSegmenter
+from mmdit_probe.rivals.evaluation import SystemCounter
+from mmdit_probe.rivals.iseg import ISeg
+from mmdit_probe.rivals.loading import load_masks
+from mmdit_probe.rivals.proxyclip import ProxyCLIP, proxy_attention
+from mmdit_probe.rivals.row_blocks import held, image_rows, normalised
+from mmdit_probe.rivals.sam_masks import SamMasks, flattened, kept_masks, stability_of
+from mmdit_probe.rivals.unet import Kept, UNetReader
+from mmdit_probe.rivals.words import spans_in, split_background, weighted
+from mmdit_probe.segmentation.evaluation import run_evaluation
+from mmdit_probe.segmentation.evaluation_tables import tabulate
+from mmdit_probe.segmentation.segmenters import FindsRegions, SegmentsByName
+
+CLASSES = ["grass", "wood floor", "circle"]
+SCENES = held_out_scenes(2)
+
+
+@pytest.fixture(scope="module")
+def sd():
+    return small.stable_diffusion()
+
+
+@pytest.fixture(scope="module")
+def sdxl():
+    return small.stable_diffusion_xl()
+
+
+@pytest.fixture
+def picture():
+    return scene("val", 0).image
+
+
+CLIP_SIZES = {"side": 48, "crop": 32, "stride": 16}
+
+
+def make(name, sd, sdxl):
+    if name in ("proxyclip", "corrclip"):
+        model, processor = small.clip()
+        if name == "proxyclip":
+            return ProxyCLIP(model, processor, small.dino(), ProxyCLIPConfig(**CLIP_SIZES))
+        masks = SamMasks(small.sam(), points=3, iou=-9.0, stability=0.0)
+        return CorrCLIP(model, processor, small.dino(), masks, CorrCLIPConfig(**CLIP_SIZES))
+    return {
+        "diffsegmenter": lambda: DiffSegmenter(sd, DiffSegmenterConfig(side=64)),
+        "iseg": lambda: ISeg(sd, ISegConfig(side=64)),
+        "diffseg": lambda: DiffSeg(sd, DiffSegConfig(side=64)),
+        "diffcut": lambda: DiffCut(sdxl, DiffCutConfig(side=64)),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", ["diffsegmenter", "iseg", "proxyclip", "corrclip"])
+def test_named_systems_segment_and_are_evaluated(name, sd, sdxl, picture, tmp_path):
+    system = make(name, sd, sdxl)
+    assert isinstance(system, SegmentsByName)
+    made = system.segment(picture[:50], CLASSES)
+    assert made.labels.shape == (50, 64)
+    assert made.classes == tuple(CLASSES)
+    assert np.isfinite(made.logits).all()
+    again = system.segment(picture[:50], CLASSES)
+    np.testing.assert_array_equal(made.labels, again.labels)
+    turned = system.segment(picture[:50], CLASSES[::-1])
+    assert (turned.labels == 2 - made.labels).mean() > 0.6 if name != "iseg" else True  # its prompt has an order
+    config = EvaluateConfig(method=name, batch=1)
+    counter = SystemCounter(system, config)
+    result = tabulate(run_evaluation(None, SCENES, config, tmp_path, name, counter=counter))
+    right = total = 0
+    for sample in SCENES.samples:
+        labels = sample.read()
+        present = np.unique(labels)
+        guess = present[system.segment(sample.picture, [SCENES.classes[n] for n in present]).labels]
+        right, total = right + (guess == labels).sum(), total + labels.size
+    assert result.views["pacc"].item() == pytest.approx(right / total)
+
+
+@pytest.mark.parametrize("name", ["diffseg", "diffcut"])
+def test_systems_without_words_group_and_are_evaluated(name, sd, sdxl, picture, tmp_path):
+    system = make(name, sd, sdxl)
+    assert isinstance(system, FindsRegions)
+    made = system.group(picture[:50])
+    assert made.labels.shape == (50, 64)
+    assert sum(made.shares.values()) == pytest.approx(1)
+    config = EvaluateConfig(task="unsupervised", method=name, batch=2)
+    result = tabulate(run_evaluation(None, SCENES, config, tmp_path, name, counter=SystemCounter(system, config)))
+    assert list(result.views["matching"]) == ["paper", "order-independent"]
+    assert 0 < result.views["miou"].iloc[0] < 1
+
+
+# U-Nets
+
+
+def test_self_attention_of_every_block_is_read_and_the_output_unchanged(sd):
+    latents, states = torch.randn(1, 4, 16, 16), torch.randn(1, 77, 16)
+    plain = sd.unet(latents, 10, encoder_hidden_states=states).sample
+    own, cross = Kept(), Kept()
+    with Probe(sd.unet, [cross]), Probe(sd.unet, [own], family=UNET_SELF):
+        probed = sd.unet(latents, 10, encoder_hidden_states=states).sample
+    assert torch.equal(plain, probed)
+    places = unet_places(sd.unet)
+    assert places[0] == UNetPlace("down", 0, 0, 0)
+    assert [place.stage for place in places] == ["down"] * 2 + ["mid"] + ["up"] * 4
+    assert sorted(own.found) == sorted(cross.found) == list(range(7))
+    grids = [own.found[layer].layout.grid for layer in range(7)]
+    assert grids == [(16, 16), (8, 8), (4, 4), (8, 8), (8, 8), (16, 16), (16, 16)]
+    attention = own.found[1]
+    full = (attention.query @ attention.key.transpose(2, 3) * attention.scale).softmax(-1).mean(1)[0]
+    torch.testing.assert_close(image_rows(attention)(slice(0, 64)), full)
+    assert cross.found[1].layout.keys == 77
+
+
+def test_the_encoders_last_output_is_the_modules_own(sd, picture):
+    system = DiffCut(sd, DiffCutConfig(side=64))
+    module = UNET_SELF.layers(sd.unet)[1]
+    seen = []
+    hook = module.register_forward_hook(lambda m, a, output: seen.append(output))
+    reader = system.reader
+    reader.run(reader.latents(picture), reader.encode(""))
+    hook.remove()
+    torch.testing.assert_close(system.features(picture).flatten(1).T, seen[0][0])
+
+
+def test_noise_and_posterior_are_as_asked(sd, picture):
+    clean = UNetReader(sd, 64, 100, noisy=False).latents(picture)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
+    kept = sd.scheduler.alphas_cumprod[100]
+    found = UNetReader(sd, 64, 100, 3).latents(picture)
+    torch.testing.assert_close(found, kept.sqrt() * clean + (1 - kept).sqrt() * noise)
+    sampled = UNetReader(sd, 64, 100, 3, sample=True).latents(picture)
+    assert not torch.allclose(found, sampled)
+    with pytest.raises(ValueError, match="needs a Stable Diffusion U-Net pipeline"):
+        UNetReader(object(), 64, 100)
+    with pytest.raises(ValueError, match="multiple of 4 px"):
+        UNetReader(sd, 63, 100)
+    with pytest.raises(ValueError, match="timestep must be in 0 to 999"):
+        UNetReader(sd, 64, 1000)
+
+
+def test_rows_of_all_resolutions_against_the_loop(sd, picture):
+    reader = UNetReader(sd, 64, 300, noisy=False)
+    latents = reader.latents(picture)
+    found = reader.kept(latents, reader.encode(""), None).found
+    by_side = {}
+    for attention in found.values():
+        full = (attention.query @ attention.key.transpose(2, 3) * attention.scale).softmax(-1).mean(1)[0]
+        by_side.setdefault(attention.layout.grid[0], []).append(full)
+    expected = torch.zeros(256, 256)
+    for side, layers in by_side.items():
+        mean = torch.stack(layers).mean(0).unflatten(1, (side, side))
+        finer = torch.nn.functional.interpolate(mean[None], size=(16, 16), mode="bilinear")[0].flatten(1)
+        finer = finer / finer.sum(1, keepdim=True)
+        for query in range(256):
+            row, col = query // 16 * side // 16, query % 16 * side // 16
+            expected[query] += side / sum(by_side) * finer[row * side + col]
+    rows = all_resolutions(found, latents)
+    torch.testing.assert_close(torch.cat([rows(slice(0, 100)), rows(slice(100, 256))]), expected)
+    same = tiled([held(torch.eye(6))], [(2, 3)], (2, 3))
+    torch.testing.assert_close(same(slice(1, 4)), torch.eye(6)[1:4])
+
+
+def test_iseg_takes_the_late_block_and_scores_background(sd, picture):
+    system = ISeg(sd, ISegConfig(side=64))
+    assert unet_places(sd.unet)[system.layer] == UNetPlace("up", 2, 1, 0)
+    made = system.segment(picture, ["background", "grass", "circle"])
+    np.testing.assert_allclose(made.logits[0], (1 - made.logits[1:].max(0)) ** 2, atol=1e-6)
+    constant = ISeg(sd, ISegConfig(side=64, background=0.45)).segment(picture, ["grass", "background"])
+    np.testing.assert_allclose(constant.logits[1], 0.45)
+    np.testing.assert_allclose(constant.logits[0].max(), 1)
+    with pytest.raises(ValueError, match="at least one class beside background"):
+        system.segment(picture, ["background"])
+
+
+def test_a_diffsegmenter_class_has_a_pass_of_its_own(sd, picture):
+    system = DiffSegmenter(sd, DiffSegmenterConfig(side=64))
+    both = system.segment(picture, ["grass", "background", "circle"])
+    np.testing.assert_allclose(both.logits[1], 0.5)
+    np.testing.assert_allclose(both.logits[0], system.segment(picture, ["grass"]).logits[0])
+    told = DiffSegmenter(sd, system.config, lambda picture: "on sand").segment(picture, ["grass"])
+    assert not np.allclose(told.logits, both.logits[:1])
+    plain = DiffSegmenter(sd, dataclasses.replace(system.config, refine_steps=0)).segment(picture, ["grass"])
+    assert not np.allclose(plain.logits, both.logits[:1])
+
+
+def test_words_are_found_and_weighted(sd):
+    spans = spans_in(sd.tokenizer, "a of wood floor and grass", ["wood floor", "grass"])
+    assert spans == [(3, 4), (6,)]
+    with pytest.raises(ValueError, match="'circle' was not found"):
+        spans_in(sd.tokenizer, "a grass", ["circle"])
+    with pytest.raises(ValueError, match="offer fewer classes"):
+        spans_in(sd.tokenizer, "sand " * 90 + "grass", ["grass"])
+    features, empty = torch.rand(1, 5, 3), torch.rand(1, 5, 3)
+    longer = weighted(features, [(1, 2)], 1.6)
+    torch.testing.assert_close(longer[:, 1:3], 1.6 * features[:, 1:3])
+    assert torch.equal(longer[:, [0, 3, 4]], features[:, [0, 3, 4]])
+    torch.testing.assert_close(weighted(features, [(1,)], 0.0, empty)[:, 1], empty[:, 1])
+    assert split_background(["a", "background", "b"]) == (["a", "b"], 1)
+    assert split_background(["a"]) == (["a"], None)
+
+
+def test_two_halves_of_features_are_cut_apart_on_a_finer_grid():
+    features = torch.zeros(2, 64, 64)
+    features[0, :, :20] = features[1, :, 20:] = 1
+    maps = cut_features(features, DiffCutConfig())
+    assert maps.shape == (2, 128, 128)
+    labels = maps.argmax(0)
+    assert (labels[:, :40] == labels[0, 0]).all()
+    assert (labels[:, 41:] != labels[0, 0]).all()
+    assert cut_features(features[:, :4, 18:22], DiffCutConfig()).shape == (2, 4, 4)
+
+
+# CLIP
+
+
+def test_proxy_attention_by_the_loop():
+    features = torch.randn(2, 7, 5)
+    found = proxy_attention(features, 1.2, 3.0)
+    for window in range(2):
+        unit = features[window] / features[window].norm(dim=1, keepdim=True)
+        cosine = unit @ unit.T
+        for i in range(7):
+            scores = 3 * (cosine[i] - 1.2 * cosine.mean())
+            weights = [float(s.exp()) if s >= 0 or j == i else 0.0 for j, s in enumerate(scores)]
+            np.testing.assert_allclose(found[window, i], np.array(weights) / sum(weights), atol=1e-6)
+    assert (found == 0).any()
+
+
+def test_regions_attend_to_themselves_alone():
+    features, regions = torch.randn(8, 4), torch.tensor([0, 0, 1, 1, 1, -1, -1, 2])
+    found = region_attention(features, regions, 4.0)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+    unit = features / features.norm(dim=1, keepdim=True)
+    cosine = unit @ unit.T
+    torch.testing.assert_close(found[2, 2:5], (4 * cosine[2, 2:5]).softmax(0))
+    assert found[2, [0, 1, 5, 6, 7]].sum() == 0
+    free = cosine[5] > cosine[5].mean()
+    assert torch.equal(found[5] > 0, free)
+    assert found[7, 7] == 1
+
+
+def test_masks_of_alike_features_are_one_region():
+    features = torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [1, 0.05], [0.1, 1]])
+    masks = torch.tensor([4, 4, 7, 9, -1])
+    assert merged_regions(features, masks, 0.2, 1).tolist() == [0, 0, 1, 0, -1]
+    assert merged_regions(features, torch.full((5,), -1), 0.2, 1).tolist() == [-1] * 5
+
+
+def test_windows_cover_the_picture_and_their_mean_is_exact():
+    picture = np.random.default_rng(0).integers(0, 256, (30, 70, 3)).astype(np.uint8)
+    resized, windows = windows_of(picture, 48, 32, 16)
+    assert resized.shape == (48, 112, 3)
+    values = torch.rand(2, 48, 112)
+    torch.testing.assert_close(windows.joined(windows.cut(values)), values)
+    assert max(y for y, _ in windows.corners) == 16
+    small_picture, one = windows_of(picture, 20, 32, 16)
+    assert small_picture.shape[0] == 32
+    assert one.corners[0] == (0, 0)
+    with pytest.raises(ValueError, match="stride must be in 1 to crop"):
+        windows_of(picture, 48, 32, 33)
+
+
+def test_dense_clip_is_clip_with_its_own_attention(picture):
+    """The parts put together again give the model's own output."""
+    model, processor = small.clip()
+    clip = DenseCLIP(model, processor)
+    images = torch.randn(2, 3, 32, 32)
+    states = clip.layers(images)
+    expected = model.vision_model(images).last_hidden_state
+    torch.testing.assert_close(states[-1], expected)
+    text = clip.text(["grass", "circle"])
+    torch.testing.assert_close(text.norm(dim=1), torch.ones(2))
+    given = processor.tokenizer([t.format("circle") for t in dense_clip.TEMPLATES], padding=True, return_tensors="pt")
+    each = model.get_text_features(**given)
+    each = getattr(each, "pooler_output", each)
+    mean = torch.nn.functional.normalize(each, dim=1).mean(0)
+    torch.testing.assert_close(text[1], mean / mean.norm())
+
+
+def test_dino_features_and_their_grid():
+    model = small.dino()
+    images = torch.randn(1, 3, 32, 24)
+    last = dino_features(model, images, "last")
+    assert last.shape == (1, 8, 6, 16)
+    torch.testing.assert_close(
+        last.flatten(1, 2), model(images, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
+    )
+    both = dino_features(model, images, "query-key")
+    states = model.layers[0](model.embeddings(images, interpolate_pos_encoding=True))
+    states = states[0] if isinstance(states, tuple) else states
+    block = model.layers[1]
+    normed = block.layernorm_before(states)
+    expected = block.attention.q_proj(normed) + block.attention.k_proj(normed)
+    torch.testing.assert_close(both.flatten(1, 2), expected[:, 1:])
+
+
+def test_synonyms_and_background():
+    assert name_variants(["dog, puppy", "sea/ocean"]) == (["dog", "puppy", "sea", "ocean"], [0, 0, 1, 1])
+    scores = torch.tensor([[0.0, 0.0], [0.1, 0.0], [0.0, 0.0]])[..., None]
+    shares = probabilities(scores, [0, 0, 1], ["dog", "sea"], 40.0, 0.2)
+    torch.testing.assert_close(shares[0, 0], (40 * scores[:, 0]).softmax(0)[1])
+    lost = probabilities(scores, [0, 0, 1], ["dog", "background"], 40.0, 0.4)
+    assert lost.argmax(0).flatten().tolist() == [0, 1]
+
+
+# SAM
+
+
+def test_masks_are_chosen_by_quality_and_without_copies():
+    logits = torch.full((4, 6, 6), -5.0)
+    logits[0, :3] = logits[1, :3] = 5.0  # a copy
+    logits[2, 3:, :2] = 0.5  # not stable
+    logits[3, 4:] = 5.0
+    assert stability_of(logits).tolist() == [1, 1, 0, 1]
+    scores = torch.tensor([0.8, 0.9, 0.99, 0.5])
+    assert kept_masks(logits, scores, 0.4, 0.4) == [1, 3]
+    assert kept_masks(logits, scores, 0.6, 0.0) == [2, 1]
+    shapes = np.zeros((2, 4, 4), bool)
+    shapes[0, 1:3, 1:3] = True
+    shapes[1, :, :3] = True
+    numbers = flattened(shapes)
+    assert numbers[1, 1] == 0
+    assert numbers[0, 0] == 1
+    assert numbers[0, 3] == -1
+
+
+@pytest.mark.parametrize("model", [small.sam, small.sam2])
+def test_sam_gives_numbered_masks_of_the_pictures_size(picture, model, tmp_path):
+    masks = SamMasks(model(), points=3, iou=-9.0, stability=0.0)
+    assert masks.side == 64
+    found = masks(picture[:40])
+    assert found.shape == (40, 64)
+    assert found.max() >= 0
+    assert (SamMasks(model(), points=3, iou=99.0)(picture) == -1).all()
+    masks.model.save_pretrained(tmp_path)
+    loaded = load_masks(str(tmp_path), config=CorrCLIPConfig(points=3, iou=-9.0, stability=0.0))
+    np.testing.assert_array_equal(loaded(picture[:40]), found)
+
+
+def test_points_are_given_as_x_and_y(picture, monkeypatch):
+    masks, seen = SamMasks(small.sam(), points=2), {}
+    original = masks.model.forward
+
+    def forward(**given):
+        seen.update(given)
+        return original(**given)
+
+    monkeypatch.setattr(masks.model, "forward", forward)
+    masks(picture)
+    assert seen["input_points"].shape == (1, 4, 1, 2)
+    assert seen["input_points"][0, :, 0].tolist() == [[16, 16], [48, 16], [16, 48], [48, 48]]
+
+
+def test_settings_by_data_set():
+    assert for_dataset(ProxyCLIPConfig(), "cityscapes") == ProxyCLIPConfig(side=448, crop=224)
+    assert for_dataset(ISegConfig(), "coco-object") == ISegConfig(entropy=0.2, iterations=10, background=0.45)
+    assert normalised(torch.zeros(1, 2)).tolist() == [[0, 0]]
