@@ -20,7 +20,7 @@ class PerturbedGuidance:
     """Inside, an ordinary pipeline call is guided: ``eps + scale (eps - eps_perturbed)``.
 
     The perturbed prediction is made for the prompt's rows alone, and the guidance term is added to both halves of
-    classifier-free guidance, so that it adds to that guidance and is not multiplied by its scale::
+    classifier-free guidance, so that it adds to that guidance and is not multiplied by its scale:
 
         eps = eps_negative + w (eps_prompt - eps_negative) + scale (eps_prompt - eps_perturbed)
 

@@ -30,8 +30,6 @@ from .tokens import TextTokens
 class Probe:
     """Records readouts, and applies edits, for every call of a transformer inside the with block.
 
-    ::
-
         with Probe(pipe.transformer, [RegionMass(), I2TMaps()]) as probe:
             pipe("a red circle on grass")
         dataset = probe.dataset()

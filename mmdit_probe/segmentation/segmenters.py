@@ -56,8 +56,6 @@ class _Segmenter:
 class OpenVocabularySegmenter(_Segmenter):
     """Labels each pixel with one of the given class names (Seg4Diff, section 4.2).
 
-    ::
-
         OpenVocabularySegmenter(pipe)(image, ["dog", "bench", "grass"]).save("out", "photo")
 
     The prompt is the names joined by spaces; a name's map is the mean over its tokens of one layer's I2T probabilities,
