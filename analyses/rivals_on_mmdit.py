@@ -25,7 +25,7 @@ if __name__ == "__main__":
     write_text(OUT / "tuning.csv", tuning.to_csv(index=False))
     table = comparison.table(tuning, None if lora is None else load_pipeline(MODEL, lora=lora), lora)
     write_text(OUT / "table.csv", table.to_csv(index=False))
-    print(tuning.to_string(index=False, float_format="%.2f"))
-    print(table.to_string(index=False, float_format="%.2f", na_rep="-"))
+    print(tuning.to_string(index=False, float_format="%.4g", na_rep="-"))
+    print(table.to_string(index=False, float_format="%.4g", na_rep="-"))
     if lora is None:
         print("Seg4Diff + MAGNET was not run: give its LoRA by --magnet")

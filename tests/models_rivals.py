@@ -132,9 +132,9 @@ def sam2() -> Any:
     from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig
 
     torch.manual_seed(0)
-    backbone = Sam2HieraDetConfig(hidden_size=8, image_size=[64, 64], blocks_per_stage=[1, 1, 1, 1],
+    backbone = Sam2HieraDetConfig(hidden_size=8, image_size=[64, 64], blocks_per_stage=[1, 1, 2, 1],
         embed_dim_per_stage=[8, 16, 32, 64], num_attention_heads_per_stage=[1, 1, 1, 1],
-        window_size_per_stage=[4, 4, 2, 2], global_attention_blocks=[2],
+        window_size_per_stage=[4, 4, 2, 2], global_attention_blocks=[3],
         window_positional_embedding_background_size=[4, 4])  # fmt: skip
     vision = Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8],
         backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]], fpn_hidden_size=16)  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..segmentation.open_vocabulary import label_map
@@ -26,5 +27,8 @@ def result(
 
 
 def region_result(picture: np.ndarray, maps: Tensor, settings: Mapping[str, Any]) -> Segmentation:
-    """The same for regions, named by their number from 1."""
-    return result(picture, maps, [f"region {number + 1}" for number in range(len(maps))], settings)
+    """The same for regions, named by their number from 1; those that no pixel belongs to are left out."""
+    found = label_map(maps, picture.shape[:2]).cpu().numpy()
+    kept, labels = np.unique(found, return_inverse=True)
+    names = [f"region {number + 1}" for number in range(len(kept))]
+    return result(picture, maps[torch.from_numpy(kept)], names, settings, labels.reshape(found.shape))
