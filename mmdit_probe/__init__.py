@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .edits import BlurGrid, BlurText, Edit, Knockout, Scale, Uniform
     from .explorer import explore
     from .feature_pca import FeaturePCA
+    from .head_groups import HeadGroupMaps
     from .head_stats import HeadStats
     from .layout import Extra, Region, TokenLayout
     from .pipelines import load_pipeline
@@ -31,6 +32,7 @@ _HOMES = {
     "Uniform": "edits",
     "explore": "explorer",
     "FeaturePCA": "feature_pca",
+    "HeadGroupMaps": "head_groups",
     "HeadStats": "head_stats",
     "Region": "layout",
     "TokenLayout": "layout",
@@ -71,6 +73,7 @@ __all__ = [
     "Extra",
     "FeaturePCA",
     "Field",
+    "HeadGroupMaps",
     "HeadStats",
     "I2TMaps",
     "JointAttention",

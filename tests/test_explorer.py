@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from naive import full_matrix, random_call
 from test_cli_studies import refused
 
-from mmdit_probe import I2TMaps, Probe, TokenLayout, load_record, save_record
+from mmdit_probe import I2TMaps, Probe, TokenLayout, save_record
 from mmdit_probe.attention import JointAttention
 from mmdit_probe.configs import ExploreConfig, GenerationConfig
 from mmdit_probe.datasets.scenes import scene
@@ -126,12 +126,10 @@ def test_two_probes_of_one_pipeline_both_know_the_prompt(random_pipe):
 
 
 def test_small_grids_keep_everything_large_ones_a_choice(random_pipe):
-    every = chosen(random_pipe, config())
-    assert (every.layers, every.timesteps) == ((0, 1, 2), (3, 2, 1))
-    few = chosen(random_pipe, config(small=10))
-    assert few.timesteps == (3,)  # 28 and 8 of 3 steps
-    assert chosen(random_pipe, config(layers=(1,), timesteps=(2,))) == config(layers=(1,), timesteps=(2,))
-    assert chosen(random_pipe, config(), np.zeros((640, 640, 3), np.uint8)).timesteps == (3,)
+    assert chosen(random_pipe, config()) == ((0, 1, 2), (3, 2, 1))
+    assert chosen(random_pipe, config(small=10))[1] == (3,)  # 28 and 8 of 3 steps
+    assert chosen(random_pipe, config(layers=(1,), timesteps=(2,))) == ((1,), (2,))
+    assert chosen(random_pipe, config(), np.zeros((640, 640, 3), np.uint8))[1] == (3,)
     assert spread(range(24), 9) == (0, 5, 9, 14, 18, 23)
     assert spread(range(24), 8) == (0, 5, 8, 14, 18, 23)
     assert spread(range(3), None) == (0, 1, 2)
@@ -334,7 +332,6 @@ def test_bad_input_is_one_line(run, tmp_path):
     assert refused(run("explore", "--prompt", "x", "--picture", "wide.png"), "give --image FILE")
     assert refused(run("explore", "--prompt", "x", "--timesteps", "99"), "timesteps: must be in 1 to 28")
     assert refused(run("explore"), "give --prompt or --prompts FILE")
-    assert load_record(tmp_path / "r.nc").identical(load_record(tmp_path / "r.nc"))
     assert not list(tmp_path.glob("results/explore/*"))
 
 

@@ -95,10 +95,8 @@ def explore(
         contents, shown, files = _measure(source, config, image, longest, layers == "all", keep, as_json)
     with common.Bar("maps", as_json) as bar:
         page = make_page(contents, shown, megabytes, bar.update)
-    finish_with = [_reading(contents, page)]
-    common.finish(
-        finish_with, [page.save(out), *files], as_json, megabytes=round(page.megabytes, 3), **_kept(contents, page)
-    )
+    written, size = [page.save(out), *files], round(page.megabytes, 3)
+    common.finish([_reading(contents, page)], written, as_json, megabytes=size, **_kept(contents, page))
 
 
 def _clashes(prompt: str | None, image: Path | None, keep: Path | None) -> list[str]:

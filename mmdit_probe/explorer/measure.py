@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,19 +26,18 @@ def measure_exploration(pipe: Any, config: ExploreConfig, picture: np.ndarray | 
     The record has ``i2t_group`` (sampling_timestep, map_layer, head_group, row, col, token), probabilities in [0, 1], of
     the kept layers, and ``region_mass`` and ``value_norm`` of every layer.
     """
-    config = chosen(pipe, config, picture)
-    assert config.timesteps is not None
+    layers, timesteps = chosen(pipe, config, picture)
     readouts, generation = [HeadGroupMaps(config.head_groups)], config.generation
-    steps = steps_at(config.timesteps, generation.steps)
+    steps = steps_at(timesteps, generation.steps)
     calls = steps if picture is None else tuple(range(len(steps)))
     with Probe(pipe, [RegionMass(), ValueNorms()], steps=calls) as everywhere:
-        where = (config.timesteps, generation, config.layers)
+        where = (timesteps, generation, layers)
         if picture is None:
             recording = record_generated(pipe, config.prompt, readouts, *where, decode=True)
         else:
             recording = record_image(pipe, picture, config.prompt, readouts, *where)
     maps = recording.record.rename(layer="map_layer")
-    curves = by_timestep(everywhere, calls, config.timesteps, steps)
+    curves = by_timestep(everywhere, calls, timesteps, steps)
     record = curves.merge(maps, compat="override", join="outer", combine_attrs="override")
     sizes = group_sizes(record.sizes["head"], config.head_groups)
     record = record.assign_coords(head_group=group_labels(sizes), heads=("head_group", sizes))
@@ -47,8 +45,10 @@ def measure_exploration(pipe: Any, config: ExploreConfig, picture: np.ndarray | 
     return Recording(record.assign_attrs(maps.attrs, expert_layer=-1 if expert is None else expert), recording.picture)
 
 
-def chosen(pipe: Any, config: ExploreConfig, picture: np.ndarray | None = None) -> ExploreConfig:
-    """The config with the layers and timesteps that are kept."""
+def chosen(
+    pipe: Any, config: ExploreConfig, picture: np.ndarray | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The layers and the timesteps that are kept."""
     layers, timesteps = config.layers, config.timesteps
     small = _image_tokens(pipe, config, picture) <= config.small
     if timesteps is None:
@@ -58,7 +58,7 @@ def chosen(pipe: Any, config: ExploreConfig, picture: np.ndarray | None = None) 
     if layers is None:
         known = tuple(Probe(pipe, []).modules)
         layers = known if small else spread(known, model_defaults(pipe).expert_layer)
-    return replace(config, layers=layers, timesteps=timesteps)
+    return layers, timesteps
 
 
 def spread(layers: Sequence[int], expert: int | None) -> tuple[int, ...]:

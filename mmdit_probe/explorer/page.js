@@ -272,7 +272,7 @@ function drawPixel() {
   drawPatch();
   $("budget-bar").hidden = $("budget-key").hidden = !data.whole;
   if (data.whole) drawBudget();
-  else $("pixel-says").textContent = "This record holds maps of chosen words alone: what else the pixel attends to is not known.";
+  else $("pixel-says").textContent = "This record holds maps of chosen words alone, each the mean over its tokens: what else the pixel attends to is not known.";
   drawBars();
 }
 
