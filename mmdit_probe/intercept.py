@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -69,10 +70,11 @@ class _AttentionMode(TorchFunctionMode):
         call = _bind(*args, **kwargs)
         plain = call.attended.output  # runs here, in the caller's gradient mode; handlers may be in no_grad
         output: Tensor | None = None
-        for active in tuple(self.stack.active):
-            active.calls += 1
-            changed = active.interceptor.handle(active.layer, call, output)
-            output = output if changed is None else changed
+        with torch.autocast(call.query.device.type, enabled=False):  # what is read of it is computed in fp32
+            for active in tuple(self.stack.active):
+                active.calls += 1
+                changed = active.interceptor.handle(active.layer, call, output)
+                output = output if changed is None else changed
         return plain if output is None else output
 
 
@@ -86,7 +88,17 @@ def _bind(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> AttentionCall:
-    return AttentionCall(query, key, value, AttentionArguments(attn_mask, dropout_p, is_causal, scale, enable_gqa))
+    query, key, value = (_autocast(tensor) for tensor in (query, key, value))
+    mask = attn_mask if attn_mask is None else _autocast(attn_mask)
+    return AttentionCall(query, key, value, AttentionArguments(mask, dropout_p, is_causal, scale, enable_gqa))
+
+
+def _autocast(tensor: Tensor) -> Tensor:
+    """The tensor as the plain call would take it under autocast, which the kernels' own operators do not see."""
+    device = tensor.device.type
+    if not torch.is_autocast_enabled(device) or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device))
 
 
 _stack = _Stack()

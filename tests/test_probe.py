@@ -364,3 +364,19 @@ def test_gradients_flow_through_a_probed_model(inputs):
         grads.append(model.transformer_blocks[0].attn.to_q.weight.grad.clone())
     torch.testing.assert_close(grads[0], grads[1])
     assert grads[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("norm", [None, "rms_norm"])
+def test_under_autocast_the_output_is_unchanged_and_the_numbers_are_fp32s(norm):
+    """Norms leave queries and keys in fp32, which the plain call brings to bf16; what is read must not round again."""
+    model, inputs = make_sd3(qk_norm=norm), make_inputs()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        plain = model(**inputs).sample
+        with Probe(model, [RegionMass(), I2TMaps()], edits=[]) as probe:
+            probed = model(**inputs).sample
+    assert torch.equal(plain, probed)
+    record = probe.dataset()
+    assert record.attrs["kernels"] == "flash-cpu"
+    mass = record["region_mass"].sel(region="I2T")
+    maps = record["i2t"].sum("token").mean(("row", "col"))
+    np.testing.assert_allclose(mass.mean("head"), maps, atol=1e-6)
