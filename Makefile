@@ -1,9 +1,9 @@
-# make demo | test | check | bench; each sets up what it needs in $(VENV)
+# make demo | test | check | bench | faults | matrix; each sets up what it needs in $(VENV)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench faults matrix clean
 
 demo: $(VENV)/.run
 	$(BIN)/mmdit-probe attention-budget
@@ -19,8 +19,14 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.cost
 
+faults: $(VENV)/.dev
+	KILLS=20 $(BIN)/python -m pytest -m slow
+
+matrix: $(VENV)/.dev
+	$(BIN)/python tests/matrix.py oldest newest
+
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) .matrix results
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

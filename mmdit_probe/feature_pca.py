@@ -9,6 +9,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from .attention import JointAttention
+from .layout import TokenLayout
 from .readouts import COORDINATES, Field, Fields, Readout
 
 COMPONENTS = 3
@@ -60,6 +61,9 @@ class FeaturePCA(Readout):
             "position_r2": Field(dims, torch.from_numpy(r2[..., 0])),
             "class_r2": Field(dims, torch.from_numpy(r2[..., 1])),
         }
+
+    def kept(self, layout: TokenLayout, heads: int) -> int:
+        return len(COORDINATES["feature"]) * (COMPONENTS * (layout.image + 1) + 2)
 
     def _class_r2(self, features: np.ndarray, grid: tuple[int, ...]) -> float:
         if self.labels is None:

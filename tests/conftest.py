@@ -18,7 +18,7 @@ from hypothesis import settings
 
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("suite")
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mmdit_probe"
 ORDER = [
-    ["layout", "tokens", "kernels", "configs", "texts", "files"],
+    ["layout", "tokens", "kernels", "configs", "texts", "files", "memory"],
     ["attention"],
     ["intercept", "arrangement", "readouts", "head_stats", "feature_pca", "word_maps", "edits", "backends", "families"],
     ["prompts", "prompt_watch", "records", "pipelines"],

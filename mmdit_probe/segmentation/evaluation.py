@@ -14,6 +14,7 @@ import xarray as xr
 from ..configs import EvaluateConfig, as_dict
 from ..datasets.labelled import LabelledPictures, Sample
 from ..images import read_rgb
+from ..memory import in_parts
 from ..records import FORMAT, versions
 from ..runs import RunFolder
 from .baselines import BASELINES
@@ -132,7 +133,8 @@ def _count_batch(
 ) -> xr.Dataset:
     samples = list(samples)
     loaded = [_load(sample, config.crop) for sample in samples]
-    counts = (_classes if config.task == "open-vocabulary" else _regions)(reader, loaded, classes, config)
+    count = _classes if config.task == "open-vocabulary" else _regions
+    counts, at_once = in_parts(lambda part: count(reader, part, classes, config), loaded)
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
     variables["counts"] = (("picture", "matching", *VIEW, "count", "class"), np.stack(counts))
     coordinates = {
@@ -149,7 +151,7 @@ def _count_batch(
         rows = [count_baselines(picture, labels, len(classes), config.seed) for picture, labels in loaded]
         variables["baseline_counts"] = (("picture", "matching", "baseline", "count", "class"), np.stack(rows))
         coordinates["baseline"] = list(BASELINES)
-    return xr.Dataset(variables, coordinates, {"format": FORMAT, **versions()})
+    return xr.Dataset(variables, coordinates, {"format": FORMAT, "pictures_at_once": at_once, **versions()})
 
 
 def _classes(
