@@ -22,7 +22,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.magnet
 
 figures: $(VENV)/.run
-	set -e; for script in analyses/fig*.py analyses/table*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+	set -e; for script in analyses/fig*.py analyses/table*.py; do \
+		echo "$$script"; HF_HUB_OFFLINE=1 $(BIN)/python "$$script"; done  # the embedded model needs no network
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build
