@@ -1,9 +1,9 @@
-# make demo | test | check | bench | figures | docs; each sets up what it needs in $(VENV)
+# make demo | test | check | bench | figures | docs | faults | matrix; each sets up what it needs in $(VENV)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench figures docs clean
+.PHONY: demo test check bench figures docs faults matrix clean
 
 demo: $(VENV)/.run
 	$(BIN)/mmdit-probe attention-budget
@@ -28,8 +28,14 @@ figures: $(VENV)/.run
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build
 
+faults: $(VENV)/.dev
+	KILLS=20 $(BIN)/python -m pytest -m slow
+
+matrix: $(VENV)/.dev
+	$(BIN)/python tests/matrix.py oldest newest
+
 clean:
-	rm -rf $(VENV) results site
+	rm -rf $(VENV) .matrix results site
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -7,7 +7,7 @@ exact, for just the rows and columns asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -48,7 +48,8 @@ class JointAttention:
 
     Query, key and value are as the kernel sees them, after norms and rotary embeddings; ``key`` and
     ``value`` may have fewer heads (grouped heads). ``layer`` counts blocks from 0, ``step`` the
-    transformer's calls from 0; ``text`` says what the text positions hold, where that is known.
+    transformer's calls from 0; ``text`` says what the text positions hold, where that is known. ``shrunk`` says how often
+    the chunks of its blocks have been halved.
     """
 
     call: AttentionCall
@@ -56,6 +57,7 @@ class JointAttention:
     layer: int = 0
     step: int = 0
     text: TextTokens | None = None
+    shrunk: int = 0
 
     def __post_init__(self) -> None:
         if (self.query.shape[-2], self.key.shape[-2]) != (self.layout.queries, self.layout.keys):
@@ -108,8 +110,19 @@ class JointAttention:
 
     @property
     def method(self) -> str:
-        """The kernel that ran, and ``+chunked`` where its log-sum-exp had to be computed apart."""
-        return self.call.attended.kernel + ("+chunked" if self.call.attended.lse is None else "")
+        """The kernel that ran, ``+chunked`` where its log-sum-exp had to be computed apart, and chunks that were shrunk."""
+        apart = "+chunked" if self.call.attended.lse is None else ""
+        smaller = f" (out of memory: chunks of {self.row_chunk} rows)" if self.shrunk else ""
+        return self.call.attended.kernel + apart + smaller
+
+    @property
+    def row_chunk(self) -> int:
+        """Rows at a time where explicit scores are computed."""
+        return max(1, ROW_CHUNK >> self.shrunk)
+
+    def in_smaller_chunks(self) -> JointAttention | None:
+        """The same call with chunks of half the size; None where they are single rows already."""
+        return None if self.row_chunk == 1 else replace(self, shrunk=self.shrunk + 1)
 
     @cached_property
     def full_key(self) -> Float[Tensor, "batch heads keys width"]:
@@ -134,14 +147,14 @@ class JointAttention:
         return mask.expand(self.batch, self.heads, self.layout.queries, self.layout.keys)[:, :, rows, cols]
 
     def chunked_lse(self) -> Float[Tensor, "batch heads queries"]:
-        """The log-sum-exp by explicit scores, `ROW_CHUNK` rows at a time; carries gradients in bounded memory."""
+        """The log-sum-exp by explicit scores, `row_chunk` rows at a time; carries gradients in bounded memory."""
         everything = slice(0, self.layout.keys)
 
         def of_rows(start: int) -> Tensor:
-            return self.scores(slice(start, start + ROW_CHUNK), everything).logsumexp(-1)
+            return self.scores(slice(start, start + self.row_chunk), everything).logsumexp(-1)
 
         with_grad = torch.is_grad_enabled() and (self.query.requires_grad or self.key.requires_grad)
-        starts = range(0, self.layout.queries, ROW_CHUNK)
+        starts = range(0, self.layout.queries, self.row_chunk)
         parts = [checkpoint(of_rows, s, use_reentrant=False) if with_grad else of_rows(s) for s in starts]
         return torch.cat(parts, -1)
 
@@ -167,7 +180,7 @@ class JointAttention:
         key = (self.full_key[:, :, cols].detach().float() * self.scale).transpose(-1, -2).contiguous()
         lse, mask = self.lse[:, :, rows, None], self._mask(rows, cols)
         buffer = query.new_empty(0, dtype=torch.float32)
-        for batch, heads in _tiles(self.batch, self.heads, size):
+        for batch, heads in _tiles(self.batch, self.heads, size, BLOCK_ELEMENTS >> self.shrunk):
             shape = (batch.stop - batch.start, heads.stop - heads.start, query.shape[2], key.shape[3])
             probs = buffer.resize_(shape)
             torch.matmul(query[batch, heads].float(), key[batch, heads], out=probs)
@@ -238,10 +251,10 @@ class JointAttention:
         return self.query.new_zeros(*leading, rows, cols, dtype=torch.float32)
 
 
-def _tiles(batch: int, heads: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Batch and head ranges whose blocks of ``size`` elements a head fit the buffer."""
-    whole_rows = max(1, BLOCK_ELEMENTS // (size * heads)) if size * heads <= BLOCK_ELEMENTS else 1
-    some_heads = max(1, min(heads, BLOCK_ELEMENTS // size))
+def _tiles(batch: int, heads: int, size: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Batch and head ranges whose blocks of ``size`` elements a head fit a buffer of ``most``."""
+    whole_rows = max(1, most // (size * heads)) if size * heads <= most else 1
+    some_heads = max(1, min(heads, most // size))
     for row in range(0, batch, whole_rows):
         for head in range(0, heads, some_heads):
             yield slice(row, min(row + whole_rows, batch)), slice(head, min(head + some_heads, heads))

@@ -10,6 +10,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from .attention import JointAttention
+from .layout import TokenLayout
 from .readouts import COORDINATES, Field, Fields, Readout
 from .tokens import Kind
 
@@ -101,6 +102,12 @@ class FeaturePCA(Readout):
         if self.padding or attention.text is None:
             return np.ones(attention.layout.text, bool)
         return ~np.isin(attention.text.kinds[row].astype(str), [str(Kind.PADDING), str(Kind.ABSENT)])
+
+    def kept(self, layout: TokenLayout, heads: int) -> int:
+        """Coordinates and explained shares of the tokens of each stream asked for, and the two R^2 of the image."""
+        image = COMPONENTS * (layout.image + 1) + 2 if self.stream != "text" else 0
+        text = COMPONENTS * (layout.text + 1) if self.stream != "image" else 0
+        return len(COORDINATES["feature"]) * (image + text)
 
     def _class_r2(self, features: np.ndarray, grid: tuple[int, ...]) -> float:
         if self.labels is None:

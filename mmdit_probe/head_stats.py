@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .attention import Block, JointAttention
+from .layout import TokenLayout
 from .readouts import Field, Fields, Readout, Reduction
 from .tokens import Kind
 
@@ -25,6 +26,9 @@ class HeadStats(Readout):
 
     def start(self, attention: JointAttention) -> Reduction:
         return _StatsReduction(attention)
+
+    def kept(self, layout: TokenLayout, heads: int) -> int:
+        return heads * (2 + len(KINDS))
 
 
 class _StatsReduction:

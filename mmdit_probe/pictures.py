@@ -6,6 +6,7 @@ import html
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ import xarray as xr
 
 from .configs import GenerationConfig
 from .generation import generation_arguments
+from .images import native_size
 from .markup import grid, picture_tag
+from .memory import check_room, in_parts
 from .records import FORMAT
 from .runs import RunFolder
 
@@ -70,21 +73,38 @@ def make_pictures(
     progress: Progress | None = None,
 ) -> Pictures:
     """Every variant of every prompt and seed; batches that ``run`` has already are read, not generated."""
+    _check_room(pipe, len(variants) * len(prompts) * len(seeds), generation)
     parts: dict[str, list[list[np.ndarray]]] = {variant.name: [[] for _ in seeds] for variant in variants}
     tasks = list(_tasks(len(seeds), len(prompts), batch, variants))
     for done, (column, start, variant) in enumerate(tasks):
-        name = f"{variant.name}-seed{seeds[column]}-prompt{start:04d}"
+        name, chosen = f"{variant.name}-seed{seeds[column]}-prompt{start:04d}", prompts[start : start + batch]
         item = run.item(name)
         if item is None:
-            with variant.context():
-                images = generate_batch(pipe, prompts[start : start + batch], seeds[column], generation)
-            item = xr.Dataset({"image": (("prompt", "row", "col", "rgb"), images)}, attrs={"format": FORMAT})
+            images, at_once = in_parts(partial(_generated, pipe, variant, seeds[column], generation), chosen)
+            attrs = {"format": FORMAT, "pictures_at_once": at_once}
+            item = xr.Dataset({"image": (("prompt", "row", "col", "rgb"), np.stack(images))}, attrs=attrs)
             run.write(name, item)
         parts[variant.name][column].append(item["image"].values)
         if progress is not None:
             progress(done + 1, len(tasks))
     joined = {name: np.stack([np.concatenate(column) for column in columns], 1) for name, columns in parts.items()}
     return Pictures(prompts, seeds, joined)
+
+
+def _generated(
+    pipe: Any, variant: Variant, seed: int, generation: GenerationConfig, prompts: Sequence[str]
+) -> list[np.ndarray]:
+    with variant.context():
+        return list(generate_batch(pipe, prompts, seed, generation))
+
+
+def _check_room(pipe: Any, pictures: int, generation: GenerationConfig) -> None:
+    """All pictures are kept until they are scored; the check is left out where the model's size is not known."""
+    if not hasattr(pipe, "default_sample_size"):
+        return
+    height, width = (side or native_size(pipe) for side in (generation.height, generation.width))
+    kept = pictures * height * width * 3
+    check_room(f"{pictures} pictures", kept, 2 * kept, "take fewer prompts, seeds or layers at a time")
 
 
 def _tasks(seeds: int, prompts: int, batch: int, variants: Sequence[Variant]) -> Iterator[tuple[int, int, Variant]]:

@@ -20,9 +20,10 @@ from .families import Family, Inputs, denoiser_of, family_of, named_inputs
 from .intercept import Interceptor, StopForward
 from .kernels import AttentionCall
 from .layout import TokenLayout
+from .memory import check_room, give_back
 from .pipelines import pipeline_of
 from .prompt_watch import PromptWatch
-from .readouts import Field, Readout, read
+from .readouts import Field, Fields, Readout, read
 from .records import CallRecord, Half, to_dataset
 from .tokens import TextTokens
 
@@ -144,7 +145,9 @@ class Probe:
         call.seen[layer] = rows.stop
         if self._records(layer, call.step):
             self._check_finite(attention)
-            fields = read(self.readouts, attention)
+            if not any(known.fields for known in self._calls):
+                self._check_memory(attention, call.batch)
+            fields, attention = self._read(attention)
             kept = {name: Field(f.dims, f.values.float().cpu()) for name, f in fields.items()}
             call.add(layer, kept, attention.layout, attention.method)
         for edit in self.edits:
@@ -164,6 +167,29 @@ class Probe:
             return None
         text = call.text if whole or call.text is None else call.text.rows(rows)
         return JointAttention(called, layout or call.layout, layer, call.step, text)
+
+    def _read(self, attention: JointAttention) -> tuple[Fields, JointAttention]:
+        """The readouts' fields, in smaller chunks where the GPU's memory does not do; and the call as it was read."""
+        while True:
+            try:
+                return read(self.readouts, attention), attention
+            except torch.OutOfMemoryError:
+                smaller = attention.in_smaller_chunks()
+                if smaller is None:
+                    raise
+                attention = smaller
+                give_back()
+
+    def kept_bytes(self, layout: TokenLayout, heads: int, batch: int) -> int:
+        """What the record will hold if every layer has this layout and these heads; of one call if ``steps`` is None."""
+        numbers = sum(readout.kept(layout, heads) for readout in self.readouts)
+        return 4 * numbers * batch * len(self.layers) * (1 if self.steps is None else len(self.steps))
+
+    def _check_memory(self, attention: JointAttention, batch: int) -> None:
+        kept = self.kept_bytes(attention.layout, attention.heads, batch)
+        calls = "one step" if self.steps is None else f"{len(self.steps)} step{'s' * (len(self.steps) > 1)}"
+        what = f"{len(self.layers)} layer{'s' * (len(self.layers) > 1)}, {calls}, batch {batch}"
+        check_room(what, kept, 2 * kept, "record fewer layers or steps, the mean over heads, or a smaller batch")
 
     def _check_finite(self, attention: JointAttention) -> None:
         scores, values = attention.lse.isfinite().all(), attention.value.detach().sum(dtype=torch.float32).isfinite()

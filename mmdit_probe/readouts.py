@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .attention import REGIONS, Block, Heads, JointAttention, add_to_maps, mean_mass
-from .layout import Region
+from .layout import Region, TokenLayout
 from .tokens import Kind
 
 
@@ -75,6 +75,10 @@ class Readout:
         """A reduction for one call."""
         return _Whole(self.measure(attention))
 
+    def kept(self, layout: TokenLayout, heads: int) -> int:
+        """How many numbers (4 bytes each) it keeps of one call and batch row; 0 where it does not say."""
+        return 0
+
 
 def read(readouts: Sequence[Readout], attention: JointAttention) -> Fields:
     """All readouts of one call; text columns and text rows are computed at most once."""
@@ -97,6 +101,9 @@ class RegionMass(Readout):
     def start(self, attention: JointAttention) -> Reduction:
         return _MassReduction(attention)
 
+    def kept(self, layout: TokenLayout, heads: int) -> int:
+        return heads * len(REGIONS)
+
 
 class _MassReduction:
     def __init__(self, attention: JointAttention) -> None:
@@ -118,6 +125,9 @@ class _Maps(Readout):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(heads={self.heads!r})"
+
+    def kept(self, layout: TokenLayout, heads: int) -> int:
+        return layout.image * layout.text * (1 if self.heads == "mean" else heads)
 
 
 class I2TMaps(_Maps):
@@ -188,6 +198,9 @@ class ValueNorms(Readout):
             chosen = torch.from_numpy(text.is_prompt).to(words.device)[:, None]
             prompt = (words * chosen).sum(-1) / chosen.sum(-1)  # an empty prompt has no words: 0 / 0 = NaN
         return {"value_norm": Field(("batch", "head", "stream"), torch.stack([image, words.mean(-1), prompt], -1))}
+
+    def kept(self, layout: TokenLayout, heads: int) -> int:
+        return heads * len(STREAMS)
 
 
 STREAMS = ("image", "text", "prompt")

@@ -14,6 +14,7 @@ from .configs import GenerationConfig
 from .forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
 from .generation import generation_arguments, steps_at
 from .markup import facts, grid, picture_tag
+from .memory import check_room
 from .probe import Probe
 from .readouts import Readout
 from .runs import RunFolder
@@ -128,7 +129,7 @@ def run_prompts(
 
     A run that was interrupted continues; `ValueError` if ``out`` holds a run with other settings.
     """
-    measured = []
+    measured: list[xr.Dataset] = []
     with RunFolder(out, settings).open() as run:
         for number, prompt in enumerate(prompts):
             name = f"prompt-{number:04d}"
@@ -136,6 +137,9 @@ def run_prompts(
             if item is None:
                 item = measure(prompt)
                 run.write(name, item)
+            if not measured:
+                kept = item.nbytes * len(prompts)
+                check_room(f"{len(prompts)} records", kept, 2 * kept, "take fewer prompts at a time")
             measured.append(item)
             if progress is not None:
                 progress(number + 1, len(prompts))

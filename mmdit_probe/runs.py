@@ -31,21 +31,21 @@ class RunFolder:
     def open(self) -> Iterator[RunFolder]:
         """Hold the folder; `ValueError` if another run has it, if it holds other settings or can't be written.
 
-        What a kill left half-written is taken away. A run that ends before it has written anything leaves nothing.
+        What a kill left half-written is taken away. A run that ends before anything is finished leaves nothing.
         """
         with held_folder(self.folder):
             fresh = self._check_settings()
             try:
                 yield self
             except BaseException:
-                if fresh and not self._has_begun():
+                if fresh and not self._holds_work():
                     (self.folder / "run.json").unlink(missing_ok=True)
                 raise
 
-    def _has_begun(self) -> bool:
-        """Whether the folder holds more than what opening it makes."""
-        others = {path.name for path in self.folder.iterdir()} - {LOCK, "run.json", "items"}
-        return bool(others) or any((self.folder / "items").iterdir())
+    def _holds_work(self) -> bool:
+        """Whether something is finished: an item, or a file that the study writes itself."""
+        own = {"run.json", "items", LOCK}
+        return any((self.folder / "items").iterdir()) or any(path.name not in own for path in self.folder.iterdir())
 
     def _check_settings(self) -> bool:
         """Whether the run begins here, and not where another one was interrupted."""
@@ -109,7 +109,8 @@ def held_folder(folder: Path) -> Iterator[None]:
 
 def _tidy(folder: Path, made: Sequence[Path]) -> None:
     """Remove the lock, and of the folders that were ``made``, innermost first, those that are empty."""
-    (folder / LOCK).unlink(missing_ok=True)
+    with suppress(OSError):  # where an open file can't be removed, it stays
+        (folder / LOCK).unlink()
     for empty in (folder / "items", *made):
         with suppress(OSError):  # not empty, or not there
             empty.rmdir()

@@ -80,7 +80,7 @@ def _cosine(a: Tensor, b: Tensor) -> np.ndarray:
 def _loaded(kind: Any, source: str) -> Any:
     try:
         with quiet_loading():
-            return kind.from_pretrained(source, local_files_only=Path(source).is_dir())
+            return kind.from_pretrained(source, local_files_only=Path(source).is_dir(), trust_remote_code=False)
     except Exception as error:
         raise ValueError(
             f"scores: {source!r} is neither a folder with a {kind.__name__} nor a hub id that can be reached "

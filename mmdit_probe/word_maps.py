@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .attention import Block, Heads, JointAttention
-from .layout import Region
+from .layout import Region, TokenLayout
 from .readouts import Field, Fields, Readout, Reduction
 
 Direction = Literal["i2t", "t2i"]
@@ -41,6 +41,9 @@ class WordMaps(Readout):
         if self.direction == "t2i" and Region.T2I not in attention.layout.regions:
             raise ValueError("WordMaps: in this model text does not attend to the image; use the direction i2t")
         return (_FromImage if self.direction == "i2t" else _FromText)(attention, self)
+
+    def kept(self, layout: TokenLayout, heads: int) -> int:
+        return len(self.spans) * layout.image * (1 if self.heads == "mean" else heads)
 
 
 class _WordReduction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -151,6 +152,28 @@ def given_picture(image: Path | None, longest: int | None, pipe: Any) -> Any:
     return None if image is None else load_image(image, pipe, longest)
 
 
+_SHOWN = 2
+"""Estimates printed: of one picture or batch, and of all of them."""
+
+
+def show_memory() -> None:
+    """Print on standard error what a run will keep, once and not for every picture, and every lack of memory."""
+    seen: set[str] = set()
+
+    def chosen(message: logging.LogRecord) -> bool:
+        what = str(message.args[0] if isinstance(message.args, tuple) and message.args else "")
+        new = what not in seen and len(seen) < _SHOWN
+        seen.add(what)
+        return new or message.levelno > logging.INFO
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("memory: %(message)s"))
+    handler.addFilter(chosen)
+    logger = logging.getLogger("mmdit_probe.memory")
+    logger.setLevel(logging.INFO)
+    logger.handlers, logger.propagate = [handler], False
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the pipeline comes from and how it is loaded."""
@@ -176,6 +199,7 @@ class Source:
         """The pipeline."""
         from mmdit_probe.pipelines import load_pipeline
 
+        show_memory()
         return load_pipeline(
             self.model,
             dtype=self.dtype,

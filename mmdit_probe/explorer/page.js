@@ -15,7 +15,7 @@ async function bytes(id) {
   const text = atob($(id).textContent);
   const packed = Uint8Array.from(text, (character) => character.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return (await new Response(stream).arrayBuffer());
+  return new Response(stream).arrayBuffer();
 }
 
 function blob(id, Type) {
@@ -400,12 +400,13 @@ function drawChart(chart, lines, all, end, format) {
   chart.replaceChildren(...nodes);
 }
 
-const at = (line) => line.values[line.layers.indexOf(data.layers[state.layer])] ?? null;
+/** A line's value at the current layer. */
+const valueHere = (line) => line.values[line.layers.indexOf(data.layers[state.layer])] ?? null;
 
 function drawLines(list, lines, format) {
   list.replaceChildren(...lines.map((line) => element("li", {}, [
     element("span", { class: "dash", style: { "border-top-color": line.hue, "border-top-style": line.dash ? "dashed" : "solid" } }),
-    `${line.label} `, element("b", { textContent: at(line) === null ? "unknown" : format(at(line)) }),
+    `${line.label} `, element("b", { textContent: valueHere(line) === null ? "unknown" : format(valueHere(line)) }),
     line.uniform ? `, uniform ${format(line.uniform)}` : "",
   ])));
 }

@@ -26,6 +26,7 @@ def evaluation_figure(views: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
             draw_layers(axis, views[views["matching"] == matching], own)
             if len(matchings) > 1:
                 axis.set_title(f"{matching} matching")
+        axes[0][0].set_ylim(0, None)  # of all panels, when all are drawn
         heads = views["head"].nunique()
         axes[0][0].set_ylabel("mIoU (%)" if heads == 1 else "mIoU (%); dots: heads, line: the best")
         axes[0][0].legend(fontsize=6.5)
@@ -49,7 +50,7 @@ def draw_layers(ax: Axes, views: pd.DataFrame, baselines: pd.DataFrame) -> None:
         name, height = row["baseline"].replace(" on ", "\non "), 100 * row["miou"]
         ax.annotate(name, (1.01, height), xycoords=("axes fraction", "data"), va="center", fontsize=6)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlabel="layer", ylim=(0, None))
+    ax.set(xlabel="layer")
 
 
 def heads_figure(views: pd.DataFrame) -> Figure:

@@ -15,6 +15,7 @@ import xarray as xr
 from ..configs import EvaluateConfig, as_dict
 from ..datasets.labelled import LabelledPictures, Sample
 from ..images import read_rgb
+from ..memory import in_parts
 from ..records import FORMAT, versions
 from ..runs import RunFolder
 from .baselines import BASELINES
@@ -188,7 +189,7 @@ def _count_batch(
     samples = list(samples)
     loaded = [_load(sample, config.crop) for sample in samples]
     start = perf_counter()
-    counts = counter.count(loaded, classes)
+    counts, at_once = in_parts(lambda part: counter.count(part, classes), loaded)
     variables: dict[str, Any] = {"seconds": perf_counter() - start}
     variables["counts"] = (("picture", "matching", *VIEW, "count", "class"), np.stack(counts))
     coordinates = {
@@ -205,7 +206,7 @@ def _count_batch(
         rows = [count_baselines(picture, labels, len(classes), config.seed) for picture, labels in loaded]
         variables["baseline_counts"] = (("picture", "matching", "baseline", "count", "class"), np.stack(rows))
         coordinates["baseline"] = list(BASELINES)
-    return xr.Dataset(variables, coordinates, {"format": FORMAT, **versions()})
+    return xr.Dataset(variables, coordinates, {"format": FORMAT, "pictures_at_once": at_once, **versions()})
 
 
 def _classes(counter: MapCounter, loaded: Loaded, classes: tuple[str, ...]) -> list[np.ndarray]:

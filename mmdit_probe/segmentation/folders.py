@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..images import read_rgb
+from ..memory import in_parts
 from ..records import load_record
 from ..runs import RunFolder
 from .render import percent
@@ -85,8 +86,9 @@ def _segment(
     segment: Batch, pictures: Mapping[str, np.ndarray], out: Path, settings: Mapping[str, Any]
 ) -> dict[str, pd.DataFrame]:
     tables = {}
-    for (name, picture), made in zip(pictures.items(), segment(list(pictures.values())), strict=True):
-        origin = {"source": _digest(picture), "model": settings["model"]}
+    found, at_once = in_parts(segment, list(pictures.values()))
+    for (name, picture), made in zip(pictures.items(), found, strict=True):
+        origin = {"source": _digest(picture), "model": settings["model"], "pictures_at_once": at_once}
         replace(made, settings={**made.settings, **origin}).save(out, name)
         tables[name] = _table(name, made.shares)
     return tables

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..attention import ROW_CHUNK, Heads, JointAttention
+from ..attention import Heads, JointAttention
+from ..layout import TokenLayout
 from ..readouts import Field, Fields, I2TMaps, Readout
 
 Normalize = Literal["probs", "probs-minmax", "scores", "scores-minmax"]
@@ -26,6 +27,9 @@ class I2TScores(Readout):
         scores = attention.scores(attention.layout.image_queries, attention.layout.text_keys)
         return _field(attention, scores.mean(1) if self.heads == "mean" else scores, self.heads)
 
+    def kept(self, layout: TokenLayout, heads: int) -> int:
+        return I2TMaps(self.heads).kept(layout, heads)
+
 
 class RefinedI2T(Readout):
     """``i2t`` refined once: each grid point takes the mean of all points' maps, weighted by its I2I attention.
@@ -36,13 +40,16 @@ class RefinedI2T(Readout):
 
     def measure(self, attention: JointAttention) -> Fields:
         maps = attention.i2t("mean")
-        rows = [_i2i(attention, chunk) @ maps for chunk in _chunks(attention.layout.image_queries)]
+        rows = [_i2i(attention, chunk) @ maps for chunk in _chunks(attention.layout.image_queries, attention.row_chunk)]
         return _field(attention, torch.cat(rows, 1), "mean")
 
+    def kept(self, layout: TokenLayout, heads: int) -> int:
+        return I2TMaps().kept(layout, heads)
 
-def _chunks(rows: slice) -> Iterator[slice]:
-    for start in range(rows.start, rows.stop, ROW_CHUNK):
-        yield slice(start, min(start + ROW_CHUNK, rows.stop))
+
+def _chunks(rows: slice, size: int) -> Iterator[slice]:
+    for start in range(rows.start, rows.stop, size):
+        yield slice(start, min(start + size, rows.stop))
 
 
 def _i2i(attention: JointAttention, rows: slice) -> Tensor:

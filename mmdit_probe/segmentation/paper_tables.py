@@ -95,9 +95,11 @@ def _ours(
 
 def told(table: pd.DataFrame) -> str:
     """The table in words: systems by data sets, ours beside the paper's, then what could not be run and why."""
-    lines = [f"{'system':<28}" + "".join(f"{name:>24}" for name in table["dataset"].unique())]
+    wide = {dataset: max(13, len(dataset) + 2) for dataset in table["dataset"]}
+    lines = [f"{'system':<27}" + "".join(f"{name:>{width}}" for name, width in wide.items())]
     for name, rows in table.groupby("system", sort=False):
-        lines.append(f"{name:<28}" + "".join(f"{_pair(row):>24}" for _, row in rows.iterrows()))
+        pairs = (f"{_pair(row):>{wide[row['dataset']]}}" for _, row in rows.iterrows())
+        lines.append(f"{name:<27}" + "".join(pairs))
     lines.append("(ours / the paper's mIoU in percent; - : not run, or not in the paper)")
     for (name, note), rows in table[table["note"] != ""].groupby(["system", "note"], sort=False):
         lines.append(f"not run: {name} on {', '.join(rows['dataset'])}: {note}")
