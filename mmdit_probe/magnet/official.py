@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusion3Pipeline
 from peft import LoraConfig
 from torch import Tensor
 
+from ..pipelines import quiet_loading
 from .lora import write_lora
 
 _NAME = re.compile(r"backbone\.transformer\.(?P<module>.+)\.lora_(?P<side>[AB])\.default\.weight")
@@ -34,6 +34,9 @@ def import_official(file: Path, folder: Path) -> Path:
     modules = sorted({name.rsplit(".lora_", 1)[0] for name in weights})
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=modules)
     folder.mkdir(parents=True, exist_ok=True)
+    with quiet_loading():
+        from diffusers import StableDiffusion3Pipeline  # its import has notes of its own
+
     return write_lora(StableDiffusion3Pipeline, weights, config, folder)
 
 

@@ -19,10 +19,10 @@ def import_official(
 
     Only tensors are read from the file; nothing in it is executed. Writes pytorch_lora_weights.safetensors.
     """
-    from mmdit_probe.magnet.official import import_official as convert
-
     if not file.is_file():
         raise ValueError(f"import-official: no file {file}")
+    from mmdit_probe.magnet.official import import_official as convert
+
     common.take_folder(out)
     written = convert(file, out)
     common.finish([f"try it: mmdit-probe segment photo.jpg --classes 'dog,grass' --lora {out}"], [written], as_json)
