@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import safe_open
 from torch import nn
 from transformers.utils import logging as transformers_logging
@@ -187,9 +188,10 @@ def torch_device(name: str) -> torch.device:
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Without the libraries' notes, bars and deprecation warnings about loading; errors still raise."""
-    levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
+    libraries = (diffusers_logging, transformers_logging, hub_logging)
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:
@@ -197,8 +199,8 @@ def quiet_loading() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        diffusers_logging.set_verbosity(levels[0])
-        transformers_logging.set_verbosity(levels[1])
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
         diffusers_logging.enable_progress_bar()
         transformers_logging.enable_progress_bar()
 

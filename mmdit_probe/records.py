@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -176,17 +177,25 @@ def versions() -> dict[str, str]:
 
 
 def save_record(dataset: xr.Dataset, path: Path) -> Path:
-    """Write NetCDF, compressed; a kill leaves the old file or the new one."""
+    """Write NetCDF, compressed, sealed by a checksum behind it; a kill leaves the old file or the new one.
+
+    Other programs read the file as any NetCDF; `load_record` takes only what still has its seal.
+    """
     path = Path(path)
-    names = [name for name, values in dataset.data_vars.items() if values.ndim]
-    # the checksum tells a damaged block from numbers
-    packed = {name: {"zlib": True, "complevel": 1, "fletcher32": True} for name in names}
+    packed = {name: {"zlib": True, "complevel": 1} for name, values in dataset.data_vars.items() if values.ndim}
     with whole(path) as part:
         try:
             dataset.to_netcdf(part, engine="h5netcdf", encoding=packed)
         except (RuntimeError, OSError) as error:
             raise _disk_error(error) from error
+        with part.open("ab") as file:  # HDF5 does not look behind its own end
+            file.write(_seal(part.read_bytes()))
     return path
+
+
+def _seal(content: bytes) -> bytes:
+    """What stands at a record's end: a mark, and the SHA-256 of all that comes before."""
+    return b"mmdit-probe record " + hashlib.sha256(content).digest()
 
 
 def _disk_error(error: Exception) -> OSError:
@@ -202,6 +211,11 @@ def load_record(path: Path) -> xr.Dataset:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"record: no file {path}")
+    content = path.read_bytes()
+    if content[-len(_seal(b"")) :] != _seal(content[: -len(_seal(b""))]):  # HDF5 may crash on a damaged file
+        raise ValueError(
+            f"record: {path} is not a readable NetCDF file that save_record wrote; it is damaged or cut short, make it again"
+        )
     try:
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             dataset = opened.load()

@@ -270,7 +270,7 @@ def test_records(run, stage):
 
 
 def test_a_damaged_block_is_no_number(tmp_path):
-    """A checksum tells it, also where the compression would not."""
+    """The seal tells it, also where the compression would not; HDF5 itself might crash."""
     import xarray as xr
 
     path = save_record(
@@ -339,6 +339,21 @@ def test_damaged_defaults_of_a_model(run, stage, random_folder):
 )
 def test_models_that_are_not_there(run, stage, model, message):
     refused(run, stage, [*MAPS, "--model", model], message, model=False)
+
+
+def test_a_hub_out_of_reach_is_one_line_though_it_is_tried_again(run, stage, monkeypatch):
+    from huggingface_hub.utils import logging
+
+    from mmdit_probe import pipelines
+
+    def unreachable(*arguments, **named):
+        logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("We couldn't connect to the hub\nand found nothing in the cache")
+
+    monkeypatch.setattr(pipelines.DiffusionPipeline, "load_config", unreachable)
+    refused(
+        run, stage, [*MAPS, "--model", "x/y"], "hub id that can be reached; check the name and the net", model=False
+    )
 
 
 def test_a_model_without_access_is_told_how_to_get_it(run, stage, monkeypatch):
