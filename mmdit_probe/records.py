@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -179,43 +177,40 @@ def versions() -> dict[str, str]:
 def save_record(dataset: xr.Dataset, path: Path) -> Path:
     """Write NetCDF, compressed, sealed by a checksum behind it; a kill leaves the old file or the new one.
 
-    Other programs read the file as any NetCDF; `load_record` takes only what still has its seal.
+    Other programs read the file as any NetCDF.
     """
     path = Path(path)
     packed = {name: {"zlib": True, "complevel": 1} for name, values in dataset.data_vars.items() if values.ndim}
-    with whole(path) as part:
-        try:
-            dataset.to_netcdf(part, engine="h5netcdf", encoding=packed)
-        except (RuntimeError, OSError) as error:
-            raise _disk_error(error) from error
-        with part.open("ab") as file:  # HDF5 does not look behind its own end
-            file.write(_seal(part.read_bytes()))
+    content = dataset.to_netcdf(engine="h5netcdf", encoding=packed)  # HDF5 never sees a disk that may be full
+    with whole(path) as part, part.open("wb") as file:
+        file.write(content)
+        file.write(_seal(content))  # HDF5 does not look behind its own end
     return path
 
 
-def _seal(content: bytes) -> bytes:
+_MARK = b"mmdit-probe record "
+
+
+def _seal(content: bytes | memoryview) -> bytes:
     """What stands at a record's end: a mark, and the SHA-256 of all that comes before."""
-    return b"mmdit-probe record " + hashlib.sha256(content).digest()
+    return _MARK + hashlib.sha256(content).digest()
 
 
-def _disk_error(error: Exception) -> OSError:
-    """What the disk said, which HDF5 hides in the middle of a long text, as a `RuntimeError` when it closes the file."""
-    found = re.search(r"errno = (\d+)", str(error))
-    if found is not None:
-        return OSError(int(found[1]), os.strerror(int(found[1])))
-    return error if isinstance(error, OSError) else OSError(f"HDF5: {one_line(str(error), 200)}")
+def _check_seal(path: Path) -> None:
+    """`ValueError` if a sealed file is damaged: HDF5 may crash on it. Files of other programs have no seal."""
+    content = memoryview(path.read_bytes())
+    size = len(_seal(b""))
+    seal = bytes(content[-size:])
+    if seal.startswith(_MARK) and seal != _seal(content[:-size]):
+        raise ValueError(f"record: {path} is not a readable NetCDF file any more, it is damaged; make it again")
 
 
 def load_record(path: Path) -> xr.Dataset:
-    """Read a record into memory; `ValueError` if the file is no record of this version."""
+    """Read a record into memory; `ValueError` if the file is no record of this version, or damaged."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"record: no file {path}")
-    content = path.read_bytes()
-    if content[-len(_seal(b"")) :] != _seal(content[: -len(_seal(b""))]):  # HDF5 may crash on a damaged file
-        raise ValueError(
-            f"record: {path} is not a readable NetCDF file that save_record wrote; it is damaged or cut short, make it again"
-        )
+    _check_seal(path)
     try:
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             dataset = opened.load()

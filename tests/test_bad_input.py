@@ -410,19 +410,6 @@ def test_a_full_disk_is_one_line_and_every_file_is_whole(run, stage, command):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_disk_that_is_full_when_hdf5_closes_its_file(tmp_path, monkeypatch):
-    import xarray as xr
-
-    def full(self, target, **kwargs):
-        target.write_bytes(b"half")
-        raise RuntimeError("Can't decrement id ref count (file write failed: errno = 28, error message = 'No space')")
-
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", full)
-    with pytest.raises(ValueError, match=r"a.nc can't be written \(No space left on device\); make room"):
-        save_record(xr.Dataset({"x": 1.0}), tmp_path / "a.nc")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("command", ["maps", "evaluate"])
 def test_two_runs_in_one_folder(run, stage, command):
     arguments = MAPS if command == "maps" else ["evaluate", "scenes", "--limit", "1"]
