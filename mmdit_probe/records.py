@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -183,13 +181,10 @@ def save_record(dataset: xr.Dataset, path: Path) -> Path:
     """
     path = Path(path)
     packed = {name: {"zlib": True, "complevel": 1} for name, values in dataset.data_vars.items() if values.ndim}
+    # in memory first: HDF5 crashes when it closes a file for which the disk had no room
+    content = bytes(dataset.to_netcdf(engine="h5netcdf", encoding=packed))
     with whole(path) as part:
-        try:
-            dataset.to_netcdf(part, engine="h5netcdf", encoding=packed)
-        except (RuntimeError, OSError) as error:
-            raise _disk_error(error) from error
-        with part.open("ab") as file:  # HDF5 does not look behind its own end
-            file.write(_seal(part.read_bytes()))
+        part.write_bytes(content + _seal(content))
     return path
 
 
@@ -198,21 +193,16 @@ def _seal(content: bytes) -> bytes:
     return b"mmdit-probe record " + hashlib.sha256(content).digest()
 
 
-def _disk_error(error: Exception) -> OSError:
-    """What the disk said, which HDF5 hides in the middle of a long text, as a `RuntimeError` when it closes the file."""
-    found = re.search(r"errno = (\d+)", str(error))
-    if found is not None:
-        return OSError(int(found[1]), os.strerror(int(found[1])))
-    return error if isinstance(error, OSError) else OSError(f"HDF5: {one_line(str(error), 200)}")
-
-
 def load_record(path: Path) -> xr.Dataset:
     """Read a record into memory; `ValueError` if the file is no record of this version."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"record: no file {path}")
-    content = path.read_bytes()
-    if content[-len(_seal(b"")) :] != _seal(content[: -len(_seal(b""))]):  # HDF5 may crash on a damaged file
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"record: {path} can't be read ({error.strerror or error})") from error
+    if content[-len(_seal(b"")) :] != _seal(content[: -len(_seal(b""))]):
         raise ValueError(
             f"record: {path} is not a readable NetCDF file that save_record wrote; it is damaged or cut short, make it again"
         )
