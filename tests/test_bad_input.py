@@ -117,7 +117,8 @@ def test_pictures_of_odd_sizes_are_read(run, stage, size):
     Image.new("RGB", size).save(stage / "odd.png")
     code, _, err = run("segment", "odd.png", *SEGMENT[2:])
     assert code == 0, err
-    assert Image.open(stage / "results" / "segment" / "odd_labels.png").size == size
+    with Image.open(stage / "results" / "segment" / "odd_labels.png") as labels:
+        assert labels.size == size
 
 
 def test_cmyk_pictures_are_read(run, stage):

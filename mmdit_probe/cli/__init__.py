@@ -51,7 +51,7 @@ for command in (
 def main() -> None:
     """Run; whatever the user can mend is one line on standard error and exit code 2, an interrupt 130."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="mmdit-probe")
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
