@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from .texts import one_line
+
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are unpacked."""
 PART = ".part"
@@ -35,7 +37,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def unwritable(path: Path, error: OSError) -> str:
     """What is in the way of writing to ``path``, in one line."""
-    return f"{path} can't be written ({error.strerror or error}); make room or choose another --out"
+    return f"{one_line(str(path), 160)} can't be written ({error.strerror or error}); make room or choose another --out"
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -198,7 +198,10 @@ def _seal(content: bytes | memoryview) -> bytes:
 
 def _check_seal(path: Path) -> None:
     """`ValueError` if a sealed file is damaged: HDF5 may crash on it. Files of other programs have no seal."""
-    content = memoryview(path.read_bytes())
+    try:
+        content = memoryview(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"record: {path} can't be read ({error.strerror or error})") from error
     size = len(_seal(b""))
     seal = bytes(content[-size:])
     if seal.startswith(_MARK) and seal != _seal(content[:-size]):

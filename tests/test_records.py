@@ -41,12 +41,13 @@ def test_a_write_that_fails_leaves_the_old_record(record, tmp_path, monkeypatch)
     path = save_record(record, tmp_path / "record.nc")
     before = path.read_bytes()
 
-    def broken(self, target, **kwargs):
-        target.write_bytes(b"half")
-        raise OSError("disk full")
+    def broken(self, content):
+        with self.open("wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", broken)
-    with pytest.raises(ValueError, match=r"record.nc can't be written \(disk full\)"):
+    monkeypatch.setattr(type(path), "write_bytes", broken)
+    with pytest.raises(ValueError, match=r"record.nc can't be written \(No space left on device\)"):
         save_record(record, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["record.nc"]

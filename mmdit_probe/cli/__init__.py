@@ -55,7 +55,7 @@ app.add_typer(magnet, name="magnet")
 def main() -> None:
     """Run; whatever the user can mend is one line on standard error and exit code 2, an interrupt 130."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="mmdit-probe")
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
