@@ -182,9 +182,8 @@ def save_record(dataset: xr.Dataset, path: Path) -> Path:
     path = Path(path)
     packed = {name: {"zlib": True, "complevel": 1} for name, values in dataset.data_vars.items() if values.ndim}
     content = dataset.to_netcdf(engine="h5netcdf", encoding=packed)  # HDF5 never sees a disk that may be full
-    with whole(path) as part, part.open("wb") as file:
-        file.write(content)
-        file.write(_seal(content))  # HDF5 does not look behind its own end
+    with whole(path) as part:
+        part.write_bytes(b"".join([content, _seal(content)]))  # HDF5 does not look behind its own end
     return path
 
 
