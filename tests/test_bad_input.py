@@ -235,7 +235,7 @@ def test_settings(run, stage, arguments, message):
         ("uneven", "a: the label map is (32, 64), the picture (64, 64) (height, width); they must agree"),
         ("foreign", "holds the value 9, which is no class of this data set"),
         ("hollow", "--root hollow holds none of the folders images"),
-        ("missing", "--root missing is no folder here"),
+        ("missing", "give its folder by --root; missing is no folder here"),
         ("classes-cut", "must be a list of class names"),
         ("classes-twins", "'a' is given more than once"),
         ("classes-nameless", "is empty"),
