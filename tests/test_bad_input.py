@@ -235,7 +235,7 @@ def test_settings(run, stage, arguments, message):
         ("uneven", "a: the label map is (32, 64), the picture (64, 64) (height, width); they must agree"),
         ("foreign", "holds the value 9, which is no class of this data set"),
         ("hollow", "--root hollow holds none of the folders images"),
-        ("missing", "--root missing is no folder here"),
+        ("missing", "give its folder by --root; missing is no folder here"),
         ("classes-cut", "must be a list of class names"),
         ("classes-twins", "'a' is given more than once"),
         ("classes-nameless", "is empty"),
@@ -270,17 +270,17 @@ def test_records(run, stage):
         refused(run, stage, ["diff", *files], message, model=False)
 
 
-def test_a_damaged_block_is_no_number(tmp_path):
-    """The seal tells it, also where the compression would not."""
+def test_a_damaged_number_is_told(tmp_path):
+    """Coordinates are not compressed: only the seal tells that a byte of them is another one."""
     import xarray as xr
 
-    path = save_record(
-        xr.Dataset({"x": ("a", np.random.default_rng(0).random(5000))}, attrs={"format": 1}), tmp_path / "a.nc"
-    )
+    places = np.arange(500, dtype=np.float64) + 0.5
+    path = save_record(xr.Dataset({"x": 1.0}, {"place": places}, {"format": 1}), tmp_path / "a.nc")
     content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 4] = bytes(byte ^ 255 for byte in content[middle : middle + 4])
+    content[content.index(places.tobytes()) + 7] ^= 64
     path.write_bytes(content)
+    with xr.open_dataset(path, engine="h5netcdf") as opened:
+        assert opened["place"][0] != 0.5
     with pytest.raises(ValueError, match="is not a readable NetCDF file"):
         load_record(path)
 

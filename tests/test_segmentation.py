@@ -263,9 +263,9 @@ class WholeI2I(Readout):
 
 @pytest.mark.parametrize("rows", [7, 1000])
 def test_refinement_and_scores_agree_with_the_whole_softmax(sd3, inputs, monkeypatch, rows):
-    from mmdit_probe.segmentation import maps
+    from mmdit_probe import attention
 
-    monkeypatch.setattr(maps, "ROW_CHUNK", rows)
+    monkeypatch.setattr(attention, "ROW_CHUNK", rows)
     with Probe(sd3, [RefinedI2T(), WholeI2I()]) as probe:
         sd3(**inputs)
     record = probe.dataset()

@@ -130,7 +130,7 @@ def take_folder(out: Path) -> None:
 
 
 def let_go() -> None:
-    """The command has ended: give up its output folder, which goes if it is empty."""
+    """The command has ended: give up its output folder, which goes if it is empty, and the messages of its memory."""
     _held.close()
 
 
@@ -156,6 +156,13 @@ _SHOWN = 2
 """Estimates printed: of one picture or batch, and of all of them."""
 
 
+class _Echo(logging.Handler):
+    """To the standard error of the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(self.format(record), err=True)
+
+
 def show_memory() -> None:
     """Print on standard error what a run will keep, once and not for every picture, and every lack of memory."""
     seen: set[str] = set()
@@ -166,12 +173,13 @@ def show_memory() -> None:
         seen.add(what)
         return new or message.levelno > logging.INFO
 
-    handler = logging.StreamHandler()
+    handler = _Echo()
     handler.setFormatter(logging.Formatter("memory: %(message)s"))
     handler.addFilter(chosen)
     logger = logging.getLogger("mmdit_probe.memory")
     logger.setLevel(logging.INFO)
-    logger.handlers, logger.propagate = [handler], False
+    logger.addHandler(handler)
+    _held.callback(logger.removeHandler, handler)
 
 
 @dataclass(frozen=True)

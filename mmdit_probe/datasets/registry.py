@@ -46,7 +46,7 @@ def open_dataset(name: str, root: Path | None = None, limit: int | None = None) 
     if root is None:
         raise ValueError(f"{name}: give its folder by --root")
     if not root.is_dir():
-        raise ValueError(f"{name}: --root {root} is no folder here")
+        raise ValueError(f"{name}: give its folder by --root; {root} is no folder here")
     return READERS[name](root).first(limit)
 
 
