@@ -1,6 +1,9 @@
 """The evaluation on a small random pipeline: slow twins, laws, and runs that are killed."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
