@@ -21,6 +21,7 @@ from ..readouts import RegionMass, ValueNorms
 from ..recording import record_generated, run_prompts
 from ..runs import RunFolder
 from ..segmentation.evaluation import run_evaluation
+from ..segmentation.evaluation_tables import MATCHING_NAMES
 from ..statistics import bootstrap_weights
 from .lora import without_lora
 
@@ -157,7 +158,7 @@ def score_gains(scored: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 def read_aloud(masks: pd.DataFrame, attention: pd.DataFrame, scores: pd.DataFrame, layer: int) -> list[str]:
     """What changed, a line each, and whether it is outside chance."""
     lines = [
-        f"{row['task']}, {_MATCHING[row['matching']]}, timestep {row['timestep']} (sigma {row['sigma']:.3f}): mIoU "
+        f"{row['task']}, {MATCHING_NAMES[row['matching']]}, timestep {row['timestep']} (sigma {row['sigma']:.3f}): mIoU "
         f"{100 * row['before']:.1f} -> {100 * row['after']:.1f}, {_sure(row, 100, '.1f')}."
         for _, row in masks.iterrows()
     ]
@@ -169,9 +170,6 @@ def read_aloud(masks: pd.DataFrame, attention: pd.DataFrame, scores: pd.DataFram
     for _, row in scores.iterrows():
         lines.append(f"{row['score']}: {row['before']:.3f} -> {row['after']:.3f}, {_sure(row, 1, '.3f')}.")
     return lines
-
-
-_MATCHING = {"names": "by names", "paper": "the paper's matching", "order-independent": "order-independent matching"}
 
 
 def _sure(row: Any, factor: int, form: str) -> str:

@@ -98,12 +98,14 @@ def read_aloud(evaluation: Evaluation, dataset: str, pictures: int) -> list[str]
     lines = [f"{dataset}, {pictures} pictures, mIoU in percent:"]
     if "method" in evaluation.views:
         for _, row in evaluation.views.iterrows():
-            lines.append(f"{_MATCHING[row['matching']]}, {row['method']}: {_hundred(row['miou'])} {_accuracies(row)}")
+            lines.append(
+                f"{MATCHING_NAMES[row['matching']]}, {row['method']}: {_hundred(row['miou'])} {_accuracies(row)}"
+            )
         return [*lines, *_baselines(evaluation), *_speed(evaluation, pictures)]
     for (matching, timestep, sigma), views in evaluation.views.groupby(["matching", "timestep", "sigma"], sort=False):
         best = views.loc[views["miou"].idxmax()]
         lines.append(
-            f"{_MATCHING[str(matching)]}, timestep {timestep} (sigma {sigma:.3f}): layer {best['layer']}{_head(best)} is "
+            f"{MATCHING_NAMES[str(matching)]}, timestep {timestep} (sigma {sigma:.3f}): layer {best['layer']}{_head(best)} is "
             f"best, {_hundred(best['miou'])} {_accuracies(best)}{_lead(best, views)}"
         )
     return [*lines, *_baselines(evaluation), *_speed(evaluation, pictures)]
@@ -115,7 +117,7 @@ def _accuracies(row: pd.Series) -> str:
 
 def _baselines(evaluation: Evaluation) -> list[str]:
     rows = (row for _, row in evaluation.baselines.iterrows())
-    return [f"{_MATCHING[row['matching']]}, {row['baseline']}: {_hundred(row['miou'])}" for row in rows]
+    return [f"{MATCHING_NAMES[row['matching']]}, {row['baseline']}: {_hundred(row['miou'])}" for row in rows]
 
 
 def _speed(evaluation: Evaluation, pictures: int) -> list[str]:
@@ -133,7 +135,11 @@ def _lead(best: pd.Series, views: pd.DataFrame) -> str:
     return f", {_hundred(best['miou'] - second['miou'])} above layer {second['layer']}{_head(second)}."
 
 
-_MATCHING = {"names": "by names", "paper": "the paper's matching", "order-independent": "order-independent matching"}
+MATCHING_NAMES = {
+    "names": "by names",
+    "paper": "the paper's matching",
+    "order-independent": "order-independent matching",
+}
 
 
 def _head(row: pd.Series) -> str:

@@ -113,9 +113,10 @@ def train(
     from mmdit_probe.figures.magnet import losses_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.magnet.lora import WEIGHTS_FILE
+    from mmdit_probe.magnet.settings import check, read_aloud
     from mmdit_probe.magnet.sources import open_training_set, split_source
     from mmdit_probe.magnet.tensorboard import tensorboard_writer
-    from mmdit_probe.magnet.train import MagnetTrainer, check, read_aloud
+    from mmdit_probe.magnet.train import MagnetTrainer
     from mmdit_probe.segmentation.sharing import launched_share
 
     from ..segment import one_layer
