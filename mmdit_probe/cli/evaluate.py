@@ -90,7 +90,8 @@ def evaluate(
     """How good the masks are: pixel accuracy, mean accuracy and mIoU, of every layer in one pass over the pictures.
 
     Masks are scored at the pictures' own size. Regions without words are matched to the classes picture by picture, as the
-    paper does, and by an order-independent variant beside it. `accelerate launch` splits the pictures over processes.
+    paper does, and by an order-independent variant beside it. `accelerate launch` splits the pictures over GPUs,
+    torchrun over processes of any kind.
     A rival that is a whole system has no layers: its tables have one row, and there is no figure.
 
     Writes evaluate.csv (a row for each timestep, layer and head), evaluate_classes.csv, evaluate_pictures.csv,

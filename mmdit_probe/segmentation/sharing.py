@@ -1,4 +1,4 @@
-"""Splitting a run over the processes of `accelerate launch`: each takes every n-th batch, the first one sums up."""
+"""Splitting a run over the processes of `accelerate launch` or torchrun: each takes every n-th batch, the first one sums up."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def train(
     """Train a LoRA with flow matching and a mask loss on one layer's I2T maps (Seg4Diff, section 5).
 
     Started again with the same settings it goes on from its last checkpoint, to the same losses. `accelerate launch` splits
-    the pictures over processes: a step then takes batch x accumulate x processes pictures.
+    the pictures over GPUs, torchrun over processes of any kind: a step then takes batch x accumulate x processes pictures.
 
     Writes pytorch_lora_weights.safetensors, which every command takes by --lora OUT and diffusers by
     pipe.load_lora_weights(OUT), losses.csv with losses.pdf / .png, and checkpoint.pt.
