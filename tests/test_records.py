@@ -85,3 +85,16 @@ def test_an_unknown_half_is_refused(sd3):
 def test_values_are_fp32_and_finite(record):
     assert all(values.dtype == np.float32 for values in record.data_vars.values())
     assert all(bool(np.isfinite(values).all()) for values in record.data_vars.values())
+
+
+def test_a_record_that_another_program_wrote_is_read_and_a_damaged_one_of_ours_is_not(record, tmp_path):
+    """Only our own files have a seal behind their end, where HDF5 does not look."""
+    record.to_netcdf(tmp_path / "theirs.nc", engine="h5netcdf")
+    xr.testing.assert_identical(
+        load_record(tmp_path / "theirs.nc"), load_record(save_record(record, tmp_path / "ours.nc"))
+    )
+    content = bytearray((tmp_path / "ours.nc").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "ours.nc").write_bytes(content)
+    with pytest.raises(ValueError, match="damaged; make it again"):
+        load_record(tmp_path / "ours.nc")
