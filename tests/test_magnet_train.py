@@ -14,7 +14,7 @@ from conftest import in_two_processes, make_inputs, make_sd3
 from mmdit_probe import JointAttention, Probe, TokenLayout, load_pipeline
 from mmdit_probe.configs import MAGNET_PRESETS, MagnetConfig
 from mmdit_probe.kernels import AttentionCall
-from mmdit_probe.magnet.i2t_logits import AttentionTap, MaskHead, head_logits, mean_logits
+from mmdit_probe.magnet.i2t_logits import AttentionTap, MaskHead, head_logits, mean_logits, picked_logits
 from mmdit_probe.magnet.lora import add_lora, without_lora
 from mmdit_probe.magnet.losses import dice_loss, focal_loss
 from mmdit_probe.magnet.matching import match_masks
@@ -59,6 +59,21 @@ def test_gradients_reach_queries_and_keys(logits, read):
     assert (image.abs().amax(-1) > 0).all()
     assert (words.abs().amax(-1) > 0).all()
     assert not query.grad[:, :, attention.layout.text_slice].any()  # text queries have no part in it
+
+
+@pytest.mark.parametrize("read", ["scores", "probs"])
+def test_picked_maps_are_those_of_all_with_the_same_gradients(read):
+    heads, positions, weight = [0, 2, 2], [4, 1, 0], torch.randn(3, 3, 4)
+    gradients = []
+    attention = random_attention()
+    for maps in (
+        lambda: picked_logits(attention, 1, heads, positions, read),
+        lambda: head_logits(attention, read)[1, heads, positions],
+    ):
+        found = maps()
+        gradients.append([found, *torch.autograd.grad((found * weight).sum(), [attention.query, attention.key])])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_token_matching_compares_the_mean_of_a_names_tokens_with_its_mask():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -57,6 +58,20 @@ def head_logits(attention: JointAttention, read: Read = "scores") -> Float[Tenso
         return _on_grid(_logit(_probs(attention)), attention)
     layout = attention.layout
     return _on_grid(attention.scores(layout.image_queries, layout.text_keys), attention)
+
+
+def picked_logits(
+    attention: JointAttention, row: int, heads: Sequence[int], positions: Sequence[int], read: Read = "scores"
+) -> Float[Tensor, "picked rows cols"]:
+    """The maps of some heads and text positions of one batch row, pair by pair: `head_logits` without the others."""
+    if read == "probs" or attention.call.arguments.attn_mask is not None:
+        return head_logits(attention, read)[row, list(heads), list(positions)]
+    layout = attention.layout
+    query = attention.query[row, list(heads)][:, layout.image_queries].float()
+    key = attention.full_key[row][:, layout.text_keys][list(heads), list(positions)].float()
+    return rearrange(
+        torch.einsum("pnd,pd->pn", query, key * attention.scale), "p (rows cols) -> p rows cols", rows=layout.grid[0]
+    )
 
 
 def _probs(attention: JointAttention) -> Tensor:

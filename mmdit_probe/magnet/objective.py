@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..attention import JointAttention
 from ..configs import MagnetConfig
-from .i2t_logits import head_logits, mean_logits
+from .i2t_logits import head_logits, mean_logits, picked_logits
 from .losses import dice_loss, focal_loss
 from .matching import match_masks
 
@@ -80,20 +81,31 @@ def _head_pairs(
     attention: JointAttention, targets: Sequence[Target], config: MagnetConfig, head: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The maps of every text position and head, matched one to one with the masks."""
-    maps = head_logits(attention, config.read)  # type: ignore[arg-type]
+    with torch.no_grad():  # all maps are matched; gradients are needed of the chosen ones alone
+        maps = head_logits(attention, config.read)  # type: ignore[arg-type]
     predictions, masks = [maps[:0, 0, 0]], [maps[:0, 0, 0]]
     for row, target in enumerate(targets):
         if not len(target.masks):
             continue
-        own = head(rearrange(maps[row, :, list(target.positions)], "head text rows cols -> (text head) rows cols"))
         wanted = target.masks.to(maps)
-        chosen, matched = match_masks(
-            own,
-            wanted,
-            focal_weight=config.match_focal,
-            dice_weight=config.match_dice,
-            released=config.released_focal,
-        )
-        predictions.append(own[torch.from_numpy(chosen).to(maps.device)])
+        heads, positions, matched = _matched(maps[row], target, wanted, config, head)
+        predictions.append(head(picked_logits(attention, row, heads, positions, config.read)))  # type: ignore[arg-type]
         masks.append(wanted[torch.from_numpy(matched).to(maps.device)])
     return torch.cat(predictions), torch.cat(masks)
+
+
+@torch.no_grad()
+def _matched(
+    maps: Tensor, target: Target, wanted: Tensor, config: MagnetConfig, head: Callable[[Tensor], Tensor]
+) -> tuple[list[int], list[int], np.ndarray]:
+    """Heads and text positions of the chosen maps of one row, (heads, text, rows, cols), and their masks' numbers."""
+    positions = list(target.positions)
+    own = head(rearrange(maps[:, positions], "head text rows cols -> (text head) rows cols"))
+    chosen, matched = match_masks(
+        own,
+        wanted,
+        focal_weight=config.match_focal,
+        dice_weight=config.match_dice,
+        released=config.released_focal,
+    )
+    return (chosen % len(maps)).tolist(), [positions[place] for place in chosen // len(maps)], matched
