@@ -154,6 +154,20 @@ def interrupted(name: str, model: list[str], work: Path) -> dict[str, object]:
     return {"command": name, "code": code, "seconds": round(seconds, 2), "items": items, "said": said}
 
 
+def load_libraries() -> None:
+    """Import what the commands import, so that the forks need not."""
+    import pkgutil
+    from importlib import import_module
+
+    import torch
+
+    import mmdit_probe
+
+    torch.set_num_threads(1)
+    for module in pkgutil.walk_packages(mmdit_probe.__path__, "mmdit_probe."):
+        import_module(module.name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("commands", nargs="+", choices=COMMANDS)
@@ -162,12 +176,7 @@ def main() -> None:
     parser.add_argument("--model", help="a pipeline folder; tiny-sd3 if not given")
     parser.add_argument("--work", type=Path, required=True, help="folder for the outputs")
     options = parser.parse_args()
-    import torch
-
-    import mmdit_probe
-    import mmdit_probe.pipelines  # noqa: F401
-
-    torch.set_num_threads(1)
+    load_libraries()
     chance, model = random.Random(options.seed), ["--model", options.model] if options.model else []
     options.work.mkdir(parents=True, exist_ok=True)
     for name in options.commands:

@@ -1,0 +1,59 @@
+"""What diffusers has changed between releases, or could: lengths of the text, names of processors."""
+
+import inspect
+
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from diffusers.models.attention_processor import JointAttnProcessor2_0
+
+from mmdit_probe import BlurText, I2TMaps, Probe, RegionMass
+from mmdit_probe.configs import GenerationConfig
+from mmdit_probe.generation import generation_arguments
+
+ZEROS = (0, 77, 256)
+
+
+def text_positions(pipe, arguments):
+    with Probe(pipe, [RegionMass()]) as probe:
+        pipe("sand", num_inference_steps=1, output_type="latent", **arguments)
+    return probe.dataset().attrs["text_tokens"]
+
+
+def test_the_absent_t5_fills_as_many_positions_as_are_asked_for(random_pipe):
+    """77 of them until diffusers 0.31; later max_sequence_length, 256 by default. All take part in the softmax."""
+    words = random_pipe.tokenizer.model_max_length
+    assert inspect.signature(StableDiffusion3Pipeline.__call__).parameters["max_sequence_length"].default == 256
+    assert text_positions(random_pipe, {}) == words + 256
+    for zeros in ZEROS:
+        assert text_positions(random_pipe, {"max_sequence_length": zeros}) == words + zeros
+
+
+def test_this_tool_takes_the_papers_length_whatever_diffusers_default_is(random_pipe):
+    arguments = generation_arguments(random_pipe, GenerationConfig(steps=1))
+    assert arguments["max_sequence_length"] == 77
+    chosen = {"max_sequence_length": arguments["max_sequence_length"]}
+    assert text_positions(random_pipe, chosen) == random_pipe.tokenizer.model_max_length + 77
+
+
+def test_the_processors_of_this_release(sd3):
+    assert {type(block.attn.processor) for block in sd3.transformer_blocks} == {JointAttnProcessor2_0}
+
+
+class RenamedProcessor(JointAttnProcessor2_0):
+    """A processor of another name, as diffusers has renamed its own."""
+
+
+@pytest.mark.parametrize("edits", [[], [BlurText(1, 1.0, 3)]])
+def test_a_renamed_processor_is_probed_as_any(sd3, inputs, edits):
+    def read():
+        with Probe(sd3, [RegionMass(), I2TMaps()], edits=edits) as probe:
+            output = sd3(**inputs).sample
+        return output, probe.dataset()
+
+    output, record = read()
+    for block in sd3.transformer_blocks:
+        block.attn.set_processor(RenamedProcessor())
+    again, renamed = read()
+    assert torch.equal(output, again)
+    assert record.drop_attrs().identical(renamed.drop_attrs())
