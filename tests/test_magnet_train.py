@@ -222,7 +222,9 @@ def load_weights(folder):
 def test_a_finished_run_is_not_trained_again(trained, random_folder):
     _, table, out = trained
     _, again = train(random_folder, out, progress=lambda *_: pytest.fail("trained again"))
-    np.testing.assert_array_equal(again.to_numpy(), table.to_numpy())
+    np.testing.assert_allclose(
+        again.to_numpy(), table.to_numpy(), rtol=1e-12
+    )  # old pandas reads to the last digit but one
 
 
 def test_a_folder_of_other_settings_and_a_damaged_checkpoint_are_refused(trained, random_folder, tmp_path):

@@ -61,5 +61,5 @@ class LossLog:
 
     def read(self) -> pd.DataFrame:
         """All whole rows."""
-        table = pd.read_csv(self.file, on_bad_lines="skip", float_precision="round_trip")
+        table = pd.read_csv(self.file, on_bad_lines="skip")
         return table.dropna().astype({"step": int})
