@@ -14,7 +14,7 @@ from .configs import AgreementConfig
 from .datasets.scenes import CLASSES, Scene, scenes
 from .feature_pca import FeaturePCA, token_labels
 from .images import fitted, native_size, token_pixels
-from .prompts import find_words
+from .maps import word_positions
 from .readouts import I2TMaps, ValueNorms
 from .recording import record_image
 from .segmentation.metrics import Scores, score
@@ -34,7 +34,7 @@ def layer_agreement(pipe: Any, config: AgreementConfig) -> pd.DataFrame:
     totals: dict[int, Scores] = {}
     for drawn in scenes("test", config.scenes):
         record = _read(pipe, drawn, config)
-        for layer, scored in _scores(pipe, drawn, record):
+        for layer, scored in _scores(pipe, drawn, record, config):
             totals[layer] = totals[layer] + scored if layer in totals else scored
         records.append(record.drop_vars(["i2t", "pca"], errors="ignore"))
     mean = xr.concat(records, "scene", combine_attrs="override", coords="minimal", compat="override").mean("scene")
@@ -60,8 +60,8 @@ def _read(pipe: Any, drawn: Scene, config: AgreementConfig) -> xr.Dataset:
     return record_image(pipe, picture, drawn.class_list(), readouts, (config.timestep,), config.generation).record
 
 
-def _scores(pipe: Any, drawn: Scene, record: xr.Dataset) -> Iterable[tuple[int, Scores]]:
-    spans = find_words(pipe.tokenizer, drawn.class_list(), drawn.classes)
+def _scores(pipe: Any, drawn: Scene, record: xr.Dataset, config: AgreementConfig) -> Iterable[tuple[int, Scores]]:
+    spans = word_positions(pipe, drawn.class_list(), drawn.classes, config.generation)
     maps = record["i2t"].isel(sampling_timestep=0).transpose("layer", "row", "col", "token")
     for layer, grid in zip(maps["layer"].values, maps.values, strict=True):
         guess = predict(drawn, torch.from_numpy(np.ascontiguousarray(grid)), spans)

@@ -12,9 +12,9 @@ import pandas as pd
 import xarray as xr
 
 from .configs import GenerationConfig, MapsConfig
-from .families import TextPart, denoiser_of, family_of
+from .families import denoiser_of, family_of
 from .generation import generation_arguments
-from .prompts import describe, find_words, readable
+from .prompts import find_words
 from .recording import Recording, record_generated, record_image
 from .texts import LONGEST_NAME, checked_text
 from .word_maps import WordMaps
@@ -26,44 +26,7 @@ def word_positions(pipe: Any, prompt: str, words: Sequence[str], generation: Gen
     `ValueError` shows the prompt's tokens if a word is not among them or was cut off.
     """
     length = generation_arguments(pipe, generation).get("max_sequence_length", 0)
-    found: list[list[int]] = [[] for _ in words]
-    start = 0
-    for part in family_of(denoiser_of(pipe)).text_parts(pipe, length) or ():
-        if part.tokenizer is not None:
-            for positions, more in zip(found, positions_in(part, prompt, words), strict=True):
-                positions += [start + position for position in more]
-        start += part.length
-    for word, positions in zip(words, found, strict=True):
-        if not positions:
-            raise ValueError(f"maps: no text position of this model is known to hold {word!r}")
-    return found
-
-
-def positions_in(part: TextPart, prompt: str, words: Sequence[str]) -> list[list[int]]:
-    """The positions of each word's tokens within one run of text positions.
-
-    By token numbers where the prompt stands there as its tokenizer makes it; by token strings inside a template, and
-    for tokenizers that number a word differently at the start of a prompt.
-    """
-    tokens = part.tokenizer.convert_ids_to_tokens(part.tokenizer(prompt, truncation=True).input_ids)
-    text = describe([part], [prompt])
-    strings, is_word = list(text.strings[0]), text.is_prompt[0]
-    as_made = all(here == readable(token) for here, token in zip(strings, tokens, strict=False))
-    if as_made and not any("Ġ" in token for token in tokens):
-        spans = find_words(part.tokenizer, prompt, words)
-        return [[position for position in span if position < part.length] for span in spans]
-    return [_find_strings(part.tokenizer, strings, is_word, word) for word in words]
-
-
-def _find_strings(tokenizer: Any, strings: list[str], is_word: np.ndarray, word: str) -> list[int]:
-    ids = tokenizer(word, add_special_tokens=False).input_ids
-    piece = [readable(token) for token in tokenizer.convert_ids_to_tokens(ids)]
-    size = len(piece)
-    starts = [i for i in range(len(strings)) if strings[i : i + size] == piece and is_word[i : i + size].all()]
-    if not starts or not piece:
-        shown = " ".join(string for string, chosen in zip(strings, is_word, strict=True) if chosen)
-        raise ValueError(f"maps: {word!r} is not among the prompt's tokens: {shown}")
-    return sorted({start + k for start in starts for k in range(size)})
+    return find_words(family_of(denoiser_of(pipe)).text_parts(pipe, length), prompt, words)
 
 
 def measure_maps(pipe: Any, config: MapsConfig, picture: np.ndarray | None = None) -> Recording:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,24 +15,40 @@ from .tokens import Kind, TextTokens, join_positions, join_rows
 
 def _tokenize(part: TextPart, prompts: Sequence[str], conditional: bool) -> TextTokens:
     shape = (len(prompts), part.length)
-    encoders = np.full(part.length, part.encoder, dtype=object)
-    rows = np.full(len(prompts), conditional)
-    if part.tokenizer is None:
-        return TextTokens(np.full(shape, "", object), np.full(shape, Kind.ABSENT, object), encoders, rows)
-    strings, kinds = np.empty(shape, object), np.empty(shape, object)
-    for row, prompt in enumerate(prompts):
-        strings[row], kinds[row] = _positions(part, prompt)
-    return TextTokens(strings, kinds, encoders, rows)
+    strings, kinds = np.full(shape, "", object), np.full(shape, Kind.ABSENT, object)
+    begins, ends = np.ones((2, *shape), bool)
+    for row, prompt in enumerate(prompts if part.tokenizer is not None else ()):
+        strings[row], kinds[row], begins[row], ends[row] = _positions(part, prompt)
+    encoders, rows = np.full(part.length, part.encoder, dtype=object), np.full(len(prompts), conditional)
+    return TextTokens(strings, kinds, encoders, rows, begins, ends)
 
 
-def _positions(part: TextPart, prompt: str) -> tuple[np.ndarray, np.ndarray]:
-    """Strings and kinds of the positions that one prompt fills."""
-    encoded = _encoded(part, prompt, part.template != PLAIN)
+def _positions(part: TextPart, prompt: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Strings, kinds, and where words can begin and end, of the positions that one prompt fills."""
+    encoded = _encoded(part, prompt)
     kinds = _encoded_kinds(part, prompt, encoded)
-    tokens = part.tokenizer.convert_ids_to_tokens(encoded.input_ids)
-    strings = np.array([readable(token) for token in tokens], dtype=object)
+    strings = np.array([readable(token) for token in part.tokenizer.convert_ids_to_tokens(encoded.input_ids)], object)
+    begins, ends = np.ones((2, len(kinds)), bool)
+    text = part.template.replace(PLAIN, prompt)
+    before = None
+    for place, span in enumerate(encoded.get("offset_mapping", ())):
+        if span[0] == span[1]:  # a token that stands for no character
+            continue
+        since = span[1] - len(text[span[0] : span[1]].lstrip())
+        begins[place], ends[place] = _parted(text, since), _parted(text, span[1])
+        if not strings[place].isascii():  # tokens of bytes are unreadable one by one
+            strings[place] = text[since : span[1]].strip() if span != before else ""
+        begins[place] &= span != before
+        before = span
     kept = _order(part, kinds)
-    return strings[kept], kinds[kept]
+    return strings[kept], kinds[kept], begins[kept], ends[kept]
+
+
+def _parted(text: str, place: int) -> bool:
+    """Whether a word can end or begin before character ``place``: not amid letters that are written together."""
+    around = text[max(place - 1, 0) : place + 1]
+    together = len(around) == 2 and place > 0 and all(character.isalnum() for character in around)
+    return not together or any(unicodedata.category(character) == "Lo" for character in around)  # Chinese, ...
 
 
 def positions_of(part: TextPart, prompt: str, ranges: Sequence[tuple[int, int]]) -> list[list[int]]:
@@ -39,22 +56,25 @@ def positions_of(part: TextPart, prompt: str, ranges: Sequence[tuple[int, int]])
 
     Empty where the tokenizer cut the prompt before.
     """
-    encoded = _encoded(part, prompt, True)
+    encoded = _encoded(part, prompt)
     kept = _order(part, _encoded_kinds(part, prompt, encoded))
     start = part.template.index(PLAIN)
     offsets = np.array(encoded["offset_mapping"])[kept] - start
     return [np.flatnonzero((offsets[:, 1] > since) & (offsets[:, 0] < to)).tolist() for since, to in ranges]
 
 
-def _encoded(part: TextPart, prompt: str, offsets: bool) -> Any:
-    """The tokenizer's output for the prompt in its template, padded and cut to the part's length."""
+def _encoded(part: TextPart, prompt: str) -> Any:
+    """The tokenizer's output for the prompt in its template, padded and cut to the part's length.
+
+    With the characters of each token, which a tokenizer written in Python does not know.
+    """
     return part.tokenizer(
         part.template.replace(PLAIN, prompt),
         padding="max_length",
         max_length=part.dropped + part.length,
         truncation=True,
         add_special_tokens=part.special,
-        **({"return_offsets_mapping": True} if offsets else {}),
+        return_offsets_mapping=part.tokenizer.is_fast,
     )
 
 
@@ -138,19 +158,15 @@ def _fits(part: TextPart, prompt: str) -> bool:
     return len(cut.input_ids) <= room
 
 
-def find_words(tokenizer: Any, prompt: str, words: Sequence[str]) -> list[list[int]]:
-    """The token positions of each word or phrase in ``prompt``, all occurrences, in the order given.
+def find_words(parts: Sequence[TextPart], prompt: str, words: Sequence[str]) -> list[list[int]]:
+    """The text positions of each word or phrase of ``prompt``: all its occurrences, in every text encoder.
 
-    `ValueError` shows the prompt's tokens if a word is not among them, as happens where the tokenizer cut the
+    `ValueError` shows the prompt's tokens if a word is not among them, as happens where every tokenizer cut the
     prompt at its length.
     """
-    ids = tokenizer(prompt, truncation=True).input_ids
-    found = []
-    for word in words:
-        piece = tokenizer(word, add_special_tokens=False).input_ids
-        starts = [i for i in range(len(ids) - len(piece) + 1) if piece and ids[i : i + len(piece)] == piece]
-        if not starts:
-            tokens = " ".join(readable(token) for token in tokenizer.convert_ids_to_tokens(ids))
-            raise ValueError(f"find_words: {word!r} is not among the prompt's tokens: {tokens}")
-        found.append(sorted({i + k for i in starts for k in range(len(piece))}))
+    text = describe(parts, [prompt])
+    found = [np.flatnonzero(text.spelling(word)[0]).tolist() for word in words]
+    for word, positions in zip(words, found, strict=True):
+        if not positions:
+            raise ValueError(f"words: {text.without(word)}")
     return found

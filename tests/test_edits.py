@@ -10,7 +10,6 @@ from naive import full_matrix, random_call
 from scipy.ndimage import correlate1d
 
 from mmdit_probe import BlurGrid, BlurText, JointAttention, Knockout, Probe, RegionMass, Scale, TokenLayout, Uniform
-from mmdit_probe.edits.base import word_positions
 from mmdit_probe.edits.blur import blur_matrix
 
 SCIPY_MODE = {"reflect": "mirror", "symmetric": "reflect"}
@@ -254,10 +253,10 @@ def test_words_are_spelt_by_their_tokens(random_pipe):
 
     parts = Probe(random_pipe, []).family.text_parts(random_pipe, 2)
     text = describe(parts, ["a half moon and a Heart", "a xy heart"])
-    assert np.flatnonzero(word_positions(text, "Half Moon")[0]).tolist() == [2, 3]
-    assert np.flatnonzero(word_positions(text, "heart")[0]).tolist() == [6]
-    assert np.flatnonzero(word_positions(text, "xy")[1]).tolist() == [2, 3]
-    assert not word_positions(text, "art").any()
+    assert np.flatnonzero(text.spelling("Half Moon")[0]).tolist() == [2, 3]
+    assert np.flatnonzero(text.spelling("heart")[0]).tolist() == [6]
+    assert np.flatnonzero(text.spelling("xy")[1]).tolist() == [2, 3]
+    assert not text.spelling("art").any()
 
 
 def test_a_word_that_is_not_there_is_named(random_pipe):

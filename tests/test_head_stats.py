@@ -18,8 +18,10 @@ LAYOUTS = [TokenLayout((4, 5), 6), TokenLayout((4, 5), 6, "text-image")]
 def tokens(layout, batch):
     kinds = np.array([Kind.START, Kind.WORD, Kind.WORD, Kind.END, Kind.PADDING, Kind.PADDING], object)
     shape = (batch, layout.text)
-    rows = np.ones(batch, bool)
-    return TextTokens(np.full(shape, "x", object), np.broadcast_to(kinds, shape), np.full(layout.text, "clip"), rows)
+    rows, everywhere, encoders = np.ones(batch, bool), np.ones(shape, bool), np.full(layout.text, "clip")
+    return TextTokens(
+        np.full(shape, "x", object), np.broadcast_to(kinds, shape), encoders, rows, everywhere, everywhere
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["image first", "text first"])

@@ -18,12 +18,11 @@ from mmdit_probe.maps import (
     head_mean,
     maps_table,
     measure_maps,
-    positions_in,
     read_aloud,
     still,
     word_positions,
 )
-from mmdit_probe.prompts import describe
+from mmdit_probe.prompts import describe, find_words
 from mmdit_probe.readouts import read
 
 PROMPT = "a red circle on grass and a red square"
@@ -72,13 +71,13 @@ def test_words_are_found_inside_a_template(random_pipe):
     """Shifted by what stands before the prompt; the template's own words do not count."""
     part = TextPart("qwen", random_pipe.tokenizer, 20, template="red grass: {} red")
     [alone] = word_positions(random_pipe, "a red circle", ["red circle"], GENERATION)
-    [found] = positions_in(part, "a red circle", ["red circle"])
+    [found] = find_words([part], "a red circle", ["red circle"])
     strings = describe([part], ["a red circle"]).strings[0]
     assert [strings[position] for position in found] == ["red", "circle"]
     assert found[0] > alone[0]
-    assert positions_in(part, "a red circle", ["red"]) == [found[:1]]
+    assert find_words([part], "a red circle", ["red"]) == [found[:1]]
     with pytest.raises(ValueError, match="'grass' is not among the prompt's tokens: a red circle"):
-        positions_in(part, "a red circle", ["grass"])
+        find_words([part], "a red circle", ["grass"])
 
 
 def test_an_unknown_word_shows_the_tokens(random_pipe):

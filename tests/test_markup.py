@@ -74,8 +74,14 @@ def test_an_expert_shows_its_reasons():
 
 
 def test_tokens_show_their_kinds():
+    everywhere = np.ones((1, 2), bool)
     tokens = TextTokens(
-        np.array([["<s>", EVIL]]), np.array([["start", "word"]]), np.array(["clip"] * 2), np.array([True])
+        np.array([["<s>", EVIL]]),
+        np.array([["start", "word"]]),
+        np.array(["clip"] * 2),
+        np.array([True]),
+        everywhere,
+        everywhere,
     )
     shown = tokens._repr_html_()
     assert safe(shown)

@@ -218,7 +218,8 @@ def text_call(order="image-text", batch=2, text=8):
     layout = TokenLayout(GRID, text, order)
     kinds = np.full((batch, text), Kind.WORD, object)
     kinds[:, 0], kinds[:, -1], kinds[0, 5:-1], kinds[1, 3:-1] = Kind.START, Kind.ABSENT, Kind.PADDING, Kind.PADDING
-    tokens = TextTokens(np.full((batch, text), "x", object), kinds, np.full(text, "clip"), np.ones(batch, bool))
+    strings, everywhere = np.full((batch, text), "x", object), np.ones((batch, text), bool)
+    tokens = TextTokens(strings, kinds, np.full(text, "clip"), np.ones(batch, bool), everywhere, everywhere)
     return JointAttention(random_call(batch, 2, layout.tokens, 8), layout, 0, 0, tokens)
 
 

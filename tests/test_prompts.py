@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
 
 from mmdit_probe import I2TMaps, Probe, ValueNorms
 from mmdit_probe.families import TextPart
@@ -12,23 +15,78 @@ def tokenizer():
     return make_tokenizer(12)
 
 
-def test_words_are_found_with_all_their_tokens_and_all_their_occurrences(tokenizer):
+@pytest.fixture
+def clip(tokenizer):
+    return TextPart("clip", tokenizer, 12)
+
+
+def test_words_are_found_with_all_their_tokens_and_all_their_occurrences(clip):
     prompt = "a red half moon above a blue half moon"
-    assert find_words(tokenizer, prompt, ["half moon", "red", "above"]) == [[3, 4, 8, 9], [2], [5]]
+    assert find_words([clip], prompt, ["half moon", "red", "above"]) == [[3, 4, 8, 9], [2], [5]]
 
 
-def test_punctuation_and_case_do_not_hide_a_word(tokenizer):
-    assert find_words(tokenizer, "Grass, sand!", ["grass", "sand"]) == [[1], [3]]
+def test_words_are_found_in_every_encoder(clip, tokenizer):
+    assert find_words([clip, TextPart("t5", None, 3), clip], "red sand", ["sand"]) == [[2, 17]]
 
 
-def test_a_word_inside_another_is_not_it(tokenizer):
-    with pytest.raises(ValueError, match=r"'and' is not among the prompt's tokens: .*sand"):
-        find_words(tokenizer, "sand", ["and"])
+def test_a_word_that_one_encoder_cut_off_is_found_in_the_other(clip):
+    longer = TextPart("t5", make_tokenizer(20), 20)
+    assert find_words([clip, longer], "a " * 12 + "lava", ["lava"]) == [[12 + 13]]
 
 
-def test_a_word_that_the_tokenizer_cut_off_shows_the_tokens(tokenizer):
+def test_punctuation_and_case_do_not_hide_a_word(clip):
+    assert find_words([clip], "Grass, sand!", ["grass", "Sand"]) == [[1], [3]]
+
+
+@pytest.mark.parametrize(("prompt", "word"), [("sand", "and"), ("xyz", "xy"), ("xyz", "yz"), ("sand", " ")])
+def test_a_part_of_a_word_is_not_it(clip, prompt, word):
+    """xyz is three tokens here."""
+    with pytest.raises(ValueError, match=rf"'{word}' is not among the prompt's tokens: .*{prompt[0]}"):
+        find_words([clip], prompt, [word])
+
+
+def test_a_word_that_the_tokenizer_cut_off_shows_the_tokens(clip):
     with pytest.raises(ValueError, match="'lava' is not among"):
-        find_words(tokenizer, "a " * 12 + "lava", ["lava"])
+        find_words([clip], "a " * 12 + "lava", ["lava"])
+
+
+def sentencepiece():
+    """Pieces that carry the space before them, as T5's do."""
+    pieces = ["<pad>", "</s>", "\u2581", "\u2581a", "\u2581cat", "a", "mar", "an", ",", "\u00c9", "glise", "\u2581red"]
+    return piece_tokenizer(pieces, pre_tokenizers.Metaspace())
+
+
+def byte_level():
+    """Pieces of bytes, as Qwen's: a Chinese character is three of them."""
+    return piece_tokenizer(["<pad>", "</s>", *sorted(ByteLevel.alphabet())], ByteLevel(add_prefix_space=False))
+
+
+def piece_tokenizer(pieces, pre_tokenizer):
+    backend = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0, byte_fallback=False))
+    backend.pre_tokenizer = pre_tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
+
+
+@pytest.mark.parametrize(
+    ("make", "prompt", "word", "spelt"),
+    [
+        (sentencepiece, "a catamaran, a cat", "cat", [["cat"]]),
+        (sentencepiece, "a cat, a catamaran", "cat", [["cat"]]),
+        (sentencepiece, "a catamaran", "catamaran", [["cat", "a", "mar", "an"]]),
+        (sentencepiece, "a \u00c9glise, red", "\u00e9glise", [["\u00c9", "glise"]]),
+        (byte_level, "\u4e00\u53ea\u72d7 red", "\u72d7", [["\u72d7", "", ""]]),
+        (byte_level, "\u4e00\u53ea\u72d7 red", "\u53ea\u72d7", [["\u53ea", "", "", "\u72d7", "", ""]]),
+        (byte_level, "a \N{DOG FACE}, red", "\N{DOG FACE}", [["\N{DOG FACE}", "", "", ""]]),
+    ],
+)
+def test_words_in_other_tokenizers(make, prompt, word, spelt):
+    """Whole words only; scripts without spaces have no whole words; bytes are shown as their character."""
+    part = TextPart("other", make(), 40)
+    text = describe([part], [prompt])
+    assert [
+        [string for string in text.strings[0][span] if string or make is byte_level]
+        for span in find_words([part], prompt, [word])
+    ] == spelt
 
 
 def test_kinds_of_text_positions(tokenizer):

@@ -127,7 +127,8 @@ def by_hand(pipe, picture, prompt, words, layer, timestep_sigma):
     with Probe(pipe, [I2TMaps()]) as probe:
         forward_once(pipe, latents, timestep_sigma, features)
     maps = probe.dataset()["i2t"].sel(layer=layer).isel(call=0, batch=0)
-    return np.stack([maps.isel(token=span).mean("token") for span in find_words(pipe.tokenizer, prompt, words)])
+    spans = find_words(probe.family.text_parts(pipe, 77), prompt, words)
+    return np.stack([maps.isel(token=span).mean("token") for span in spans])
 
 
 def test_labels_are_the_argmax_of_the_names_maps(random_pipe, picture):

@@ -157,24 +157,8 @@ def chosen_tokens(view: View, words: Sequence[str], kinds: Sequence[str]) -> Flo
         )
     found = np.isin(view.text.kinds, list(kinds))
     for word in words:
-        where = word_positions(view.text, word)
+        where = view.text.spelling(word)
         if not where.any():
-            shown = " ".join(view.text.strings[-1][view.text.is_prompt[-1]])
-            raise ValueError(f"edit: {word!r} is not among the prompt's tokens: {shown}")
+            raise ValueError(f"edit: {view.text.without(word)}")
         found |= where
     return torch.from_numpy(found[view.batch, None, None]).to(view.probs)
-
-
-def word_positions(text: TextTokens, word: str) -> np.ndarray:
-    """(batch, text): True at the tokens that together spell ``word``, upper and lower case alike."""
-    target = "".join(word.lower().split())
-    found = np.zeros(text.strings.shape, bool)
-    for row, (strings, words) in enumerate(zip(text.strings, text.is_prompt, strict=True)):
-        for start in np.flatnonzero(words):
-            spelt, stop = "", start
-            while stop < len(words) and words[stop] and len(spelt) < len(target):
-                spelt += strings[stop].lower().strip()
-                stop += 1
-            if spelt == target:
-                found[row, start:stop] = True
-    return found

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmdit_probe.datasets.scenes import CLASSES, Scene
 from mmdit_probe.edits import BlurText
+from mmdit_probe.families import denoiser_of, family_of
 from mmdit_probe.forward import PromptFeatures, add_noise, encode_images, encode_prompts, forward_once, noise_level
 from mmdit_probe.probe import Probe
 from mmdit_probe.prompts import find_words
@@ -43,7 +44,8 @@ def scene_batches(pipe: Any, scenes: Sequence[Scene], max_sequence_length: int) 
     for start in range(0, len(scenes), BATCH):
         chosen = scenes[start : start + BATCH]
         lists = [scene.class_list() for scene in chosen]
-        spans = [find_words(pipe.tokenizer, text, s.classes) for text, s in zip(lists, chosen, strict=True)]
+        parts = family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length)
+        spans = [find_words(parts, text, scene.classes) for text, scene in zip(lists, chosen, strict=True)]
         latents = encode_images(pipe, [scene.image for scene in chosen])
         yield SceneBatch(chosen, latents, encode_prompts(pipe, lists, max_sequence_length), spans)
 
