@@ -48,7 +48,7 @@ class JointAttention:
 
     Query, key and value are as the kernel sees them, after norms and rotary embeddings; ``key`` and
     ``value`` may have fewer heads (grouped heads). ``layer`` counts blocks from 0, ``step`` the
-    transformer's calls from 0; ``text`` says what the text positions hold, where that is known. ``shrunk`` says how often
+    sampling steps from 0; ``text`` says what the text positions hold, where that is known. ``shrunk`` says how often
     the chunks of its blocks have been halved.
     """
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from .configs import ExpertConfig
 from .edits import BlurText
@@ -65,7 +66,7 @@ def find_expert(pipe: Any, config: ExpertConfig | None = None, progress: Progres
 def measure_signs(pipe: Any, prompt: str, config: ExpertConfig) -> pd.DataFrame:
     """One row a layer: the four signs on one generated picture at one timestep."""
     (step,) = steps_at((config.timestep,), config.generation.steps)
-    record, inputs, rows = _generate(pipe, prompt, config, step)
+    record, call = _generate(pipe, prompt, config, step)
     words = _word_maps(record)
     norms = record["value_norm"].mean(("batch", "head"))
     signs = pd.DataFrame(
@@ -76,22 +77,33 @@ def measure_signs(pipe: Any, prompt: str, config: ExpertConfig) -> pd.DataFrame:
             "certainty": [certainty(maps) for maps in words],
         }
     )
-    return signs.assign(blur_sensitivity=blur_sensitivity(pipe, inputs, rows, signs["layer"].tolist()))
+    return signs.assign(blur_sensitivity=blur_sensitivity(pipe, call, signs["layer"].tolist()))
 
 
-def _generate(pipe: Any, prompt: str, config: ExpertConfig, step: int) -> tuple[xr.Dataset, dict[str, Any], list[int]]:
-    """The record of one step, the transformer's arguments at it, and the batch rows of the prompt."""
-    seen: list[dict[str, Any]] = []
-    hook = denoiser_of(pipe).register_forward_pre_hook(lambda m, a, kwargs: seen.append(kwargs), with_kwargs=True)
-    try:
-        with Probe(pipe, [I2TMaps(), ValueNorms()], steps=[step]) as probe:
-            pipe(prompt, output_type="latent", **generation_arguments(pipe, config.generation))
-    finally:
-        hook.remove()
-    both = probe.dataset()
-    if "conditional" not in both.coords:
+class Call(NamedTuple):
+    """The transformer's arguments in a call, and the batch rows that carry the prompt."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    rows: list[int]
+
+
+def _generate(pipe: Any, prompt: str, config: ExpertConfig, step: int) -> tuple[xr.Dataset, Call]:
+    """The record of the prompt at one step, and the transformer's call that it is of."""
+    seen: list[Call] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        running = probe.running
+        if running is not None and running.step == step and running.text is not None:
+            rows = np.flatnonzero(running.text.conditional).tolist()
+            seen.extend([Call(args, kwargs, rows)] if rows else [])
+
+    with Probe(pipe, [I2TMaps(), ValueNorms()], steps=[step]) as probe, ExitStack() as stack:
+        stack.callback(denoiser_of(pipe).register_forward_pre_hook(keep, with_kwargs=True).remove)
+        pipe(prompt, output_type="latent", **generation_arguments(pipe, config.generation))
+    if not seen:
         raise ValueError("find-expert: this pipeline's prompt tokens are not known; name a layer instead")
-    return probe.dataset("conditional").isel(call=0), seen[step], np.flatnonzero(both["conditional"].values).tolist()
+    return probe.dataset("conditional").isel(call=-1), seen[-1]
 
 
 def _word_maps(record: xr.Dataset) -> np.ndarray:
@@ -129,16 +141,17 @@ def certainty(maps: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def blur_sensitivity(pipe: Any, inputs: dict[str, Any], rows: list[int], layers: list[int]) -> list[float]:
+def blur_sensitivity(pipe: Any, call: Call, layers: list[int]) -> list[float]:
     """Relative change of the prompt's prediction when one layer's I2T attention is blurred along the text."""
-    arguments = {name: value for name, value in inputs.items() if name != "return_dict"}
+    arguments = {**call.kwargs, "return_dict": False}
 
     def predict() -> Tensor:
-        return denoiser_of(pipe)(**arguments, return_dict=False)[0][rows].float()
+        predicted = denoiser_of(pipe)(*call.args, **arguments)[0]  # a tensor, or a list of samples
+        return torch.stack([predicted[row] for row in call.rows]).float()
 
     plain = predict()
     changes = []
     for layer in layers:
-        with Probe(pipe, [], edits=[BlurText(layer, padding="symmetric", rows=rows)]):
+        with Probe(pipe, [], edits=[BlurText(layer, padding="symmetric", rows=call.rows)]):
             changes.append(float((predict() - plain).norm() / plain.norm()))
     return changes

@@ -25,6 +25,7 @@ from .pipelines import pipeline_of
 from .prompt_watch import PromptWatch
 from .readouts import Field, Fields, Readout, read
 from .records import CallRecord, Half, to_dataset
+from .sampling_steps import StepCounter
 from .tokens import TextTokens
 
 
@@ -41,7 +42,8 @@ class Probe:
         layers: layer numbers to record, None for all.
         edits: changes to make, in order.
         layout: the token layout, where it can't be read from the call.
-        steps: which calls of the transformer to record (0 is the first), None for all.
+        steps: which sampling steps to record (0 is the first, the noisiest), None for all. A step may take several
+            calls, such as one for the negative prompt; a bare transformer's calls are a step each.
         stop_early: abandon the forward pass after the last recorded layer; the with block ends there.
         family: how the model is read, where not as its class says: `families.UNET_SELF` reads a U-Net's self-attention.
 
@@ -73,6 +75,7 @@ class Probe:
         self.steps = None if steps is None else frozenset(steps)
         self._last = max((*self.layers, *self._edited), default=0)
         self._calls: list[CallRecord] = []
+        self._counter = StepCounter(self.pipe)
         self._watch: PromptWatch | None = None
         self._exit: ExitStack | None = None
 
@@ -87,7 +90,7 @@ class Probe:
     def __enter__(self) -> Probe:
         if self._exit is not None:
             raise ValueError("Probe: this probe is open already; make a second Probe to nest them")
-        self._calls = []
+        self._calls, self._counter = [], StepCounter(self.pipe)
         chosen = sorted({*self.layers, *self._edited})
         with ExitStack() as stack:
             stack.enter_context(eager_and_native([self.modules[layer] for layer in chosen]))
@@ -113,10 +116,15 @@ class Probe:
         inputs = named_inputs(module, args, kwargs)
         layout = self.layout or self.family.layout(module, inputs)
         batch = len(inputs[self.family.main])
-        call = CallRecord(len(self._calls), layout, batch, text=self._text(inputs, batch, layout))
-        call.timesteps, call.sigmas = self._times(inputs)
-        call.source = self.family.source(inputs, layout)
-        self._calls.append(call)
+        timesteps, sigmas = self._times(inputs)
+        step = self._counter.next(timesteps, 0 if self._watch is None else self._watch.generation)
+        text, source = self._text(inputs, batch, layout), self.family.source(inputs, layout)
+        self._calls.append(CallRecord(step, layout, batch, timesteps, sigmas, text, source=source))
+
+    @property
+    def running(self) -> CallRecord | None:
+        """The last call of the transformer that has begun: its sampling step, and what its text positions hold."""
+        return self._calls[-1] if self._calls else None
 
     def _times(self, inputs: Inputs) -> tuple[np.ndarray | None, np.ndarray | None]:
         timestep = inputs.get(self.family.time)
@@ -219,7 +227,7 @@ class Probe:
         """What was recorded, with named dimensions ``(call, batch, layer, ...)``.
 
         ``half`` keeps the rows of the prompt ("conditional") or of the negative prompt ("unconditional") of
-        classifier-free guidance.
+        classifier-free guidance, and no calls of the other half.
         """
         attrs = {"family": self.family.name, "transformer": type(self.transformer).__name__, "edits": repr(self.edits)}
         recorded = [call for call in self._calls if call.fields]

@@ -17,13 +17,17 @@ from .tokens import TextTokens, join_rows
 
 
 class PromptWatch:
-    """While open, notes the prompts that a pipeline encodes and the features that it makes of them."""
+    """While open, notes the prompts that a pipeline encodes and the features that it makes of them.
+
+    ``generation`` counts how often it has begun to encode anew.
+    """
 
     def __init__(self, pipe: Any, family: Family) -> None:
         self.pipe, self.family = pipe, family
         self._text: TextTokens | None = None
         self._made: list[tuple[Any, TextTokens]] = []
         self._used = True
+        self.generation = 0
         self._outer: Any = None
 
     def __enter__(self) -> PromptWatch:
@@ -82,6 +86,7 @@ class PromptWatch:
     def _note(self, halves: list[TextTokens], features: Any) -> None:
         if self._used:  # a new generation begins
             self._text, self._made, self._used = None, [], False
+            self.generation += 1
         if not halves:
             return
         apart = bool(self._made)

@@ -60,6 +60,7 @@ def record_generated(
     with Probe(pipe, readouts, steps=steps, layers=layers) as probe:
         form = "np" if decode else "latent"
         output = pipe(prompt, output_type=form, **generation_arguments(pipe, generation))
+    _check_steps(pipe, probe, generation.steps)
     record = by_timestep(probe, steps, timesteps, steps)
     picture = _picture(output) if decode else np.empty((0, 0, 3), np.uint8)
     return Recording(record.assign_attrs(_origin(prompt, generation, "generated")), picture)
@@ -98,13 +99,46 @@ def _picture(output: Any) -> np.ndarray:
     return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
 
 
-def by_timestep(probe: Probe, calls: Sequence[int], timesteps: Sequence[int], steps: Sequence[int]) -> xr.Dataset:
-    """What a probe saw of the prompt at some of its calls, with the dims (sampling_timestep, layer, ...)."""
-    record = probe.dataset("both" if probe.unguided else "conditional")
+def by_timestep(probe: Probe, seen: Sequence[int], timesteps: Sequence[int], steps: Sequence[int]) -> xr.Dataset:
+    """What a probe saw of the prompt at some of its steps, with the dims (sampling_timestep, layer, ...).
+
+    ``seen`` are the steps as the probe counted them, ``steps`` the positions in the sampling loop that they stand for.
+    """
     # where the rows are not known, pipelines put the negative prompt's before the prompt's
-    chosen = record.isel(batch=-1).swap_dims(call="step").sel(step=list(calls))
-    chosen = chosen.assign_coords(sampling_timestep=("step", list(timesteps)), step=("step", list(steps)))
-    return chosen.swap_dims(step="sampling_timestep")
+    record = one_call_a_step(probe.dataset("both" if probe.unguided else "conditional").isel(batch=-1))
+    known = record["step"].values.tolist()
+    missing = [step for step in seen if step not in known]
+    if missing:
+        raise ValueError(
+            f"timesteps: the probed transformer took no part in the sampling steps {missing}; it did in {sorted(known)}"
+        )
+    chosen = record.isel(call=[known.index(step) for step in seen])
+    chosen = chosen.assign_coords(sampling_timestep=("call", list(timesteps)), step=("call", list(steps)))
+    return chosen.swap_dims(call="sampling_timestep")
+
+
+def one_call_a_step(record: xr.Dataset) -> xr.Dataset:
+    """Of a batch row's record, the call of each sampling step that carries the prompt.
+
+    Of the prompt's calls the last, from where second-order schedulers go on; where it is not known which they are, the
+    first, which the negative prompt's follow.
+    """
+    carries = "conditional" in record.coords
+    if carries and record["conditional"].dims == ("call",):
+        record = record.isel(call=np.flatnonzero(record["conditional"].values))
+    calls: dict[int, int] = {}
+    for call, step in enumerate(record["step"].values.tolist()):
+        calls[step] = call if carries else calls.get(step, call)
+    return record.isel(call=list(calls.values()))
+
+
+def _check_steps(pipe: Any, probe: Probe, wanted: int) -> None:
+    taken = 0 if probe.running is None else probe.running.step + 1
+    if taken > wanted:
+        raise ValueError(
+            f"timesteps: {type(pipe).__name__} took {taken} sampling steps where {wanted} were asked for, so that they "
+            f"can't be counted from the clean end; use another scheduler"
+        )
 
 
 def _origin(prompt: str, generation: GenerationConfig, source: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ FORMAT = 1
 class CallRecord:
     """What one forward pass of the transformer left: the readouts' fields per layer.
 
-    ``timesteps`` and ``sigmas`` are (batch,), or None where the call has no timestep. ``source`` says where
-    tokens stand that are not in the layout's order. ``seen`` counts the batch rows that have passed each layer.
+    ``step`` is the sampling step, which may take several calls. ``timesteps`` and ``sigmas`` are (batch,), or None where
+    the call has no timestep. ``source`` says where tokens stand that are not in the layout's order. ``seen`` counts the
+    batch rows that have passed each layer.
     """
 
     step: int
@@ -68,24 +69,23 @@ def _joined(known: Fields, more: Fields) -> Fields:
 def to_dataset(calls: Sequence[CallRecord], layers: Sequence[int], half: Half, attrs: Mapping[str, Any]) -> xr.Dataset:
     """Calls as one dataset: (call, batch, layer, ...) and coordinates.
 
-    `ValueError` if nothing was recorded, or if the calls' token layouts or batch sizes differ.
+    ``half`` drops the calls that have none of its rows. Tokens are (batch, token), or (call, batch, token) where the
+    calls carry different prompts. `ValueError` if nothing was recorded, or if the calls' token layouts or numbers of rows
+    differ.
     """
-    _check_alike(calls)
-    first = calls[0]
-    rows = _rows(first, half)
+    chosen = [Chosen(call, rows) for call in calls for rows in (_rows(call, half),) if len(rows)]
+    _check_alike(chosen)
+    layout = _shared_layout(chosen[0].call)
     dims: dict[str, tuple[str, ...]] = {}
-    for call in calls:
+    for call, _ in chosen:
         for fields in call.fields.values():
             dims.update({name: f.dims for name, f in fields.items()})
     variables = {
-        name: (("call", "batch", "layer", *own[1:]), _stack(calls, layers, name)[:, rows]) for name, own in dims.items()
+        name: (("call", "batch", "layer", *own[1:]), _stack(chosen, layers, name)) for name, own in dims.items()
     }
     used = {dim for own in dims.values() for dim in own}
     coordinates = {name: labels for name, labels in COORDINATES.items() if name in used}
-    dataset = xr.Dataset(
-        variables, {**coordinates, **_call_coordinates(calls, layers, rows), **_tokens(first, rows, used)}
-    )
-    layout = _shared_layout(first)
+    dataset = xr.Dataset(variables, {**coordinates, **_call_coordinates(chosen, layers), **_tokens(chosen, used)})
     dataset.attrs = {
         "format": FORMAT,
         "grid": list(layout.grid),
@@ -94,22 +94,31 @@ def to_dataset(calls: Sequence[CallRecord], layers: Sequence[int], half: Half, a
         "token_order": layout.order,
         "extra_tokens": layout.extra,
         "scope": layout.scope,
-        "kernels": ", ".join(sorted(set().union(*(call.kernels for call in calls)))),
+        "kernels": ", ".join(sorted(set().union(*(call.kernels for call, _ in chosen)))),
         **versions(),
         **attrs,
     }
     return dataset
 
 
-def _check_alike(calls: Sequence[CallRecord]) -> None:
-    if not calls or not any(call.fields for call in calls):
+class Chosen(NamedTuple):
+    """A call and those of its batch rows that are kept."""
+
+    call: CallRecord
+    rows: np.ndarray
+
+
+def _check_alike(chosen: Sequence[Chosen]) -> None:
+    if not any(call.fields for call, _ in chosen):
         raise ValueError(
             "Probe: nothing was recorded; run the model inside the with block before asking for the dataset"
         )
-    kinds = {(call.layout, call.batch) for call in calls}
+    kinds = {(call.layout, len(rows)) for call, rows in chosen}
     if len(kinds) > 1:
         shown = "; ".join(f"grid {layout.grid}, {layout.text} text tokens, batch {batch}" for layout, batch in kinds)
-        raise ValueError(f"Probe: the recorded calls differ in size ({shown}); open the probe once for each size")
+        raise ValueError(
+            f"Probe: the recorded calls differ in size ({shown}); open the probe once for each size, or ask for one half"
+        )
 
 
 def _shared_layout(call: CallRecord) -> TokenLayout:
@@ -130,42 +139,51 @@ def _rows(call: CallRecord, half: Half) -> np.ndarray:
     return np.flatnonzero(call.text.conditional == (half == "conditional"))
 
 
-def _stack(calls: Sequence[CallRecord], layers: Sequence[int], name: str) -> np.ndarray:
+def _stack(chosen: Sequence[Chosen], layers: Sequence[int], name: str) -> np.ndarray:
     """(call, batch, layer, ...); NaN where a call skipped a layer."""
-    known = next(f[name] for call in calls for f in call.fields.values() if name in f).values
-    stacked = np.full((len(calls), known.shape[0], len(layers), *known.shape[1:]), np.nan, np.float32)
-    for i, call in enumerate(calls):
+    known = next(f[name] for call, _ in chosen for f in call.fields.values() if name in f).values.shape[1:]
+    stacked = np.full((len(chosen), len(chosen[0].rows), len(layers), *known), np.nan, np.float32)
+    for i, (call, rows) in enumerate(chosen):
         for j, layer in enumerate(layers):
             if name in call.fields.get(layer, {}):
                 values = call.fields[layer][name].values.numpy()
-                if values.shape != known.shape:
+                if values.shape[1:] != known:
                     raise ValueError(
                         f"Probe: {name} of layer {layer} has shape {values.shape[1:]}, other layers have "
-                        f"{tuple(known.shape[1:])}; record layers of one size at a time with Probe(layers=[...])"
+                        f"{tuple(known)}; record layers of one size at a time with Probe(layers=[...])"
                     )
-                stacked[i, :, j] = values
+                stacked[i, :, j] = values[rows]
     return stacked
 
 
-def _call_coordinates(calls: Sequence[CallRecord], layers: Sequence[int], rows: np.ndarray) -> dict[str, Any]:
+def _call_coordinates(chosen: Sequence[Chosen], layers: Sequence[int]) -> dict[str, Any]:
+    calls = [call for call, _ in chosen]
     coordinates: dict[str, Any] = {"layer": list(layers), "step": ("call", [call.step for call in calls])}
     if all(call.timesteps is not None for call in calls):
         coordinates["timestep"] = ("call", [float(call.timesteps[0]) for call in calls])  # type: ignore[index]
         coordinates["sigma"] = ("call", [float(call.sigmas[0]) for call in calls])  # type: ignore[index]
-    text = calls[0].text
-    if text is not None:
-        coordinates["conditional"] = ("batch", text.conditional[rows].astype(bool))
+    if all(call.text is not None for call in calls):
+        halves = [call.text.conditional[rows].astype(bool) for call, rows in chosen]  # type: ignore[union-attr]
+        coordinates["conditional"] = _by_call(("batch",), halves)
     return coordinates
 
 
-def _tokens(call: CallRecord, rows: np.ndarray, used: Iterable[str]) -> dict[str, Any]:
-    if "token" not in used or call.text is None:
+def _tokens(chosen: Sequence[Chosen], used: Iterable[str]) -> dict[str, Any]:
+    texts = [call.text.rows(rows) for call, rows in chosen if call.text is not None]
+    if "token" not in used or len(texts) < len(chosen):
         return {}
     return {
-        "token_text": (("batch", "token"), call.text.strings[rows].astype(str)),
-        "token_kind": (("batch", "token"), call.text.kinds[rows].astype(str)),
-        "token_encoder": ("token", call.text.encoders.astype(str)),
+        "token_text": _by_call(("batch", "token"), [text.strings.astype(str) for text in texts]),
+        "token_kind": _by_call(("batch", "token"), [text.kinds.astype(str) for text in texts]),
+        "token_encoder": ("token", texts[0].encoders.astype(str)),
     }
+
+
+def _by_call(dims: tuple[str, ...], values: Sequence[np.ndarray]) -> tuple[tuple[str, ...], np.ndarray]:
+    """A coordinate that all calls share, or else has an axis of calls."""
+    if all(np.array_equal(values[0], other) for other in values):
+        return dims, values[0]
+    return ("call", *dims), np.stack(values)
 
 
 def versions() -> dict[str, str]:

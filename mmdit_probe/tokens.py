@@ -82,7 +82,7 @@ class TextTokens:
         """Each row ``times`` times, as for several images of one prompt."""
         return self._taken(np.repeat(np.arange(len(self.conditional)), times))
 
-    def rows(self, rows: slice) -> TextTokens:
+    def rows(self, rows: slice | np.ndarray) -> TextTokens:
         """Some batch rows."""
         return self._taken(rows)
 

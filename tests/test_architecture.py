@@ -21,7 +21,7 @@ ORDER = [
         "backends",
         "families",
     ],
-    ["prompts", "prompt_watch", "records", "pipelines"],
+    ["prompts", "prompt_watch", "sampling_steps", "records", "pipelines"],
     ["probe", "runs", "forward", "generation", "figures", "prompt_sets", "images", "segmentation"],
     ["scene_reader", "statistics", "rivals"],
     ["scores", "pictures", "recording"],

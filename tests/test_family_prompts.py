@@ -143,7 +143,7 @@ def test_flux_marks_the_calls_that_carry_the_negative_prompt(flux):
     assert [list(text.strings[0, 1:2]) for text in texts] == [["a"], ["grass"], ["sand"], ["grass"]]
     record = probe.dataset()
     assert record.attrs["grid"] == [2, 3]
-    assert list(record["token_kind"].values[0, :6]) == ["start", "word", "word", "word", "end", "padding"]
+    assert list(record["token_kind"].values[0, 0, :6]) == ["start", "word", "word", "word", "end", "padding"]
     assert set(record["token_encoder"].values) == {"t5"}
     np.testing.assert_allclose(record["sigma"], 1)
 

@@ -1,8 +1,11 @@
 """Perturbed guidance through the ordinary pipeline call."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
+from small_pipelines import small_pipeline
 
 from mmdit_probe import BlurText, Probe
 from mmdit_probe.guidance import PerturbedGuidance
@@ -44,6 +47,78 @@ def test_the_first_step_is_the_equation(random_pipe, guidance_scale, batched):
     term = 2.0 * (plain[-1] - perturbed[-1])
     assert term.abs().max() > 1e-4
     torch.testing.assert_close(guided, plain + term, atol=1e-5, rtol=1e-4)
+
+
+GUIDED = {
+    "flux": "true_cfg_scale",
+    "chroma": "guidance_scale",
+    "auraflow": "guidance_scale",
+    "qwen-image": "true_cfg_scale",
+    "z-image": "guidance_scale",
+}
+
+
+def calls(name, guide=nullcontext):
+    """Each call's prediction, by sampling step and by the prompt or the negative prompt: two prompts, two steps."""
+    pipe = small_pipeline(name)
+    found = []
+    with guide(pipe), Probe(pipe, []) as probe:
+
+        def keep(module, args, kwargs, output):
+            samples = torch.stack(output[0]) if isinstance(output[0], list) else output[0]
+            found.append((probe.running.step, probe.running.text, samples))
+
+        handle = pipe.transformer.register_forward_hook(keep, with_kwargs=True)
+        seeds = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        options = {"negative_prompt": ["sand", "lava"], "height": 32, "width": 32, "max_sequence_length": 32}
+        pipe(
+            ["a red circle", "grass"],
+            num_inference_steps=2,
+            generator=seeds,
+            output_type="latent",
+            **options,
+            **{GUIDED[name]: 3.0},
+        )
+        handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_other_families_are_guided_by_the_same_equation(name):
+    """Also where the negative prompt has a call of its own, comes behind the prompt, or latents are positional."""
+    plain = calls(name)
+    blurred = calls(name, lambda pipe: Probe(pipe, [], edits=[BlurText(1)]))
+    rows = [np.flatnonzero(text.conditional) for _, text, _ in plain]
+    first = [number for number, (step, _, _) in enumerate(plain) if step == 0]
+    assert sum(len(plain[number][2]) for number in first) == 4
+    [prompt] = [number for number in first if len(rows[number])]
+    term = 2.0 * (plain[prompt][2] - blurred[prompt][2])[rows[prompt]]
+    assert term.abs().amax(tuple(range(1, term.dim()))).min() > 1e-5
+    assert not torch.allclose(*term)
+    for batched in (True, False):
+        guided = calls(name, lambda pipe, batched=batched: PerturbedGuidance(pipe, [BlurText(1)], 2.0, batched=batched))
+        seen = [samples for step, _, samples in guided if step == 0][0 if batched else 1 :]  # apart, it comes first
+        for number, samples in zip(first, seen, strict=True):
+            expected = plain[number][2] + term.repeat(len(samples) // 2, *[1] * (term.dim() - 1))
+            torch.testing.assert_close(samples, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_rows_that_are_not_known_are_not_guessed():
+    pipe = small_pipeline("z-image")
+    features = [torch.randn(4, 16), torch.randn(3, 16)]
+    with (
+        pytest.raises(ValueError, match="which rows carry the prompt is not known; give prompts, not embeddings"),
+        PerturbedGuidance(pipe, [BlurText(1)], 2.0),
+    ):
+        pipe(
+            prompt_embeds=features[:1],
+            negative_prompt_embeds=features[1:],
+            guidance_scale=3.0,
+            num_inference_steps=1,
+            height=32,
+            width=32,
+            output_type="latent",
+        )
 
 
 def test_batched_and_separate_calls_agree(random_pipe):

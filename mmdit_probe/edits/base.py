@@ -57,7 +57,7 @@ class Edit:
     Args:
         layer: a layer number or several.
         heads: head numbers, None for all.
-        steps: calls of the transformer (0 is the first, the noisiest), None for all.
+        steps: sampling steps (0 is the first, the noisiest), None for all.
         words: words of the prompt; the edit concerns their text tokens alone.
         kinds: kinds of text tokens (start, word, end, padding, absent), likewise.
         rows: "conditional" leaves the batch rows of the negative prompt alone, where it is known which they are;

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..budget import uniform_shares
+from ..recording import one_call_a_step
 from ..tokens import Kind
 from .quantise import MAP_ERROR
 
@@ -146,10 +147,17 @@ def _one_picture(record: xr.Dataset) -> xr.Dataset:
     if "batch" in record.dims:
         record = record.isel(batch=-1)
     if "call" in record.dims:
+        record = _last_tokens(one_call_a_step(record))
         record = record.rename(call="sampling_timestep").drop_vars("timestep", errors="ignore")
         numbers = record.attrs["steps"] - record["step"] if "steps" in record.attrs else -record["step"]
         record = record.assign_coords(sampling_timestep=numbers.values)
     return record
+
+
+def _last_tokens(record: xr.Dataset) -> xr.Dataset:
+    """The last call's tokens, where calls of other prompts were recorded beside it."""
+    by_call = [name for name in ("token_text", "token_kind") if name in record.coords and "call" in record[name].dims]
+    return record.assign_coords({name: record[name].variable.isel(call=-1) for name in by_call})
 
 
 def _ordered(maps: xr.DataArray) -> xr.DataArray:

@@ -117,7 +117,7 @@ CROSS_ATTENTION = (
     Family(
         name="wan",
         transformer="WanTransformer3DModel",
-        models="Wan 2.1, 2.2",
+        models="Wan 2.1, and the first transformer of 2.2",
         layers=modules("attn2", "blocks"),
         layout=latents_then_text("image-text", "cross"),
         text_parts=t5,

@@ -128,7 +128,6 @@ class DenseCLIP:
 def dino_features(model: Any, images: Tensor, kind: str) -> Float[Tensor, "windows rows cols width"]:
     """Patch features of a transformers ViTModel: ``last``, the last layer's, or ``query-key``, its last block's Q + K."""
     seen: dict[str, Tensor] = {}
-    attention = model.layers[-1].attention
 
     def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, given: Any, output: Tensor) -> None:
@@ -136,16 +135,25 @@ def dino_features(model: Any, images: Tensor, kind: str) -> Float[Tensor, "windo
 
         return hook
 
-    hooks = [getattr(attention, name).register_forward_hook(keep(name)) for name in ("q_proj", "k_proj")]
+    hooks = [_last_called(model, names).register_forward_hook(keep(names[0])) for names in (_QUERY, _KEY)]
     try:
         states = model(images, interpolate_pos_encoding=True).last_hidden_state
     finally:
         for hook in hooks:
             hook.remove()
-    features = (seen["q_proj"] + seen["k_proj"]) if kind == "query-key" else states
+    features = (seen[_QUERY[0]] + seen[_KEY[0]]) if kind == "query-key" else states
     patch = model.config.patch_size
     grid = [side // patch for side in images.shape[-2:]]
     return features[:, 1:].float().unflatten(1, grid)
+
+
+_QUERY, _KEY = ("query", "q_proj"), ("key", "k_proj")
+"""Names of the projections in the first and in later releases of transformers 5."""
+
+
+def _last_called(model: nn.Module, names: Sequence[str]) -> nn.Module:
+    """The module with one of these names in the last block."""
+    return [module for name, module in model.named_modules() if name.split(".")[-1] in names][-1]
 
 
 def on_grid(values: Float[Tensor, "windows patches width"], grid: Sequence[int]) -> Tensor:

@@ -1,0 +1,37 @@
+"""Which step of the sampling loop a call of the transformer belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class StepCounter:
+    """Counts sampling steps over the calls of a pipeline's transformer, from 0.
+
+    Calls at the same noise level one after another are one step: many pipelines predict for the negative prompt, or with
+    layers left out, in a call of their own, and second-order schedulers come back to a noise level. Without a pipeline
+    there is no loop, and each call is a step.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self.step = -1
+        self._last: tuple[int, int, float] | None = None
+
+    def next(self, timesteps: np.ndarray | None, generation: int) -> int:
+        """The step of the next call: its noise levels (batch,), and which encoding of prompts it belongs to."""
+        mark = None if timesteps is None else (generation, self._position(), float(timesteps[0]))
+        if self.pipe is None or mark is None or mark != self._last:
+            self.step += 1
+        self._last = mark
+        return self.step
+
+    def _position(self) -> int:
+        """How many noise levels the scheduler has left behind: in bf16 neighbouring timesteps can look the same."""
+        scheduler = getattr(self.pipe, "scheduler", None)
+        timesteps, index = getattr(scheduler, "timesteps", None), getattr(scheduler, "step_index", None)
+        if timesteps is None or index is None:  # not begun, or a scheduler that does not count
+            return 0
+        return int((timesteps[1 : index + 1] != timesteps[: len(timesteps[1 : index + 1])]).sum())
