@@ -61,17 +61,19 @@ def recorded_layout(record: xr.Dataset) -> TokenLayout:
 
 
 def read_aloud(table: pd.DataFrame) -> list[str]:
-    """Three lines that say what the table shows."""
+    """Lines that say what the table shows."""
     i2t = table[table["region"] == "I2T"]
     mean = i2t.groupby("layer")[["mass", "uniform", "ratio"]].mean()
     top, low = mean["mass"].idxmax(), mean["mass"].idxmin()
     above = int((mean["ratio"] > 1).sum())
-    t2i = table[table["region"] == "T2I"].groupby("layer")["ratio"].mean()
+    t2i = table[table["region"] == "T2I"].groupby("layer")["ratio"].mean().dropna()
     return [
         f"Layer {top} gives text the most: {mean.loc[top, 'mass']:.1%} of an image token's attention, "
         f"{mean.loc[top, 'ratio']:.2f} times uniform ({mean.loc[top, 'uniform']:.1%}).",
         f"{above} of {len(mean)} layers give text more than uniform; layer {low} gives it the least, "
         f"{mean.loc[low, 'mass']:.1%} ({mean.loc[low, 'ratio']:.2f} times uniform).",
-        f"Text tokens look at the image {t2i.mean():.2f} times as much as uniform, averaged over layers "
+        "Text tokens look at nothing in this model's layers: it has no T2I attention."
+        if t2i.empty
+        else f"Text tokens look at the image {t2i.mean():.2f} times as much as uniform, averaged over layers "
         f"(most in layer {t2i.idxmax()}: {t2i.max():.2f}).",
     ]

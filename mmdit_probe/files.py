@@ -35,9 +35,10 @@ def whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def unwritable(path: Path, error: OSError) -> str:
+def unwritable(path: Path, error: Exception) -> str:
     """What is in the way of writing to ``path``, in one line."""
-    return f"{one_line(str(path), 160)} can't be written ({error.strerror or error}); make room or choose another --out"
+    why = getattr(error, "strerror", None) or one_line(str(error), 160)
+    return f"{one_line(str(path), 160)} can't be written ({why}); make room or choose another --out"
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from .attention import Block, JointAttention
+from .layout import TokenLayout
 from .readouts import Field, Fields, Readout, Reduction
 
 
@@ -23,6 +24,9 @@ class HeadGroupMaps(Readout):
 
     def start(self, attention: JointAttention) -> Reduction:
         return _GroupReduction(attention, self.groups)
+
+    def kept(self, layout: TokenLayout, heads: int) -> int:
+        return layout.image * layout.text * min(self.groups, heads)
 
 
 class _GroupReduction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from .generation import generation_arguments
 from .images import native_size
 from .markup import grid, picture_tag
 from .memory import check_room, in_parts
+from .probe import Probe
+from .readouts import RegionMass
 from .records import FORMAT
 from .runs import RunFolder
 
@@ -55,11 +58,27 @@ class Pictures:
 
 
 def generate_batch(pipe: Any, prompts: Sequence[str], seed: int, generation: GenerationConfig) -> np.ndarray:
-    """(prompts, height, width, 3) uint8 RGB; every prompt starts from the noise of ``seed``."""
+    """(prompts, height, width, 3) uint8 RGB; every prompt starts from the noise of ``seed``.
+
+    `ValueError` where pictures are not finite, with the layer and step where that began.
+    """
+    made = _made(pipe, prompts, seed, generation, "np")
+    if np.isfinite(made).all():
+        return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
+    with Probe(pipe, [RegionMass()]):  # refuses what is not finite
+        _made(pipe, prompts, seed, generation, "latent")
+    raise ValueError(
+        f"the pictures of seed {seed} are not finite, though every layer's attention is; "
+        f"take --dtype fp32, and a --guidance-scale of the size that the model is made for"
+    )
+
+
+def _made(pipe: Any, prompts: Sequence[str], seed: int, generation: GenerationConfig, form: str) -> Any:
     arguments = generation_arguments(pipe, generation)
     arguments["generator"] = [torch.Generator().manual_seed(seed) for _ in prompts]
-    made = pipe(list(prompts), output_type="np", **arguments).images
-    return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of what is not finite: looked for afterwards
+        return pipe(list(prompts), output_type=form, **arguments).images
 
 
 def make_pictures(

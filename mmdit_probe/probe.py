@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,22 @@ from .readouts import Field, Fields, Readout, read
 from .records import CallRecord, Half, to_dataset
 from .sampling_steps import StepCounter
 from .tokens import TextTokens
+
+
+class Finite(NamedTuple):
+    """Whether a layer's scores and values are finite; on the GPU nobody waits for the answer before it is asked for."""
+
+    layer: int
+    step: int
+    dtype: torch.dtype
+    scores: Tensor
+    both: Tensor
+
+    @classmethod
+    def of(cls, attention: JointAttention) -> Finite:
+        """Of one call."""
+        scores, values = attention.lse.isfinite().all(), attention.value.detach().sum(dtype=torch.float32).isfinite()
+        return cls(attention.layer, attention.step, attention.query.dtype, scores, scores & values)
 
 
 class Probe:
@@ -75,6 +91,7 @@ class Probe:
         self.steps = None if steps is None else frozenset(steps)
         self._last = max((*self.layers, *self._edited), default=0)
         self._calls: list[CallRecord] = []
+        self._finite: list[Finite] = []
         self._counter = StepCounter(self.pipe)
         self._watch: PromptWatch | None = None
         self._exit: ExitStack | None = None
@@ -90,7 +107,7 @@ class Probe:
     def __enter__(self) -> Probe:
         if self._exit is not None:
             raise ValueError("Probe: this probe is open already; make a second Probe to nest them")
-        self._calls, self._counter = [], StepCounter(self.pipe)
+        self._calls, self._finite, self._counter = [], [], StepCounter(self.pipe)
         chosen = sorted({*self.layers, *self._edited})
         with ExitStack() as stack:
             stack.enter_context(eager_and_native([self.modules[layer] for layer in chosen]))
@@ -151,8 +168,10 @@ class Probe:
         if attention is None:
             return output
         call.seen[layer] = rows.stop
+        if self.readouts and layer in self.layers:
+            self._finite.append(Finite.of(attention))
         if self._records(layer, call.step):
-            self._check_finite(attention)
+            self._check_finite()
             if not any(known.fields for known in self._calls):
                 self._check_memory(attention, call.batch)
             fields, attention = self._read(attention)
@@ -195,18 +214,20 @@ class Probe:
 
     def _check_memory(self, attention: JointAttention, batch: int) -> None:
         kept = self.kept_bytes(attention.layout, attention.heads, batch)
+        if not kept:  # the readouts do not say, or keep nothing
+            return
         calls = "one step" if self.steps is None else f"{len(self.steps)} step{'s' * (len(self.steps) > 1)}"
         what = f"{len(self.layers)} layer{'s' * (len(self.layers) > 1)}, {calls}, batch {batch}"
         check_room(what, kept, 2 * kept, "record fewer layers or steps, the mean over heads, or a smaller batch")
 
-    def _check_finite(self, attention: JointAttention) -> None:
-        scores, values = attention.lse.isfinite().all(), attention.value.detach().sum(dtype=torch.float32).isfinite()
-        if not bool(scores & values):
-            raise ValueError(
-                f"Probe: layer {attention.layer} has {'values' if scores else 'attention scores'} that are not finite at "
-                f"step {attention.step} ({attention.query.dtype}); run the model in bf16 or fp32, or look for its first "
-                f"such layer"
-            )
+    def _check_finite(self) -> None:
+        if bool(self._finite[-1].both):
+            return
+        first = next(known for known in self._finite if not known.both)
+        raise ValueError(
+            f"Probe: layer {first.layer} has {'values' if first.scores else 'attention scores'} that are not finite at "
+            f"step {first.step} ({first.dtype}), the first of the recorded layers that has; run the model in bf16 or fp32"
+        )
 
     def _edited_output(self, edit: Edit, attention: JointAttention, output: Tensor | None) -> Tensor:
         call = attention.call

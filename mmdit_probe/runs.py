@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -100,7 +101,7 @@ def held_folder(folder: Path) -> Iterator[None]:
         raise ValueError(unwritable(folder, error)) from error
     try:
         for left in (*folder.glob(f"*{PART}"), *folder.glob(f"items/*{PART}")):
-            left.unlink()
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield
     finally:
         _tidy(folder, made)

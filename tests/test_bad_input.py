@@ -390,7 +390,7 @@ def test_folders_that_cannot_be_written(run, stage, command, out):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root to mount a small disk")
-@pytest.mark.parametrize("command", ["maps", "evaluate"])
+@pytest.mark.parametrize("command", ["maps", "evaluate", "magnet"])
 def test_a_full_disk_is_one_line_and_every_file_is_whole(run, stage, command):
     disk = stage / "disk"
     disk.mkdir()
@@ -399,7 +399,11 @@ def test_a_full_disk_is_one_line_and_every_file_is_whole(run, stage, command):
     ).returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        arguments = MAPS if command == "maps" else ["evaluate", "scenes", "--limit", "9", "--batch", "1"]
+        arguments = {
+            "maps": MAPS,
+            "evaluate": ["evaluate", "scenes", "--limit", "9", "--batch", "1"],
+            "magnet": ["magnet", "train", "--steps", "2", "--batch", "1", "--save-every", "1", "--layer", "1"],
+        }[command]
         code, out, err = run(*arguments, "--out", "disk/out")
         assert (code, out) == (2, "")
         line = err.strip().splitlines()[-1]
@@ -441,6 +445,8 @@ def test_what_a_kill_left_half_written_is_taken_away(tmp_path):
     with RunFolder(tmp_path, {"a": 1}).open() as run:
         run.write("one", item)
     (tmp_path / "items" / "two.nc.part").write_bytes(b"half")
+    (tmp_path / ".lora.part").mkdir()
+    (tmp_path / ".lora.part" / "weights.safetensors").write_bytes(b"half")
     with RunFolder(tmp_path, {"a": 1}).open() as run:
         assert run.item("one") is not None
     assert left(tmp_path) == {"run.json", "items", "items/one.nc"}
@@ -463,6 +469,73 @@ def test_a_run_that_fails_keeps_its_settings_with_its_work(tmp_path, finished):
     with pytest.raises(ValueError, match=r"other settings \(a\)"), RunFolder(out, {"a": 2}).open():
         pass
     assert (out / finished).is_file()
+
+
+def infinite(folder, layer):
+    """A model whose layer makes values that are not finite."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    weights[f"transformer_blocks.{layer}.attn.to_v.weight"].fill_(torch.inf)
+    save_file(weights, folder / "transformer" / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (PERTURB, "layer 1 has values that are not finite at step 0"),
+        (["guide", *PERTURB[1:]], "layer 1 has values that are not finite at step 0"),
+        (["attention-budget", "--prompt", "sand", *FEW], "layer 1 has values that are not finite at step 0"),
+        (["magnet", "compbench", "prompts.txt", "--each", "1", "--steps", "1"], "layer 1 has values"),
+        (
+            ["magnet", "train", "--steps", "1", "--batch", "1", "--layer", "1"],
+            "not finite at step 0; use bf16 instead of fp16",
+        ),
+        (["evaluate", "scenes", "--limit", "1"], "layer 1 has values"),
+    ],
+    ids=lambda part: part[0] if isinstance(part, list) else "",
+)
+def test_a_model_that_is_not_finite_is_told_by_layer_and_step(run, stage, random_folder, command, message):
+    shutil.copytree(random_folder, stage / "model")
+    infinite(stage / "model", 1)
+    (stage / "prompts.txt").write_text("sand\n")
+    refused(run, stage, [*command, "--model", "model"], message, model=False)
+
+
+def test_pictures_that_are_not_finite_are_not_scored(run, stage):
+    refused(run, stage, [*PERTURB, "--guidance-scale", "1e38"], "the pictures of seed 0 are not finite, though")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("word " * 40, "tokens that this model reads; shorten it"),
+        ("a\x07b", "holds the control character U+0007"),
+    ],
+)
+@pytest.mark.parametrize("command", ["explore", "compbench"])
+def test_prompts_of_other_commands(run, stage, command, prompt, message):
+    (stage / "given.txt").write_text(prompt + "\n")
+    if command == "explore":
+        refused(run, stage, ["explore", "--prompt", prompt, "--steps", "1"], message)
+    else:
+        refused(run, stage, ["magnet", "compbench", "given.txt", "--each", "1", "--steps", "1"], message)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("option", ["--mask-weight", "--lr", "--gradient-clip"])
+def test_numbers_of_a_training_are_finite(run, stage, option, value):
+    refused(run, stage, ["magnet", "train", "--steps", "1", option, value], "must be a number")
+
+
+@pytest.mark.parametrize(
+    ("root", "message"), [("uneven", "a: the masks are (32, 64), the picture (64, 64)"), ("broken", "cut short")]
+)
+def test_training_data_that_cannot_be_read_leave_nothing(run, stage, root, message):
+    own_data_set(stage / "broken", np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8))
+    (stage / "broken" / "images" / "a.png").write_bytes((stage / "good.png").read_bytes()[:2000])
+    arguments = ["--steps", "1", "--batch", "1", "--layer", "1", "--matching", "token"]
+    refused(run, stage, ["magnet", "train", "--data", f"folder:{root}", *arguments], message)
 
 
 def test_a_missing_memory_is_one_line(run, stage, monkeypatch):

@@ -21,7 +21,12 @@ from mmdit_probe.records import load_record, save_record
 from mmdit_probe.segmentation.rle import encode_mask
 
 EXAMPLES = 150
-COMMANDS = [command.callback.__name__.replace("_", "-") for command in app.registered_commands]
+GROUPS = {(): app, **{(group.name,): group.typer_instance for group in app.registered_groups}}
+COMMANDS = [
+    (*names, command.name or command.callback.__name__.replace("_", "-"))
+    for names, group in GROUPS.items()
+    for command in group.registered_commands
+]
 WORDS = st.text(max_size=12) | st.sampled_from(
     [
         "",
@@ -70,6 +75,20 @@ OPTIONS = st.sampled_from(
         "--json",
         "--nonsense",
         "--lora",
+        "--method",
+        "--refine",
+        "--threshold",
+        "--edit",
+        "--task",
+        "--vocabulary",
+        "--data",
+        "--matching",
+        "--lr",
+        "--mask-weight",
+        "--captions",
+        "--head-groups",
+        "--megabytes",
+        "--record",
     ]
 )
 
@@ -90,7 +109,7 @@ def no_models(monkeypatch, tmp_path):
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(COMMANDS), st.lists(st.tuples(OPTIONS, WORDS), max_size=5), st.lists(WORDS, max_size=2))
 def test_any_arguments_end_in_0_or_in_2_and_one_line(no_models, capsys, command, options, words):
-    arguments = [command, *(part for option in options for part in option), *words]
+    arguments = [*command, *(part for option in options for part in option), *words]
     before, sys.argv = sys.argv, ["mmdit-probe", *arguments]
     try:
         main()

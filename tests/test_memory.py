@@ -9,6 +9,7 @@ from conftest import make_inputs, make_sd3
 
 from mmdit_probe import BlurText, FeaturePCA, HeadStats, I2TMaps, Probe, RegionMass, T2IMaps, ValueNorms, memory
 from mmdit_probe.configs import GenerationConfig
+from mmdit_probe.head_groups import HeadGroupMaps
 from mmdit_probe.layout import TokenLayout
 from mmdit_probe.memory import check_room, free_bytes, in_parts, in_words
 from mmdit_probe.recording import record_generated
@@ -26,6 +27,8 @@ READOUTS = [
     FeaturePCA(),
     WordMaps([[1], [2, 3]]),
     WordMaps([[1]], heads="all"),
+    HeadGroupMaps(2),
+    HeadGroupMaps(9),
     I2TScores("all"),
     RefinedI2T(),
 ]

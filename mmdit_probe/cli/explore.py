@@ -146,6 +146,7 @@ def _measure(
     from mmdit_probe.records import save_record
 
     pipe = source.load()
+    common.fitting(pipe, [config.prompt], config.generation.max_sequence_length)
     if every_layer:
         config = replace(config, layers=tuple(Probe(pipe, []).modules))
     with _steps_shown(pipe, config.generation.steps if image is None else None, quiet):

@@ -9,6 +9,7 @@ from typing import Any
 from ..configs import GenerationConfig
 from ..images import save_picture
 from ..pictures import generate_batch
+from ..texts import checked_text
 
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""
@@ -20,13 +21,13 @@ LONGEST_NAME = 240
 def read_compbench(path: Path) -> tuple[str, ...]:
     """The prompts of one of its files: one a line, of several columns between tabs the first.
 
-    `ValueError` if the file can't be read or holds none, or a prompt can't be a file name.
+    `ValueError` if the file can't be read or holds none, or a prompt is no text or can't be a file name.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"compbench: {path} can't be read as text ({type(error).__name__})") from error
-    prompts = tuple(line.split("\t")[0].strip() for line in lines if line.strip())
+    prompts = tuple(checked_text("prompt", line.split("\t")[0].strip()) for line in lines if line.strip())
     if not prompts:
         raise ValueError(f"compbench: {path} holds no prompt; write one a line")
     for prompt in prompts:

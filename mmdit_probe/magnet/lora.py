@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..families import denoiser_of, family_of
@@ -72,7 +73,7 @@ def write_lora(pipeline: Any, weights: Mapping[str, Tensor], config: LoraConfig 
             transformer_lora_adapter_metadata=None if config is None else _plain(config.to_dict()),
         )
         os.replace(part / WEIGHTS_FILE, folder / WEIGHTS_FILE)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(unwritable(folder / WEIGHTS_FILE, error)) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from ..configs import MagnetConfig
@@ -23,11 +25,11 @@ def check(config: MagnetConfig, data: TrainingSet) -> None:
         if getattr(config, name) < 1:
             raise ValueError(f"magnet: {name} must be at least 1, got {getattr(config, name)}")
     for name in ("rate", "gradient_clip", "noise_std"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"magnet: {name} must be above 0, got {getattr(config, name)}")
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"magnet: {name} must be a number above 0, got {getattr(config, name)}")
     for name in ("mask_weight", "focal_weight", "dice_weight", "match_focal", "match_dice", "weight_decay", "warmup"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"magnet: {name} must be 0 or more, got {getattr(config, name)}")
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"magnet: {name} must be a number of 0 or more, got {getattr(config, name)}")
     if config.ema is not None and not 0 < config.ema < 1:
         raise ValueError(f"magnet: ema must be between 0 and 1, got {config.ema}")
     if config.matching == "token" and not data.named:

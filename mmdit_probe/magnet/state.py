@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ class Checkpoint:
         self.file = folder / "checkpoint.pt"
 
     def save(self, state: Mapping[str, Any]) -> None:
+        content = io.BytesIO()  # PyTorch's own error on a full disk is not the system's
+        torch.save(dict(state), content)
         with whole(self.file) as part:
-            torch.save(dict(state), part)
+            part.write_bytes(content.getvalue())
 
     def load(self) -> dict[str, Any] | None:
         """The last state, None if there is none; `ValueError` if the file is damaged."""
@@ -49,13 +52,18 @@ class LossLog:
 
     def start(self, step: int) -> None:
         """Keep the rows before ``step`` alone; what came after the last checkpoint is computed again."""
-        kept = self.read() if self.file.exists() else pd.DataFrame(columns=list(COLUMNS))
-        write_text(self.file, kept[kept["step"] < step].to_csv(index=False))
+        if self.file.exists():
+            kept = self.read()
+            write_text(self.file, kept[kept["step"] < step].to_csv(index=False))
 
     def add(self, row: Row) -> None:
+        """Append a row; the first makes the file."""
         try:
             with self.file.open("a", newline="") as lines:
-                csv.DictWriter(lines, COLUMNS).writerow(row)
+                writer = csv.DictWriter(lines, COLUMNS)
+                if not lines.tell():
+                    writer.writeheader()
+                writer.writerow(row)
         except OSError as error:
             raise ValueError(unwritable(self.file, error)) from error
 

@@ -210,7 +210,7 @@ class MagnetTrainer:
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise ValueError(
-                f"magnet: the loss is not finite at step {self.step}; use bf16 instead of fp16, or a smaller --rate"
+                f"magnet: the loss is not finite at step {self.step}; use bf16 instead of fp16, or a smaller --lr"
             )
 
     def losses(self, chosen: Sequence[Example], positions: Sequence[int]) -> Losses:

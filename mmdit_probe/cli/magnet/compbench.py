@@ -46,6 +46,7 @@ def compbench(
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width)
     source = common.Source(model, dtype, device, revision, offload, lora)
     pipe = source.load()
+    common.fitting(pipe, chosen, max_sequence_length)
     settings = {
         "study": "compbench", "model": source.label, "prompts": chosen, "each": each, "generation": as_dict(generation)
     }  # fmt: skip
