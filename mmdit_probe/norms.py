@@ -58,8 +58,14 @@ def norms_table(record: xr.Dataset) -> pd.DataFrame:
 
 
 def read_aloud(table: pd.DataFrame) -> list[str]:
-    """Two lines that say what the table shows."""
+    """Lines that say what the table shows."""
     mean = table.groupby("layer")[["image", "text", "prompt", "text_to_image", "prompt_to_image"]].mean()
+    if mean["image"].isna().all():
+        longest = mean["text"].idxmax()
+        return [
+            f"Layer {longest} has the longest text values, {mean.loc[longest, 'text']:.2f}; image tokens are no keys in "
+            f"this model's layers, so that there is no ratio."
+        ]
     top, words = mean["text_to_image"].idxmax(), mean["prompt_to_image"].dropna()
     median = mean["text_to_image"].median()
     lines = [

@@ -150,7 +150,7 @@ def _stack(chosen: Sequence[Chosen], layers: Sequence[int], name: str) -> np.nda
                 if values.shape[1:] != known:
                     raise ValueError(
                         f"Probe: {name} of layer {layer} has shape {values.shape[1:]}, other layers have "
-                        f"{tuple(known)}; record layers of one size at a time with Probe(layers=[...])"
+                        f"{tuple(known)}; record layers of one size at a time (layers=[...], --layers)"
                     )
                 stacked[i, :, j] = values[rows]
     return stacked

@@ -144,3 +144,14 @@ def test_offload_needs_a_gpu_and_a_lora_must_be_there(run):
     code, _, err = run("attention-budget", *FEW, "--lora", "missing.safetensors")
     assert code == 2
     assert "missing.safetensors" in err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["attention-budget", "value-norms"])
+def test_a_unet_has_text_keys_alone_and_says_so(run, tmp_path, command):
+    from models_rivals import stable_diffusion
+
+    stable_diffusion().save_pretrained(tmp_path / "unet")
+    size = ["--height", "32", "--width", "32", "--steps", "2", "--timesteps", "1"]
+    code, out, err = run(command, "--model", "unet", "--prompt", "sand", *size, model=False)
+    assert code == 0, err
+    assert {"attention-budget": "it has no T2I attention", "value-norms": "image tokens are no keys"}[command] in out

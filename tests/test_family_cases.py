@@ -101,7 +101,7 @@ def test_layers_of_different_grids_are_recorded_apart():
     inputs = {"sample": torch.randn(1, 4, 6, 10), "timestep": 500, "encoder_hidden_states": torch.randn(1, 7, 16)}
     with Probe(model, [I2TMaps()]) as probe:
         model(**inputs)
-    with pytest.raises(ValueError, match=r"record layers of one size at a time with Probe\(layers="):
+    with pytest.raises(ValueError, match=r"record layers of one size at a time \(layers="):
         probe.dataset()
     with Probe(model, [I2TMaps()], layers=[1, 2, 3, 4]) as probe:
         model(**inputs)

@@ -31,20 +31,20 @@ def plot_budget(ax: Axes, frame: pd.DataFrame, queries: str) -> None:
 
 
 def budget_figure(table: pd.DataFrame) -> Figure:
-    """Seg4Diff's Fig. 2 b, c: a row per timestep, image queries left, text queries right."""
+    """Seg4Diff's Fig. 2 b, c: a row per timestep, image queries left, text queries right where there are any."""
     with house_style():
         timesteps = sorted(table["timestep"].unique())
-        figure, axes = plt.subplots(
-            len(timesteps), 2, figsize=(6.3, 0.5 + 1.9 * len(timesteps)), squeeze=False, sharey=True
-        )
+        asking = ["image", "text"] if table.loc[table["region"] == "T2I", "mass"].notna().any() else ["image"]
+        size = (6.3 if len(asking) == 2 else 3.8, 0.5 + 1.9 * len(timesteps))
+        figure, axes = plt.subplots(len(timesteps), len(asking), figsize=size, squeeze=False, sharey=True)
         for row, timestep in zip(axes, timesteps, strict=True):
             frame = table[table["timestep"] == timestep]
-            for ax, queries in zip(row, ("image", "text"), strict=True):
+            for ax, queries in zip(row, asking, strict=True):
                 plot_budget(ax, frame, queries)
                 ax.set_title(f"{queries} queries, t = {timestep} (sigma {frame['sigma'].iloc[0]:.3f})")
             row[0].set_ylabel("share of attention")
-        handles = axes[0][0].get_legend_handles_labels()[0] + axes[0][1].get_legend_handles_labels()[0]
+        handles = axes[0][0].get_legend_handles_labels()[0]
         guide = plt.Line2D([], [], color=GUIDE_COLOUR, linestyle=":", linewidth=1)
         names = ["I2I / T2I: to image", "I2T / T2T: to text", "uniform attention"]
-        figure.legend([handles[0], handles[1], guide], names, loc="outside lower center", ncols=3)
+        figure.legend([*handles, guide], names, loc="outside lower center", ncols=3 if len(asking) == 2 else 1)
         return figure
