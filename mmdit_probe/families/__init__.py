@@ -15,7 +15,7 @@ from .cross_attention import CROSS_ATTENTION, UNET_SELF, UNetPlace, output_proje
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
 from .flux import FLUX
 from .generic import generic_family
-from .given import Given, call_default
+from .given import Given, call_default, device_of
 from .latents import LATENTS
 from .qwen import QWEN
 from .single_stream import SINGLE_STREAM
@@ -74,6 +74,7 @@ __all__ = [
     "UNetPlace",
     "call_default",
     "denoiser_of",
+    "device_of",
     "family_of",
     "given_of",
     "named_inputs",
