@@ -18,6 +18,7 @@ from torch.nn import functional
 
 _aten = torch.ops.aten
 _FLASH, _EFFICIENT, _CUDNN = 1, 2, 3  # torch.nn.attention.SDPBackend
+_ALIGNMENT = 16
 
 
 class Attended(NamedTuple):
@@ -127,9 +128,8 @@ def cuda_flash(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionAr
 
 def cuda_efficient(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArguments) -> Attended:
     """Memory-efficient attention; its log-sum-exp is padded to a multiple of 32 rows, cut here."""
-    bias = _expanded(additive_mask(arguments.attn_mask, query.dtype), query, key)
-    if bias is not None and bias.shape[-1] % 16:
-        bias = functional.pad(bias, (0, -bias.shape[-1] % 16))[..., : bias.shape[-1]]
+    mask = additive_mask(arguments.attn_mask, query.dtype)
+    bias = _expanded(mask if mask is None else aligned(mask, key.shape[-2]), query, key)
     output, lse, *_ = _aten._scaled_dot_product_efficient_attention(
         query, key, value, bias, True, 0.0, arguments.is_causal, scale=arguments.scale
     )
@@ -143,6 +143,17 @@ def cuda_cudnn(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionAr
         query, key, value, bias, True, 0.0, arguments.is_causal, False, scale=arguments.scale
     )
     return Attended(output, lse.reshape(query.shape[:3]).float(), "cudnn")
+
+
+def aligned(mask: Tensor, keys: int) -> Tensor:
+    """A mask whose rows start at multiples of 16 numbers, as the memory-efficient kernel wants them.
+
+    Padded before it is expanded, as PyTorch does: one row for all heads and queries stays one row.
+    """
+    mask = mask.expand(*mask.shape[:-1], keys)
+    if mask.stride(-1) == 1 and not any(stride % _ALIGNMENT for stride in mask.stride()[:-1]):
+        return mask
+    return functional.pad(mask, (0, _ALIGNMENT - keys % _ALIGNMENT))[..., :keys]
 
 
 def _expanded(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:

@@ -29,7 +29,8 @@ def double_of(name):
         assert compute_log_sumexp
         if attn_bias is not None:
             assert attn_bias.shape == (*query.shape[:3], key.shape[2])
-            assert attn_bias.stride(-2) % 16 == 0
+            assert attn_bias.stride(-1) == 1
+            assert all(stride % 16 == 0 for stride in attn_bias.stride()[:-1])
         output, lse = attention(query, key, value, attn_bias, scale)
         padded = torch.full((*lse.shape[:2], math.ceil(lse.shape[2] / 32) * 32), math.inf)
         padded[..., : lse.shape[2]] = lse
@@ -70,6 +71,30 @@ def test_cuda_paths_by_their_doubles(monkeypatch, kernel, masked, width):
     scores = call.query @ call.key.transpose(-1, -2) * 0.2
     scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
     torch.testing.assert_close(attended.lse, scores.logsumexp(-1), atol=1e-5, rtol=0)
+
+
+SHAPES = [(2, 1, 1, 19), (19, 19), (1, 19), (2, 1, 19, 19), (2, 3, 19, 19), (2, 1, 19, 1), (3, 1, 19), (2, 1, 1, 32)]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_mask_is_padded_before_it_is_expanded(monkeypatch, shape, cut):
+    """A row for every head and query stays a row: the kernel is given no more numbers than the padded mask has."""
+    given = []
+
+    def efficient(*arguments, **named):
+        given.append(arguments[3])
+        return double_of(OPS["cuda_efficient"])(*arguments, **named)
+
+    monkeypatch.setattr(kernels, "_aten", SimpleNamespace(**{OPS["cuda_efficient"]: efficient}))
+    keys = max(19, shape[-1])
+    whole = torch.randn(*shape[:-1], shape[-1] + 5 * cut, generator=torch.Generator().manual_seed(0))
+    mask = whole[..., 5 * cut :] if shape[-1] > 1 else whole[..., :1]  # cut: rows that start anywhere
+    call = random_call(2, 3, keys, 8, attn_mask=mask)
+    attended = kernels.cuda_efficient(call.query, call.key, call.value, call.arguments)
+    torch.testing.assert_close(attended.output.double(), full_matrix(call) @ call.value.double(), atol=1e-5, rtol=0)
+    rows = math.prod(shape[:-1])
+    assert given[0].untyped_storage().nbytes() <= 4 * rows * (keys + 16)
 
 
 def test_the_doubles_have_the_signatures_of_the_ops():
