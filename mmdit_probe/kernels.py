@@ -19,6 +19,8 @@ from torch.nn import functional
 _aten = torch.ops.aten
 _FLASH, _EFFICIENT, _CUDNN = 1, 2, 3  # torch.nn.attention.SDPBackend
 _ALIGNMENT = 16
+FUSED = ("cpu", "cuda")
+"""Device types whose fused kernels are known here; on any other, MPS among them, the log-sum-exp is computed in chunks."""
 
 
 class Attended(NamedTuple):
@@ -48,7 +50,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArgume
     """The plain call's output and, where its kernel returns one, the log-sum-exp.
 
     ``lse`` is None where PyTorch would compute attention by plain arithmetic (math backend), with
-    dropout and with grouped heads; the caller then computes it in chunks.
+    dropout, with grouped heads and on other devices than CPU and CUDA; the caller then computes it in chunks.
     """
     if _fusible(query, key, arguments):
         choice = torch._fused_sdp_choice(
@@ -95,7 +97,8 @@ class AttentionCall:
 def _fusible(query: Tensor, key: Tensor, arguments: AttentionArguments) -> bool:
     mask = arguments.attn_mask
     return (
-        arguments.dropout_p == 0.0
+        query.device.type in FUSED
+        and arguments.dropout_p == 0.0
         and query.shape[:2] == key.shape[:2]
         and query.dim() == 4
         and (mask is None or not mask.requires_grad)

@@ -3,11 +3,12 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from naive import full_matrix, random_call
 
-from mmdit_probe import JointAttention, TokenLayout, kernels
+from mmdit_probe import I2TMaps, JointAttention, Probe, RegionMass, TokenLayout, kernels
 from mmdit_probe.kernels import AttentionArguments, additive_mask, attend
 
 
@@ -114,6 +115,31 @@ def test_the_cpu_kernels_log_sum_exp_is_the_scores(dtype):
     assert attended.kernel == "flash-cpu"
     scores = call.query.float() @ call.key.float().transpose(-1, -2) * 16**-0.5
     torch.testing.assert_close(attended.lse, scores.logsumexp(-1), atol=1e-5, rtol=1e-5)
+
+
+def test_devices_without_a_choice_of_kernels_are_not_asked(monkeypatch):
+    """As on MPS; PyTorch's meta device stands in for it."""
+
+    def refuse(*_, **__):
+        raise NotImplementedError("Could not run 'aten::_fused_sdp_choice' with arguments from the 'MPS' backend")
+
+    monkeypatch.setattr(torch, "_fused_sdp_choice", refuse)
+    query = torch.empty(2, 3, 19, 8, device="meta")
+    attended = attend(query, query, query, AttentionArguments())
+    assert (attended.kernel, attended.lse, attended.output.shape) == ("plain", None, query.shape)
+
+
+def test_on_such_devices_the_record_says_that_it_was_chunked(monkeypatch, sd3, inputs):
+    with Probe(sd3, [RegionMass(), I2TMaps()]) as fused:
+        sd3(**inputs)
+    monkeypatch.setattr(kernels, "FUSED", ("cuda",))
+    plain = sd3(**inputs).sample
+    with Probe(sd3, [RegionMass(), I2TMaps()]) as probe:
+        assert torch.equal(sd3(**inputs).sample, plain)
+    found, wanted = probe.dataset(), fused.dataset()
+    assert (found.attrs["kernels"], wanted.attrs["kernels"]) == ("plain+chunked", "flash-cpu")
+    for name in ("region_mass", "i2t"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-6)
 
 
 def test_masks_become_additive():

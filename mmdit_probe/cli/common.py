@@ -60,7 +60,7 @@ Longest = Annotated[
 ]
 Layers = Annotated[str, typer.Option(help="Layers to read: all, or numbers such as 3,7.")]
 Out = Annotated[Path, typer.Option(help="Output folder.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or mps (untested).")]
 Dtype = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the weights.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 Offload = Annotated[
