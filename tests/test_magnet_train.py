@@ -285,13 +285,47 @@ def test_a_step_is_the_same_split_over_passes(random_folder, tmp_path):
     np.testing.assert_allclose(one[columns], two[columns], rtol=1e-4)
 
 
+_KEEPING = """
+import torch
+from mmdit_probe.magnet.train import MagnetTrainer
+
+finish = MagnetTrainer._finish
+
+def keeping(self):
+    torch.save([weight.detach() for weight in self.trained], f"process{self.accelerator.process_index}.pt")
+    finish(self)
+
+MagnetTrainer._finish = keeping
+"""
+
+
 def test_two_processes_train_as_one_with_accumulation(run, tmp_path, random_folder):
-    command = ["magnet", "train", "--steps", "2", "--batch", "2", "--layer", "1", "--rank", "2", "--warmup", "1"]
+    """LoRA and mask head; gradients are clipped, so that each process's step depends on the norm of all of them."""
+    command = ["magnet", "train", "--steps", "3", "--batch", "2", "--layer", "1", "--rank", "2", "--warmup", "1"]
+    command += ["--mask-head", "--gradient-clip", "0.01", "--lr", "1e-3"]
     assert run(*command, "--accumulate", "2", "--out", "one")[0] == 0
-    output = in_two_processes([*command, "--out", "two", "--model", str(random_folder), "--json"], tmp_path)
-    assert json.loads(output)["last"]["step"] == 1
+    output = in_two_processes([*command, "--out", "two", "--model", str(random_folder), "--json"], tmp_path, _KEEPING)
+    assert json.loads(output)["last"]["step"] == 2
+    weights = [torch.load(tmp_path / f"process{number}.pt") for number in (0, 1)]
+    assert len(weights[0]) == 3 * 4 * 2 + 6  # two matrices for each of a layer's four projections, and the head's
+    assert all(torch.equal(first, second) for first, second in zip(*weights, strict=True))
     one, two = (pd.read_csv(tmp_path / name / "losses.csv") for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two, rtol=1e-4)
+
+
+@pytest.mark.parametrize("theirs", [0.0, 3.0])
+@pytest.mark.parametrize("ours", [None, 1.0])
+def test_a_mask_head_that_only_some_processes_ran_is_shared_by_all(ours, theirs):
+    """The mean over processes, one without masks counting as 0; nothing where none had any, as with one process."""
+    head = MaskHead(2)
+    for weight in head.parameters():
+        weight.grad = None if ours is None else torch.full_like(weight, ours)
+    other = torch.tensor([float(theirs > 0)] + [theirs] * sum(weight.numel() for weight in head.parameters()))
+    accelerator = SimpleNamespace(num_processes=2, reduce=lambda mine, how: (mine + other) / 2)
+    MagnetTrainer._share_head(SimpleNamespace(head=head, accelerator=accelerator))
+    expected = None if ours is None and not theirs else ((ours or 0.0) + theirs) / 2
+    for weight in head.parameters():
+        assert (weight.grad is None) if expected is None else bool((weight.grad == expected).all())
 
 
 @pytest.mark.parametrize(

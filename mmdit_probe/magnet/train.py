@@ -196,6 +196,7 @@ class MagnetTrainer:
                 self.accelerator.backward(losses.total / len(batches))
             mask = losses.mask
             parts.append([losses.total.item(), losses.flow.item(), mask.focal.item(), mask.dice.item(), mask.pairs])
+        self._share_head()
         gradient = self.accelerator.clip_grad_norm_(self.trained, self.config.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -207,10 +208,25 @@ class MagnetTrainer:
         names = ("loss", "flow", "focal", "dice", "pairs")
         return {"step": self.step, **dict(zip(names, shared, strict=True)), "rate": rate, "gradient": float(gradient)}
 
+    def _share_head(self) -> None:
+        """The mask head's gradients, mean over the processes, as the transformer's are; none where no process has any.
+
+        By hand: a process whose pictures have no masks does not run the head, which a wrapped one would wait for.
+        """
+        if self.head is None or self.accelerator.num_processes == 1:
+            return
+        weights = list(self.head.parameters())
+        own = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        ran = own[0].new_tensor([float(any(weight.grad is not None for weight in weights))])
+        shared = self.accelerator.reduce(torch.cat([ran, *(gradient.flatten() for gradient in own)]), "mean")
+        if shared[0] > 0:
+            for weight, gradient in zip(weights, shared[1:].split([w.numel() for w in weights]), strict=True):
+                weight.grad = gradient.view_as(weight)
+
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise ValueError(
-                f"magnet: the loss is not finite at step {self.step}; use bf16 instead of fp16, or a smaller --rate"
+                f"magnet: the loss is not finite at step {self.step}; use bf16 instead of fp16, or a smaller --lr"
             )
 
     def losses(self, chosen: Sequence[Example], positions: Sequence[int]) -> Losses:
