@@ -13,12 +13,15 @@ from conftest import in_two_processes, make_inputs, make_sd3
 
 from mmdit_probe import JointAttention, Probe, TokenLayout, load_pipeline
 from mmdit_probe.configs import MAGNET_PRESETS, MagnetConfig
+from mmdit_probe.forward import encode_images
 from mmdit_probe.kernels import AttentionCall
+from mmdit_probe.magnet import train as magnet_train
 from mmdit_probe.magnet.i2t_logits import AttentionTap, MaskHead, head_logits, mean_logits, picked_logits
 from mmdit_probe.magnet.lora import add_lora, without_lora
 from mmdit_probe.magnet.losses import dice_loss, focal_loss
 from mmdit_probe.magnet.matching import match_masks
 from mmdit_probe.magnet.objective import Target, mask_loss
+from mmdit_probe.magnet.order import noise_at
 from mmdit_probe.magnet.sources import open_training_set
 from mmdit_probe.magnet.state import Checkpoint
 from mmdit_probe.magnet.tensorboard import tensorboard_writer
@@ -274,6 +277,29 @@ def test_bf16_arithmetic(random_folder, tmp_path):
     np.testing.assert_allclose(table["dice"], whole["dice"], rtol=0.05)
     lora = {name: w for name, w in pipe.transformer.named_parameters() if "lora" in name}
     assert {weight.dtype for weight in lora.values()} == {torch.float32}
+
+
+def test_noise_levels_timesteps_and_targets_stay_fp32(monkeypatch, random_folder, tmp_path):
+    """What a bf16 transformer is given and compared with is not rounded on the way, but for the noisy latents."""
+    pipe = load_pipeline(str(random_folder), dtype="bf16")
+    config = replace(CONFIG, steps=1, mixed_precision="bf16", mask_weight=0.0)
+    trainer = MagnetTrainer(pipe, SCENES, config, tmp_path / "half", "random")
+    seen, encoded = [], []
+    pipe.transformer.register_forward_hook(lambda m, a, k, out: seen.append((k, out[0].detach())), with_kwargs=True)
+    monkeypatch.setattr(
+        magnet_train, "encode_images", lambda *given: encoded.append(encode_images(*given)) or encoded[0]
+    )
+    flow = trainer.run()["flow"].item()
+    (given, velocity), shape = seen[0], seen[0][0]["hidden_states"].shape[1:]
+    shift = float(pipe.scheduler.config.shift)
+    drawn = [noise_at(p, shape, config.seed, config.noise_mean, config.noise_std, shift) for p in (0, 1)]
+    noise, sigma = torch.stack([noise for noise, _ in drawn]), torch.tensor([sigma for _, sigma in drawn])
+    assert torch.equal(given["timestep"], 1000 * sigma)
+    assert not torch.equal(sigma, sigma.bfloat16().float())
+    clean, mix = encoded[0].float(), sigma[:, None, None, None]
+    assert encoded[0].dtype == given["hidden_states"].dtype == torch.bfloat16
+    assert torch.equal(given["hidden_states"], ((1 - mix) * clean + mix * noise).bfloat16())
+    assert flow == pytest.approx((velocity.float() - (noise - clean)).square().mean().item(), rel=1e-6)
 
 
 def test_a_step_is_the_same_split_over_passes(random_folder, tmp_path):

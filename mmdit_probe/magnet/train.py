@@ -235,11 +235,11 @@ class MagnetTrainer:
         clean = encode_images(self.pipe, [example.pixels for example in chosen])
         noise, sigma = self._noise(positions, clean)
         mix = sigma[:, None, None, None]
-        noisy = (1 - mix) * clean + mix * noise
+        noisy = ((1 - mix) * clean.float() + mix * noise).to(clean.dtype)
         with self.probe:
             velocity = self.model(hidden_states=noisy, timestep=1000 * sigma, **features.inputs).sample
         attention = self.tap.take()
-        flow = (velocity.float() - (noise - clean).float()).square().mean()
+        flow = (velocity.float() - (noise - clean.float())).square().mean()
         config = self.config
         with torch.set_grad_enabled(config.mask_weight > 0):
             mask = mask_loss(attention, targets, config, self.head)
@@ -247,12 +247,13 @@ class MagnetTrainer:
         return Losses(flow + config.mask_weight * weighted, flow, mask)
 
     def _noise(self, positions: Sequence[int], clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise and noise levels in fp32, whatever the weights are: bf16 would round a timestep to a multiple of 4."""
         config, shift = self.config, float(self.pipe.scheduler.config.shift)
         drawn = [
             noise_at(p, clean.shape[1:], config.seed, config.noise_mean, config.noise_std, shift) for p in positions
         ]
-        noise = torch.stack([noise for noise, _ in drawn]).to(clean)
-        return noise, torch.tensor([sigma for _, sigma in drawn]).to(clean)
+        noise = torch.stack([noise for noise, _ in drawn]).to(clean.device)
+        return noise, torch.tensor([sigma for _, sigma in drawn], device=clean.device)
 
     def _text(self, chosen: Sequence[Example]) -> tuple[PromptFeatures, list[Target]]:
         """The prompts' features, and what the maps of each prompt's tokens are compared with."""
