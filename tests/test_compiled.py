@@ -32,7 +32,7 @@ def test_what_is_known_of_a_model_is_known_of_it_compiled(compiled):
     assert denoiser_of(compiled) is denoiser_of(compiled.transformer) is inner(compiled)
     assert family_of(compiled.transformer) is family_of(inner(compiled))
     assert pipeline_of(compiled.transformer) is compiled
-    assert "Stable Diffusion 3" in model_defaults(compiled).why
+    assert model_defaults(compiled).guidance_scale == 7.5
 
 
 def test_masks_and_regions_of_a_compiled_model(compiled):
