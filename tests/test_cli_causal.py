@@ -101,6 +101,14 @@ def test_guide_refuses_in_one_line(run, clip, scale):
     assert err.strip().splitlines()[-1].startswith("error: ")
 
 
+def test_help_says_that_turning_guidance_off_depends_on_the_pipeline(run):
+    code, out, _ = run("guide", "--help", model=False)
+    words = " ".join(out.replace("│", " ").split())
+    assert code == 0
+    assert "turns that off at 1 for SD3 and most pipelines and at 0 for Z-Image" in words
+    assert "depends on the pipeline: 1 for most, 0 for Z-Image" in words
+
+
 def test_find_expert_ranks_the_layers(run, tmp_path):
     code, out, _ = run("find-expert", *PICTURES, "--timestep", "1")
     assert code == 0

@@ -32,7 +32,11 @@ Timesteps = Annotated[
     str, typer.Option(help="Timesteps to read, counted from the clean end: 8 of 28 is the 21st step.")
 ]
 GuidanceScale = Annotated[
-    float | None, typer.Option(help="Classifier-free guidance; the model's own default if not given.")
+    float | None,
+    typer.Option(
+        help="Classifier-free guidance; the model's own default if not given. Which number turns it off depends on the "
+        "pipeline: 1 for most, 0 for Z-Image."
+    ),
 ]
 MaxSequenceLength = Annotated[
     int | None,
