@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from .families import denoiser_of, family_of, given_of
+from .families import denoiser_of, device_of, family_of, given_of
 from .images import native_size, token_pixels
 from .prompts import describe
 from .tokens import TextTokens
@@ -54,7 +54,7 @@ def to_pixels(
 @torch.no_grad()
 def encode_images(pipe: Any, images: Sequence[np.ndarray] | np.ndarray) -> Tensor:
     """Clean latents: the posterior mean, shifted and scaled as the pipeline does."""
-    pixels = to_pixels(images, pipe.vae.device).to(pipe.vae.dtype)
+    pixels = to_pixels(images, device_of(pipe)).to(pipe.vae.dtype)
     return given_of(pipe).latents(pipe, pixels)
 
 

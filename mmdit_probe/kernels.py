@@ -18,6 +18,9 @@ from torch.nn import functional
 
 _aten = torch.ops.aten
 _FLASH, _EFFICIENT, _CUDNN = 1, 2, 3  # torch.nn.attention.SDPBackend
+_ALIGNMENT = 16
+FUSED = ("cpu", "cuda")
+"""Device types whose fused kernels are known here; on any other, MPS among them, the log-sum-exp is computed in chunks."""
 
 
 class Attended(NamedTuple):
@@ -47,7 +50,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArgume
     """The plain call's output and, where its kernel returns one, the log-sum-exp.
 
     ``lse`` is None where PyTorch would compute attention by plain arithmetic (math backend), with
-    dropout and with grouped heads; the caller then computes it in chunks.
+    dropout, with grouped heads and on other devices than CPU and CUDA; the caller then computes it in chunks.
     """
     if _fusible(query, key, arguments):
         choice = torch._fused_sdp_choice(
@@ -94,7 +97,8 @@ class AttentionCall:
 def _fusible(query: Tensor, key: Tensor, arguments: AttentionArguments) -> bool:
     mask = arguments.attn_mask
     return (
-        arguments.dropout_p == 0.0
+        query.device.type in FUSED
+        and arguments.dropout_p == 0.0
         and query.shape[:2] == key.shape[:2]
         and query.dim() == 4
         and (mask is None or not mask.requires_grad)
@@ -127,9 +131,8 @@ def cuda_flash(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionAr
 
 def cuda_efficient(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArguments) -> Attended:
     """Memory-efficient attention; its log-sum-exp is padded to a multiple of 32 rows, cut here."""
-    bias = _expanded(additive_mask(arguments.attn_mask, query.dtype), query, key)
-    if bias is not None and bias.shape[-1] % 16:
-        bias = functional.pad(bias, (0, -bias.shape[-1] % 16))[..., : bias.shape[-1]]
+    mask = additive_mask(arguments.attn_mask, query.dtype)
+    bias = _expanded(mask if mask is None else aligned(mask, key.shape[-2]), query, key)
     output, lse, *_ = _aten._scaled_dot_product_efficient_attention(
         query, key, value, bias, True, 0.0, arguments.is_causal, scale=arguments.scale
     )
@@ -143,6 +146,17 @@ def cuda_cudnn(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionAr
         query, key, value, bias, True, 0.0, arguments.is_causal, False, scale=arguments.scale
     )
     return Attended(output, lse.reshape(query.shape[:3]).float(), "cudnn")
+
+
+def aligned(mask: Tensor, keys: int) -> Tensor:
+    """A mask whose rows start at multiples of 16 numbers, as the memory-efficient kernel wants them.
+
+    Padded before it is expanded, as PyTorch does: one row for all heads and queries stays one row.
+    """
+    mask = mask.expand(*mask.shape[:-1], keys)
+    if mask.stride(-1) == 1 and not any(stride % _ALIGNMENT for stride in mask.stride()[:-1]):
+        return mask
+    return functional.pad(mask, (0, _ALIGNMENT - keys % _ALIGNMENT))[..., :keys]
 
 
 def _expanded(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:

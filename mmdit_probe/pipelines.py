@@ -34,8 +34,8 @@ _pipelines: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Any]] = weakref.Wea
 class ModelDefaults:
     """What commands take where the user names nothing.
 
-    ``expert_layer`` is the layer with the best masks: measured for the embedded model, published for its family
-    otherwise (None if neither is known). ``why`` says which. ``guidance_scale`` None is the pipeline's own.
+    ``expert_layer`` is the layer with the best masks: measured for the embedded model, published for models of its family
+    with as many layers otherwise (None if neither is known). ``why`` says which. ``guidance_scale`` None is the pipeline's own.
     """
 
     expert_layer: int | None
@@ -54,11 +54,14 @@ def model_defaults(pipe: Any) -> ModelDefaults:
             raise ValueError(
                 f"{file} is damaged ({error}); mend it, or delete it to take the family's defaults"
             ) from error
-    family = family_of(denoiser_of(pipe))
-    why = f"published for {family.models}"
+    transformer = denoiser_of(pipe)
+    family = family_of(transformer)
+    known = family.expert is not None and len(family.layers(transformer)) == family.depth
+    expert = family.expert if known else None
+    why = f"published for {family.models} with {family.depth} layers" if known else ""
     if family.name == "sd3":
-        return ModelDefaults(family.expert, why=why)
-    return ModelDefaults(family.expert, None, call_default(pipe, "max_sequence_length") or 0, why)
+        return ModelDefaults(expert, why=why)
+    return ModelDefaults(expert, None, call_default(pipe, "max_sequence_length") or 0, why)
 
 
 def embedded_folder() -> Path:

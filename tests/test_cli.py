@@ -112,7 +112,7 @@ def test_models_lists_the_embedded_model_and_the_families(run):
     code, out, _ = run("models", model=False)
     assert code == 0
     assert "tiny-sd3  expert layer" in out
-    assert "SD3Transformer2DModel" in out
+    assert "SD3Transformer2DModel  expert layer 9 of 24\n" in out
     code, out, _ = run("models", "--json", model=False)
     assert json.loads(out)["families"][0]["transformer"] == "SD3Transformer2DModel"
 

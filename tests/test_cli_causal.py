@@ -36,11 +36,21 @@ def test_perturb_leaves_sheet_drops_and_scores(run, tmp_path, clip):
         assert (folder / name).stat().st_size > 1000
 
 
-def test_perturb_says_which_layer_it_took_and_why(run, clip):
+def test_perturb_says_which_layer_it_took_and_why(run, clip, random_folder):
+    file = random_folder / "probe_defaults.json"
+    file.write_text(json.dumps({"expert_layer": 1, "why": "measured by hand"}))
+    try:
+        code, _, err = run("perturb", *PICTURES, "--seeds", "0", "--clip", clip)
+    finally:
+        file.unlink()
+    assert code == 0
+    assert "layer 1: measured by hand" in err
+
+
+def test_perturb_asks_for_a_layer_where_none_is_known(run, clip):
     code, _, err = run("perturb", *PICTURES, "--clip", clip)
     assert code == 2
-    assert "layer 9: published for Stable Diffusion 3, 3.5" in err
-    assert "[9] do not exist; this model has layers 0 to 2" in err
+    assert "no expert layer is known for this model: give --layer N, --layer auto or --all-layers" in err
 
 
 def test_layer_auto_is_found(run, clip):
@@ -89,6 +99,14 @@ def test_guide_refuses_in_one_line(run, clip, scale):
     code, _, err = run("guide", *PICTURES, "--layer", "1", "--scale", scale, "--clip", clip)
     assert code == 2
     assert err.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_help_says_that_turning_guidance_off_depends_on_the_pipeline(run):
+    code, out, _ = run("guide", "--help", model=False)
+    words = " ".join(out.replace("│", " ").split())
+    assert code == 0
+    assert "turns that off at 1 for SD3 and most pipelines and at 0 for Z-Image" in words
+    assert "depends on the pipeline: 1 for most, 0 for Z-Image" in words
 
 
 def test_find_expert_ranks_the_layers(run, tmp_path):

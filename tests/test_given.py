@@ -17,6 +17,8 @@ from mmdit_probe.generation import generation_arguments
 from mmdit_probe.images import fitted, token_pixels
 from mmdit_probe.pipelines import model_defaults
 from mmdit_probe.recording import record_image
+from mmdit_probe.rivals.configs import RefineConfig
+from mmdit_probe.rivals.evaluation import refined_segmenter
 from mmdit_probe.segmentation.evaluation import run_evaluation
 from mmdit_probe.segmentation.evaluation_tables import tabulate
 from mmdit_probe.segmentation.vocabulary import class_prompts
@@ -138,6 +140,24 @@ def test_masks_of_given_pictures(pipe, monkeypatch):
     assert float(record["sigma"].values[0]) == pytest.approx(noise_level(pipe, 8, 28, squared.shape[:2]))
     regions = UnsupervisedSegmenter(pipe, 1, GroupConfig(max_sequence_length=TEXT))(PICTURE)
     assert np.isfinite(regions.logits).all()
+
+
+def test_iseg_makes_the_class_words_longer_in_every_family(pipe, monkeypatch):
+    """What the transformer is given of the text is the prompt's, the names' rows alone times ``word_scale``."""
+    names, seen = ["red circle", "sand"], []
+    config = SegmentConfig(refine="iseg", max_sequence_length=TEXT)
+    argument = family_of(pipe.transformer).features
+    before = pipe.transformer.register_forward_pre_hook(lambda m, a, given: seen.append(given), with_kwargs=True)
+    found = refined_segmenter(pipe, 1, config, RefineConfig(word_scale=2.0))(PICTURE, names)
+    before.remove()
+    assert np.isfinite(found.logits).all()
+    assert found.labels.shape == PICTURE.shape[:2]
+    (part,) = class_prompts(pipe, names, TEXT)
+    plain = encode_prompts(pipe, [part.prompt], TEXT).inputs[argument][0]
+    changed = sorted(position for span in part.spans for position in span)
+    scale = torch.ones(len(plain), 1)
+    scale[changed] = 2.0
+    torch.testing.assert_close(seen[0][argument][0], scale * plain)
 
 
 def test_evaluate_on_flux(tmp_path):

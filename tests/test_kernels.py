@@ -3,11 +3,12 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from naive import full_matrix, random_call
 
-from mmdit_probe import JointAttention, TokenLayout, kernels
+from mmdit_probe import I2TMaps, JointAttention, Probe, RegionMass, TokenLayout, kernels
 from mmdit_probe.kernels import AttentionArguments, additive_mask, attend
 
 
@@ -29,7 +30,8 @@ def double_of(name):
         assert compute_log_sumexp
         if attn_bias is not None:
             assert attn_bias.shape == (*query.shape[:3], key.shape[2])
-            assert attn_bias.stride(-2) % 16 == 0
+            assert attn_bias.stride(-1) == 1
+            assert all(stride % 16 == 0 for stride in attn_bias.stride()[:-1])
         output, lse = attention(query, key, value, attn_bias, scale)
         padded = torch.full((*lse.shape[:2], math.ceil(lse.shape[2] / 32) * 32), math.inf)
         padded[..., : lse.shape[2]] = lse
@@ -72,6 +74,30 @@ def test_cuda_paths_by_their_doubles(monkeypatch, kernel, masked, width):
     torch.testing.assert_close(attended.lse, scores.logsumexp(-1), atol=1e-5, rtol=0)
 
 
+SHAPES = [(2, 1, 1, 19), (19, 19), (1, 19), (2, 1, 19, 19), (2, 3, 19, 19), (2, 1, 19, 1), (3, 1, 19), (2, 1, 1, 32)]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_mask_is_padded_before_it_is_expanded(monkeypatch, shape, cut):
+    """A row for every head and query stays a row: the kernel is given no more numbers than the padded mask has."""
+    given = []
+
+    def efficient(*arguments, **named):
+        given.append(arguments[3])
+        return double_of(OPS["cuda_efficient"])(*arguments, **named)
+
+    monkeypatch.setattr(kernels, "_aten", SimpleNamespace(**{OPS["cuda_efficient"]: efficient}))
+    keys = max(19, shape[-1])
+    whole = torch.randn(*shape[:-1], shape[-1] + 5 * cut, generator=torch.Generator().manual_seed(0))
+    mask = whole[..., 5 * cut :] if shape[-1] > 1 else whole[..., :1]  # cut: rows that start anywhere
+    call = random_call(2, 3, keys, 8, attn_mask=mask)
+    attended = kernels.cuda_efficient(call.query, call.key, call.value, call.arguments)
+    torch.testing.assert_close(attended.output.double(), full_matrix(call) @ call.value.double(), atol=1e-5, rtol=0)
+    rows = math.prod(shape[:-1])
+    assert given[0].untyped_storage().nbytes() <= 4 * rows * (keys + 16)
+
+
 def test_the_doubles_have_the_signatures_of_the_ops():
     """Positional arguments that the real ops take before their keyword-only ones, by name."""
     for name in OPS.values():
@@ -89,6 +115,31 @@ def test_the_cpu_kernels_log_sum_exp_is_the_scores(dtype):
     assert attended.kernel == "flash-cpu"
     scores = call.query.float() @ call.key.float().transpose(-1, -2) * 16**-0.5
     torch.testing.assert_close(attended.lse, scores.logsumexp(-1), atol=1e-5, rtol=1e-5)
+
+
+def test_devices_without_a_choice_of_kernels_are_not_asked(monkeypatch):
+    """As on MPS; PyTorch's meta device stands in for it."""
+
+    def refuse(*_, **__):
+        raise NotImplementedError("Could not run 'aten::_fused_sdp_choice' with arguments from the 'MPS' backend")
+
+    monkeypatch.setattr(torch, "_fused_sdp_choice", refuse)
+    query = torch.empty(2, 3, 19, 8, device="meta")
+    attended = attend(query, query, query, AttentionArguments())
+    assert (attended.kernel, attended.lse, attended.output.shape) == ("plain", None, query.shape)
+
+
+def test_on_such_devices_the_record_says_that_it_was_chunked(monkeypatch, sd3, inputs):
+    with Probe(sd3, [RegionMass(), I2TMaps()]) as fused:
+        sd3(**inputs)
+    monkeypatch.setattr(kernels, "FUSED", ("cuda",))
+    plain = sd3(**inputs).sample
+    with Probe(sd3, [RegionMass(), I2TMaps()]) as probe:
+        assert torch.equal(sd3(**inputs).sample, plain)
+    found, wanted = probe.dataset(), fused.dataset()
+    assert (found.attrs["kernels"], wanted.attrs["kernels"]) == ("plain+chunked", "flash-cpu")
+    for name in ("region_mass", "i2t"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-6)
 
 
 def test_masks_become_additive():

@@ -1,10 +1,17 @@
 """LoRAs and offload hooks, on small models: they load, and they do not disturb the probe."""
 
+import accelerate
+import models_rivals
+import numpy as np
 import pytest
 import torch
 from conftest import make_inputs, make_sd3
+from small_pipelines import small_pipeline
 
-from mmdit_probe import I2TMaps, Probe, RegionMass, load_pipeline
+from mmdit_probe import I2TMaps, OpenVocabularySegmenter, Probe, RegionMass, load_pipeline
+from mmdit_probe.datasets.scenes import scene
+from mmdit_probe.forward import encode_images, encode_prompts, forward_once
+from mmdit_probe.rivals.unet import UNetReader
 
 
 @pytest.fixture
@@ -52,20 +59,71 @@ def test_an_offload_that_cannot_be_had_is_explained(offload, message):
         load_pipeline(offload=offload)
 
 
+def offload(model, kind, place="cpu"):
+    """The hooks that pipelines put on for offloading, with ``place`` as the GPU."""
+    if kind == "model":
+        return accelerate.cpu_offload_with_hook(model, execution_device=place)[0]
+    return accelerate.cpu_offload(model, execution_device=torch.device(place), offload_buffers=True)
+
+
+def offload_pipeline(pipe, kind, place="cpu"):
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            offload(part, kind, place)
+    return pipe
+
+
 @pytest.mark.parametrize("kind", ["model", "sequential"])
 def test_offload_hooks_do_not_disturb_the_probe(kind):
-    """The hooks that pipelines put on for offloading, with the CPU in the GPU's place."""
-    import accelerate
-
     inputs = make_inputs()
     plain = make_sd3()(**inputs).sample
-    model = make_sd3()
-    if kind == "model":
-        model, _ = accelerate.cpu_offload_with_hook(model, execution_device="cpu")
-    else:
-        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    model = offload(make_sd3(), kind)
     with Probe(model, [RegionMass(), I2TMaps()]) as probe:
         probed = model(**inputs).sample
     assert torch.equal(plain, probed)
     assert torch.equal(plain, model(**inputs).sample)
     assert probe.dataset().sizes["layer"] == 3
+
+
+PICTURE, CLASSES = scene("val", 0).image, ["grass", "circle"]
+
+
+@pytest.mark.parametrize("kind", ["model", "sequential"])
+def test_masks_of_given_pictures_are_the_same_offloaded(random_pipe, kind):
+    encoded = encode_images(random_pipe, [PICTURE])
+    plain = OpenVocabularySegmenter(random_pipe, 1)(PICTURE, CLASSES)
+    pipe = offload_pipeline(random_pipe, kind)
+    assert torch.equal(encode_images(pipe, [PICTURE]), encoded)
+    np.testing.assert_array_equal(OpenVocabularySegmenter(pipe, 1)(PICTURE, CLASSES).logits, plain.logits)
+
+
+@pytest.mark.parametrize("kind", ["model", "sequential"])
+def test_what_a_distilled_model_is_told_is_where_it_works(kind):
+    flux = small_pipeline("flux")
+    picture, sigma = PICTURE[:24, :24], 0.5
+    plain = forward_once(flux, encode_images(flux, [picture]), sigma, encode_prompts(flux, ["sand"]))
+    offload_pipeline(flux, kind)
+    offloaded = forward_once(flux, encode_images(flux, [picture]), sigma, encode_prompts(flux, ["sand"]))
+    assert torch.equal(plain, offloaded)
+
+
+@pytest.mark.parametrize("kind", ["model", "sequential"])
+def test_u_nets_read_pictures_offloaded(kind):
+    def read():
+        reader = UNetReader(pipe, 64, 50)
+        return reader.kept(reader.latents(PICTURE), reader.encode("grass"), [1]).found[1].i2t()
+
+    pipe = models_rivals.stable_diffusion()
+    plain = read()
+    offload_pipeline(pipe, kind)
+    assert torch.equal(read(), plain)
+
+
+def test_pictures_go_where_an_offloaded_model_works_and_not_where_it_rests():
+    """PyTorch's meta device in the GPU's place: the weights are moved there, and so must be the pixels."""
+    flux, unet = (
+        offload_pipeline(pipe, "model", "meta") for pipe in (small_pipeline("flux"), models_rivals.stable_diffusion())
+    )
+    assert flux.vae.device.type == unet.vae.device.type == "cpu"
+    assert encode_images(flux, [PICTURE]).is_meta
+    assert UNetReader(unet, 64, 50, noisy=False).latents(PICTURE).is_meta

@@ -13,12 +13,15 @@ from conftest import in_two_processes, make_inputs, make_sd3
 
 from mmdit_probe import JointAttention, Probe, TokenLayout, load_pipeline
 from mmdit_probe.configs import MAGNET_PRESETS, MagnetConfig
+from mmdit_probe.forward import encode_images
 from mmdit_probe.kernels import AttentionCall
+from mmdit_probe.magnet import train as magnet_train
 from mmdit_probe.magnet.i2t_logits import AttentionTap, MaskHead, head_logits, mean_logits, picked_logits
 from mmdit_probe.magnet.lora import add_lora, without_lora
 from mmdit_probe.magnet.losses import dice_loss, focal_loss
 from mmdit_probe.magnet.matching import match_masks
 from mmdit_probe.magnet.objective import Target, mask_loss
+from mmdit_probe.magnet.order import noise_at
 from mmdit_probe.magnet.sources import open_training_set
 from mmdit_probe.magnet.state import Checkpoint
 from mmdit_probe.magnet.tensorboard import tensorboard_writer
@@ -276,6 +279,29 @@ def test_bf16_arithmetic(random_folder, tmp_path):
     assert {weight.dtype for weight in lora.values()} == {torch.float32}
 
 
+def test_noise_levels_timesteps_and_targets_stay_fp32(monkeypatch, random_folder, tmp_path):
+    """What a bf16 transformer is given and compared with is not rounded on the way, but for the noisy latents."""
+    pipe = load_pipeline(str(random_folder), dtype="bf16")
+    config = replace(CONFIG, steps=1, mixed_precision="bf16", mask_weight=0.0)
+    trainer = MagnetTrainer(pipe, SCENES, config, tmp_path / "half", "random")
+    seen, encoded = [], []
+    pipe.transformer.register_forward_hook(lambda m, a, k, out: seen.append((k, out[0].detach())), with_kwargs=True)
+    monkeypatch.setattr(
+        magnet_train, "encode_images", lambda *given: encoded.append(encode_images(*given)) or encoded[0]
+    )
+    flow = trainer.run()["flow"].item()
+    (given, velocity), shape = seen[0], seen[0][0]["hidden_states"].shape[1:]
+    shift = float(pipe.scheduler.config.shift)
+    drawn = [noise_at(p, shape, config.seed, config.noise_mean, config.noise_std, shift) for p in (0, 1)]
+    noise, sigma = torch.stack([noise for noise, _ in drawn]), torch.tensor([sigma for _, sigma in drawn])
+    assert torch.equal(given["timestep"], 1000 * sigma)
+    assert not torch.equal(sigma, sigma.bfloat16().float())
+    clean, mix = encoded[0].float(), sigma[:, None, None, None]
+    assert encoded[0].dtype == given["hidden_states"].dtype == torch.bfloat16
+    assert torch.equal(given["hidden_states"], ((1 - mix) * clean + mix * noise).bfloat16())
+    assert flow == pytest.approx((velocity.float() - (noise - clean)).square().mean().item(), rel=1e-6)
+
+
 def test_a_step_is_the_same_split_over_passes(random_folder, tmp_path):
     """The flow loss and its gradients; the mask loss is a mean over each pass's own pairs."""
     together = replace(CONFIG, steps=2, batch=4, mask_weight=0.0)
@@ -285,13 +311,47 @@ def test_a_step_is_the_same_split_over_passes(random_folder, tmp_path):
     np.testing.assert_allclose(one[columns], two[columns], rtol=1e-4)
 
 
+_KEEPING = """
+import torch
+from mmdit_probe.magnet.train import MagnetTrainer
+
+finish = MagnetTrainer._finish
+
+def keeping(self):
+    torch.save([weight.detach() for weight in self.trained], f"process{self.accelerator.process_index}.pt")
+    finish(self)
+
+MagnetTrainer._finish = keeping
+"""
+
+
 def test_two_processes_train_as_one_with_accumulation(run, tmp_path, random_folder):
-    command = ["magnet", "train", "--steps", "2", "--batch", "2", "--layer", "1", "--rank", "2", "--warmup", "1"]
+    """LoRA and mask head; gradients are clipped, so that each process's step depends on the norm of all of them."""
+    command = ["magnet", "train", "--steps", "3", "--batch", "2", "--layer", "1", "--rank", "2", "--warmup", "1"]
+    command += ["--mask-head", "--gradient-clip", "0.01", "--lr", "1e-3"]
     assert run(*command, "--accumulate", "2", "--out", "one")[0] == 0
-    output = in_two_processes([*command, "--out", "two", "--model", str(random_folder), "--json"], tmp_path)
-    assert json.loads(output)["last"]["step"] == 1
+    output = in_two_processes([*command, "--out", "two", "--model", str(random_folder), "--json"], tmp_path, _KEEPING)
+    assert json.loads(output)["last"]["step"] == 2
+    weights = [torch.load(tmp_path / f"process{number}.pt") for number in (0, 1)]
+    assert len(weights[0]) == 3 * 4 * 2 + 6  # two matrices for each of a layer's four projections, and the head's
+    assert all(torch.equal(first, second) for first, second in zip(*weights, strict=True))
     one, two = (pd.read_csv(tmp_path / name / "losses.csv") for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two, rtol=1e-4)
+
+
+@pytest.mark.parametrize("theirs", [0.0, 3.0])
+@pytest.mark.parametrize("ours", [None, 1.0])
+def test_a_mask_head_that_only_some_processes_ran_is_shared_by_all(ours, theirs):
+    """The mean over processes, one without masks counting as 0; nothing where none had any, as with one process."""
+    head = MaskHead(2)
+    for weight in head.parameters():
+        weight.grad = None if ours is None else torch.full_like(weight, ours)
+    other = torch.tensor([float(theirs > 0)] + [theirs] * sum(weight.numel() for weight in head.parameters()))
+    accelerator = SimpleNamespace(num_processes=2, reduce=lambda mine, how: (mine + other) / 2)
+    MagnetTrainer._share_head(SimpleNamespace(head=head, accelerator=accelerator))
+    expected = None if ours is None and not theirs else ((ours or 0.0) + theirs) / 2
+    for weight in head.parameters():
+        assert (weight.grad is None) if expected is None else bool((weight.grad == expected).all())
 
 
 @pytest.mark.parametrize(

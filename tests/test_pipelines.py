@@ -2,7 +2,10 @@ import json
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from conftest import make_sd3
+from diffusers import DiffusionPipeline, FluxTransformer2DModel
+from models_flux import SMALL
+from small_pipelines import small_pipeline
 
 from mmdit_probe import load_pipeline
 from mmdit_probe.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
@@ -46,7 +49,7 @@ def test_access_and_memory_errors_are_explained(monkeypatch, random_folder):
 
 
 def test_defaults_come_from_the_folder_or_from_the_family(random_folder, random_pipe):
-    assert model_defaults(random_pipe).expert_layer == 9
+    assert model_defaults(random_pipe).expert_layer is None  # layer 9 is published for 24 layers
     assert model_defaults(random_pipe).guidance_scale == 7.5
     file = random_folder / "probe_defaults.json"
     file.write_text(json.dumps({"expert_layer": 1, "guidance_scale": 2.0, "max_sequence_length": 0, "why": "measured"}))
@@ -54,6 +57,22 @@ def test_defaults_come_from_the_folder_or_from_the_family(random_folder, random_
         assert model_defaults(random_pipe).expert_layer == 1
     finally:
         file.unlink()
+
+
+@pytest.mark.parametrize(("layers", "expert"), [(3, None), (24, 9), (38, None)])
+def test_the_published_layer_is_that_of_models_of_its_depth(random_pipe, layers, expert):
+    """SD3 and SD3.5 medium have 24 blocks, SD3.5 large has 38."""
+    random_pipe.transformer = make_sd3(layers)
+    defaults = model_defaults(random_pipe)
+    assert (defaults.expert_layer, defaults.max_sequence_length) == (expert, 77)
+    assert defaults.why == ("published for Stable Diffusion 3, 3.5 with 24 layers" if expert else "")
+
+
+@pytest.mark.parametrize(("double", "single", "expert"), [(19, 38, 12), (2, 1, None), (8, 38, None)])
+def test_flux_has_a_published_layer_at_its_own_depth(double, single, expert):
+    flux = small_pipeline("flux")
+    flux.transformer = FluxTransformer2DModel(**{**SMALL, "num_layers": double, "num_single_layers": single})
+    assert model_defaults(flux).expert_layer == expert
 
 
 @pytest.mark.parametrize(("timestep", "sigma"), [(8, 0.515), (28, 1.0), (20, 0.877)])

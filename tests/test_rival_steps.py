@@ -213,6 +213,21 @@ def test_the_eigenvector_is_the_second_one_of_the_normalised_laplacian():
     assert best_cut(weights)[1] == pytest.approx(expected, abs=1e-6)
 
 
+class WithoutDoubles(torch.Tensor):
+    """Stands for a tensor on MPS, which has no fp64."""
+
+    def double(self):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_cuts_are_made_where_there_is_fp64():
+    features = torch.eye(2)[torch.arange(12) % 2]
+    assert torch.equal(recursive_cut(features.as_subclass(WithoutDoubles)), recursive_cut(features))
+
+
 @pytest.mark.parametrize("parts", [2, 3])
 def test_clean_blocks_of_features_are_so_many_regions(parts):
     owner = torch.arange(24) % parts

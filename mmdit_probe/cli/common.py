@@ -32,7 +32,11 @@ Timesteps = Annotated[
     str, typer.Option(help="Timesteps to read, counted from the clean end: 8 of 28 is the 21st step.")
 ]
 GuidanceScale = Annotated[
-    float | None, typer.Option(help="Classifier-free guidance; the model's own default if not given.")
+    float | None,
+    typer.Option(
+        help="Classifier-free guidance; the model's own default if not given. Which number turns it off depends on the "
+        "pipeline: 1 for most, 0 for Z-Image."
+    ),
 ]
 MaxSequenceLength = Annotated[
     int | None,
@@ -60,7 +64,7 @@ Longest = Annotated[
 ]
 Layers = Annotated[str, typer.Option(help="Layers to read: all, or numbers such as 3,7.")]
 Out = Annotated[Path, typer.Option(help="Output folder.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or mps (untested).")]
 Dtype = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the weights.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 Offload = Annotated[

@@ -53,7 +53,8 @@ def guide(
 ) -> None:
     """Perturbed guidance: steer away from what the model would draw with one layer's words blurred.
 
-    eps + scale (eps - eps_blurred), beside classifier-free guidance (--guidance-scale 1 turns that off).
+    eps + scale (eps - eps_blurred), beside classifier-free guidance. --guidance-scale turns that off at 1 for SD3 and most
+    pipelines and at 0 for Z-Image; a model distilled with guidance, such as Flux.1-dev, is told the number instead.
 
     Writes guide_sheet.pdf / .png (Seg4Diff, Fig. 6), guide_gains.pdf / .png, guide_gains.csv with 95% bootstrap
     intervals over prompts and seeds, and guide_scores.csv with every picture's scores.

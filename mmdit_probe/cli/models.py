@@ -16,7 +16,14 @@ def models(as_json: common.AsJson = False) -> None:
 
     defaults = json.loads((embedded_folder() / "probe_defaults.json").read_text())
     rows = [
-        {"family": f.name, "transformer": f.transformer, "models": f.models, "expert_layer": f.expert} for f in FAMILIES
+        {
+            "family": f.name,
+            "transformer": f.transformer,
+            "models": f.models,
+            "expert_layer": f.expert,
+            "of_layers": f.depth,
+        }
+        for f in FAMILIES
     ]
     if as_json:
         typer.echo(json.dumps({"embedded": {"name": EMBEDDED, **defaults}, "families": rows}, indent=1))
@@ -25,5 +32,5 @@ def models(as_json: common.AsJson = False) -> None:
     typer.echo("Families (--model FOLDER or hub id):")
     widths = [max(len(str(row[key])) for row in rows) for key in ("family", "models")]
     for row in rows:
-        expert = "" if row["expert_layer"] is None else f"  expert layer {row['expert_layer']}"
+        expert = "" if row["expert_layer"] is None else f"  expert layer {row['expert_layer']} of {row['of_layers']}"
         typer.echo(f"  {row['family']:<{widths[0]}}  {row['models']:<{widths[1]}}  {row['transformer']}{expert}")

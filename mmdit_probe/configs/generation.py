@@ -15,7 +15,8 @@ class GenerationConfig:
     """How pictures are generated.
 
     ``guidance_scale`` and ``max_sequence_length`` None take the model's own default: the paper's 7.5 and 77
-    (77 CLIP + 77 zero T5 positions = 154) for SD3.
+    (77 CLIP + 77 zero T5 positions = 154) for SD3. Which scale turns guidance off depends on the pipeline: 1 for most, SD3
+    among them, 0 for Z-Image; models distilled with guidance, such as Flux.1-dev, are told the number, and none turns it off.
     """
 
     steps: int = 28
@@ -33,7 +34,9 @@ class GenerationConfig:
         _check_range("seed", self.seed, 0, LARGEST_SEED)
         scale = self.guidance_scale
         if scale is not None and not (math.isfinite(scale) and scale >= 0):
-            raise ValueError(f"guidance_scale must be a number of 0 or more, got {scale}; 1 turns guidance off")
+            raise ValueError(
+                f"guidance_scale must be a number of 0 or more, got {scale}; no guidance is 1 for most pipelines, 0 for Z-Image"
+            )
 
 
 def _check_range(name: str, value: int | None, low: int, high: int | None) -> None:

@@ -15,7 +15,7 @@ from .cross_attention import CROSS_ATTENTION, UNET_SELF, UNetPlace, output_proje
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
 from .flux import FLUX
 from .generic import generic_family
-from .given import Given, call_default
+from .given import Given, call_default, device_of
 from .latents import LATENTS
 from .qwen import QWEN
 from .single_stream import SINGLE_STREAM
@@ -36,6 +36,7 @@ FAMILIES: tuple[Family, ...] = (
 
 def family_of(transformer: nn.Module) -> Family:
     """The family of a transformer, a made-up one if its class is unknown; `ValueError` if it has no attention blocks."""
+    transformer = uncompiled(transformer)
     classes = {base.__name__ for base in type(transformer).__mro__}
     for family in FAMILIES:
         if family.transformer in classes:
@@ -47,11 +48,19 @@ def family_of(transformer: nn.Module) -> Family:
     raise ValueError(f"Probe: {type(transformer).__name__} is not a supported transformer; supported: {known}")
 
 
+def uncompiled(module: Any) -> Any:
+    """The module that `torch.compile` wrapped; any other as it is."""
+    return getattr(module, "_orig_mod", module)
+
+
 def denoiser_of(pipe: Any) -> Any:
-    """The module of a pipeline that is probed: its transformer or U-Net; anything else is returned as it is."""
+    """The module of a pipeline that is probed: its transformer or U-Net, itself where it is compiled.
+
+    Anything but a pipeline is returned as it is, or as the module that was compiled.
+    """
     found = getattr(pipe, "transformer", None)
     found = getattr(pipe, "unet", None) if found is None else found
-    return pipe if found is None else found
+    return uncompiled(pipe if found is None else found)
 
 
 def given_of(pipe: Any) -> Given:
@@ -74,6 +83,7 @@ __all__ = [
     "UNetPlace",
     "call_default",
     "denoiser_of",
+    "device_of",
     "family_of",
     "given_of",
     "named_inputs",

@@ -86,7 +86,7 @@ class Family:
             discrete diffusion schedule, the position in it, from 1 (noise) to 0 (image).
         text_parts: the text positions that a pipeline makes, given ``max_sequence_length``; none if they
             are not described.
-        expert: the published expert layer.
+        expert: the published expert layer, of the models with ``depth`` layers; others of the family have none known.
         given: how the family is given a picture to read; None if that is not known.
         main: name of the argument that carries the image; its first axis, or its length, is the batch.
         time: name of the timestep argument.
@@ -104,6 +104,7 @@ class Family:
     sigmas: Callable[[Any, Tensor], Tensor] = thousandths
     text_parts: Callable[[Any, int], list[TextPart]] = unknown_text
     expert: int | None = None
+    depth: int | None = None
     given: Given | None = None
     main: str = "hidden_states"
     time: str = "timestep"

@@ -98,6 +98,7 @@ FLUX = (
         sigmas=fraction,
         text_parts=_second_t5,
         expert=12,
+        depth=57,  # 19 double-stream and 38 single-stream blocks
         given=Given(_flux_prompts, _flux_arguments, sigmas=even_sigmas, time=same),
     ),
     Family(

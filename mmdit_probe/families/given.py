@@ -15,6 +15,11 @@ from torch import Tensor
 Text = Mapping[str, Any]
 
 
+def device_of(pipe: Any) -> torch.device:
+    """Where the pipeline's models are while they work: of offloaded ones the device of their hooks, not of their weights."""
+    return pipe._execution_device
+
+
 def latents_of(pipe: Any, pixels: Tensor) -> Tensor:
     """(batch, channels, rows, cols): the posterior mean, shifted and scaled as the pipeline does."""
     config = pipe.vae.config
@@ -73,7 +78,7 @@ def guidance_of(pipe: Any, batch: int) -> dict[str, Tensor]:
     scale = call_default(pipe, "guidance_scale")
     if scale is None:
         raise ValueError(f"{type(pipe).__name__}: the model is told a guidance, but its pipeline has no default for it")
-    return {"guidance": torch.full((batch,), float(scale), device=pipe.transformer.device)}
+    return {"guidance": torch.full((batch,), float(scale), device=device_of(pipe))}
 
 
 def call_default(pipe: Any, name: str) -> Any:

@@ -38,5 +38,6 @@ STABLE_DIFFUSION_3 = Family(
     layout=_layout,
     text_parts=_text,
     expert=9,
+    depth=24,  # SD3 and SD3.5 medium; SD3.5 large has 38
     given=Given(_prompts),
 )

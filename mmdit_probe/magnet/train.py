@@ -196,6 +196,7 @@ class MagnetTrainer:
                 self.accelerator.backward(losses.total / len(batches))
             mask = losses.mask
             parts.append([losses.total.item(), losses.flow.item(), mask.focal.item(), mask.dice.item(), mask.pairs])
+        self._share_head()
         gradient = self.accelerator.clip_grad_norm_(self.trained, self.config.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -206,6 +207,21 @@ class MagnetTrainer:
         self._check_finite(shared[0])
         names = ("loss", "flow", "focal", "dice", "pairs")
         return {"step": self.step, **dict(zip(names, shared, strict=True)), "rate": rate, "gradient": float(gradient)}
+
+    def _share_head(self) -> None:
+        """The mask head's gradients, mean over the processes, as the transformer's are; none where no process has any.
+
+        By hand: a process whose pictures have no masks does not run the head, which a wrapped one would wait for.
+        """
+        if self.head is None or self.accelerator.num_processes == 1:
+            return
+        weights = list(self.head.parameters())
+        own = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        ran = own[0].new_tensor([float(any(weight.grad is not None for weight in weights))])
+        shared = self.accelerator.reduce(torch.cat([ran, *(gradient.flatten() for gradient in own)]), "mean")
+        if shared[0] > 0:
+            for weight, gradient in zip(weights, shared[1:].split([w.numel() for w in weights]), strict=True):
+                weight.grad = gradient.view_as(weight)
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -219,11 +235,11 @@ class MagnetTrainer:
         clean = encode_images(self.pipe, [example.pixels for example in chosen])
         noise, sigma = self._noise(positions, clean)
         mix = sigma[:, None, None, None]
-        noisy = (1 - mix) * clean + mix * noise
+        noisy = ((1 - mix) * clean.float() + mix * noise).to(clean.dtype)
         with self.probe:
             velocity = self.model(hidden_states=noisy, timestep=1000 * sigma, **features.inputs).sample
         attention = self.tap.take()
-        flow = (velocity.float() - (noise - clean).float()).square().mean()
+        flow = (velocity.float() - (noise - clean.float())).square().mean()
         config = self.config
         with torch.set_grad_enabled(config.mask_weight > 0):
             mask = mask_loss(attention, targets, config, self.head)
@@ -231,12 +247,13 @@ class MagnetTrainer:
         return Losses(flow + config.mask_weight * weighted, flow, mask)
 
     def _noise(self, positions: Sequence[int], clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise and noise levels in fp32, whatever the weights are: bf16 would round a timestep to a multiple of 4."""
         config, shift = self.config, float(self.pipe.scheduler.config.shift)
         drawn = [
             noise_at(p, clean.shape[1:], config.seed, config.noise_mean, config.noise_std, shift) for p in positions
         ]
-        noise = torch.stack([noise for noise, _ in drawn]).to(clean)
-        return noise, torch.tensor([sigma for _, sigma in drawn]).to(clean)
+        noise = torch.stack([noise for noise, _ in drawn]).to(clean.device)
+        return noise, torch.tensor([sigma for _, sigma in drawn], device=clean.device)
 
     def _text(self, chosen: Sequence[Example]) -> tuple[PromptFeatures, list[Target]]:
         """The prompts' features, and what the maps of each prompt's tokens are compared with."""

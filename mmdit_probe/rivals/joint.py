@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..attention import JointAttention
 from ..configs import GroupConfig
+from ..families import denoiser_of, family_of
 from ..forward import PromptFeatures
 from ..readouts import Fields, Readout
 from ..segmentation.baselines import baseline_regions
@@ -83,11 +84,14 @@ class RefinedReader(MapReader):
         """iSeg: the class words' features times ``word_scale``."""
         if self.method != "iseg":
             return features
-        states = features.inputs["encoder_hidden_states"].clone()
-        for row, prompt in enumerate(self._prompts):
+        name = family_of(denoiser_of(self.pipe)).features
+        states = features.inputs[name]  # one tensor, or in some families a list of prompts of their own lengths
+        rows = [row.clone() for row in states]
+        for row, prompt in zip(rows, self._prompts, strict=True):
             for span in prompt.spans:
-                states[row, list(span)] *= self.config.word_scale
-        return replace(features, inputs={**features.inputs, "encoder_hidden_states": states})
+                row[list(span)] *= self.config.word_scale
+        scaled = torch.stack(rows) if isinstance(states, Tensor) else rows
+        return replace(features, inputs={**features.inputs, name: scaled})
 
     def _refined(self, attention: JointAttention) -> list[Tensor]:
         """(class, row, col) of each batch row."""

@@ -62,13 +62,13 @@ def recursive_cut(
 ) -> Int[Tensor, " nodes"]:
     """Region number of each node: a set of nodes is split in two while the best normalised cut is below ``tau``.
 
-    `ValueError` if ``tau`` is not above 0.
+    Computed in fp64 on the CPU, since not every device has that (MPS has not). `ValueError` if ``tau`` is not above 0.
     """
     if not tau > 0:
         raise ValueError(f"recursive_cut: tau must be above 0, got {tau}; 0.5 is DiffCut's")
-    weights = affinity(features, power)
-    regions = torch.zeros(len(features), dtype=torch.long, device=features.device)
-    waiting, found = [torch.arange(len(features), device=features.device)], 0
+    weights = affinity(features.cpu(), power)
+    regions = torch.zeros(len(features), dtype=torch.long)
+    waiting, found = [torch.arange(len(features))], 0
     while waiting:
         nodes = waiting.pop()
         side, value = best_cut(weights[nodes][:, nodes], thresholds) if len(nodes) >= SMALLEST else (None, 2.0)
@@ -77,7 +77,7 @@ def recursive_cut(
             continue
         regions[nodes] = found
         found += 1
-    return regions
+    return regions.to(features.device)
 
 
 def region_cosines(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import JointAttention
-from ..families import UNET_SELF
+from ..families import UNET_SELF, device_of
 from ..forward import to_pixels
 from ..probe import Probe
 from ..readouts import Fields, Readout
@@ -59,7 +59,8 @@ class UNetReader:
     def latents(self, picture: np.ndarray) -> Tensor:
         """(1, channels, rows, cols) of a picture (height, width, 3) uint8, mixed with noise."""
         vae, generator = self.pipe.vae, torch.Generator().manual_seed(self.seed)
-        posterior = vae.encode(to_pixels([squared(picture, self.side)], vae.device).to(vae.dtype)).latent_dist
+        pixels = to_pixels([squared(picture, self.side)], device_of(self.pipe))
+        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
         clean = posterior.mean
         if self.sample:
             clean = clean + posterior.std * torch.randn(clean.shape, generator=generator).to(clean)
@@ -72,7 +73,7 @@ class UNetReader:
     @torch.no_grad()
     def encode(self, prompt: str) -> tuple[Tensor, dict[str, Any]]:
         """Text features (1, tokens, width) of a prompt and what else the U-Net is given."""
-        place = self.pipe._execution_device  # where the models are when they work, offloaded ones too
+        place = device_of(self.pipe)
         if hasattr(self.pipe, "text_encoder_2"):
             found = self.pipe.encode_prompt(prompt, device=place, do_classifier_free_guidance=False)
             size = [self.side, self.side, 0, 0, self.side, self.side]

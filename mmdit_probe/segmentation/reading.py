@@ -29,7 +29,7 @@ def expert_layer(pipe: Any) -> int:
     """The layer with the best masks, measured or published; `ValueError` if none is known."""
     layer = model_defaults(pipe).expert_layer
     if layer is None:
-        raise ValueError("no expert layer is known for this model: give a layer number")
+        raise ValueError("no expert layer is known for this model: give a layer number, or find one (find_expert)")
     return layer
 
 
