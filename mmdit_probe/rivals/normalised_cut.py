@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..kernels import FUSED
+
 SMALLEST = 2
 """Fewer nodes are not split."""
 
@@ -62,13 +64,14 @@ def recursive_cut(
 ) -> Int[Tensor, " nodes"]:
     """Region number of each node: a set of nodes is split in two while the best normalised cut is below ``tau``.
 
-    Computed in fp64 on the CPU, since not every device has that (MPS has not). `ValueError` if ``tau`` is not above 0.
+    Computed in fp64, where a device has none (MPS) on the CPU. `ValueError` if ``tau`` is not above 0.
     """
     if not tau > 0:
         raise ValueError(f"recursive_cut: tau must be above 0, got {tau}; 0.5 is DiffCut's")
-    weights = affinity(features.cpu(), power)
-    regions = torch.zeros(len(features), dtype=torch.long)
-    waiting, found = [torch.arange(len(features))], 0
+    place = features.device if features.device.type in FUSED else torch.device("cpu")
+    weights = affinity(features.to(place), power)
+    regions = torch.zeros(len(features), dtype=torch.long, device=place)
+    waiting, found = [torch.arange(len(features), device=place)], 0
     while waiting:
         nodes = waiting.pop()
         side, value = best_cut(weights[nodes][:, nodes], thresholds) if len(nodes) >= SMALLEST else (None, 2.0)
