@@ -21,6 +21,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from .families import call_default, denoiser_of, family_of
+from .quantization import quantization
 from .texts import shown
 
 EMBEDDED = "tiny-sd3"
@@ -78,6 +79,7 @@ def load_pipeline(
     t5: bool = False,
     offload: Offload = "none",
     lora: str | None = None,
+    quantize: str = "none",
     **options: Any,
 ) -> DiffusionPipeline:
     """A ready pipeline.
@@ -90,6 +92,7 @@ def load_pipeline(
         t5: load SD3's T5 encoder; off as in the paper, which uses the CLIP encoders alone.
         offload: what stays in main memory until it is needed: "none", "model" (one model of the pipeline at a time on
             the GPU) or "sequential" (one layer at a time: slow, in little memory).
+        quantize: weights of the transformer in fewer bits: "none", "int8" (torchao) or "nf4" (bitsandbytes, CUDA).
         lora: a LoRA's .safetensors file, folder or hub id, loaded on top.
         options: passed on to `DiffusionPipeline.from_pretrained`.
 
@@ -100,6 +103,7 @@ def load_pipeline(
         raise ValueError(f"load_pipeline: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     place = torch_device(device)
     _check_offload(offload, place)
+    bits = quantization(quantize, DTYPES[dtype], place)
     source = str(embedded_folder()) if model == EMBEDDED else model
     local = Path(source).is_dir()
     if revision is not None and local:
@@ -112,7 +116,7 @@ def load_pipeline(
         with quiet_loading():
             options = {**_without_t5(source, revision, local, t5), **options}
             pipe = DiffusionPipeline.from_pretrained(
-                source, dtype=DTYPES[dtype], revision=revision, local_files_only=local, **{**_SAFE, **options}
+                source, dtype=DTYPES[dtype], revision=revision, local_files_only=local, **{**_SAFE, **bits, **options}
             )
             if lora is not None:
                 _load_lora(pipe, lora)
