@@ -61,7 +61,7 @@ def dataset_name(given: str) -> str:
 def held_out_scenes(count: int, split: Split = "test") -> LabelledPictures:
     """The first ``count`` scenes of the test split, or of val, on which settings are chosen; each drawn when it is asked for."""
     name = "scenes" if split == "test" else f"scenes-{split}"
-    return LabelledPictures(name, CLASSES, _Scenes(range(count), split))
+    return LabelledPictures(name, CLASSES, _Scenes(range(count), split), built_in=True)
 
 
 class _Scenes(Sequence[Sample]):
