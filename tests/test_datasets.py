@@ -151,6 +151,9 @@ def test_cityscapes(tmp_path):
     first, second = open_dataset("cityscapes", tmp_path).samples
     assert (first.name, second.name) == ("lindau_000000_000019", "munster_000000_000019")
     np.testing.assert_array_equal(first.read(), [[0, 18, 255, 255], [13, 255, 255, 255]])
+    more = open_dataset("cityscapes-27", tmp_path)
+    np.testing.assert_array_equal(more.samples[0].read(), [[0, 26, 255, 255], [19, 22, 23, 255]])
+    assert [more.classes[number] for number in (0, 26, 19, 22, 23)] == ["road", "bicycle", "car", "caravan", "trailer"]
 
 
 @pytest.mark.parametrize("classes", [["sky", "sea"], {"0": "sky", "1": "sea"}])
@@ -288,7 +291,14 @@ def test_label_files_must_hold_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("context", 59), ("coco-object", 80), ("coco-stuff-27", 27), ("ade20k", 150), ("cityscapes", 19)],
+    [
+        ("context", 59),
+        ("coco-object", 80),
+        ("coco-stuff-27", 27),
+        ("ade20k", 150),
+        ("cityscapes", 19),
+        ("cityscapes-27", 27),
+    ],
 )
 def test_every_class_has_a_value(name, count):
     known = labelling(name)

@@ -29,6 +29,7 @@ READERS: Mapping[str, Callable[[Path], LabelledPictures]] = {
     "coco-stuff-27": partial(read_coco, name="coco-stuff-27"),
     "ade20k": read_ade20k,
     "cityscapes": read_cityscapes,
+    "cityscapes-27": partial(read_cityscapes, name="cityscapes-27"),
     "folder": read_folder,
 }
 DATASETS = ("scenes", *READERS)
