@@ -18,6 +18,7 @@ from mmdit_probe.figures.style import save_figure
 from mmdit_probe.pipelines import EMBEDDED
 from mmdit_probe.prompt_sets import read_prompts, scene_prompts
 from mmdit_probe.runs import write_text
+from mmdit_probe.segmentation.paper_tables import Row, seg4diff_row
 from mmdit_probe.segmentation.reading import expert_layer
 
 Value = TypeVar("Value")
@@ -61,6 +62,12 @@ class Analysis:
             found[name] = path
         return found
 
+    def loras_of(self, *names: str) -> list[str | None]:
+        """The LoRAs of these names, None for one that was not given; `ValueError` if another was."""
+        if unknown := sorted(set(self.loras) - set(names)):
+            raise ValueError(f"--lora: names are {', '.join(names)} here, got {', '.join(unknown)}")
+        return [self.loras.get(name) for name in names]
+
     def at_once(self, embedded: int, larger: int) -> int:
         """Pictures or prompts of one forward pass: --batch, or the script's own for the embedded or a larger model."""
         return self.batch or (embedded if self.model == EMBEDDED else larger)
@@ -95,6 +102,13 @@ class Analysis:
 def expert_of(pipe: Any) -> int:
     """The layer with the best masks."""
     return expert_layer(pipe)
+
+
+def with_model(analysis: Analysis, rows: dict[str, Row]) -> dict[str, Row]:
+    """A table's rows and one more for --model; with --quick that one alone."""
+    place = {"device": analysis.device, "dtype": analysis.dtype}
+    own = {f"Seg4Diff {Path(analysis.model).name}": seg4diff_row(load_pipeline, analysis.model, **place)}
+    return analysis.fewer({**rows, **own}, own)
 
 
 def main(run: Callable[[Analysis], Sequence[str] | None], doc: str | None, lora: bool = False) -> None:
