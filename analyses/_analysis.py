@@ -13,9 +13,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmdit_probe import load_pipeline
+from mmdit_probe.digests import model_label
 from mmdit_probe.figures.style import save_figure
+from mmdit_probe.pipelines import EMBEDDED
 from mmdit_probe.prompt_sets import read_prompts, scene_prompts
 from mmdit_probe.runs import write_text
+from mmdit_probe.segmentation.paper_tables import Row, seg4diff_row
 from mmdit_probe.segmentation.reading import expert_layer
 
 Value = TypeVar("Value")
@@ -36,6 +39,7 @@ class Analysis:
     clip: str | None
     device: str
     dtype: str
+    batch: int | None
     lora: tuple[str, ...]
 
     def pipe(self, lora: str | None = None) -> Any:
@@ -45,14 +49,35 @@ class Analysis:
     @property
     def label(self) -> str:
         """What numbers depend on: a folder of finished parts is continued only with the same."""
-        return f"{self.model}, {self.dtype}"
+        return model_label(self.model, self.dtype)
+
+    @property
+    def loras(self) -> dict[str, str]:
+        """The LoRAs of --lora by name; `ValueError` if one has no name or no path."""
+        found = {}
+        for given in self.lora:
+            name, equals, path = given.partition("=")
+            if not name or not equals or not path:
+                raise ValueError(f"--lora: expected NAME=PATH, such as magnet=out/lora.safetensors; got {given!r}")
+            found[name] = path
+        return found
+
+    def loras_of(self, *names: str) -> list[str | None]:
+        """The LoRAs of these names, None for one that was not given; `ValueError` if another was."""
+        if unknown := sorted(set(self.loras) - set(names)):
+            raise ValueError(f"--lora: names are {', '.join(names)} here, got {', '.join(unknown)}")
+        return [self.loras.get(name) for name in names]
+
+    def at_once(self, embedded: int, larger: int) -> int:
+        """Pictures or prompts of one forward pass: --batch, or the script's own for the embedded or a larger model."""
+        return self.batch or (embedded if self.model == EMBEDDED else larger)
 
     def prompts(self, count: int) -> tuple[str, ...]:
         """The first prompts of --prompts, or of held-out scenes for the embedded model."""
         count = min(count, 2) if self.quick else count
         if self.prompts_file is not None:
             return read_prompts(self.prompts_file)[:count]
-        if self.model != "tiny-sd3":
+        if self.model != EMBEDDED:
             raise ValueError("give --prompts FILE, a text file with one prompt a line: tiny-sd3 alone knows scenes")
         return scene_prompts(count)
 
@@ -79,21 +104,33 @@ def expert_of(pipe: Any) -> int:
     return expert_layer(pipe)
 
 
+def with_model(analysis: Analysis, rows: dict[str, Row]) -> dict[str, Row]:
+    """A table's rows and one more for --model; with --quick that one alone."""
+    place = {"device": analysis.device, "dtype": analysis.dtype}
+    own = {f"Seg4Diff {Path(analysis.model).name}": seg4diff_row(load_pipeline, analysis.model, **place)}
+    return analysis.fewer({**rows, **own}, own)
+
+
 def main(run: Callable[[Analysis], Sequence[str] | None], doc: str | None, lora: bool = False) -> None:
     """Read the command line, run the script, print what it found; a user's mistake is one line and exit code 2."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny-sd3", help="tiny-sd3, a diffusers folder, or a hub id")
+    parser.add_argument("--model", default=EMBEDDED, help="tiny-sd3, a diffusers folder, or a hub id")
     parser.add_argument("--quick", action="store_true", help="only to see that it works; the numbers mean nothing")
     parser.add_argument("--out", type=Path, default=None, help="results/, or results/quick/ with --quick")
     parser.add_argument("--prompts", type=Path, default=None, help="text file with one prompt a line")
     parser.add_argument("--clip", default=None, help="CLIP for scores; tiny-sd3 brings its own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16", "fp16"])
+    parser.add_argument(
+        "--batch", type=int, default=None, help="pictures of one forward pass; the script's own if not given"
+    )
     if lora:
         parser.add_argument(
             "--lora", action="append", default=[], metavar="NAME=PATH", help="may be given several times"
         )
     given = parser.parse_args()
+    if given.batch is not None and given.batch < 1:
+        parser.error(f"--batch must be at least 1, got {given.batch}")
     out = given.out or Path("results/quick" if given.quick else "results")
     loras = tuple(given.lora) if lora else ()
     analysis = Analysis(
@@ -105,6 +142,7 @@ def main(run: Callable[[Analysis], Sequence[str] | None], doc: str | None, lora:
         given.clip,
         given.device,
         given.dtype,
+        given.batch,
         loras,
     )
     try:

@@ -19,13 +19,17 @@ SHOWN = 5
 AROUND = (-5, -3, 0, 2, 4)
 """Layers on the small sheet, counted from the expert layer."""
 STEPS = 28
+BATCH = PerturbConfig.batch
+"""Prompts that are generated together."""
 
 
 def run(analysis: Analysis) -> list[str]:
     pipe = analysis.pipe()
     layers, expert = tuple(Probe(pipe, []).layers), expert_of(pipe)
     prompts = analysis.prompts(PROMPTS)
-    config = PerturbConfig(prompts, layers, seeds=SEEDS, generation=GenerationConfig(analysis.fewer(STEPS, 2)))
+    generation = GenerationConfig(analysis.fewer(STEPS, 2))
+    batch = analysis.at_once(BATCH, BATCH)
+    config = PerturbConfig(prompts, layers, seeds=SEEDS, batch=batch, generation=generation)
     pictures = run_perturbation(pipe, config, analysis.folder(), analysis.label)
     scores = make_scores(analysis.model, analysis.clip, None, analysis.device)
     scored = score_pictures(pictures, scores)

@@ -18,12 +18,15 @@ SCALES = (0.0, 1.0, 2.0, 4.0)
 SHOWN = 6
 """Prompts on the sheet."""
 STEPS = 28
+BATCH = GuideConfig.batch
+"""Prompts that are generated together."""
 
 
 def run(analysis: Analysis) -> list[str]:
     pipe, prompts = analysis.pipe(), analysis.prompts(PROMPTS)
     generation = GenerationConfig(analysis.fewer(STEPS, 2))
-    config = GuideConfig(prompts, (expert_of(pipe),), SCALES, seeds=SEEDS, generation=generation)
+    batch = analysis.at_once(BATCH, BATCH)
+    config = GuideConfig(prompts, (expert_of(pipe),), SCALES, seeds=SEEDS, batch=batch, generation=generation)
     pictures = run_guidance(pipe, config, analysis.folder(), analysis.label)
     scores = make_scores(analysis.model, analysis.clip, None, analysis.device)
     scored = score_pictures(pictures, scores)

@@ -13,11 +13,13 @@ from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
 
 DATASET, ROOT, PICTURES = "scenes", None, 300
 TIMESTEPS = (8,)
+BATCH, LARGER = 50, 8
+"""Pictures of one forward pass: of tiny-sd3, of a larger model."""
 
 
 def run(analysis: Analysis) -> list[str]:
     pictures = open_dataset(DATASET, ROOT, analysis.fewer(PICTURES, 2))
-    config = EvaluateConfig(DATASET, timesteps=TIMESTEPS, batch=50)
+    config = EvaluateConfig(DATASET, timesteps=TIMESTEPS, batch=analysis.at_once(BATCH, LARGER))
     result = tabulate(run_evaluation(analysis.pipe(), pictures, config, analysis.folder(), analysis.label))
     analysis.figure(evaluation_figure(result.views, result.baselines), "fig08_layers")
     analysis.table(result.views, "fig08_layers")

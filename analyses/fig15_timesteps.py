@@ -13,12 +13,16 @@ from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
 
 DATASET, ROOT, PICTURES = "scenes", None, 200
 TIMESTEPS = (1, 2, 4, 6, 8, 12, 16, 20, 24, 28)
+BATCH, LARGER = 50, 4
+"""Pictures of one forward pass: of tiny-sd3, of a larger model."""
 
 
 def run(analysis: Analysis) -> list[str]:
     pipe = analysis.pipe()
     pictures = open_dataset(DATASET, ROOT, analysis.fewer(PICTURES, 2))
-    config = EvaluateConfig(DATASET, timesteps=analysis.fewer(TIMESTEPS, TIMESTEPS[:2]), batch=50)
+    config = EvaluateConfig(
+        DATASET, timesteps=analysis.fewer(TIMESTEPS, TIMESTEPS[:2]), batch=analysis.at_once(BATCH, LARGER)
+    )
     result = tabulate(run_evaluation(pipe, pictures, config, analysis.folder(), analysis.label))
     analysis.figure(timesteps_figure(result.views, expert_of(pipe)), "fig15_timesteps")
     analysis.table(result.views, "fig15_timesteps")

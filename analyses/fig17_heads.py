@@ -13,11 +13,13 @@ from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
 
 DATASET, ROOT, PICTURES = "scenes", None, 200
 TIMESTEPS = (8,)
+BATCH, LARGER = 20, 1
+"""Pictures of one forward pass: of tiny-sd3, of a larger model; every head of every layer is kept."""
 
 
 def run(analysis: Analysis) -> list[str]:
     pictures = open_dataset(DATASET, ROOT, analysis.fewer(PICTURES, 2))
-    config = EvaluateConfig(DATASET, heads="each", timesteps=TIMESTEPS, batch=20)
+    config = EvaluateConfig(DATASET, heads="each", timesteps=TIMESTEPS, batch=analysis.at_once(BATCH, LARGER))
     result = tabulate(run_evaluation(analysis.pipe(), pictures, config, analysis.folder(), analysis.label))
     analysis.figure(heads_figure(result.views), "fig17_heads")
     analysis.table(result.views, "fig17_heads")

@@ -1,31 +1,43 @@
-"""Seg4Diff, its refinements by rivals, and DiffSeg and DiffCut on the same layer of tiny-sd3: mIoU and pictures a second.
+"""Seg4Diff, its refinements by rivals, and DiffSeg and DiffCut on the same layer of a model: mIoU and pictures a second.
 
-python analyses/rivals_on_mmdit.py [--magnet LORA_FOLDER]
+python analyses/rivals_on_mmdit.py [--model MODEL] [--lora NAME=PATH] [--quick]
 
-Thresholds without words are chosen on validation scenes; both tables are written. Runs continue in results/.
+Thresholds without words are chosen on validation scenes; both tables are written. A LoRA that was trained with MAGNET adds
+its rows.
 """
 
-import argparse
-from pathlib import Path
+from dataclasses import replace
 
-from mmdit_probe import load_pipeline
+from _analysis import Analysis, main
+
 from mmdit_probe.rivals.comparison import Comparison, ComparisonConfig
-from mmdit_probe.runs import write_text
 
-MODEL = "tiny-sd3"
 CONFIG = ComparisonConfig()
-OUT = Path("results/rivals-on-mmdit")
+LARGER = 4
+"""Pictures of one forward pass of a larger model than tiny-sd3."""
+
+
+def run(analysis: Analysis) -> list[str]:
+    loras = list(analysis.loras.values())
+    if len(loras) > 1:
+        raise ValueError(f"--lora: the tables have room for one LoRA, got {len(loras)}")
+    lora = loras[0] if loras else None
+    config = replace(analysis.fewer(CONFIG, quick(CONFIG)), batch=analysis.at_once(CONFIG.batch, LARGER))
+    comparison = Comparison(analysis.pipe(), analysis.label, config, analysis.folder(), print)
+    tuning = comparison.tuning()
+    table = comparison.table(tuning, None if lora is None else analysis.pipe(lora), lora)
+    analysis.table(tuning, "rivals_on_mmdit_tuning")
+    analysis.table(table, "rivals_on_mmdit")
+    lines = [frame.to_string(index=False, float_format="%.4g", na_rep="-") for frame in (tuning, table)]
+    return lines if loras else [*lines, "Seg4Diff + MAGNET was not run: give its LoRA by --lora magnet=PATH"]
+
+
+def quick(config: ComparisonConfig) -> ComparisonConfig:
+    """Two scenes, and the first of what is tried."""
+    thresholds = {method: tried[:1] for method, tried in config.thresholds.items()}
+    entropies, iterations = config.entropies[:1], config.iterations[:1]
+    return replace(config, scenes=2, validation=2, thresholds=thresholds, entropies=entropies, iterations=iterations)
+
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--magnet", help="a LoRA trained with MAGNET: adds its rows")
-    lora = parser.parse_args().magnet
-    comparison = Comparison(load_pipeline(MODEL), MODEL, CONFIG, OUT, print)
-    tuning = comparison.tuning()
-    write_text(OUT / "tuning.csv", tuning.to_csv(index=False))
-    table = comparison.table(tuning, None if lora is None else load_pipeline(MODEL, lora=lora), lora)
-    write_text(OUT / "table.csv", table.to_csv(index=False))
-    print(tuning.to_string(index=False, float_format="%.4g", na_rep="-"))
-    print(table.to_string(index=False, float_format="%.4g", na_rep="-"))
-    if lora is None:
-        print("Seg4Diff + MAGNET was not run: give its LoRA by --magnet")
+    main(run, __doc__, lora=True)

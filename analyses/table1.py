@@ -1,34 +1,24 @@
 """Table 1, every row: open-vocabulary mIoU, ours beside the paper's.
 
-python analyses/table1.py
+python analyses/table1.py [--model MODEL] [--lora NAME=PATH ...] [--device cuda --dtype fp16] [--quick]
 
-Data sets are read from ROOTS and checkpoints from hub ids or folders; what is not there is a note below the table. The
-last system and the last data set are built in.
+Data sets are read from ROOTS and checkpoints from hub ids or folders; what is not there is a note below the table, and so is
+what the paper's figures were measured otherwise. --lora SA-1B=PATH and COCO=PATH are the LoRAs of the MAGNET rows. The last
+system is --model, the last data set is built in; --quick takes these alone.
 """
 
+from functools import partial
 from pathlib import Path
+
+from _analysis import Analysis, main, with_model
 
 from mmdit_probe import load_pipeline
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.rivals.paper_rows import system_row
-from mmdit_probe.runs import write_text
-from mmdit_probe.segmentation.paper_tables import beside_the_paper, seg4diff_row, told
+from mmdit_probe.segmentation.paper_tables import Row, beside_the_paper, seg4diff_row, told
 
-SD3 = "stabilityai/stable-diffusion-3-medium-diffusers"
+SD15, SD3 = "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-3-medium-diffusers"
 DINO, SAM = "facebook/dino-vitb8", "facebook/sam2.1-hiera-large"
-MAGNET = {"SA-1B": None, "COCO": None}  # folders of the LoRAs
-ROWS = {
-    "ProxyCLIP": system_row("proxyclip", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", load_pipeline, DINO),
-    "CorrCLIP": system_row("corrclip", "facebook/metaclip-h14-fullcc2.5b", load_pipeline, DINO, SAM),
-    "DiffSegmenter": system_row("diffsegmenter", "stable-diffusion-v1-5/stable-diffusion-v1-5", load_pipeline),
-    "iSeg": system_row("iseg", "stable-diffusion-v1-5/stable-diffusion-v1-5", load_pipeline),
-    "Seg4Diff SD3": seg4diff_row(load_pipeline, SD3),
-    "Seg4Diff SD3.5": seg4diff_row(load_pipeline, "stabilityai/stable-diffusion-3.5-medium"),
-    "Seg4Diff Flux.1-dev": seg4diff_row(load_pipeline, "black-forest-labs/FLUX.1-dev"),
-    "Seg4Diff + MAGNET (SA-1B)": seg4diff_row(load_pipeline, SD3, MAGNET["SA-1B"]),
-    "Seg4Diff + MAGNET (COCO)": seg4diff_row(load_pipeline, SD3, MAGNET["COCO"]),
-    "Seg4Diff tiny-sd3": seg4diff_row(load_pipeline, "tiny-sd3"),
-}
 ROOTS = {
     "voc20": Path("data/voc"),
     "coco-object": Path("data/coco"),
@@ -48,11 +38,35 @@ PAPER = {
     "Seg4Diff + MAGNET (SA-1B)": (89.1, 62.0, 49.1, 34.7, 25.4),
     "Seg4Diff + MAGNET (COCO)": (89.8, 62.9, 51.2, 35.2, 26.0),
 }
-CONFIG = EvaluateConfig(batch=4)
-OUT = Path("results/table1")
+BATCH = 4
+"""Pictures of one forward pass."""
+
+
+def rows(analysis: Analysis) -> dict[str, Row]:
+    place = {"device": analysis.device, "dtype": analysis.dtype}
+    rival, own = partial(system_row, load=load_pipeline, **place), partial(seg4diff_row, load_pipeline, **place)
+    sa1b, coco = analysis.loras_of("SA-1B", "COCO")
+    return {
+        "ProxyCLIP": rival("proxyclip", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", dino=DINO),
+        "CorrCLIP": rival("corrclip", "facebook/metaclip-h14-fullcc2.5b", dino=DINO, masks=SAM),
+        "DiffSegmenter": rival("diffsegmenter", SD15),
+        "iSeg": rival("iseg", SD15),
+        "Seg4Diff SD3": own(SD3),
+        "Seg4Diff SD3.5": own("stabilityai/stable-diffusion-3.5-medium"),
+        "Seg4Diff Flux.1-dev": own("black-forest-labs/FLUX.1-dev"),
+        "Seg4Diff + MAGNET (SA-1B)": own(SD3, sa1b),
+        "Seg4Diff + MAGNET (COCO)": own(SD3, coco),
+    }
+
+
+def run(analysis: Analysis) -> list[str]:
+    config = EvaluateConfig(batch=analysis.at_once(BATCH, BATCH), limit=analysis.fewer(None, 2))
+    paper = {(name, dataset): value for name, row in PAPER.items() for dataset, value in zip(ROOTS, row, strict=False)}
+    systems, roots = with_model(analysis, rows(analysis)), analysis.fewer(ROOTS, {"scenes": None})
+    table = beside_the_paper(systems, roots, paper, config, analysis.folder())
+    analysis.table(table, "table1")
+    return [told(table)]
+
 
 if __name__ == "__main__":
-    paper = {(name, dataset): row[i] for name, row in PAPER.items() for i, dataset in enumerate(list(ROOTS)[:5])}
-    table = beside_the_paper(ROWS, ROOTS, paper, CONFIG, OUT)
-    write_text(OUT / "table1.csv", table.to_csv(index=False))
-    print(told(table))
+    main(run, __doc__, lora=True)

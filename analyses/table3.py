@@ -13,6 +13,7 @@ import pandas as pd
 from _analysis import Analysis, main
 
 from mmdit_probe.configs import GenerationConfig
+from mmdit_probe.digests import named
 from mmdit_probe.pictures import PLAIN, Variant, make_pictures
 from mmdit_probe.runs import RunFolder
 from mmdit_probe.scores import EMBEDDED_CLIP, Clip
@@ -31,10 +32,7 @@ def run(analysis: Analysis) -> list[str]:
     clip = Clip(analysis.clip or EMBEDDED_CLIP, analysis.device)
     plain = scores(analysis, clip, "", None)
     rows = [{"model": analysis.model, "ours": plain.mean()}]
-    for given in analysis.lora:
-        name, found, path = given.partition("=")
-        if not found or not path:
-            raise ValueError(f"--lora: expected NAME=PATH, such as magnet=out/lora.safetensors; got {given!r}")
+    for name, path in analysis.loras.items():
         own = scores(analysis, clip, name, path)
         gain, low, high = bootstrap_mean(own - plain)
         rows.append({"model": f"{analysis.model} + {name}", "ours": own.mean(), "gain": gain, "low": low, "high": high})
@@ -48,11 +46,17 @@ def scores(analysis: Analysis, clip: Clip, name: str, lora: str | None) -> np.nd
     """CLIPScore (prompts, seeds)."""
     prompts, seeds = analysis.prompts(PROMPTS), analysis.fewer(SEEDS, SEEDS[:1])
     generation = GenerationConfig(analysis.fewer(STEPS, 2))
-    own = {"lora": lora, "prompts": prompts, "seeds": seeds, "steps": generation.steps}
+    own = {"lora": lora and named(lora), "prompts": prompts, "seeds": seeds, "steps": generation.steps}
     settings = {"study": "table3", "model": analysis.label, **own}
     with RunFolder(analysis.folder(f"-{name or 'plain'}"), settings).open() as folder:
         made = make_pictures(
-            analysis.pipe(lora), folder, [Variant(PLAIN, nullcontext)], prompts, seeds, BATCH, generation
+            analysis.pipe(lora),
+            folder,
+            [Variant(PLAIN, nullcontext)],
+            prompts,
+            seeds,
+            analysis.at_once(BATCH, BATCH),
+            generation,
         )
     images = made.images[PLAIN]
     return np.stack([clip.clip_score(images[:, n], images[:, n], prompts) for n in range(len(seeds))], 1)

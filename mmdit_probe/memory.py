@@ -43,13 +43,15 @@ def in_words(count: int) -> str:
     return f"{count} bytes"
 
 
-def in_parts(run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> tuple[list[Result], int]:
-    """``run(items)``, in halves, quarters and so on where the GPU runs out of memory.
+def in_parts(
+    run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], most: int | None = None
+) -> tuple[list[Result], int]:
+    """``run(items)``, ``most`` at a time, in halves, quarters and so on where the GPU runs out of memory.
 
     Also the number of items that were run at once, for the record. One item that does not fit raises
     `torch.OutOfMemoryError`.
     """
-    size = len(items)
+    size = min(len(items), most or len(items))
     results: list[Result] = []
     while len(results) < len(items):
         try:

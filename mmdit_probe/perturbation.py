@@ -19,22 +19,26 @@ from .scores import Score
 from .statistics import bootstrap_mean
 
 EDITS = ("blur-text", "blur-grid", "uniform", "knockout")
+ROWS = ("conditional", "all")
 AGAINST_PLAIN = ("clip_i", "dino")
 """Scores that compare with the plain picture: of the plain picture itself they are 1."""
 
 
 def make_edit(config: PerturbConfig, layer: int) -> Edit:
     """The edit of one layer that the config asks for."""
+    if config.rows not in ROWS:
+        raise ValueError(f"perturb: rows must be one of {', '.join(ROWS)}, got {config.rows!r}")
+    where: dict[str, Any] = {"rows": config.rows}
     if config.edit == "blur-text":
         if config.kernel is None:
             raise ValueError("perturb: blur-text needs a kernel size; the paper's is 5")
-        return BlurText(layer, config.sigma, config.kernel, config.padding)  # type: ignore[arg-type]
+        return BlurText(layer, config.sigma, config.kernel, config.padding, **where)  # type: ignore[arg-type]
     if config.edit == "blur-grid":
-        return BlurGrid(layer, config.sigma, config.kernel, config.padding)  # type: ignore[arg-type]
+        return BlurGrid(layer, config.sigma, config.kernel, config.padding, **where)  # type: ignore[arg-type]
     if config.edit == "uniform":
-        return Uniform(layer)
+        return Uniform(layer, **where)
     if config.edit == "knockout":
-        return Knockout(layer)
+        return Knockout(layer, **where)
     raise ValueError(f"perturb: edit must be one of {', '.join(EDITS)}, got {config.edit!r}")
 
 

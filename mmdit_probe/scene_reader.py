@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from .datasets.scenes import GROUNDS, THINGS, Scene
 from .datasets.shapes import COLOURS
 from .forward import to_pixels
+from .memory import in_parts
 from .pipelines import embedded_folder
 
 _COLOUR_NAMES = tuple(COLOURS)
+AT_ONCE = 64
+"""Pictures that are read together."""
 Fact = tuple[str, ...]
 """``("grass",)`` a ground, ``("star",)`` a shape of any colour, ``("red", "star")`` a shape and its colour."""
 
@@ -59,9 +62,12 @@ class SceneReader:
         network.load_state_dict({name: weight.float() for name, weight in load_file(file).items()})
         return cls(network)
 
-    @torch.no_grad()
     def read(self, images: Sequence[np.ndarray] | np.ndarray) -> list[frozenset[Fact]]:
         """The facts of uint8 RGB pictures of 64 x 64 px."""
+        return in_parts(self._read, images, AT_ONCE)[0]  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _read(self, images: Sequence[np.ndarray]) -> list[frozenset[Fact]]:
         grounds, things = self.network(to_pixels(images, "cpu"))
         found = []
         for ground, thing in zip(grounds > 0, things.argmax(-1), strict=True):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
+from .memory import in_parts
 from .pipelines import EMBEDDED, embedded_folder, quiet_loading
 from .scene_reader import SceneReader
 
@@ -19,6 +20,8 @@ Images = Sequence[np.ndarray] | np.ndarray
 Score = Callable[[Images, Images, Sequence[str]], np.ndarray]
 """``score(images, references, prompts)`` gives one number a picture; a score ignores what it does not need."""
 EMBEDDED_CLIP = "tiny-clip"
+AT_ONCE = 64
+"""Pictures or prompts that are embedded together; fewer where the GPU runs out of memory."""
 
 
 class Clip:
@@ -29,19 +32,23 @@ class Clip:
         self.model, self.processor = (_loaded(kind, source) for kind in (CLIPModel, CLIPProcessor))
         self.model = self.model.float().eval().to(device)
 
-    @torch.no_grad()
     def embed_images(self, images: Images) -> Tensor:
         """(n, width), of length 1."""
-        pixels = self.processor.image_processor(images=list(images), return_tensors="pt").to(self.model.device)
-        pooled = self.model.vision_model(**pixels).pooler_output
-        return functional.normalize(self.model.visual_projection(pooled), dim=-1)
+        return _embedded(self._embed_images, images)
 
-    @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(n, width), of length 1; longer texts are cut at the tokenizer's length."""
+        return _embedded(self._embed_texts, texts)
+
+    def _embed_images(self, images: Images) -> Tensor:
+        pixels = self.processor.image_processor(images=list(images), return_tensors="pt").to(self.model.device)
+        pooled = self.model.vision_model(**pixels).pooler_output
+        return self.model.visual_projection(pooled)
+
+    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         tokens = self.processor.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
         pooled = self.model.text_model(**tokens.to(self.model.device)).pooler_output
-        return functional.normalize(self.model.text_projection(pooled), dim=-1)
+        return self.model.text_projection(pooled)
 
     def text_score(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
         """CLIP-T: cosine of picture and prompt, in [-1, 1]."""
@@ -63,14 +70,20 @@ class Dino:
         self.model, self.processor = _loaded(AutoModel, model), _loaded(AutoImageProcessor, model)
         self.model = self.model.float().eval().to(device)
 
-    @torch.no_grad()
     def image_score(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
         """DINO: cosine of the class tokens of picture and reference picture, in [-1, 1]."""
-        return _cosine(self._embed(images), self._embed(references))
+        return _cosine(_embedded(self._embed, images), _embedded(self._embed, references))
 
     def _embed(self, images: Images) -> Tensor:
         pixels = self.processor(images=list(images), return_tensors="pt").to(self.model.device)
-        return functional.normalize(self.model(**pixels).last_hidden_state[:, 0], dim=-1)
+        return self.model(**pixels).last_hidden_state[:, 0]
+
+
+@torch.no_grad()
+def _embedded(embed: Callable[[Any], Tensor], items: Sequence[Any] | np.ndarray) -> Tensor:
+    """(n, width), of length 1: ``embed`` of a few items at a time."""
+    rows, _ = in_parts(lambda part: list(embed(part)), items, AT_ONCE)  # type: ignore[arg-type]
+    return functional.normalize(torch.stack(rows), dim=-1)
 
 
 def _cosine(a: Tensor, b: Tensor) -> np.ndarray:

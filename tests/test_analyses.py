@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 SCRIPTS = Path(__file__).parent.parent / "analyses"
 FILES = {
@@ -20,6 +21,10 @@ FILES = {
     "fig15_timesteps": ["fig15_timesteps.csv", "fig15_timesteps.pdf"],
     "fig16_i2t_against_t2i": ["fig16_i2t.pdf", "fig16_t2i.pdf", "fig16_masks.csv", "fig16_masks.pdf"],
     "fig17_heads": ["fig17_heads.csv", "fig17_heads.pdf"],
+    "layers_side_by_side": ["layers_side_by_side.csv", "layers_side_by_side.pdf"],
+    "rivals_on_mmdit": ["rivals_on_mmdit.csv", "rivals_on_mmdit_tuning.csv"],
+    "table1": ["table1.csv"],
+    "table2": ["table2.csv"],
     "table3": ["table3_clipscore.csv"],
     "table5": ["table5_normalisation.csv"],
 }
@@ -61,6 +66,78 @@ def test_a_mistake_is_one_line(analysis, capsys):
     assert capsys.readouterr().err.startswith("error: --lora: expected NAME=PATH")
 
 
-def test_every_script_is_tested_or_known():
+def test_every_script_takes_the_same_options(analysis, capsys):
+    """docs/reproducing.md says so."""
+    for name in FILES:
+        with pytest.raises(SystemExit) as stopped:
+            analysis(name, "--help")
+        assert stopped.value.code == 0
+        said = capsys.readouterr().out
+        for option in ("--model", "--prompts", "--clip", "--device", "--dtype", "--batch", "--quick"):
+            assert f"{option} " in said, (name, option)
+
+
+@pytest.mark.parametrize(
+    ("name", "embedded", "larger"),
+    [("fig08_layers", 50, 8), ("fig15_timesteps", 50, 4), ("fig17_heads", 20, 1), ("table5", 50, 8)],
+)
+def test_a_larger_model_reads_fewer_pictures_at_once(analysis, monkeypatch, name, embedded, larger):
+    """And --batch says otherwise; a script's run is its batches, so that another --batch is another run."""
+    import mmdit_probe.segmentation.evaluation as evaluation
+
+    taken = []
+
+    def noted(pipe, pictures, config, *_, **__):
+        taken.append(config.batch)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(evaluation, "run_evaluation", noted)
+    for more in ([], ["--model", "tiny-sd3"], ["--batch", "3"]):
+        with pytest.raises(SystemExit):
+            analysis(name, *more)
+    assert taken == [larger, embedded, 3]
+
+
+def test_tables_are_given_device_dtype_and_loras(analysis, monkeypatch):
+    """Every row of Tables 1 and 2 is loaded where and as --device and --dtype say."""
+    asked = []
+
+    def load(source, device, dtype, lora=None):
+        asked.append((device, dtype, lora))
+        raise ValueError("not here")
+
+    def parts(method, source, dino, masks, device, dtype):
+        load(source, device, dtype)
+
+    for module in ("mmdit_probe", "_analysis"):
+        monkeypatch.setattr(f"{module}.load_pipeline", load)
+    monkeypatch.setattr("mmdit_probe.rivals.paper_rows.load_clip_parts", parts)
+    monkeypatch.setattr("_analysis.Analysis.fewer", lambda self, usual, quick: usual)
+    options = ["--device", "meta", "--dtype", "fp16", "--lora", "COCO=mine"]
+    for name, count in (("table1", 9), ("table2", 6)):
+        asked.clear()
+        assert "not run: Seg4Diff + MAGNET (SA-1B)" in analysis(name, *options)
+        assert asked.count(("meta", "fp16", "mine")) == 1
+        assert asked.count(("meta", "fp16", None)) == count - 1
+    with pytest.raises(SystemExit):
+        analysis("table2", "--lora", "other=mine")
+
+
+def test_a_lora_trained_anew_is_not_scored_from_old_pictures(analysis, tmp_path, capsys):
+    from mmdit_probe import load_pipeline
+    from mmdit_probe.magnet.lora import add_lora, save_lora
+
+    pipe = load_pipeline("model")
+    add_lora(pipe, 2)
+    file = save_lora(pipe, tmp_path / "lora")
+    assert "+ magnet" in analysis("table3", "--lora", "magnet=lora")
+    assert "+ magnet" in analysis("table3", "--lora", "magnet=lora")  # the same one continues
+    save_file({name: weight + 1 for name, weight in load_file(file).items()}, file)
+    with pytest.raises(SystemExit):
+        analysis("table3", "--lora", "magnet=lora")
+    assert "holds a run with other settings (lora)" in capsys.readouterr().err
+
+
+def test_every_script_is_tested():
     own = {path.stem for path in SCRIPTS.glob("[!_]*.py")}
-    assert set(FILES) <= own
+    assert set(FILES) == own

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mmdit_probe"
 ORDER = [
-    ["layout", "markup", "tokens", "kernels", "configs", "texts", "files", "memory"],
+    ["layout", "markup", "tokens", "kernels", "configs", "texts", "files", "memory", "digests"],
     ["attention"],
     [
         "intercept",

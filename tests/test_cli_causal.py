@@ -47,6 +47,16 @@ def test_perturb_says_which_layer_it_took_and_why(run, clip, random_folder):
     assert "layer 1: measured by hand" in err
 
 
+def test_perturb_edits_both_halves_of_guidance_on_request(run, tmp_path, clip):
+    """Without --rows the negative prompt's half stays as it is, as the help says."""
+    command = ["perturb", *PICTURES, "--layer", "1", "--seeds", "0", "--guidance-scale", "7.5", "--clip", clip]
+    scores = {}
+    for out, rows in (("default", []), ("half", ["--rows", "conditional"]), ("both", ["--rows", "all"])):
+        assert run(*command, *rows, "--out", out)[0] == 0
+        scores[out] = (tmp_path / out / "perturb_scores.csv").read_text()
+    assert scores["default"] == scores["half"] != scores["both"]
+
+
 def test_perturb_asks_for_a_layer_where_none_is_known(run, clip):
     code, _, err = run("perturb", *PICTURES, "--clip", clip)
     assert code == 2

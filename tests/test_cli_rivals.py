@@ -151,7 +151,9 @@ def test_the_comparison_has_every_row_and_chooses_on_other_scenes(tiny, tmp_path
     )
     tuning = comparison.tuning()
     assert list(tuning.groupby("method")["miou"].count()) == [2, 2, 2, 2]
-    table = comparison.table(tuning, tiny, "mine")
+    lora = tmp_path / "mine.safetensors"
+    lora.write_bytes(b"trained")
+    table = comparison.table(tuning, tiny, str(lora))
     rows = table.set_index("system")
     steps = int(tuning[tuning["method"] == "iseg"].sort_values("miou")["iterations"].iloc[-1])
     tuned = f"iseg (tuned: entropy 0.2, {steps} iterations)"
@@ -163,5 +165,8 @@ def test_the_comparison_has_every_row_and_chooses_on_other_scenes(tiny, tmp_path
     assert rows.loc["Seg4Diff", "miou"] == pytest.approx(rows.loc["Seg4Diff + MAGNET", "miou"])
     assert "k-means on colours" in rows.index
     assert (rows["per_second"].dropna() > 0).all()
+    lora.write_bytes(b"trained anew")
+    with pytest.raises(ValueError, match=r"other settings \(model\)"):
+        comparison.table(tuning, tiny, str(lora))
     assert all(name.startswith("scenes-val-") for name in said[:8])
     assert not any("val" in name for name in said[8:])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmdit_probe.datasets import registry
 from mmdit_probe.datasets.context import decode_mask
-from mmdit_probe.datasets.labelled import labelling, read_values
-from mmdit_probe.datasets.registry import DATASETS, dataset_name, open_dataset
+from mmdit_probe.datasets.labelled import LabelledPictures, labelling, read_values
+from mmdit_probe.datasets.registry import DATASETS, dataset_name, held_out_scenes, open_dataset
 from mmdit_probe.segmentation.rle import encode_mask
 
 
@@ -150,6 +151,9 @@ def test_cityscapes(tmp_path):
     first, second = open_dataset("cityscapes", tmp_path).samples
     assert (first.name, second.name) == ("lindau_000000_000019", "munster_000000_000019")
     np.testing.assert_array_equal(first.read(), [[0, 18, 255, 255], [13, 255, 255, 255]])
+    more = open_dataset("cityscapes-27", tmp_path)
+    np.testing.assert_array_equal(more.samples[0].read(), [[0, 26, 255, 255], [19, 22, 23, 255]])
+    assert [more.classes[number] for number in (0, 26, 19, 22, 23)] == ["road", "bicycle", "car", "caravan", "trailer"]
 
 
 @pytest.mark.parametrize("classes", [["sky", "sea"], {"0": "sky", "1": "sea"}])
@@ -215,6 +219,67 @@ def test_scenes_are_the_held_out_ones():
         open_dataset("imagenet")
 
 
+def make_folder(root):
+    for stem in "ab":
+        picture(root / "images" / f"{stem}.png")
+        values(root / "labels" / f"{stem}.png", [[0, 1, 255]])
+    (root / "classes.json").write_text('["sky", "sea"]')
+
+
+def change_picture(root):
+    Image.new("RGB", (4, 3), "red").save(root / "images" / "b.png")
+
+
+def change_labels(root):
+    values(root / "labels" / "b.png", [[1, 0, 255]])
+
+
+def change_classes(root):
+    (root / "classes.json").write_text('["sky", "lake"]')
+
+
+def change_values(root):
+    (root / "classes.json").write_text('{"1": "sky", "0": "sea"}')
+
+
+def change_names(root):
+    for kind in ("images", "labels"):
+        (root / kind / "b.png").rename(root / kind / "c.png")
+
+
+CHANGES = [change_picture, change_labels, change_classes, change_values, change_names]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_digest_tells_data_apart_wherever_they_lie(tmp_path, change):
+    for root in ("a", "moved/b"):
+        make_folder(tmp_path / root)
+    plain = open_dataset("folder", tmp_path / "a").digest
+    assert open_dataset("folder", tmp_path / "moved" / "b").digest == plain
+    change(tmp_path / "a")
+    assert open_dataset("folder", tmp_path / "a").digest != plain
+    first = open_dataset("folder", tmp_path / "moved" / "b", 1).digest
+    assert first != plain
+    if change in (change_picture, change_labels, change_names):
+        assert open_dataset("folder", tmp_path / "a", 1).digest == first
+
+
+def test_masks_in_annotations_are_digested_too(tmp_path):
+    make_context(tmp_path)
+    plain = open_dataset("context", tmp_path).digest
+    merged = tmp_path / "trainval_merged.json"
+    merged.write_text(merged.read_text().replace('"category_id": 187', '"category_id": 2'))
+    assert open_dataset("context", tmp_path).digest != plain
+
+
+def test_pictures_in_memory_are_digested_and_scenes_are_not_drawn(monkeypatch):
+    few, more = (open_dataset("scenes", limit=limit) for limit in (2, 3))
+    own = LabelledPictures("scenes", few.classes, list(few.samples))
+    other = LabelledPictures("scenes", few.classes, [few.samples[0], few.samples[0]])
+    monkeypatch.setattr(registry, "scene", None)
+    assert len({few.digest, more.digest, own.digest, other.digest, held_out_scenes(2, "val").digest}) == 5
+
+
 def test_label_files_must_hold_numbers(tmp_path):
     picture(tmp_path / "rgb.png")
     with pytest.raises(ValueError, match="must have one channel of whole numbers"):
@@ -226,7 +291,14 @@ def test_label_files_must_hold_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("context", 59), ("coco-object", 80), ("coco-stuff-27", 27), ("ade20k", 150), ("cityscapes", 19)],
+    [
+        ("context", 59),
+        ("coco-object", 80),
+        ("coco-stuff-27", 27),
+        ("ade20k", 150),
+        ("cityscapes", 19),
+        ("cityscapes-27", 27),
+    ],
 )
 def test_every_class_has_a_value(name, count):
     known = labelling(name)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import torch
 import xarray as xr
 from conftest import in_two_processes
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import jaccard_score
 
 from mmdit_probe.configs import EvaluateConfig, SegmentConfig
@@ -264,6 +266,15 @@ def test_figures_show_each_matching_timestep_and_head():
     assert shown[1, 2] == pytest.approx(100 * one["miou"].item())
 
 
+def scenes_folder(root, samples):
+    """A data set folder of pictures with the names 0, 1, ..."""
+    for number, sample in enumerate(samples):
+        for kind, values in (("images", sample.picture), ("labels", sample.read())):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(root / kind / f"{number}.png")
+    (root / "classes.json").write_text(json.dumps(SCENES.classes))
+
+
 def test_evaluate_on_the_command_line(run, tmp_path):
     command = ["evaluate", "scenes", "--limit", "3", "--layers", "0,2", "--heads", "each", "--batch", "2"]
     code, out, err = run(*command)
@@ -281,11 +292,7 @@ def test_evaluate_on_the_command_line(run, tmp_path):
 
 
 def test_evaluate_reads_a_folder_and_compares_with_baselines(run, tmp_path):
-    for number, sample in enumerate(SCENES.samples[:2]):
-        for kind, values in (("images", sample.picture), ("labels", sample.read())):
-            (tmp_path / "own" / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(values).save(tmp_path / "own" / kind / f"{number}.png")
-    (tmp_path / "own" / "classes.json").write_text(json.dumps(SCENES.classes))
+    scenes_folder(tmp_path / "own", SCENES.samples[:2])
     arguments = ["--root", "own", "--task", "unsupervised", "--baselines", "--layers", "1", "--json"]
     code, out, err = run("evaluate", "folder", *arguments)
     assert code == 0, err
@@ -296,6 +303,34 @@ def test_evaluate_reads_a_folder_and_compares_with_baselines(run, tmp_path):
     code, _, err = run("evaluate", "scenes", "--layer-sweep", "--layers", "1")
     assert code == 2
     assert "--layer-sweep reads all layers" in err
+
+
+def test_a_run_is_continued_with_the_same_data_alone(run, tmp_path, monkeypatch):
+    """Other pictures under the same names are another run; the same ones moved elsewhere are not."""
+    for name, samples in (("a", SCENES.samples[:2]), ("b", SCENES.samples[2:4])):
+        scenes_folder(tmp_path / name, samples)
+    command = ["evaluate", "folder", "--layers", "1", "--out", "ev"]
+    assert run(*command, "--root", "a")[0] == 0
+    before = (tmp_path / "ev" / "evaluate.csv").read_text()
+    code, _, err = run(*command, "--root", "b")
+    assert code == 2
+    assert "ev holds a run with other settings (data)" in err
+    (tmp_path / "a").rename(tmp_path / "moved")
+    monkeypatch.setattr(evaluation, "_count_batch", None)  # nothing is computed again
+    assert run(*command, "--root", "moved")[0] == 0
+    assert (tmp_path / "ev" / "evaluate.csv").read_text() == before
+
+
+def test_a_run_is_continued_with_the_same_weights_alone(run, tmp_path, random_folder):
+    """Weights that were trained anew under the same path."""
+    shutil.copytree(random_folder, tmp_path / "model")
+    command = ["evaluate", "scenes", "--limit", "1", "--layers", "1", "--model", "model", "--out", "ev"]
+    assert run(*command, model=False)[0] == 0
+    weights = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file({name: weight + 0.1 for name, weight in load_file(weights).items()}, weights, {"format": "pt"})
+    code, _, err = run(*command, model=False)
+    assert code == 2
+    assert "ev holds a run with other settings (model)" in err
 
 
 def test_processes_that_share_a_run_give_the_numbers_of_one(random_pipe, tmp_path):

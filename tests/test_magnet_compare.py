@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from mmdit_probe.cli import main
+from mmdit_probe.datasets.registry import open_dataset
 from mmdit_probe.magnet.compare import miou, miou_gain
 from mmdit_probe.pipelines import embedded_folder
 from mmdit_probe.segmentation.metrics import score
@@ -138,6 +140,21 @@ def test_before_and_after_are_what_evaluate_says(compared):
         assert command("evaluate", "scenes", *options, *lora, "--out", name)[0] == 0
         said = pd.read_csv(f"{name}/evaluate.csv")["miou"].item()
         assert masks.loc["open-vocabulary", name] == pytest.approx(said)
+
+
+def test_other_pictures_of_the_same_names_are_another_comparison(compared):
+    comparing, _, _ = compared
+    scenes = open_dataset("scenes", limit=2)
+    for root, sample in zip("xy", scenes.samples, strict=True):
+        for kind, values in (("images", sample.picture), ("labels", sample.read())):
+            Path(root, kind).mkdir(parents=True)
+            Image.fromarray(values).save(Path(root, kind, "0.png"))
+        Path(root, "classes.json").write_text(json.dumps(scenes.classes))
+    folder = [*comparing, "--limit", "1", "--dataset", "folder", "--out", "d", "--root"]
+    assert command(*folder, "x")[0] == 0
+    code, _, error = command(*folder, "y")
+    assert code == 2
+    assert "holds a run with other settings (data)" in error
 
 
 def test_a_lora_trained_anew_is_another_one(compared):

@@ -398,12 +398,12 @@ def test_presets_carry_the_papers_settings():
     for preset in (coco, sa1b):
         assert (preset.rank, preset.rate, preset.weight_decay, preset.gradient_clip) == (16, 1e-5, 1e-4, 0.01)
         assert (preset.warmup, preset.batch * preset.accumulate, preset.most_masks) == (500, 16, 32)
-        assert preset.mask_weight == 1.0
+        assert preset.least_area == 0  # the paper names no smallest mask
         assert (preset.focal_weight, preset.dice_weight, preset.match_focal, preset.match_dice) == (0.1, 0.2, 0.02, 1.0)
         assert preset.mask_weight == 1.0
         assert (preset.noise_mean, preset.noise_std, preset.crop, preset.read) == (0.0, 0.5, "center", "scores")
     assert (coco.steps, coco.matching, coco.sentences) == (3000, "token", None)
-    assert (sa1b.steps, sa1b.matching, sa1b.sentences, sa1b.least_area) == (1000, "head", 2, 0.005)
+    assert (sa1b.steps, sa1b.matching, sa1b.sentences) == (1000, "head", 2)
 
 
 def test_tensorboard_gets_every_loss(monkeypatch, tmp_path):

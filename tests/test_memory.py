@@ -109,6 +109,9 @@ def test_halves_are_tried_until_they_fit():
     assert in_parts(gpu, range(7)) == ([0, 10, 20, 30, 40, 50, 60], 2)
     assert gpu.asked == [7, 4, 2, 2, 2, 1]
     assert in_parts(_SmallGPU(9), range(7))[1] == 7
+    few = _SmallGPU(2)
+    assert in_parts(few, range(5), most=3) == ([0, 10, 20, 30, 40], 2)
+    assert few.asked == [3, 2, 2, 1]
     with pytest.raises(torch.OutOfMemoryError):
         in_parts(_SmallGPU(0), range(3))
 

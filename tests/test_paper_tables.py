@@ -26,8 +26,8 @@ def test_rows_for_what_is_there_and_notes_for_what_is_not(random_pipe, tmp_path,
     monkeypatch.setattr(reading, "model_defaults", lambda pipe: ModelDefaults(1))
     loaded = []
 
-    def load(source, lora=None):
-        loaded.append((source, lora))
+    def load(source, device, dtype, lora=None):
+        loaded.append((source, device, dtype, lora))
         if source == "gone":
             raise ValueError("model 'gone' can't be reached")
         return random_pipe
@@ -35,7 +35,7 @@ def test_rows_for_what_is_there_and_notes_for_what_is_not(random_pipe, tmp_path,
     rows = {
         "ours": seg4diff_row(load, "random"),
         "theirs": seg4diff_row(load, "gone"),
-        "tuned": seg4diff_row(load, "random", "lora"),
+        "tuned": seg4diff_row(load, "random", "lora", device="cuda", dtype="fp16"),
         "unnamed": seg4diff_row(load, "random", None),
     }
     roots = {"scenes": None, "voc20": tmp_path / "none"}
@@ -50,7 +50,12 @@ def test_rows_for_what_is_there_and_notes_for_what_is_not(random_pipe, tmp_path,
     assert found.loc[("theirs", "scenes"), "note"] == "model 'gone' can't be reached"
     assert "no checkpoint is named" in found.loc[("unnamed", "scenes"), "note"]
     assert np.isnan(found.loc[("theirs", "scenes"), "ours"])
-    assert loaded == [("random", None), ("gone", None), ("random", "lora")]
+    assert loaded == [
+        ("random", "cpu", "fp32", None),
+        ("gone", "cpu", "fp32", None),
+        ("random", "cuda", "fp16", "lora"),
+    ]
+    assert rows["tuned"].label == "random, fp16, LoRA lora"
     assert paper_tables.expert_layer(random_pipe) == 1
     text = told(table).splitlines()
     assert text[1].split() == ["ours", f"{ours:.1f}", "/", "50.0", "-", "/", "-"]
@@ -67,7 +72,7 @@ def test_rival_rows_are_evaluated_as_their_papers_do(method, task, tmp_path, mon
         return original(name, pipe, dataclasses.replace(config, side=64))
 
     monkeypatch.setattr(paper_rows, "unet_system", recorded)
-    rows = {"rival": system_row(method, "somewhere", lambda source: pipe)}
+    rows = {"rival": system_row(method, "somewhere", lambda source, device, dtype: pipe)}
     roots = {"scenes": None, "cityscapes": tmp_path / "none"}
     table = beside_the_paper(rows, roots, {}, EvaluateConfig(task=task, limit=1), tmp_path / "out")
     assert 0 <= table["ours"].iloc[0] <= 100
@@ -77,9 +82,64 @@ def test_rival_rows_are_evaluated_as_their_papers_do(method, task, tmp_path, mon
     ready = rows["rival"].load()(EvaluateConfig(task=task))
     assert ready.config.crop == ("center" if task == "unsupervised" else "stretch")
     assert ready.config.vocabulary == "present"
-    gone = system_row("proxyclip", "no-such-folder", lambda source: pipe)
+    gone = system_row("proxyclip", "no-such-folder", lambda source, device, dtype: pipe)
     with pytest.raises(ValueError, match="CLIP 'no-such-folder' could not be loaded"):
         gone.load()
+
+
+def test_a_lora_trained_anew_is_not_scored_from_old_pictures(random_pipe, tmp_path, monkeypatch):
+    """The row's label holds the LoRA's digest, so that its old folder is refused."""
+    monkeypatch.setattr(reading, "model_defaults", lambda pipe: ModelDefaults(1))
+    lora = tmp_path / "lora.safetensors"
+
+    def made(content):
+        lora.write_bytes(content)
+        rows = {"tuned": seg4diff_row(lambda *_, **__: random_pipe, "random", str(lora))}
+        return beside_the_paper(rows, {"scenes": None}, {}, CONFIG, tmp_path / "out").iloc[0]
+
+    first, again, anew = made(b"old"), made(b"old"), made(b"new")
+    assert first["ours"] == again["ours"]
+    assert np.isnan(anew["ours"])
+    assert "holds a run with other settings (model)" in anew["note"]
+
+
+def test_unlike_protocols_are_noted_beside_the_papers_figures(random_pipe, tmp_path):
+    def refused(*_, **__):
+        raise ValueError("not here")
+
+    rows = {
+        "DiffSeg": system_row("diffseg", "somewhere", refused),
+        "DiffCut": system_row("diffcut", "somewhere", refused),
+        "Seg4Diff SD3": seg4diff_row(refused, "somewhere"),
+    }
+    roots = dict.fromkeys(("voc21", "coco-stuff-27", "cityscapes", "cityscapes-27"))
+    paper = {
+        (name, dataset): 50.0 for name in rows for dataset in roots if (name, dataset) != ("DiffCut", "cityscapes")
+    }
+    config = EvaluateConfig(task="unsupervised", limit=2)
+    table = beside_the_paper(rows, roots, paper, config, tmp_path)
+    assert list(table.columns) == ["system", "dataset", "paper", "ours", "differs", "note"]
+    differs = table.set_index(["system", "dataset"])["differs"]
+    assert "2,175 pictures of val2017, ours all 5,000" in differs["DiffSeg", "coco-stuff-27"]
+    assert "2,175" not in differs["DiffSeg", "voc21"]
+    assert "27 classes (cityscapes-27), ours 19" in differs["DiffSeg", "cityscapes"]
+    assert "classes" not in differs["DiffSeg", "cityscapes-27"]
+    assert "one background of clusters" in differs["DiffCut", "voc21"]
+    assert "background" not in differs["DiffCut", "coco-stuff-27"]
+    assert differs["DiffCut", "cityscapes"] == ""  # no figure of the paper's to differ from
+    assert "scored at the resized size" in differs["Seg4Diff SD3", "voc21"]
+    text = told(table).splitlines()
+    assert "measured otherwise: DiffSeg on coco-stuff-27: theirs has 2,175 pictures of val2017, ours all 5,000" in text
+    size = "theirs is scored at 128 px, ours at the picture's own size"
+    assert f"measured otherwise: DiffCut on voc21, coco-stuff-27, cityscapes-27: {size}" in text
+
+
+def test_names_that_are_paths_stay_inside_the_folder(random_pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "model_defaults", lambda pipe: ModelDefaults(1))
+    rows = {"../own /model": seg4diff_row(lambda *_, **__: random_pipe, "random")}
+    beside_the_paper(rows, {"scenes": None}, {}, CONFIG, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["..-own-model-scenes"]
 
 
 def test_other_families_are_refused_in_one_line():

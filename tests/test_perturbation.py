@@ -1,5 +1,7 @@
 """The causal test on a small random pipeline, and its statistics on made-up scores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,8 @@ from mmdit_probe.edits import BlurGrid, BlurText, Knockout, Uniform
 from mmdit_probe.figures.contact import contact_sheet
 from mmdit_probe.figures.drops import drop_figure
 from mmdit_probe.perturbation import drop_table, make_edit, most_harmful, run_perturbation, score_pictures
+from mmdit_probe.pictures import generate_batch
+from mmdit_probe.probe import Probe
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=0)
 CONFIG = PerturbConfig(("sand", "a red circle", "snow"), (0, 2), seeds=(0, 1), batch=2, generation=GENERATION)
@@ -98,10 +102,29 @@ def test_each_edit_has_a_name(name, kind):
     assert edit.layers == {1}
 
 
+@pytest.mark.parametrize("edit", ["blur-text", "blur-grid", "uniform", "knockout"])
+def test_the_negative_prompts_half_is_edited_if_it_is_asked_for(random_pipe, tmp_path, edit):
+    """Only with guidance; plain pictures are the same; a folder belongs to one way."""
+    generation = GenerationConfig(steps=2, guidance_scale=7.5, max_sequence_length=0)
+    config = PerturbConfig(("sand",), (1,), edit, seeds=(0,), generation=generation)
+    half = run_perturbation(random_pipe, config, tmp_path / "half", "random").images
+    both = run_perturbation(random_pipe, replace(config, rows="all"), tmp_path / "both", "random").images
+    np.testing.assert_array_equal(half["plain"], both["plain"])
+    assert (half["layer01"] != both["layer01"]).any()
+    everywhere = make_edit(config, 1)
+    everywhere.rows = "all"
+    with Probe(random_pipe, [], edits=[everywhere]):
+        expected = generate_batch(random_pipe, ["sand"], 0, generation)
+    np.testing.assert_array_equal(both["layer01"][:, 0], expected)
+    with pytest.raises(ValueError, match=r"other settings \(rows\)"):
+        run_perturbation(random_pipe, replace(config, rows="all"), tmp_path / "half", "random")
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (PerturbConfig(("sand",), (1,), edit="smudge"), "edit must be one of blur-text"),
+        (PerturbConfig(("sand",), (1,), rows="some"), "rows must be one of conditional, all, got 'some'"),
         (PerturbConfig(("sand",), (1,), kernel=None), "needs a kernel size"),
         (PerturbConfig(("sand",), ()), "at least one layer"),
         (PerturbConfig(("sand",), (9,)), r"\[9\] do not exist"),

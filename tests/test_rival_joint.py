@@ -218,6 +218,7 @@ def test_mistakes_are_refused(random_pipe):
 def test_settings_by_data_set_and_threshold():
     assert for_dataset(RefineConfig(), "coco-stuff-27") == RefineConfig(entropy=0.2, iterations=10)
     assert for_dataset(DiffSegConfig(), "cityscapes").threshold == 0.9
+    assert for_dataset(DiffSegConfig(), "cityscapes-27").threshold == 0.9
     assert for_dataset(DiffCutConfig(), "context") == DiffCutConfig()
     assert joint_config(DiffCutConfig(), 0.3).tau == 0.3
     assert joint_config(DiffSegConfig(), 0.3).threshold == 0.3

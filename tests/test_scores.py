@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
+from mmdit_probe import scene_reader, scores
 from mmdit_probe.datasets.scenes import scenes
 from mmdit_probe.scene_reader import SceneReader, prompt_facts, scene_facts
 from mmdit_probe.scores import Clip, Dino, make_scores
@@ -60,6 +61,34 @@ def test_a_picture_is_most_like_itself(clip_folder, dino_folder, pictures):
         others = score(pictures, pictures[[1, 2, 0]], PROMPTS)
         assert (others < 1 - 1e-4).all()
         assert (others >= -1).all()
+
+
+@pytest.mark.parametrize(("room", "expected"), [(9, [4, 2]), (1, [4, 2, 1, 1, 1, 1, 1, 1])])
+def test_many_pictures_are_embedded_a_few_at_a_time(clip_folder, dino_folder, pictures, monkeypatch, room, expected):
+    """The same scores as of all at once, also where the GPU has room for one picture alone."""
+    clip, dino, reader = Clip(clip_folder), Dino(dino_folder), SceneReader.load()
+    kinds = [
+        (clip.clip_score, clip, "_embed_images"),
+        (clip.text_score, clip, "_embed_texts"),
+        (dino.image_score, dino, "_embed"),
+        (lambda images, references, prompts: reader.score(images, prompts), reader, "_read"),
+    ]
+    many, prompts = np.concatenate([pictures, pictures[::-1]]), (*PROMPTS, *PROMPTS[:2], "a moon")
+    for score, owner, method in kinds:
+        whole, original, asked = score(many, many[::-1], prompts), getattr(owner, method), []
+
+        def counted(part, original=original, asked=asked):
+            asked.append(len(part))
+            if len(part) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return original(part)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, method, counted)
+            for module in (scores, scene_reader):
+                patch.setattr(module, "AT_ONCE", 4)
+            np.testing.assert_allclose(score(many, many[::-1], prompts), whole, atol=1e-4)
+        assert asked[: len(expected)] == expected
 
 
 def test_the_scores_that_can_be_had(clip_folder, dino_folder):

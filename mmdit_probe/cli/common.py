@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from mmdit_probe.configs import LARGEST_SEED
+from mmdit_probe.digests import model_label
 from mmdit_probe.texts import checked_once, checked_text, shown
 
 RESULTS = Path("results")
@@ -197,15 +198,10 @@ class Source:
     offload: Literal["none", "model", "sequential"]
     lora: str | None
 
-    @property
+    @cached_property
     def label(self) -> str:
         """What the numbers depend on, in words: an output folder is continued only with the same."""
-        parts = [self.model, self.dtype]
-        if self.revision is not None:
-            parts.append(f"revision {self.revision}")
-        if self.lora is not None:
-            parts.append(f"LoRA {self.lora}{_digest(self.lora)}")
-        return ", ".join(parts)
+        return model_label(self.model, self.dtype, self.revision, self.lora)
 
     def load(self) -> Any:
         """The pipeline."""
@@ -220,14 +216,6 @@ class Source:
             offload=self.offload,
             lora=self.lora,
         )
-
-
-def _digest(lora: str) -> str:
-    """The first digits of a LoRA's digest where it is a file or a folder here: one trained anew is another one."""
-    path = Path(lora)
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
-    together = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    return f" ({together[:12]})" if files else ""
 
 
 def finish(lines: list[str], files: list[Path], as_json: bool, **data: Any) -> None:

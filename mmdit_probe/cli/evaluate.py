@@ -19,7 +19,7 @@ def evaluate(
         str,
         typer.Argument(
             help="scenes (built in), voc20, voc21, context (PC59), coco-object, coco-object-background, coco-stuff-27, ade20k, "
-            "cityscapes, or folder (images/, labels/, classes.json)."
+            "cityscapes (19 classes), cityscapes-27, or folder (images/, labels/, classes.json)."
         ),
     ],
     root: Annotated[Path | None, typer.Option(help="The data set's folder, as released; not for scenes.")] = None,

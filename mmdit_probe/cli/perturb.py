@@ -30,6 +30,13 @@ def perturb(
         Literal["reflect", "symmetric"],
         typer.Option(help="Ends of the blur: reflect is the paper's; symmetric keeps each query's text mass exactly."),
     ] = "reflect",
+    rows: Annotated[
+        Literal["conditional", "all"],
+        typer.Option(
+            help="Which predictions of classifier-free guidance are edited: the prompt's alone, or the negative prompt's too. "
+            "The paper does not say which it took; the drops of Fig. 5 and 18 depend on it."
+        ),
+    ] = "conditional",
     prompt: common.Prompt = None,
     prompts: common.Prompts = None,
     seeds: Annotated[str, typer.Option(help="Seeds of the starting noise.")] = ",".join(map(str, PerturbConfig.seeds)),
@@ -74,7 +81,7 @@ def perturb(
     common.fitting(pipe, chosen, max_sequence_length)
     scores = make_scores(model, clip, dino, device)
     layers = chosen_layers(pipe, layer, all_layers)
-    config = PerturbConfig(chosen, layers, edit, sigma, kernel, padding, numbers, batch, generation)
+    config = PerturbConfig(chosen, layers, edit, sigma, kernel, padding, rows, numbers, batch, generation)
     with common.Bar("batches of pictures", as_json) as bar:
         pictures = run_perturbation(pipe, config, out, source.label, bar.update)
     scored = score_pictures(pictures, scores)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmdit_probe.configs import EvaluateConfig
+from mmdit_probe.digests import named
 from mmdit_probe.rivals.configs import DiffSegConfig, RefineConfig, for_dataset
 from mmdit_probe.rivals.systems import SEG4DIFF, SYSTEMS, source_of
 
@@ -55,9 +56,9 @@ def label(method: str, source: common.Source, dino: str | None, masks: str | Non
     """What the numbers depend on, in words."""
     parts = [source.label]
     if method in SYSTEMS and SYSTEMS[method].kind == "clip" and dino is not None:
-        parts.append(f"DINO {dino}")
+        parts.append(f"DINO {named(dino)}")
     if (method == "corrclip" or refine == "corrclip-vote") and masks is not None:
-        parts.append(f"masks {masks}")
+        parts.append(f"masks {named(masks)}")
     return ", ".join(parts)
 
 

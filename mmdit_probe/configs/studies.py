@@ -33,8 +33,9 @@ class PerturbConfig:
     """The causal test (Seg4Diff, section 3.4, Fig. 5, 18): one edited layer at a time, the same seeds.
 
     ``edit`` is blur-text (the paper's), blur-grid, uniform or knockout; ``sigma``, ``kernel`` (None: 3 sigma to each
-    side) and ``padding`` belong to the blurs. ``batch`` prompts are generated together; the pictures depend on it in the
-    last digits only.
+    side) and ``padding`` belong to the blurs. ``rows`` is conditional, the prompt's half of classifier-free guidance alone,
+    or all, the negative prompt's too; the paper does not say which. ``batch`` prompts are generated together; the
+    pictures depend on it in the last digits only.
     """
 
     prompts: tuple[str, ...]
@@ -43,6 +44,7 @@ class PerturbConfig:
     sigma: float = 9.0
     kernel: int | None = 5
     padding: str = "reflect"
+    rows: str = "conditional"
     seeds: tuple[int, ...] = (0, 1, 2)
     batch: int = 8
     generation: GenerationConfig = GenerationConfig()

@@ -1,4 +1,4 @@
-"""Cityscapes, fine annotations, 19 classes, validation: leftImg8bit/val and gtFine/val, by city."""
+"""Cityscapes, fine annotations, 19 or 27 classes, validation: leftImg8bit/val and gtFine/val, by city."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 from .labelled import LabelledPictures, folder_of, labelling, paired
 
 
-def read_cityscapes(root: Path) -> LabelledPictures:
-    """``root`` holds leftImg8bit and gtFine; label ids outside the 19 classes are ignored."""
-    name = "cityscapes"
+def read_cityscapes(root: Path, name: str = "cityscapes") -> LabelledPictures:
+    """cityscapes has the benchmark's 19 classes, cityscapes-27 all label ids from 7 to 33, as DiffSeg and DiffCut evaluate.
+
+    ``root`` holds leftImg8bit and gtFine; other label ids are ignored.
+    """
     pictures = folder_of(name, root, "leftImg8bit/val")
     files = sorted(pictures.glob("*/*_leftImg8bit.png"))
     stems = [(file.name.removesuffix("_leftImg8bit.png"), file) for file in files]

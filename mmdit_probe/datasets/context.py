@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..digests import digest
 from .labelled import LabelledPictures, Labelling, Sample, folder_of, labelling, lines_of, paired
 
 _NAME = "context"
@@ -51,7 +52,9 @@ def _from_annotations(pictures: Path, merged: Path) -> LabelledPictures:
         file = pictures / image["file_name"]
         if not file.is_file():
             raise ValueError(f"{_NAME}: {file} is missing; {merged.name} lists it")
-        samples.append(Sample(file.stem, file, partial(_paint, image, masks[image["image_id"]], merged)))
+        own = masks[image["image_id"]]
+        source = (digest([json.dumps([image, own])]),)
+        samples.append(Sample(file.stem, file, partial(_paint, image, own, merged), source))
     return LabelledPictures(_NAME, labelling(_NAME).classes, samples)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..digests import digest
 from ..files import open_picture
 
 IGNORE = 255
@@ -23,28 +25,49 @@ class Sample:
     """One labelled picture.
 
     ``picture`` is a file, or (height, width, 3) uint8 RGB; ``read`` gives its label map (height, width) uint8: class
-    numbers of the data set, or `IGNORE`.
+    numbers of the data set, or `IGNORE`. ``source`` is what the label map is made from, files and texts; None: it is
+    nowhere but in ``read``.
     """
 
     name: str
     picture: Path | np.ndarray
     read: Callable[[], np.ndarray]
+    source: tuple[Path | str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledPictures:
-    """A data set: its name, its classes' names, and its pictures in a fixed order."""
+    """A data set: its name, its classes' names, and its pictures in a fixed order.
+
+    ``built_in`` pictures are drawn by the package itself, the same everywhere.
+    """
 
     name: str
     classes: tuple[str, ...]
     samples: Sequence[Sample]
+    built_in: bool = False
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells these pictures, label maps and classes from others of the same name, wherever their files lie.
+
+        The files are read once; built-in pictures are not drawn.
+        """
+        if self.built_in:
+            return digest([self.name, str(len(self.samples)), *self.classes])
+        return digest(chain(self.classes, *map(_contents, self.samples)))
 
     def first(self, limit: int | None) -> LabelledPictures:
         """The first ``limit`` pictures, all if None; `ValueError` if that leaves none."""
         samples = self.samples[:limit]
         if not samples:
             raise ValueError(f"{self.name}: there is no picture to evaluate ({len(self.samples)} found, limit {limit})")
-        return LabelledPictures(self.name, self.classes, samples)
+        return replace(self, samples=samples)
+
+
+def _contents(sample: Sample) -> Iterator[Path | str | np.ndarray]:
+    yield from (sample.name, sample.picture)
+    yield from (sample.read(),) if sample.source is None else sample.source
 
 
 @dataclass(frozen=True)
@@ -104,12 +127,12 @@ def read_labels(path: Path, labels: Labelling) -> np.ndarray:
 
 def paired(name: str, labels: Labelling, pairs: Iterable[tuple[str, Path, Path]]) -> LabelledPictures:
     """Samples of (name, picture file, label file); `ValueError` names the first file that is not there."""
-    samples = []
+    samples, reading = [], str(labels)
     for stem, picture, target in pairs:
         for file in (picture, target):
             if not file.is_file():
                 raise ValueError(f"{name}: {file} is missing; every picture needs its label map")
-        samples.append(Sample(stem, picture, partial(read_labels, target, labels)))
+        samples.append(Sample(stem, picture, partial(read_labels, target, labels), (target, reading)))
     return LabelledPictures(name, labels.classes, samples)
 
 

@@ -29,6 +29,7 @@ READERS: Mapping[str, Callable[[Path], LabelledPictures]] = {
     "coco-stuff-27": partial(read_coco, name="coco-stuff-27"),
     "ade20k": read_ade20k,
     "cityscapes": read_cityscapes,
+    "cityscapes-27": partial(read_cityscapes, name="cityscapes-27"),
     "folder": read_folder,
 }
 DATASETS = ("scenes", *READERS)
@@ -61,7 +62,7 @@ def dataset_name(given: str) -> str:
 def held_out_scenes(count: int, split: Split = "test") -> LabelledPictures:
     """The first ``count`` scenes of the test split, or of val, on which settings are chosen; each drawn when it is asked for."""
     name = "scenes" if split == "test" else f"scenes-{split}"
-    return LabelledPictures(name, CLASSES, _Scenes(range(count), split))
+    return LabelledPictures(name, CLASSES, _Scenes(range(count), split), built_in=True)
 
 
 class _Scenes(Sequence[Sample]):

@@ -16,6 +16,7 @@ import pandas as pd
 from ..configs import EvaluateConfig
 from ..datasets.labelled import LabelledPictures
 from ..datasets.registry import held_out_scenes
+from ..digests import named
 from ..segmentation.baselines import BASELINES
 from ..segmentation.evaluation import Counter, run_evaluation
 from ..segmentation.evaluation_tables import Evaluation, tabulate
@@ -89,8 +90,9 @@ class Comparison:
     def table(self, tuning: pd.DataFrame, magnet: Any = None, lora: str | None = None) -> pd.DataFrame:
         """``task``, ``system``, ``threshold``, ``miou`` and ``pacc`` (percent), ``per_second``.
 
-        ``magnet`` is the pipeline with a LoRA. Regions are scored by the paper's matching.
+        ``magnet`` is the pipeline with ``lora``. Regions are scored by the paper's matching.
         """
+        lora = lora and named(lora)
         scenes = held_out_scenes(self.config.scenes)
         best = tuning.loc[tuning.groupby("method")["miou"].idxmax()].set_index("method")
         return pd.DataFrame(

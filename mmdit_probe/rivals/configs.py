@@ -154,10 +154,10 @@ def for_dataset(config: Any, dataset: str) -> Any:
         return replace(config, entropy=entropy, iterations=iterations, background=background)
     if isinstance(config, ProxyCLIPConfig):
         least = {"coco-object-background": 0.25, "context": 0.15}.get(dataset, config.background)
-        if dataset == "cityscapes":
+        if dataset.startswith("cityscapes"):
             return replace(config, side=448, crop=224, background=least)
         return replace(config, background=least)
-    if isinstance(config, DiffSegConfig) and dataset == "cityscapes":
+    if isinstance(config, DiffSegConfig) and dataset.startswith("cityscapes"):
         return replace(config, threshold=0.9)
     if isinstance(config, RefineConfig):
         entropy, iterations = iseg_for(dataset)

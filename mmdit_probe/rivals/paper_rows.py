@@ -7,29 +7,39 @@ from dataclasses import replace
 from typing import Any
 
 from ..configs import EvaluateConfig
+from ..digests import model_label, named
 from ..segmentation.paper_tables import Prepare, Ready, Row
 from .configs import for_dataset
 from .evaluation import SystemCounter
 from .loading import clip_system, load_clip_parts, unet_system
+from .protocols import differences
 from .systems import SYSTEMS
 
 
 def system_row(
-    method: str, source: str, load: Callable[[str], Any], dino: str | None = None, masks: str | None = None
+    method: str,
+    source: str,
+    load: Callable[..., Any],
+    dino: str | None = None,
+    masks: str | None = None,
+    *,
+    device: str = "cpu",
+    dtype: str = "fp32",
 ) -> Row:
     """A whole system as its paper evaluates it: CLIP ones are offered all classes, DiffSeg and DiffCut the centre.
 
-    ``load`` is what loads a U-Net's pipeline.
+    ``load`` is what loads a U-Net's pipeline: given its source, the device and the dtype, as `load_pipeline`.
     """
 
     def prepare() -> Prepare:
         if SYSTEMS[method].kind == "clip":
-            parts = load_clip_parts(method, source, dino, masks)
+            parts = load_clip_parts(method, source, dino, masks, device=device, dtype=dtype)
             return lambda config: _ready(method, config, lambda own: clip_system(method, parts, own))
-        pipe = load(source)
+        pipe = load(source, device=device, dtype=dtype)
         return lambda config: _ready(method, config, lambda own: unet_system(method, pipe, own))
 
-    return Row(", ".join(part for part in (source, dino, masks) if part), prepare)
+    parts = [model_label(source, dtype), *(named(part) for part in (dino, masks) if part)]
+    return Row(", ".join(parts), prepare, lambda task, dataset: differences(method, dataset))
 
 
 def _ready(method: str, config: EvaluateConfig, make: Callable[[Any], Any]) -> Ready:

@@ -104,14 +104,16 @@ def run_evaluation(
     if counter is None and config.method != EvaluateConfig.method:
         raise ValueError(f"evaluate: method {config.method} needs its counter, see rivals.evaluation")
     counter = counter or MapCounter(pipe, config)
+    share = share or Share()
     settings = {
         "study": "evaluate",
         "model": model,
         "pictures": len(pictures.samples),
+        "data": pictures.digest if share.first else "",
         **as_dict(config),
         **counter.settings,
     }
-    return _batches(counter, pictures, config, RunFolder(out, settings), progress, share or Share())
+    return _batches(counter, pictures, config, RunFolder(out, settings), progress, share)
 
 
 def check(config: EvaluateConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..digests import digest
 from ..images import read_rgb
 from ..memory import in_parts
 from ..records import load_record
@@ -69,7 +69,7 @@ def segment_files(
         waiting: dict[str, np.ndarray] = {}
         for number, (name, path) in enumerate(files.items()):
             picture = read_rgb(path)
-            known = _finished(out, name, _digest(picture))
+            known = _finished(out, name, digest([picture]))
             if known is None:
                 waiting[name] = picture
             else:
@@ -88,7 +88,7 @@ def _segment(
     tables = {}
     found, at_once = in_parts(segment, list(pictures.values()))
     for (name, picture), made in zip(pictures.items(), found, strict=True):
-        origin = {"source": _digest(picture), "model": settings["model"], "pictures_at_once": at_once}
+        origin = {"source": digest([picture]), "model": settings["model"], "pictures_at_once": at_once}
         replace(made, settings={**made.settings, **origin}).save(out, name)
         tables[name] = _table(name, made.shares)
     return tables
@@ -108,10 +108,6 @@ def _finished(out: Path, name: str, source: str) -> pd.DataFrame | None:
 
 def _table(name: str, shares: Mapping[str, float]) -> pd.DataFrame:
     return pd.DataFrame({"picture": name, "class": list(shares), "share": list(shares.values())})
-
-
-def _digest(picture: np.ndarray) -> str:
-    return hashlib.sha256(picture.tobytes() + str(picture.shape).encode()).hexdigest()
 
 
 def read_aloud(table: pd.DataFrame, most: int = 12) -> list[str]:
