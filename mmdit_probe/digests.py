@@ -65,9 +65,11 @@ def named(source: str) -> str:
     return f"{source} ({digest(x for file in files for x in (file.relative_to(path).as_posix(), file))[:_DIGITS]})"
 
 
-def model_label(model: str, dtype: str, revision: str | None = None, lora: str | None = None) -> str:
+def model_label(
+    model: str, dtype: str, revision: str | None = None, lora: str | None = None, quantize: str = "none"
+) -> str:
     """What a model's numbers depend on, in words: an output folder is continued only with the same."""
-    parts = [named(model), dtype]
+    parts = [named(model), dtype] if quantize == "none" else [named(model), dtype, f"weights {quantize}"]
     if revision is not None:
         parts.append(f"revision {revision}")
     if lora:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
@@ -52,8 +53,14 @@ for command in (
 app.add_typer(magnet, name="magnet")
 
 
+TALKATIVE = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+"""Where torchao is installed these tell, whenever diffusers is loaded, of kernels for other GPUs."""
+
+
 def main() -> None:
     """Run; whatever the user can mend is one line on standard error and exit code 2, an interrupt 130."""
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         code = app(standalone_mode=False, prog_name="mmdit-probe")
     except (KeyboardInterrupt, typer.Abort):

@@ -30,6 +30,7 @@ def attention_budget(
     device: common.Device = "cpu",
     revision: common.Revision = None,
     offload: common.Offload = "none",
+    quantize: common.Quantize = "none",
     lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "attention-budget",
@@ -53,7 +54,7 @@ def attention_budget(
         common.numbers("--timesteps", timesteps),
         GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
     )
-    source = common.Source(model, dtype, device, revision, offload, lora)
+    source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
     common.fitting(pipe, config.prompts, max_sequence_length)
     with common.Bar("prompts", as_json) as bar:

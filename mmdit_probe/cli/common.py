@@ -72,6 +72,12 @@ Offload = Annotated[
     Literal["none", "model", "sequential"],
     typer.Option(help="Keep in main memory what is not at work: one model at a time, or layer by layer (slow)."),
 ]
+Quantize = Annotated[
+    Literal["none", "int8", "nf4"],
+    typer.Option(
+        help="Weights of the transformer in fewer bits: int8 needs torchao, nf4 bitsandbytes and --device cuda."
+    ),
+]
 Lora = Annotated[str | None, typer.Option(help="A LoRA on top: a .safetensors file, a folder or a hub id.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, messages on standard error.")
@@ -197,11 +203,12 @@ class Source:
     revision: str | None
     offload: Literal["none", "model", "sequential"]
     lora: str | None
+    quantize: Literal["none", "int8", "nf4"] = "none"
 
     @cached_property
     def label(self) -> str:
         """What the numbers depend on, in words: an output folder is continued only with the same."""
-        return model_label(self.model, self.dtype, self.revision, self.lora)
+        return model_label(self.model, self.dtype, self.revision, self.lora, self.quantize)
 
     def load(self) -> Any:
         """The pipeline."""
@@ -215,6 +222,7 @@ class Source:
             revision=self.revision,
             offload=self.offload,
             lora=self.lora,
+            quantize=self.quantize,
         )
 
 

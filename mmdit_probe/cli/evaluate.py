@@ -82,6 +82,7 @@ def evaluate(
     device: common.Device = "cpu",
     revision: common.Revision = None,
     offload: common.Offload = "none",
+    quantize: common.Quantize = "none",
     lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "evaluate",
@@ -132,7 +133,7 @@ def evaluate(
     )
     check(config)
     share = launched_share(device)
-    source = common.Source(model, dtype, share.device or device, revision, offload, lora)
+    source = common.Source(model, dtype, share.device or device, revision, offload, lora, quantize)
     source = rivals.chosen(method, source)
     pipe, counter, whole = None, None, False
     if method == SEG4DIFF:

@@ -58,6 +58,7 @@ def explore(
     device: common.Device = "cpu",
     revision: common.Revision = None,
     offload: common.Offload = "none",
+    quantize: common.Quantize = "none",
     lora: common.Lora = None,
     keep: Annotated[
         Path | None,
@@ -91,7 +92,7 @@ def explore(
             megabytes,
             generation=GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
         )
-        source = common.Source(model, dtype, device, revision, offload, lora)
+        source = common.Source(model, dtype, device, revision, offload, lora, quantize)
         contents, shown, files = _measure(source, config, image, longest, layers == "all", keep, as_json)
     with common.Bar("maps", as_json) as bar:
         page = make_page(contents, shown, megabytes, bar.update)

@@ -34,6 +34,7 @@ def find_expert(
     device: common.Device = "cpu",
     revision: common.Revision = None,
     offload: common.Offload = "none",
+    quantize: common.Quantize = "none",
     lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder.")] = common.RESULTS / "find-expert",
     as_json: common.AsJson = False,
@@ -55,7 +56,7 @@ def find_expert(
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed)
     common.take_folder(out)
-    source = common.Source(model, dtype, device, revision, offload, lora)
+    source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
     common.fitting(pipe, chosen, max_sequence_length)
     with common.Bar("prompts", as_json) as bar:

@@ -46,6 +46,7 @@ def guide(
     device: common.Device = "cpu",
     revision: common.Revision = None,
     offload: common.Offload = "none",
+    quantize: common.Quantize = "none",
     lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "guide",
@@ -71,7 +72,7 @@ def guide(
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width)
     numbers = common.seed_numbers("--seeds", seeds)
     scales = common.decimals("--scale", scale)
-    source = common.Source(model, dtype, device, revision, offload, lora)
+    source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
     common.fitting(pipe, chosen, max_sequence_length)
     scores = make_scores(model, clip, dino, device)

@@ -37,6 +37,7 @@ def maps(
     device: common.Device = "cpu",
     revision: common.Revision = None,
     offload: common.Offload = "none",
+    quantize: common.Quantize = "none",
     lora: common.Lora = None,
     out: common.Out = common.RESULTS / "maps",
     as_json: common.AsJson = False,
@@ -66,7 +67,7 @@ def maps(
         GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
     )
     common.take_folder(out)
-    source = common.Source(model, dtype, device, revision, offload, lora)
+    source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
     common.fitting(pipe, [prompt], max_sequence_length)
     recording = measure_maps(pipe, config, common.given_picture(image, longest, pipe))

@@ -43,6 +43,7 @@ def pca(
     device: common.Device = "cpu",
     revision: common.Revision = None,
     offload: common.Offload = "none",
+    quantize: common.Quantize = "none",
     lora: common.Lora = None,
     out: common.Out = common.RESULTS / "pca",
     as_json: common.AsJson = False,
@@ -78,7 +79,7 @@ def pca(
     if prompt is None and scene is None:
         raise ValueError("give --prompt, or --scene NUMBER to read a built-in scene")
     common.take_folder(out)
-    source = common.Source(model, dtype, device, revision, offload, lora)
+    source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
     common.fitting(pipe, [] if prompt is None else [prompt], max_sequence_length)
     recording = measure_pca(pipe, config, common.given_picture(image, longest, pipe))

@@ -52,6 +52,7 @@ def perturb(
     device: common.Device = "cpu",
     revision: common.Revision = None,
     offload: common.Offload = "none",
+    quantize: common.Quantize = "none",
     lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "perturb",
@@ -76,7 +77,7 @@ def perturb(
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width)
     numbers = common.seed_numbers("--seeds", seeds)
-    source = common.Source(model, dtype, device, revision, offload, lora)
+    source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
     common.fitting(pipe, chosen, max_sequence_length)
     scores = make_scores(model, clip, dino, device)

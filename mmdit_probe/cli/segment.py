@@ -55,6 +55,7 @@ def segment(
     device: common.Device = "cpu",
     revision: common.Revision = None,
     offload: common.Offload = "none",
+    quantize: common.Quantize = "none",
     lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "segment",
@@ -76,7 +77,7 @@ def segment(
     rivals.checked(method, refine, masks, dino)
     names = checked_classes(classes.split(","))
     files = picture_files(images)
-    source = rivals.chosen(method, common.Source(model, dtype, device, revision, offload, lora))
+    source = rivals.chosen(method, common.Source(model, dtype, device, revision, offload, lora, quantize))
     if method != SEG4DIFF:
         rivals.without_layer(method, layer)
         own = rivals.settings(method, None)
@@ -149,6 +150,7 @@ def group(
     device: common.Device = "cpu",
     revision: common.Revision = None,
     offload: common.Offload = "none",
+    quantize: common.Quantize = "none",
     lora: common.Lora = None,
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "group",
@@ -169,7 +171,7 @@ def group(
             f"--threshold must be above 0, got {threshold}; the released code's is {GroupConfig.threshold}"
         )
     files = picture_files(images)
-    source = common.Source(model, dtype, device, revision, offload, lora)
+    source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
     merge_at = GroupConfig.threshold if threshold is None else threshold
     config = GroupConfig(merge_at, variant, min_max, timestep, crop, seed, max_sequence_length)

@@ -40,6 +40,7 @@ def compare(
     device: common.Device = "cpu",
     revision: common.Revision = None,
     offload: common.Offload = "none",
+    quantize: common.Quantize = "none",
     out: Annotated[Path, typer.Option(help="Output folder; an interrupted run continues there.")] = common.RESULTS
     / "magnet-compare",
     as_json: common.AsJson = False,
@@ -67,7 +68,7 @@ def compare(
     chosen = common.chosen_prompts(model, prompt, prompts)
     pictures = open_dataset(dataset, root, limit)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width)
-    source = common.Source(model, dtype, device, revision, offload, lora)
+    source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
     scores = make_scores(model, clip, dino, device, clip_score=True)
     number = one_layer(pipe, layer)

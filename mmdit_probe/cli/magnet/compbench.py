@@ -26,6 +26,7 @@ def compbench(
     device: common.Device = "cpu",
     revision: common.Revision = None,
     offload: common.Offload = "none",
+    quantize: common.Quantize = "none",
     lora: common.Lora = None,
     out: Annotated[
         Path | None, typer.Option(help="Output folder. Default: results/compbench/FILE, with or without LoRA.")
@@ -44,7 +45,7 @@ def compbench(
     chosen = read_compbench(prompts)
     out = out or common.RESULTS / "compbench" / (prompts.stem + ("" if lora is None else "-lora"))
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width)
-    source = common.Source(model, dtype, device, revision, offload, lora)
+    source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
     common.fitting(pipe, chosen, max_sequence_length)
     settings = {
