@@ -222,3 +222,24 @@ def test_noise_levels_are_logit_normal_and_shifted():
     logits = np.log(plain / (1 - plain))
     assert abs(logits.mean()) < 0.08
     assert 0.45 < logits.std() < 0.55
+
+
+def test_a_set_is_told_from_another_of_its_name_by_its_files_and_captions(tmp_path):
+    from PIL import Image
+
+    from mmdit_probe.magnet.sources import open_training_set
+
+    def made(root, names=("a", "b"), size=8, classes='["sand", "star"]'):
+        for kind in ("images", "labels"):
+            (tmp_path / root / kind).mkdir(parents=True)
+            for name in names:
+                Image.fromarray(np.zeros((size, size), np.uint8)).save(tmp_path / root / kind / f"{name}.png")
+        (tmp_path / root / "classes.json").write_text(classes)
+        return open_training_set(f"folder:{tmp_path / root}").digest
+
+    one = made("one")
+    assert one == made("copy")
+    others = [made("names", ("a", "c")), made("sizes", size=9), made("classes", classes='["sand", "lava"]')]
+    assert len({one, *others}) == 4
+    (tmp_path / "one" / "captions.json").write_text('{"a": "sand", "b": "sand"}')
+    assert open_training_set(f"folder:{tmp_path / 'one'}").digest != one

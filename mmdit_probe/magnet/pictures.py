@@ -32,13 +32,17 @@ class MaskedPicture:
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """``count`` masked pictures; ``read(number)`` gives one, the same each time. ``named`` says whether masks have names."""
+    """``count`` masked pictures; ``read(number)`` gives one, the same each time. ``named`` says whether masks have names.
+
+    ``digest`` tells the set from others of the same name.
+    """
 
     name: str
     count: int
     read: Callable[[int], MaskedPicture]
     named: bool
     captioned: bool
+    digest: str = ""
 
 
 @dataclass(frozen=True, eq=False)

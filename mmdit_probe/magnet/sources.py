@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..datasets.context import decode_mask
 from ..datasets.folder import read_folder
 from ..datasets.labelled import LabelledPictures, Sample, folder_of
 from ..datasets.scenes import CLASSES, scene
+from ..digests import digest
 from ..images import read_rgb
 from .captions import captions_for, read_captions
 from .pictures import MaskedPicture, TrainingSet, masks_of
@@ -75,7 +77,15 @@ def _labelled(pictures: LabelledPictures, captions: Mapping[str, str] | None, so
         masks, names = masks_of(sample.read(), pictures.classes)
         return _checked(MaskedPicture(picture, masks, names, texts[number]), sample.name)
 
-    return TrainingSet(pictures.name, len(pictures.samples), read, named=True, captioned=captions is not None)
+    files = [(sample.picture, *(sample.source or ())) for sample in pictures.samples]
+    known = _digest([*pictures.classes, *texts], chain.from_iterable(files))
+    return TrainingSet(pictures.name, len(files), read, named=True, captioned=captions is not None, digest=known)
+
+
+def _digest(texts: Iterable[str], files: Iterable[Any]) -> str:
+    """Of texts, and of the files' names and sizes: a training set is too large to be read whole before."""
+    named = (f"{file.name} {file.stat().st_size}" for file in files if isinstance(file, Path))
+    return digest(chain(texts, named))
 
 
 def _sa1b(root: Path, captions: Mapping[str, str] | None, source: Path | None) -> TrainingSet:
@@ -89,7 +99,8 @@ def _sa1b(root: Path, captions: Mapping[str, str] | None, source: Path | None) -
             f"sa1b: its pictures have no captions; give --captions FILE, or write one with `mmdit-probe magnet caption {root}`"
         )
     texts = captions_for([file.stem for file in files], captions, source)
-    return TrainingSet("sa1b", len(files), partial(_read_sa1b, files, texts), named=False, captioned=True)
+    known = _digest(texts, (part for file in files for part in (file, file.with_suffix(".json"))))
+    return TrainingSet("sa1b", len(files), partial(_read_sa1b, files, texts), named=False, captioned=True, digest=known)
 
 
 def _read_sa1b(files: list[Path], captions: list[str], number: int) -> MaskedPicture:

@@ -20,6 +20,7 @@ from ..configs import MagnetConfig, as_dict
 from ..families import denoiser_of, family_of
 from ..forward import PromptFeatures, encode_images, encode_prompts
 from ..images import native_size, token_pixels
+from ..memory import check_room
 from ..pipelines import model_defaults
 from ..probe import Probe
 from ..runs import RunFolder
@@ -97,7 +98,8 @@ class MagnetTrainer:
             least_area=config.least_area,
             most_masks=config.most_masks,
         )
-        settings = {"study": "magnet", "model": model, "pictures": data.count, **as_dict(config), "layer": self.layer}
+        settings = {"study": "magnet", "model": model, **as_dict(config), "layer": self.layer}
+        settings |= {"pictures": data.count, "digest": data.digest}
         self.folder = RunFolder(out, settings)
         self.checkpoint, self.log = Checkpoint(out), LossLog(out)
         self.accelerator = accelerator or make_accelerator(config.mixed_precision, self.transformer.device)
@@ -132,6 +134,9 @@ class MagnetTrainer:
         torch.manual_seed(config.seed)
         self.head = MaskHead().to(self.transformer.device) if config.mask_head else None
         self.trained = [*self.weights, *(self.head.parameters() if self.head is not None else ())]
+        copies = 5 if config.ema is not None else 4  # the weights, their gradients, AdamW's two averages, and their own
+        count = sum(weight.numel() for weight in self.trained)
+        check_room(f"{count} weights to train", 4 * copies * count, advice="take a smaller --rank")
         optimizer = torch.optim.AdamW(self.trained, lr=config.rate, weight_decay=config.weight_decay)
         if config.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()
