@@ -239,7 +239,7 @@ def test_a_set_is_told_from_another_of_its_name_by_its_files_and_captions(tmp_pa
 
     one = made("one")
     assert one == made("copy")
-    others = [made("names", ("a", "c")), made("sizes", size=9), made("classes", classes='["sand", "lava"]')]
+    others = [made("names", ("a", "c")), made("sizes", size=90), made("classes", classes='["sand", "lava"]')]
     assert len({one, *others}) == 4
     (tmp_path / "one" / "captions.json").write_text('{"a": "sand", "b": "sand"}')
     assert open_training_set(f"folder:{tmp_path / 'one'}").digest != one
