@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from .attention import JointAttention
 from .backends import eager_and_native
 from .edits import Edit
 from .families import Family, Inputs, denoiser_of, family_of, named_inputs
+from .finite import FiniteWatch
 from .intercept import Interceptor, StopForward
 from .kernels import AttentionCall
 from .layout import TokenLayout
@@ -27,22 +28,6 @@ from .readouts import Field, Fields, Readout, read
 from .records import CallRecord, Half, to_dataset
 from .sampling_steps import StepCounter
 from .tokens import TextTokens
-
-
-class Finite(NamedTuple):
-    """Whether a layer's scores and values are finite; on the GPU nobody waits for the answer before it is asked for."""
-
-    layer: int
-    step: int
-    dtype: torch.dtype
-    scores: Tensor
-    both: Tensor
-
-    @classmethod
-    def of(cls, attention: JointAttention) -> Finite:
-        """Of one call."""
-        scores, values = attention.lse.isfinite().all(), attention.value.detach().sum(dtype=torch.float32).isfinite()
-        return cls(attention.layer, attention.step, attention.query.dtype, scores, scores & values)
 
 
 class Probe:
@@ -91,7 +76,7 @@ class Probe:
         self.steps = None if steps is None else frozenset(steps)
         self._last = max((*self.layers, *self._edited), default=0)
         self._calls: list[CallRecord] = []
-        self._finite: list[Finite] = []
+        self._finite = FiniteWatch()
         self._counter = StepCounter(self.pipe)
         self._watch: PromptWatch | None = None
         self._exit: ExitStack | None = None
@@ -107,7 +92,7 @@ class Probe:
     def __enter__(self) -> Probe:
         if self._exit is not None:
             raise ValueError("Probe: this probe is open already; make a second Probe to nest them")
-        self._calls, self._finite, self._counter = [], [], StepCounter(self.pipe)
+        self._calls, self._finite, self._counter = [], FiniteWatch(), StepCounter(self.pipe)
         chosen = sorted({*self.layers, *self._edited})
         with ExitStack() as stack:
             stack.enter_context(eager_and_native([self.modules[layer] for layer in chosen]))
@@ -169,9 +154,9 @@ class Probe:
             return output
         call.seen[layer] = rows.stop
         if self.readouts and layer in self.layers:
-            self._finite.append(Finite.of(attention))
+            self._finite.note(attention)
         if self._records(layer, call.step):
-            self._check_finite()
+            self._finite.check()
             if not any(known.fields for known in self._calls):
                 self._check_memory(attention, call.batch)
             fields, attention = self._read(attention)
@@ -219,15 +204,6 @@ class Probe:
         calls = "one step" if self.steps is None else f"{len(self.steps)} step{'s' * (len(self.steps) > 1)}"
         what = f"{len(self.layers)} layer{'s' * (len(self.layers) > 1)}, {calls}, batch {batch}"
         check_room(what, kept, 2 * kept, "record fewer layers or steps, the mean over heads, or a smaller batch")
-
-    def _check_finite(self) -> None:
-        if bool(self._finite[-1].both):
-            return
-        first = next(known for known in self._finite if not known.both)
-        raise ValueError(
-            f"Probe: layer {first.layer} has {'values' if first.scores else 'attention scores'} that are not finite at "
-            f"step {first.step} ({first.dtype}), the first of the recorded layers that has; run the model in bf16 or fp32"
-        )
 
     def _edited_output(self, edit: Edit, attention: JointAttention, output: Tensor | None) -> Tensor:
         call = attention.call

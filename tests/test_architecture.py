@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mmdit_probe"
 ORDER = [
-    ["layout", "markup", "tokens", "kernels", "configs", "texts", "files", "memory", "digests"],
+    ["layout", "markup", "tokens", "kernels", "configs", "texts", "files", "memory", "digests", "quantization"],
     ["attention"],
     [
         "intercept",
@@ -20,6 +20,7 @@ ORDER = [
         "edits",
         "backends",
         "families",
+        "finite",
     ],
     ["prompts", "prompt_watch", "sampling_steps", "records", "pipelines"],
     ["probe", "runs", "forward", "generation", "figures", "prompt_sets", "images", "segmentation"],
