@@ -38,7 +38,6 @@ def _encoded(part: TextPart, prompts: Sequence[str]) -> list[_Encoded]:
     made = part.tokenizer(
         texts,
         padding="longest" if part.multiple else "max_length",
-        pad_to_multiple_of=part.multiple or None,
         max_length=part.dropped + part.length,
         truncation=True,
         add_special_tokens=part.special,
@@ -47,13 +46,15 @@ def _encoded(part: TextPart, prompts: Sequence[str]) -> list[_Encoded]:
     )
     start = part.template.find(PLAIN)
     words = [(start, start + len(prompt)) if start >= 0 else (0, 0) for prompt in cleaned]
-    spans = made["offset_mapping"] if part.tokenizer.is_fast else [None] * len(texts)
-    return [
-        _Encoded(ids, np.array(seen, bool), None if at is None else np.array(at).reshape(-1, 2), text, ends)
-        for ids, seen, at, text, ends in zip(
-            made["input_ids"], made["attention_mask"], spans, texts, words, strict=True
-        )
-    ]
+    more = -len(made["input_ids"][0]) % (part.multiple or 1)
+    around = (more, 0) if part.tokenizer.padding_side == "left" else (0, more)
+    pad = part.tokenizer.pad_token_id or 0
+    ids = [np.pad(np.array(row, int), around, constant_values=pad).tolist() for row in made["input_ids"]]
+    seen = [np.pad(np.array(row, bool), around) for row in made["attention_mask"]]
+    spans: list[Any] = [None] * len(texts)
+    if part.tokenizer.is_fast:
+        spans = [np.pad(np.array(row, int).reshape(-1, 2), (around, (0, 0))) for row in made["offset_mapping"]]
+    return [_Encoded(*encoded) for encoded in zip(ids, seen, spans, texts, words, strict=True)]
 
 
 def _tokenize(part: TextPart, prompts: Sequence[str], conditional: bool) -> TextTokens:
@@ -143,13 +144,11 @@ def describe(
             "prompts: what this pipeline's text positions hold is not known; "
             "give its family a text_parts, or use readouts that need no words"
         )
-    halves = [(negative, False)] if negative is not None else []
-    halves.append((prompts, True))
+    halves = [(half, kept) for half, kept in ((negative, False), (prompts, True)) if half]
     return join_rows(
         [
-            _joined(parts, [_tokenize(part, p, kept) for part in parts]).repeated(images)
-            for p, kept in halves
-            if p is not None
+            _joined(parts, [_tokenize(part, half, kept) for part in parts]).repeated(images)
+            for half, kept in halves or [(prompts, True)]
         ]
     )
 

@@ -6,13 +6,17 @@ from types import SimpleNamespace
 import diffusers
 import models_cross
 import models_image
+import models_latents
+import models_video
 import numpy as np
 import pytest
 import torch
 from small_pipelines import autoencoder, scheduler
+from transformers import ByT5Tokenizer
 
 from mmdit_probe import Probe, WordMaps
-from mmdit_probe.families import family_of
+from mmdit_probe.families import FAMILIES, family_of
+from mmdit_probe.prompt_watch import PromptWatch
 from mmdit_probe.prompts import find_words
 from mmdit_probe.tiny.tokenizer import make_tokenizer
 
@@ -82,6 +86,28 @@ def sana(sprint=False):
     return diffusers.SanaPipeline(tokenizer(40), Echo(), vae, models_cross.sana(), scheduler())
 
 
+class Autoencoder(torch.nn.Module):
+    """What pipelines ask of an autoencoder before they decode."""
+
+    dtype, device = torch.float32, torch.device("cpu")
+    spatial_compression_ratio, temporal_compression_ratio, temperal_downsample = 8, 4, (True,) * 3
+    config = SimpleNamespace(
+        block_out_channels=(4,) * 4, latent_channels=4, scaling_factor=1.0, shift_factor=None, scale_factor_spatial=8,
+        scale_factor_temporal=4,
+    )  # fmt: skip
+
+
+def cogview4(side="left"):
+    transformer = models_latents.cogview4()
+    return diffusers.CogView4Pipeline(tokenizer(side=side), Echo(), Autoencoder(), transformer, scheduler())
+
+
+def easyanimate():
+    """Its tokenizer pads in front; the pipeline tells it not to."""
+    used = tokenizer(40, "left")
+    return diffusers.EasyAnimatePipeline(Autoencoder(), Echo(), used, models_video.easyanimate(), scheduler())
+
+
 PICTURE = {"height": 32, "width": 32, "num_inference_steps": 1, "output_type": "latent"}
 UNBINNED = PICTURE | {"use_resolution_binning": False}
 GUIDED = {"negative_prompt": ["sand", "Grass and lava"], "guidance_scale": 3.0}
@@ -96,7 +122,11 @@ CASES = {
     "sana": (sana, UNBINNED | GUIDED | LENGTH | {"complex_human_instruction": INSTRUCTION}),
     "sana-plain": (sana, UNBINNED | GUIDED | LENGTH | {"complex_human_instruction": None}),
 }
-CUT = {"lumina2": 5, "lumina2-told": 6}
+CASES |= {
+    "cogview4": (cogview4, PICTURE | GUIDED | {"max_sequence_length": 9}),
+    "easyanimate": (easyanimate, PICTURE | GUIDED | {"num_frames": 5, "height": 32, "width": 32}),
+}
+CUT = {"lumina2": 5, "lumina2-told": 6, "cogview4": 7}
 """Where the prompt is cut: these templates take some of the length."""
 
 
@@ -112,6 +142,22 @@ def made(name):
     return pipe
 
 
+def checked(text, features, pipe):
+    """Each row's words, once every token is known to stand where the features have it."""
+    length = text.kinds.shape[1]
+    numbers = features[..., -2].numpy()
+    seen = (features[..., -3].numpy() == 1) & (numbers != made_of(pipe).pad_token_id)  # CogView4 masks nothing
+    np.testing.assert_array_equal(text.kinds != "padding", seen[:, :length])
+    assert not seen[:, length:].any()
+    rows = []
+    for row in range(len(text.kinds)):
+        there = np.flatnonzero(seen[row, :length])
+        named = made_of(pipe).convert_ids_to_tokens(numbers[row, there].astype(int).tolist())
+        assert [token.replace("</w>", "") for token in named] == list(text.strings[row, there])
+        rows.append((bool(text.conditional[row]), " ".join(text.strings[row][text.is_prompt[row]])))
+    return rows
+
+
 def watched(pipe, prompts, options):
     """For each call of the transformer what the probe says of its text, and the features that it was given."""
     given = []
@@ -125,10 +171,13 @@ def watched(pipe, prompts, options):
     return [(call.text, features.flatten(2)) for call, features in zip(probe._calls, given, strict=True)]
 
 
+def made_of(pipe):
+    return pipe.tokenizer if hasattr(pipe, "tokenizer") else pipe.processor.tokenizer
+
+
 def shown(pipe):
     """Each token's string by its number."""
-    used = pipe.tokenizer if hasattr(pipe, "tokenizer") else pipe.processor.tokenizer
-    return lambda number: used.convert_ids_to_tokens(int(number)).replace("</w>", "")
+    return lambda number: made_of(pipe).convert_ids_to_tokens(int(number)).replace("</w>", "")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -137,19 +186,7 @@ def test_the_text_positions_of_a_pipelines_calls(name):
     pipe, options = made(name), CASES[name][1]
     prompts = ["a Red heart", "sand under an orange half moon on lava"]
     calls = watched(pipe, prompts, options)
-    string = shown(pipe)
-    rows = []
-    for text, features in calls:
-        assert text is not None
-        length = text.kinds.shape[1]
-        seen, numbers = features[..., -3].numpy() == 1, features[..., -2].numpy()
-        np.testing.assert_array_equal(text.kinds != "padding", seen[:, :length])
-        assert not seen[:, length:].any()
-        for row in range(len(text.kinds)):
-            there = np.flatnonzero(seen[row, :length])
-            assert [string(number) for number in numbers[row, there]] == list(text.strings[row, there])
-            words = " ".join(text.strings[row][text.is_prompt[row]])
-            rows.append((bool(text.conditional[row]), words))
+    rows = [row for text, features in calls for row in checked(text, features, pipe)]
     lost = CUT.get(name)
     expected = [(True, " ".join(prompt.lower().split()[:lost])) for prompt in prompts]
     expected += [(False, " ".join(prompt.lower().split()[:lost])) for prompt in options.get("negative_prompt", ())]
@@ -168,6 +205,92 @@ def test_words_of_a_prompt_are_where_the_call_has_them(name):
     assert find_words(parts, "a red heart", ["red", "heart"]) == [
         np.flatnonzero(text.spelling(word)[0]).tolist() for word in ("red", "heart")
     ]
+
+
+TEMPLATE = {"template": "on {} above", "crop_start": 2}
+
+
+@pytest.mark.parametrize("told", [{}, {"prompt_template": TEMPLATE}])
+def test_framepack_reads_a_chat_without_its_beginning(told):
+    """Each half in a call of its own; the negative prompt's features are known from the prompt's."""
+    used, family = tokenizer(40), next(family for family in FAMILIES if family.name == "framepack")
+    parts = [None, None, scheduler(), Echo(), tokenizer(), None, None]
+    pipe = diffusers.HunyuanVideoFramepackPipeline(Echo(), used, *parts)
+    with PromptWatch(pipe, family) as watch:
+        halves = [pipe.encode_prompt(prompt, max_sequence_length=500, **told)[0] for prompt in ("a red heart", "sand")]
+        texts = [watch.text(features.clone(), 1, 500) for features in halves]
+    rows = [checked(text, features, pipe) for text, features in zip(texts, halves, strict=True)]
+    assert [row[0][0] for row in rows] == [True, False]
+    assert rows[0][0][1].endswith("a red heart")
+    assert texts[0].is_prompt.sum() == 3
+
+
+class Through(torch.nn.Module):
+    """A projection that keeps what the encoder shows, at the end of the width."""
+
+    def forward(self, features, *rest):
+        return torch.nn.functional.pad(features, (16 - features.shape[-1], 0))
+
+
+def hunyuan15():
+    transformer = models_video.hunyuan15()
+    transformer.register_to_config(in_channels=9)
+    transformer.x_embedder.proj = torch.nn.Conv3d(9, 16, (1, 2, 2), (1, 2, 2))
+    transformer.context_embedder, transformer.context_embedder_2 = Through(), Through()
+    guider = diffusers.ClassifierFreeGuidance(guidance_scale=3.0)
+    parts = [transformer, Autoencoder(), scheduler(), Echo(6), ByT5Tokenizer(), guider]
+    pipe = diffusers.HunyuanVideo15Pipeline(Echo(), tokenizer(80), *parts)
+    pipe.system_message, pipe.prompt_template_encode_start_idx = "on a moon above", 4
+    pipe.tokenizer_max_length, pipe.tokenizer_2_max_length, pipe.vision_num_semantic_tokens = 20, 60, 3
+    transformer.cond_type_embed.weight.data.zero_()
+    return pipe
+
+
+QUOTED = 'sand "sea \u00e9" on a heart'
+
+
+@pytest.mark.parametrize("negative", [None, ["", "sand"]])
+def test_hunyuan_reads_quoted_texts_as_bytes_before_the_prompt(negative):
+    """Tokens as they reach the first block, where all padding stands behind; an image that is not given is masked."""
+    pipe, given = hunyuan15(), []
+    pipe.set_progress_bar_config(disable=True)
+    hook = pipe.transformer.transformer_blocks[0].register_forward_pre_hook(lambda module, args: given.append(args[1]))
+    with Probe(pipe, []) as probe:
+        pipe(
+            ["a red heart", QUOTED],
+            negative,
+            num_frames=1,
+            height=16,
+            width=16,
+            num_inference_steps=1,
+            output_type="latent",
+        )
+    hook.remove()
+    prompt, negative_call = ((call.text, features) for call, features in zip(probe._calls, given, strict=True))
+    for text, features in (prompt, negative_call):
+        assert text.kinds.shape == (2, 83) == features.shape[:2]
+        numbers, seen = features[..., -2].int().numpy(), features[..., -3].numpy() == 1
+        np.testing.assert_array_equal(np.isin(text.kinds, ["padding", "absent"]), ~seen)
+    assert prompt[0].conditional.all()
+    assert not negative_call[0].conditional.any()
+    text, features = prompt
+    numbers = features[..., -2].int().numpy()
+    bytes_of, words_of = ByT5Tokenizer(), tokenizer()
+    glyphs = 'Text "sea \u00e9". '
+    assert bytes_of.decode(numbers[1][: len(glyphs.encode())]) == glyphs
+    for row, start in ((0, 0), (1, len(glyphs.encode()) + 1)):
+        there = np.flatnonzero((features[row, :, -3] == 1).numpy())[start:]
+        named = words_of.convert_ids_to_tokens(numbers[row, there].tolist())
+        plain = [token.replace("</w>", "") for token in named]
+        shown = [
+            token if token.isascii() else string for token, string in zip(plain, text.strings[row, there], strict=True)
+        ]
+        assert shown == list(text.strings[row, there])
+    assert list(text.strings[1][text.spelling("sea")[1]]) == list("seasea")
+    assert list(text.strings[1][text.spelling("\u00e9")[1]])[:2] == ["\u00e9", ""]
+    assert list(text.strings[0][text.is_prompt[0]]) == ["a", "red", "heart"]
+    assert (text.kinds[0] == "absent").sum() == 3
+    assert set(text.encoders[: int((features[0, :, -3] == 1).sum())]) == {"qwen"}  # of the first row
 
 
 def test_words_are_read_beside_a_shorter_negative_prompt():

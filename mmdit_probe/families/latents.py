@@ -28,6 +28,13 @@ def latents_then_text(
     return of
 
 
+def _cogview4_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """GLM, whose tokenizer pads in front; the pipeline makes up the length in front too, whatever the tokenizer does."""
+    if pipe.tokenizer.padding_side != "left":
+        return []
+    return [TextPart("glm", pipe.tokenizer, max_sequence_length, multiple=16)]
+
+
 def _hidream_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     latents, masks = inputs["hidden_states"], inputs.get("hidden_states_masks")
     if masks is None:
@@ -76,6 +83,7 @@ LATENTS = (
         models="CogView4",
         layers=modules("attn1", "transformer_blocks"),
         layout=latents_then_text("text-image"),
+        text_parts=_cogview4_text,
     ),
     Family(
         name="glm-image",
