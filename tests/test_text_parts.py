@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import diffusers
 import models_cross
+import models_flux
 import models_image
 import models_latents
 import models_video
@@ -15,7 +16,9 @@ from small_pipelines import autoencoder, scheduler
 from transformers import ByT5Tokenizer
 
 from mmdit_probe import Probe, WordMaps
+from mmdit_probe.configs import GenerationConfig
 from mmdit_probe.families import FAMILIES, family_of
+from mmdit_probe.generation import generation_arguments
 from mmdit_probe.prompt_watch import PromptWatch
 from mmdit_probe.prompts import find_words
 from mmdit_probe.tiny.tokenizer import make_tokenizer
@@ -108,6 +111,40 @@ def easyanimate():
     return diffusers.EasyAnimatePipeline(Autoencoder(), Echo(), used, models_video.easyanimate(), scheduler())
 
 
+def bria():
+    used = tokenizer()
+    return diffusers.BriaPipeline(briaform("bria"), scheduler(use_dynamic_shifting=True), Autoencoder(), Echo(), used)
+
+
+def bria_fibo(side="right"):
+    used, transformer = tokenizer(side=side), briaform("bria-fibo")
+    shifting = scheduler(use_dynamic_shifting=True)
+    return diffusers.BriaFiboPipeline(transformer, shifting, Autoencoder(), Echo(), used)
+
+
+def briaform(name):
+    transformer = {"bria": diffusers.BriaTransformer2DModel, "bria-fibo": diffusers.BriaFiboTransformer2DModel}[name]
+    more = {"joint_attention_dim": 32, "text_encoder_dim": 16} if name == "bria-fibo" else {}
+    return transformer(**{**models_flux.SMALL, "axes_dims_rope": [2, 2, 4], "in_channels": 16, **more})
+
+
+def longcat():
+    transformer = diffusers.LongCatImageTransformer2DModel(
+        **{**models_flux.SMALL, "in_channels": 64, "pooled_projection_dim": 8}
+    )
+    used = tokenizer()
+    pipe = diffusers.LongCatImagePipeline(scheduler(), Autoencoder(), Echo(), used, None, transformer)
+    pipe.tokenizer_max_length = 30
+    return pipe
+
+
+def ovis():
+    transformer = diffusers.OvisImageTransformer2DModel(**{**models_flux.SMALL, "in_channels": 16, "out_channels": 16})
+    pipe = diffusers.OvisImagePipeline(scheduler(), Autoencoder(), Echo(), tokenizer(40), transformer)
+    pipe.system_prompt, pipe.user_prompt_begin_id = "above sand ", 3
+    return pipe
+
+
 PICTURE = {"height": 32, "width": 32, "num_inference_steps": 1, "output_type": "latent"}
 UNBINNED = PICTURE | {"use_resolution_binning": False}
 GUIDED = {"negative_prompt": ["sand", "Grass and lava"], "guidance_scale": 3.0}
@@ -125,6 +162,14 @@ CASES = {
 CASES |= {
     "cogview4": (cogview4, PICTURE | GUIDED | {"max_sequence_length": 9}),
     "easyanimate": (easyanimate, PICTURE | GUIDED | {"num_frames": 5, "height": 32, "width": 32}),
+}
+REPHRASED = PICTURE | GUIDED | {"enable_prompt_rewrite": False}
+CASES |= {
+    "bria": (bria, PICTURE | GUIDED | LENGTH),
+    "bria-fibo": (bria_fibo, PICTURE | GUIDED | LENGTH),
+    "bria-fibo-left": (lambda: bria_fibo("left"), PICTURE | GUIDED | LENGTH),
+    "longcat": (longcat, REPHRASED),
+    "ovis": (ovis, PICTURE | GUIDED | LENGTH),
 }
 CUT = {"lumina2": 5, "lumina2-told": 6, "cogview4": 7}
 """Where the prompt is cut: these templates take some of the length."""
@@ -291,6 +336,45 @@ def test_hunyuan_reads_quoted_texts_as_bytes_before_the_prompt(negative):
     assert list(text.strings[0][text.is_prompt[0]]) == ["a", "red", "heart"]
     assert (text.kinds[0] == "absent").sum() == 3
     assert set(text.encoders[: int((features[0, :, -3] == 1).sum())]) == {"qwen"}  # of the first row
+
+
+@pytest.mark.parametrize("negative", [None, "", ["", "sand"]])
+def test_bria_without_a_negative_prompt_has_zeros_in_its_place(negative):
+    pipe = made("bria")
+    prompts = ["a red heart", "sand"] if isinstance(negative, list) else ["a red heart"]
+    [(text, features)] = watched(pipe, prompts, PICTURE | LENGTH | {"negative_prompt": negative})
+    assert (text.kinds[: len(prompts)] == "absent").all()
+    assert not features[: len(prompts)].any()
+    assert text.conditional.tolist() == [False] * len(prompts) + [True] * len(prompts)
+
+
+@pytest.mark.parametrize("negative", [None, ["", "grass and lava"]])
+def test_fibo_begins_a_text_for_an_empty_prompt(negative):
+    pipe = made("bria-fibo")
+    [(text, features)] = watched(pipe, ["a red heart", "sand"], PICTURE | LENGTH | {"negative_prompt": negative})
+    for kinds, shown in zip(text.kinds, features, strict=True):
+        np.testing.assert_array_equal(kinds == "start", shown[:, -2] == 128000)
+        np.testing.assert_array_equal(kinds != "padding", shown[:, -3] == 1)
+    assert (text.kinds[0] == "start").sum() == (1 if negative is None else 5)
+
+
+def test_longcat_reads_quoted_texts_letter_by_letter():
+    pipe, prompt = made("longcat"), "a 'red' heart on sand's \"lava\""
+    options = PICTURE | {"enable_prompt_rewrite": False, "guidance_scale": 3.0}
+    calls = watched(pipe, prompt, options)
+    assert checked(*calls[0], pipe)[0] == (True, "a ' r e d ' heart on sand ' s \" l a v a \"")
+    assert checked(*calls[1], pipe) == [(False, "")]
+    assert calls[0][0].spelling("red")[0].sum() == 3
+
+
+def test_a_prompt_that_the_pipeline_would_write_anew_is_drawn_as_given():
+    """The words that are looked up are those of the prompt, so the commands turn rewriting off."""
+    assert generation_arguments(made("longcat"), GenerationConfig())["enable_prompt_rewrite"] is False
+
+
+def test_pictures_among_the_words_leave_them_unknown():
+    pipe = made("longcat")
+    assert family_of(pipe.transformer).parts_of(pipe, {"prompt": "sand", "image": object()}) == []
 
 
 def test_words_are_read_beside_a_shorter_negative_prompt():

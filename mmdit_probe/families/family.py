@@ -127,7 +127,12 @@ class Family:
     as_given: Mapping[str, Any] = field(default_factory=dict)
 
     def parts_of(self, pipe: Any, arguments: Mapping[str, Any]) -> list[TextPart]:
-        """The text positions that a pipeline's `encode_prompt` makes with these arguments."""
+        """The text positions that a pipeline's `encode_prompt` makes with these arguments.
+
+        Among words and pictures they are not described.
+        """
+        if arguments.get("image") is not None:
+            return []
         _, _, *further = inspect.signature(self.text_parts).parameters
         told = {name: arguments[name] for name in further if name in arguments}
         return self.text_parts(pipe, arguments.get("max_sequence_length") or 0, **told)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +13,11 @@ from torch import Tensor
 from ..layout import Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, fraction, modules, t5
 from .given import Given, Text, even_sigmas, guidance_of, packed, position_ids, same
+from .tokenizers import Pieces, Started
 
 _BLOCKS = ("transformer_blocks", "single_transformer_blocks")
+_FIBO_START = 128000
+"""The token that stands for an empty prompt."""
 
 
 def grid_from_ids(ids: Tensor) -> tuple[int, int]:
@@ -61,6 +66,52 @@ def _mistral(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     template = pipe.tokenizer.apply_chat_template(chat, add_generation_prompt=False, tokenize=False)
     tokenizer = getattr(pipe.tokenizer, "tokenizer", pipe.tokenizer)  # a processor holds one
     return [TextPart("mistral", tokenizer, max_sequence_length, template, special=False)]
+
+
+def _bria_text(pipe: Any, max_sequence_length: int, negative_prompt: Any = None) -> list[TextPart]:
+    """T5, zeros behind; without a negative prompt, which the first one decides, its half is zero."""
+    first = negative_prompt[0] if isinstance(negative_prompt, list) and negative_prompt else negative_prompt
+    absent = TextPart("t5", None, max_sequence_length)
+    return [replace(part, negative=None if first else absent) for part in t5(pipe, max_sequence_length)]
+
+
+def _fibo_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """SmolLM, as long as the longest prompt; an empty one is its beginning of a text, over and over."""
+    return [TextPart("smollm", Started(pipe.tokenizer, _FIBO_START), max_sequence_length, multiple=1)]
+
+
+def _longcat_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Qwen, what stands in quotes letter by letter; the chat around the prompt is cut off behind it too."""
+    divided = sys.modules[type(pipe).__module__].split_quotation
+
+    def split(prompt: str) -> list[str]:
+        return [piece for part, quoted in divided(prompt) for piece in (part if quoted else [part])]
+
+    return [TextPart("qwen", Pieces(pipe.tokenizer, split), pipe.tokenizer_max_length, special=False)]
+
+
+def _ovis_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Qwen with a chat template, whose beginning is cut off."""
+    chat = [{"role": "user", "content": pipe.system_prompt + PLAIN}]
+    template = pipe.tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    return [
+        TextPart(
+            "qwen", pipe.tokenizer, max_sequence_length, template, special=False, dropped=pipe.user_prompt_begin_id
+        )
+    ]
+
+
+def _krea2_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Qwen; padding stands between the prompt and the end of its template."""
+    end = pipe.prompt_template_encode_suffix
+    length = max_sequence_length - pipe.prompt_template_encode_num_suffix_tokens
+    template, dropped = pipe.prompt_template_encode_prefix + PLAIN, pipe.prompt_template_encode_start_idx
+    return [
+        TextPart("qwen", pipe.tokenizer, length, template, dropped=dropped),
+        TextPart("qwen", pipe.tokenizer, len(pipe.tokenizer(end)["input_ids"]), end),
+    ]
 
 
 def _flux_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
@@ -125,6 +176,7 @@ FLUX = (
         models="Bria 3",
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
+        text_parts=_bria_text,
     ),
     Family(
         name="bria-fibo",
@@ -132,6 +184,7 @@ FLUX = (
         models="Bria Fibo",
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
+        text_parts=_fibo_text,
     ),
     Family(
         name="longcat-image",
@@ -140,6 +193,8 @@ FLUX = (
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
         sigmas=fraction,
+        text_parts=_longcat_text,
+        as_given={"enable_prompt_rewrite": False},
     ),
     Family(
         name="ovis-image",
@@ -148,6 +203,7 @@ FLUX = (
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
         sigmas=fraction,
+        text_parts=_ovis_text,
     ),
     Family(
         name="krea2",
@@ -156,5 +212,6 @@ FLUX = (
         layers=modules("attn", "transformer_blocks"),
         layout=_krea2_layout,
         sigmas=fraction,
+        text_parts=_krea2_text,
     ),
 )
