@@ -23,6 +23,7 @@ from mmdit_probe.prompt_watch import PromptWatch
 from mmdit_probe.prompts import find_words
 from mmdit_probe.tiny.tokenizer import make_tokenizer
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # ERNIE-Image's sigmas
 PAD = "z</w>"
 """A padding token that is neither start nor end."""
 
@@ -145,6 +146,69 @@ def ovis():
     return pipe
 
 
+def krea2():
+    transformer = models_latents.krea2()
+    parts = [Autoencoder(), Echo(), tokenizer(60), transformer]
+    pipe = diffusers.Krea2Pipeline(
+        scheduler(use_dynamic_shifting=True), *parts, text_encoder_select_layers=(2, 3, 5), patch_size=1
+    )
+    pipe.prompt_template_encode_prefix = "on a moon above "
+    pipe.prompt_template_encode_suffix = " under sand"
+    pipe.prompt_template_encode_start_idx, pipe.prompt_template_encode_num_suffix_tokens = 4, 4
+    return pipe
+
+
+class Processor:
+    """A processor of texts alone."""
+
+    def __init__(self, used):
+        self.tokenizer, self.apply_chat_template = used, used.apply_chat_template
+
+    def __call__(self, text, **options):
+        return self.tokenizer(text, **options)
+
+
+def nucleus(side="right"):
+    transformer, used = models_latents.nucleus(), tokenizer(300, side)
+    transformer.register_to_config(patch_size=2)  # the pipeline packs the latents
+    pipe = diffusers.NucleusMoEImagePipeline(transformer, scheduler(), Autoencoder(), Echo(), Processor(used))
+    pipe._format_prompt = lambda prompt, system_prompt=None: f"on a moon {prompt} under sand"
+    return pipe
+
+
+class Decoder(Echo):
+    """An encoder whose last layer is read."""
+
+    def __init__(self):
+        super().__init__()
+        layer = torch.nn.Identity()
+        self.model = SimpleNamespace(language_model=SimpleNamespace(layers=[layer]))
+
+    def forward(self, **given):
+        return self.model.language_model.layers[-1](super().forward(**given).last_hidden_state)
+
+
+def joyimage(side="left"):
+    used, transformer = tokenizer(90, side), models_latents.joyimage()
+    pipe = diffusers.JoyImageEditPipeline(scheduler(), Autoencoder(), Decoder(), used, transformer, None, 30)
+    pipe.prompt_template_encode = {"image": "on a moon {} under sand"}
+    pipe.prompt_template_encode_start_idx = {"image": 2}
+    return pipe
+
+
+def ernie():
+    parts = [models_latents.ernie(), Autoencoder(), Echo(12), tokenizer(9, "left"), scheduler()]
+    return diffusers.ErnieImagePipeline(*parts)
+
+
+def prx():
+    from diffusers.pipelines.prx import pipeline_prx
+
+    vars(pipeline_prx).setdefault("ftfy", SimpleNamespace(fix_text=str))  # which is not among our dependencies
+    parts = [models_latents.prx(), scheduler(), Echo(), tokenizer(), Autoencoder()]
+    return diffusers.PRXPipeline(*parts, default_sample_size=None)
+
+
 PICTURE = {"height": 32, "width": 32, "num_inference_steps": 1, "output_type": "latent"}
 UNBINNED = PICTURE | {"use_resolution_binning": False}
 GUIDED = {"negative_prompt": ["sand", "Grass and lava"], "guidance_scale": 3.0}
@@ -171,7 +235,17 @@ CASES |= {
     "longcat": (longcat, REPHRASED),
     "ovis": (ovis, PICTURE | GUIDED | LENGTH),
 }
-CUT = {"lumina2": 5, "lumina2-told": 6, "cogview4": 7}
+CASES |= {
+    "krea2": (krea2, PICTURE | GUIDED | LENGTH),
+    "nucleus": (nucleus, PICTURE | GUIDED | {"max_sequence_length": 16}),
+    "nucleus-left": (lambda: nucleus("left"), PICTURE | GUIDED | {"max_sequence_length": 16}),
+    "joyimage": (joyimage, PICTURE | GUIDED | LONGER),
+    "joyimage-right": (lambda: joyimage("right"), PICTURE | GUIDED),
+    "ernie": (ernie, PICTURE | GUIDED),
+    "prx": (prx, UNBINNED | GUIDED),
+    "prx-cut": (prx, UNBINNED | GUIDED | {"tokenizer_max_length": 8, "skip_text_cleaning": True}),
+}
+CUT = {"lumina2": 5, "lumina2-told": 6, "cogview4": 7, "krea2": 6, "ernie": 7, "prx-cut": 6}
 """Where the prompt is cut: these templates take some of the length."""
 
 
@@ -211,7 +285,7 @@ def watched(pipe, prompts, options):
         hook = pipe.transformer.register_forward_pre_hook(
             lambda module, args, kwargs: given.append(kwargs[name]), with_kwargs=True
         )
-        pipe(prompts, **options)
+        pipe(prompt=prompts, **options)
         hook.remove()
     return [(call.text, features.flatten(2)) for call, features in zip(probe._calls, given, strict=True)]
 
@@ -228,8 +302,10 @@ def shown(pipe):
 @pytest.mark.parametrize("name", CASES)
 def test_the_text_positions_of_a_pipelines_calls(name):
     """Every token stands where the transformer is given it, padding where it was masked, in the prompt's own rows."""
-    pipe, options = made(name), CASES[name][1]
+    pipe, options = made(name), dict(CASES[name][1])
     prompts = ["a Red heart", "sand under an orange half moon on lava"]
+    if name.startswith("prx"):  # whose pipeline guides one prompt at a time
+        prompts, options["negative_prompt"] = prompts[1:], options["negative_prompt"][1:]
     calls = watched(pipe, prompts, options)
     rows = [row for text, features in calls for row in checked(text, features, pipe)]
     lost = CUT.get(name)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..layout import Extra, Order, Scope, TokenLayout
 from .family import Family, Inputs, Layout, TextPart, fraction, grid_of, modules, t5
+from .tokenizers import own_length
 
 
 def latents_then_text(
@@ -63,6 +64,27 @@ def _joyimage_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "image-text", references)
 
 
+def _joyimage_text(pipe: Any, max_sequence_length: int, template_type: str = "image") -> list[TextPart]:
+    """Qwen of a prompt without pictures, as long as the longest, without the beginning of its chat."""
+    length = min(max_sequence_length or pipe.text_token_max_length, pipe.text_token_max_length)
+    template = pipe.prompt_template_encode[template_type]
+    dropped = pipe.prompt_template_encode_start_idx[template_type]
+    return [TextPart("qwen", pipe.tokenizer, length, template, packed=True, dropped=dropped, multiple=1)]
+
+
+def _ernie_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Mistral, prompt by prompt, zeros behind."""
+    return [TextPart("mistral", pipe.tokenizer, own_length(pipe.tokenizer), packed=True, multiple=1)]
+
+
+def _prx_text(
+    pipe: Any, max_sequence_length: int, tokenizer_max_length: int | None = None, skip_text_cleaning: bool = False
+) -> list[TextPart]:
+    """Gemma, with the pipeline's own cleaning."""
+    cleaned = pipe.text_preprocessor.basic_clean if skip_text_cleaning else pipe.text_preprocessor.clean_text
+    return [TextPart("gemma", pipe.tokenizer, tokenizer_max_length or own_length(pipe.tokenizer), cleaned=cleaned)]
+
+
 def _one_step_early(transformer: Any, timestep: Tensor) -> Tensor:
     """GLM-Image counts timesteps from 0 to 999."""
     return (timestep.float() + 1) / 1000
@@ -108,6 +130,7 @@ LATENTS = (
         models="JoyImage-Edit",
         layers=modules("attn", "double_blocks"),
         layout=_joyimage_layout,
+        text_parts=_joyimage_text,
     ),
     Family(
         name="ernie-image",
@@ -115,6 +138,9 @@ LATENTS = (
         models="ERNIE-Image",
         layers=modules("self_attention", "layers"),
         layout=latents_then_text("image-text", text=["text_bth"]),
+        text_parts=_ernie_text,
+        features="text_bth",
+        as_given={"use_pe": False},
     ),
     Family(
         name="prx",
@@ -123,5 +149,6 @@ LATENTS = (
         layers=modules("attention", "blocks"),
         layout=latents_then_text("text-image", "image-queries"),  # text is never updated: it only offers keys
         sigmas=fraction,
+        text_parts=_prx_text,
     ),
 )
