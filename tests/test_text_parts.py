@@ -12,12 +12,12 @@ import models_video
 import numpy as np
 import pytest
 import torch
-from small_pipelines import autoencoder, scheduler
+from small_pipelines import autoencoder, scheduler, small_pipeline
 from transformers import ByT5Tokenizer
 
 from mmdit_probe import Probe, WordMaps
 from mmdit_probe.configs import GenerationConfig
-from mmdit_probe.families import FAMILIES, family_of
+from mmdit_probe.families import FAMILIES, call_default, family_of
 from mmdit_probe.generation import generation_arguments
 from mmdit_probe.prompt_watch import PromptWatch
 from mmdit_probe.prompts import find_words
@@ -209,6 +209,38 @@ def prx():
     return diffusers.PRXPipeline(*parts, default_sample_size=None)
 
 
+class Flux2Encoder(Echo):
+    """Of which three layers are laid side by side."""
+
+    def forward(self, **given):
+        shown = super().forward(**given)
+        shown.hidden_states = (shown.last_hidden_state,) * 40
+        return shown
+
+
+def flux2(klein=False):
+    options = {"axes_dims_rope": (2, 2, 2, 2), "timestep_guidance_channels": 8, "joint_attention_dim": 48}
+    transformer = diffusers.Flux2Transformer2DModel(**{**models_flux.SMALL, **options, "in_channels": 16})
+    used, vae = tokenizer(40, "left"), Autoencoder()
+    vae.bn, vae.config = torch.nn.BatchNorm2d(16), SimpleNamespace(**vars(vae.config), batch_norm_eps=1e-4)
+    if klein:
+        return diffusers.Flux2KleinPipeline(scheduler(), vae, Flux2Encoder(), used, transformer)
+    pipe = diffusers.Flux2Pipeline(scheduler(), vae, Flux2Encoder(), used, transformer)
+    pipe.system_message = "on a moon"
+    return pipe
+
+
+def cogview3():
+    used, vae = tokenizer(), Autoencoder()
+    return diffusers.CogView3PlusPipeline(used, Echo(), vae, models_latents.cogview3(), diffusers.DDIMScheduler())
+
+
+def qwen_image():
+    pipe = small_pipeline("qwen-image")
+    pipe.tokenizer, pipe.text_encoder = tokenizer(40), Echo()
+    return pipe
+
+
 PICTURE = {"height": 32, "width": 32, "num_inference_steps": 1, "output_type": "latent"}
 UNBINNED = PICTURE | {"use_resolution_binning": False}
 GUIDED = {"negative_prompt": ["sand", "Grass and lava"], "guidance_scale": 3.0}
@@ -244,6 +276,12 @@ CASES |= {
     "ernie": (ernie, PICTURE | GUIDED),
     "prx": (prx, UNBINNED | GUIDED),
     "prx-cut": (prx, UNBINNED | GUIDED | {"tokenizer_max_length": 8, "skip_text_cleaning": True}),
+}
+CASES |= {
+    "flux2": (flux2, PICTURE | {"max_sequence_length": 24}),
+    "flux2-klein": (lambda: flux2(True), PICTURE | {"max_sequence_length": 24, "guidance_scale": 1.0}),
+    "cogview3": (cogview3, PICTURE | GUIDED | LENGTH),
+    "qwen-image": (qwen_image, PICTURE | {"negative_prompt": GUIDED["negative_prompt"], "true_cfg_scale": 3.0}),
 }
 CUT = {"lumina2": 5, "lumina2-told": 6, "cogview4": 7, "krea2": 6, "ernie": 7, "prx-cut": 6}
 """Where the prompt is cut: these templates take some of the length."""
@@ -321,7 +359,8 @@ def test_words_of_a_prompt_are_where_the_call_has_them(name):
     guided = list(options.pop("negative_prompt", ()))[:1]
     calls = watched(pipe, ["a red heart"], options | ({"negative_prompt": guided} if guided else {}))
     [text] = [text.conditional_rows() for text, _ in calls if text.conditional.any()]
-    told = {name: value for name, value in options.items() if name not in PICTURE}
+    told = {"max_sequence_length": call_default(pipe, "max_sequence_length")}
+    told |= {name: value for name, value in options.items() if name not in PICTURE}
     parts = family_of(pipe.transformer).parts_of(pipe, told)
     assert find_words(parts, "a red heart", ["red", "heart"]) == [
         np.flatnonzero(text.spelling(word)[0]).tolist() for word in ("red", "heart")
@@ -424,6 +463,13 @@ def test_bria_without_a_negative_prompt_has_zeros_in_its_place(negative):
     assert text.conditional.tolist() == [False] * len(prompts) + [True] * len(prompts)
 
 
+def test_cogview3_without_a_negative_prompt_has_zeros_in_its_place():
+    [(text, features)] = watched(made("cogview3"), ["a red heart"], PICTURE | LENGTH | {"guidance_scale": 3.0})
+    assert (text.kinds[0] == "absent").all()
+    assert not features[0].any()
+    assert text.conditional.tolist() == [False, True]
+
+
 @pytest.mark.parametrize("negative", [None, ["", "grass and lava"]])
 def test_fibo_begins_a_text_for_an_empty_prompt(negative):
     pipe = made("bria-fibo")
@@ -446,6 +492,12 @@ def test_longcat_reads_quoted_texts_letter_by_letter():
 def test_a_prompt_that_the_pipeline_would_write_anew_is_drawn_as_given():
     """The words that are looked up are those of the prompt, so the commands turn rewriting off."""
     assert generation_arguments(made("longcat"), GenerationConfig())["enable_prompt_rewrite"] is False
+
+
+def test_wan_mends_the_prompt():
+    pipe = diffusers.WanPipeline(tokenizer(), None, Autoencoder(), scheduler(), models_cross.wan())
+    parts = family_of(pipe.transformer).text_parts(pipe, 9)
+    assert find_words(parts, "  a&amp;#32; red   heart", ["heart"]) == [[3]]
 
 
 def test_pictures_among_the_words_leave_them_unknown():

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..layout import TokenLayout
-from .family import OWN, PLAIN, Family, Inputs, TextPart, modules, t5, thousandths
+from .family import OWN, PLAIN, Family, Inputs, TextPart, beside, modules, t5, thousandths
 from .given import call_default
 from .latents import latents_then_text
 
@@ -92,6 +92,11 @@ def _pixart_text(pipe: Any, max_sequence_length: int, clean_caption: Any = OWN) 
     return [replace(part, cleaned=_cleaner(pipe, clean_caption)) for part in t5(pipe, max_sequence_length)]
 
 
+def _wan_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """T5 of a prompt with its spaces and its entities of HTML mended."""
+    return [replace(part, cleaned=beside(pipe, "prompt_clean") or str) for part in t5(pipe, max_sequence_length)]
+
+
 def _sana_text(
     pipe: Any, max_sequence_length: int, complex_human_instruction: Any = OWN, clean_caption: Any = OWN
 ) -> list[TextPart]:
@@ -148,7 +153,7 @@ CROSS_ATTENTION = (
         models="Wan 2.1, and the first transformer of 2.2",
         layers=modules("attn2", "blocks"),
         layout=latents_then_text("image-text", "cross"),
-        text_parts=t5,
+        text_parts=_wan_text,
     ),
     Family(
         name="ltx-video",

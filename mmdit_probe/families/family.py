@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +62,12 @@ def in_order(inputs: Inputs, layout: TokenLayout) -> Tensor | None:
 
 OWN: Any = object()
 """An argument of `encode_prompt` that is not known: what the pipeline's call gives by default."""
+
+
+def beside(pipe: Any, name: str) -> Any:
+    """What the module of a pipeline's class, or of one that it derives from, calls ``name``; None if there is none such."""
+    modules = (sys.modules[base.__module__] for base in type(pipe).__mro__)
+    return next((getattr(module, name) for module in modules if hasattr(module, name)), None)
 
 
 def unknown_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..layout import Extra, TokenLayout
-from .family import PLAIN, Family, Inputs, TextPart, fraction, modules, t5
+from .family import PLAIN, Family, Inputs, TextPart, beside, fraction, modules, t5
 from .given import Given, Text, even_sigmas, guidance_of, packed, position_ids, same
 from .tokenizers import Pieces, Started
 
@@ -59,13 +58,23 @@ def _second_t5(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     return [TextPart("t5", pipe.tokenizer_2, max_sequence_length)]  # CLIP is pooled: it makes no tokens
 
 
+def _flux2_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Mistral, with a chat of the pipeline's system message and the prompt; in Klein Qwen, with the prompt alone."""
+    if not hasattr(pipe, "system_message"):
+        chat = [{"role": "user", "content": PLAIN}]
+        options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        template = pipe.tokenizer.apply_chat_template(chat, **options)
+        return [TextPart("qwen", pipe.tokenizer, max_sequence_length, template)]
+    return _mistral(pipe, max_sequence_length)
+
+
 def _mistral(pipe: Any, max_sequence_length: int) -> list[TextPart]:
-    """A chat of the pipeline's system message and the prompt."""
     said = [("system", pipe.system_message), ("user", PLAIN)]
     chat = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
     template = pipe.tokenizer.apply_chat_template(chat, add_generation_prompt=False, tokenize=False)
     tokenizer = getattr(pipe.tokenizer, "tokenizer", pipe.tokenizer)  # a processor holds one
-    return [TextPart("mistral", tokenizer, max_sequence_length, template, special=False)]
+    part = TextPart("mistral", tokenizer, max_sequence_length, template, special=False)
+    return [replace(part, cleaned=lambda prompt: prompt.replace("[IMG]", ""))]
 
 
 def _bria_text(pipe: Any, max_sequence_length: int, negative_prompt: Any = None) -> list[TextPart]:
@@ -82,7 +91,7 @@ def _fibo_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
 
 def _longcat_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     """Qwen, what stands in quotes letter by letter; the chat around the prompt is cut off behind it too."""
-    divided = sys.modules[type(pipe).__module__].split_quotation
+    divided = beside(pipe, "split_quotation")
 
     def split(prompt: str) -> list[str]:
         return [piece for part, quoted in divided(prompt) for piece in (part if quoted else [part])]
@@ -158,7 +167,7 @@ FLUX = (
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
         sigmas=fraction,
-        text_parts=_mistral,
+        text_parts=_flux2_text,
     ),
     Family(
         name="chroma",

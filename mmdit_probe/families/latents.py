@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +28,13 @@ def latents_then_text(
         return TokenLayout(grid, sum(inputs[name].shape[1] for name in text), order, scope=scope)
 
     return of
+
+
+def _cogview3_text(pipe: Any, max_sequence_length: int, negative_prompt: Any = None) -> list[TextPart]:
+    """T5; without a negative prompt its half is zero."""
+    absent = TextPart("t5", None, max_sequence_length)
+    negative = absent if negative_prompt is None else None
+    return [replace(part, negative=negative) for part in t5(pipe, max_sequence_length)]
 
 
 def _cogview4_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
@@ -97,7 +105,7 @@ LATENTS = (
         models="CogView3-Plus",
         layers=modules("attn1", "transformer_blocks"),
         layout=latents_then_text("text-image"),
-        text_parts=t5,
+        text_parts=_cogview3_text,
     ),
     Family(
         name="cogview4",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..layout import Extra, TokenLayout
-from .family import OWN, PLAIN, Family, Inputs, TextPart, grid_of, modules, t5
+from .family import OWN, PLAIN, Family, Inputs, TextPart, beside, grid_of, modules, t5
 from .given import call_default
 from .tokenizers import Bytes
 
@@ -35,7 +34,7 @@ def _hunyuan_text(pipe: Any, max_sequence_length: int, prompt_template: Any = OW
 
 def _hunyuan15_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     """ByT5 reads what stands in quotes, Qwen all in a chat; of an image that is not given there are masked positions."""
-    quoted = sys.modules[type(pipe).__module__].extract_glyph_texts
+    quoted = beside(pipe, "extract_glyph_texts")
     said = [("system", pipe.system_message), ("user", PLAIN)]
     chat = [{"role": role, "content": text} for role, text in said]
     template = pipe.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
