@@ -58,7 +58,7 @@ def generate_batch(pipe: Any, prompts: Sequence[str], seed: int, generation: Gen
     """(prompts, height, width, 3) uint8 RGB; every prompt starts from the noise of ``seed``."""
     arguments = generation_arguments(pipe, generation)
     arguments["generator"] = [torch.Generator().manual_seed(seed) for _ in prompts]
-    made = pipe(list(prompts), output_type="np", **arguments).images
+    made = pipe(prompt=list(prompts), output_type="np", **arguments).images
     return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
 
 

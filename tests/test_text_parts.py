@@ -15,12 +15,14 @@ import torch
 from small_pipelines import autoencoder, scheduler, small_pipeline
 from transformers import ByT5Tokenizer
 
-from mmdit_probe import Probe, WordMaps
+from mmdit_probe import BlurText, I2TMaps, Probe, WordMaps
 from mmdit_probe.configs import GenerationConfig
 from mmdit_probe.families import FAMILIES, call_default, family_of
 from mmdit_probe.generation import generation_arguments
+from mmdit_probe.guidance import PerturbedGuidance
 from mmdit_probe.prompt_watch import PromptWatch
 from mmdit_probe.prompts import find_words
+from mmdit_probe.recording import record_generated
 from mmdit_probe.tiny.tokenizer import make_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # ERNIE-Image's sigmas
@@ -478,6 +480,25 @@ def test_fibo_begins_a_text_for_an_empty_prompt(negative):
         np.testing.assert_array_equal(kinds == "start", shown[:, -2] == 128000)
         np.testing.assert_array_equal(kinds != "padding", shown[:, -3] == 1)
     assert (text.kinds[0] == "start").sum() == (1 if negative is None else 5)
+
+
+def test_fibo_is_guided_in_the_layers_that_are_told_of_the_text():
+    """Its transformer is given a list of features, one for each layer and not for each sample."""
+    pipe, pictures = made("bria-fibo"), []
+    for batched in (True, False):
+        with PerturbedGuidance(pipe, [BlurText(0)], 2.0, batched=batched):
+            options = PICTURE | LENGTH | {"generator": torch.Generator().manual_seed(0)}
+            pictures.append(pipe("a red heart", **options).images)
+    torch.testing.assert_close(*pictures)
+
+
+@pytest.mark.parametrize("name", ["flux2", "cogview3"])
+def test_commands_give_the_prompt_by_name(name):
+    """In some pipelines pictures come before it."""
+    generation = GenerationConfig(steps=2, height=32, width=32, max_sequence_length=24)
+    record = record_generated(made(name), "a red heart", [I2TMaps()], (1, 2), generation).record
+    words = record["token_text"].values[record["token_kind"].values == "word"]
+    assert set(words.ravel()) == {"a", "red", "heart"}
 
 
 def test_longcat_reads_quoted_texts_letter_by_letter():
