@@ -433,6 +433,8 @@ def test_hunyuan_reads_quoted_texts_as_bytes_before_the_prompt(negative):
         assert text.kinds.shape == (2, 83) == features.shape[:2]
         numbers, seen = features[..., -2].int().numpy(), features[..., -3].numpy() == 1
         np.testing.assert_array_equal(np.isin(text.kinds, ["padding", "absent"]), ~seen)
+        for kinds, there in zip(text.kinds, seen, strict=True):
+            assert (kinds[there.sum() :][:3] == "absent").all()  # the image's positions come before all other padding
     assert prompt[0].conditional.all()
     assert not negative_call[0].conditional.any()
     text, features = prompt
