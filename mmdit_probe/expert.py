@@ -100,7 +100,7 @@ def _generate(pipe: Any, prompt: str, config: ExpertConfig, step: int) -> tuple[
 
     with Probe(pipe, [I2TMaps(), ValueNorms()], steps=[step]) as probe, ExitStack() as stack:
         stack.callback(denoiser_of(pipe).register_forward_pre_hook(keep, with_kwargs=True).remove)
-        pipe(prompt, output_type="latent", **generation_arguments(pipe, config.generation))
+        pipe(prompt=prompt, output_type="latent", **generation_arguments(pipe, config.generation))
     if not seen:
         raise ValueError("find-expert: this pipeline's prompt tokens are not known; name a layer instead")
     return probe.dataset("conditional").isel(call=-1), seen[-1]

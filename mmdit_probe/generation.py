@@ -8,11 +8,15 @@ from typing import Any
 import torch
 
 from .configs import GenerationConfig
+from .families import denoiser_of, family_of
 from .pipelines import model_defaults
 
 
 def generation_arguments(pipe: Any, config: GenerationConfig) -> dict[str, Any]:
-    """The pipeline call's arguments, as far as it has them; the generator is the CPU's, so seeds mean the same everywhere."""
+    """The pipeline call's arguments, as far as it has them; the generator is the CPU's, so seeds mean the same everywhere.
+
+    Pipelines that would write the prompt anew are told not to.
+    """
     defaults = model_defaults(pipe)
     wanted = {
         "num_inference_steps": config.steps,
@@ -24,6 +28,7 @@ def generation_arguments(pipe: Any, config: GenerationConfig) -> dict[str, Any]:
         "width": config.width,
         "generator": torch.Generator().manual_seed(config.seed),
     }
+    wanted |= family_of(denoiser_of(pipe)).as_given
     known = inspect.signature(type(pipe).__call__).parameters
     return {name: value for name, value in wanted.items() if name in known and value is not None}
 

@@ -179,7 +179,9 @@ def _with_rows(given: Mapping[str, Any], batch: int, rows: list[int]) -> dict[st
         if isinstance(value, Tensor):
             positions = name.endswith("_ids") and value.dim() < 3
             return value if value.dim() == 0 or len(value) != batch or positions else value[rows]
-        by_row = isinstance(value, list) and len(value) == batch and name != "skip_layers"
+        if isinstance(value, list) and name.endswith("_layers"):  # one for each layer
+            return [chosen("layer", one) for one in value]
+        by_row = isinstance(value, list) and len(value) == batch
         return [value[row] for row in rows] if by_row else value
 
     return {name: chosen(name, value) for name, value in given.items()}

@@ -78,7 +78,7 @@ def _made(pipe: Any, prompts: Sequence[str], seed: int, generation: GenerationCo
     arguments["generator"] = [torch.Generator().manual_seed(seed) for _ in prompts]
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of what is not finite: looked for afterwards
-        return pipe(list(prompts), output_type=form, **arguments).images
+        return pipe(prompt=list(prompts), output_type=form, **arguments).images
 
 
 def make_pictures(

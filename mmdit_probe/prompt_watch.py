@@ -73,21 +73,25 @@ class PromptWatch:
         for made, text in self._made:
             if _same(made, features):
                 return text
-        rows = {
-            id(sample): text.rows(slice(row, row + 1))
-            for made, text in self._made
-            if isinstance(made, list)
-            for row, sample in enumerate(made)
-        }
-        if not isinstance(features, list | tuple) or not all(id(sample) in rows for sample in features):
+        if not isinstance(features, list | tuple | Tensor):
             return None
-        return join_rows([rows[id(sample)] for sample in features])
+        rows = [self._known_row(sample, isinstance(features, Tensor)) for sample in features]
+        return None if None in rows else join_rows([text for text in rows if text is not None])
+
+    def _known_row(self, features: Any, batched: bool) -> TextTokens | None:
+        """The tokens of one sample that was made in a list; ``batched`` it may have zeros behind."""
+        for made, text in self._made:
+            for row, sample in enumerate(made if isinstance(made, list) else ()):
+                if sample is features or (batched and _begins(features, sample)):
+                    return text.rows(slice(row, row + 1))
+        return None
 
     def _note(self, halves: list[TextTokens], features: Any) -> None:
         if self._used:  # a new generation begins
             self._text, self._made, self._used = None, [], False
             self.generation += 1
         if not halves:
+            self._text = None  # embeddings were given: which half they are is not known
             return
         apart = bool(self._made)
         made = list(_features(features))[: len(halves)]
@@ -97,16 +101,18 @@ class PromptWatch:
 
     def _halves(self, arguments: dict[str, Any]) -> list[TextTokens]:
         """The prompts' tokens and, where they are encoded with them, the negative prompts'."""
-        parts = self.family.text_parts(self.pipe, arguments.get("max_sequence_length") or 0)
-        if arguments.get("prompt_embeds") is not None or arguments.get("prompt") is None or not parts:
+        parts = self.family.parts_of(self.pipe, arguments)
+        if arguments.get("prompt_embeds") is not None or not parts:
             return []
-        prompts = _listed(arguments["prompt"])
+        prompts = _listed(arguments.get("prompt")) * (1 if arguments.get("prompt") else arguments.get("batch_size", 1))
         images = arguments.get("num_images_per_prompt") or arguments.get("num_videos_per_prompt") or 1
         # where guidance is no argument, a second call before the transformer's first encodes the negative prompt
-        second = "do_classifier_free_guidance" not in arguments and bool(self._made) and not self._used
+        guided = arguments.get("do_classifier_free_guidance")
+        guided = arguments["guidance_scale"] > 1 if guided is None and "guidance_scale" in arguments else guided
+        second = guided is None and bool(self._made) and not self._used
         halves = [describe(parts, [] if second else prompts, prompts if second else None, images)]
-        if arguments.get("do_classifier_free_guidance"):
-            negative = _listed(arguments.get("negative_prompt") or "")
+        if guided:
+            negative = _listed(arguments.get("negative_prompt"))
             negative = negative * len(prompts) if len(negative) == 1 else negative
             halves.append(describe(parts, [], negative, images))
         return halves
@@ -118,6 +124,15 @@ def _same(made: Any, features: Any) -> bool:
         return True
     both = isinstance(made, Tensor) and isinstance(features, Tensor)
     return both and made.shape == features.shape and torch.equal(made.to(features), features)
+
+
+def _begins(features: Any, sample: Any) -> bool:
+    """Whether a batch's row is this sample, with zeros behind it."""
+    if not isinstance(features, Tensor) or not isinstance(sample, Tensor) or len(sample) > len(features):
+        return False
+    length = len(sample)
+    alike = features.shape[1:] == sample.shape[1:] and torch.equal(sample.to(features), features[:length])
+    return alike and not bool(features[length:].any())
 
 
 def _features(result: Any) -> Iterator[Any]:
@@ -132,5 +147,6 @@ def _features(result: Any) -> Iterator[Any]:
             yield value
 
 
-def _listed(prompt: str | Sequence[str]) -> list[str]:
-    return [prompt] if isinstance(prompt, str) else list(prompt)
+def _listed(prompt: str | Sequence[str | None] | None) -> list[str]:
+    """A batch of prompts; none is an empty one."""
+    return [text or "" for text in ([prompt] if prompt is None or isinstance(prompt, str) else prompt)]

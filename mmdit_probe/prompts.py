@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,25 +14,69 @@ from .texts import shown
 from .tokens import Kind, TextTokens, join_positions, join_rows
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """A prompt's tokens as its text encoder is given them, with their padding.
+
+    ``spans`` (position, 2) are the characters of ``text`` that each token stands for, None where the tokenizer does not
+    know; the prompt is ``words`` (start, end) of them, none where the text is the template's alone.
+    """
+
+    ids: list[int]
+    seen: np.ndarray
+    spans: np.ndarray | None
+    text: str
+    words: tuple[int, int]
+
+
+def _encoded(part: TextPart, prompts: Sequence[str]) -> list[_Encoded]:
+    """The prompts of a batch, each in its template, padded and cut to the part's length."""
+    cleaned = [part.cleaned(prompt) for prompt in prompts]
+    texts = [part.template.replace(PLAIN, prompt) for prompt in cleaned]
+    if not texts:
+        return []
+    made = part.tokenizer(
+        texts,
+        padding="longest" if part.multiple else "max_length",
+        max_length=part.dropped + part.length,
+        truncation=True,
+        add_special_tokens=part.special,
+        return_attention_mask=True,
+        return_offsets_mapping=part.tokenizer.is_fast,
+    )
+    start = part.template.find(PLAIN)
+    words = [(start, start + len(prompt)) if start >= 0 else (0, 0) for prompt in cleaned]
+    more = -len(made["input_ids"][0]) % (part.multiple or 1)
+    around = (more, 0) if part.tokenizer.padding_side == "left" else (0, more)
+    pad = part.tokenizer.pad_token_id or 0
+    ids = [np.pad(np.array(row, int), around, constant_values=pad).tolist() for row in made["input_ids"]]
+    seen = [np.pad(np.array(row, bool), around) for row in made["attention_mask"]]
+    spans: list[Any] = [None] * len(texts)
+    if part.tokenizer.is_fast:
+        spans = [np.pad(np.array(row, int).reshape(-1, 2), (around, (0, 0))) for row in made["offset_mapping"]]
+    return [_Encoded(*encoded) for encoded in zip(ids, seen, spans, texts, words, strict=True)]
+
+
 def _tokenize(part: TextPart, prompts: Sequence[str], conditional: bool) -> TextTokens:
-    shape = (len(prompts), part.length)
+    part = part if conditional or part.negative is None else part.negative
+    encoded = _encoded(part, prompts) if part.tokenizer is not None else []
+    length = len(_order(part, encoded[0])) if encoded else part.length
+    shape = (len(prompts), length)
     strings, kinds = np.full(shape, "", object), np.full(shape, Kind.ABSENT, object)
     begins, ends = np.ones((2, *shape), bool)
-    for row, prompt in enumerate(prompts if part.tokenizer is not None else ()):
+    for row, prompt in enumerate(encoded):
         strings[row], kinds[row], begins[row], ends[row] = _positions(part, prompt)
-    encoders, rows = np.full(part.length, part.encoder, dtype=object), np.full(len(prompts), conditional)
+    encoders, rows = np.full(length, part.encoder, dtype=object), np.full(len(prompts), conditional)
     return TextTokens(strings, kinds, encoders, rows, begins, ends)
 
 
-def _positions(part: TextPart, prompt: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _positions(part: TextPart, encoded: _Encoded) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Strings, kinds, and where words can begin and end, of the positions that one prompt fills."""
-    encoded = _encoded(part, prompt)
-    kinds = _encoded_kinds(part, prompt, encoded)
-    strings = np.array([readable(token) for token in part.tokenizer.convert_ids_to_tokens(encoded.input_ids)], object)
+    kinds, text = _kinds(part, encoded), encoded.text
+    strings = np.array([readable(token) for token in part.tokenizer.convert_ids_to_tokens(encoded.ids)], object)
     begins, ends = np.ones((2, len(kinds)), bool)
-    text = part.template.replace(PLAIN, prompt)
     before = None
-    for place, span in enumerate(encoded.get("offset_mapping", ())):
+    for place, span in enumerate([] if encoded.spans is None else map(tuple, encoded.spans.tolist())):
         if span[0] == span[1]:  # a token that stands for no character
             continue
         since = span[1] - len(text[span[0] : span[1]].lstrip())
@@ -40,7 +85,7 @@ def _positions(part: TextPart, prompt: str) -> tuple[np.ndarray, np.ndarray, np.
             strings[place] = text[since : span[1]].strip() if span != before else ""
         begins[place] &= span != before
         before = span
-    kept = _order(part, kinds)
+    kept = _order(part, encoded)
     return strings[kept], kinds[kept], begins[kept], ends[kept]
 
 
@@ -56,65 +101,35 @@ def positions_of(part: TextPart, prompt: str, ranges: Sequence[tuple[int, int]])
 
     Empty where the tokenizer cut the prompt before.
     """
-    encoded = _encoded(part, prompt)
-    kept = _order(part, _encoded_kinds(part, prompt, encoded))
-    start = part.template.index(PLAIN)
-    offsets = np.array(encoded["offset_mapping"])[kept] - start
+    [encoded] = _encoded(part, [prompt])
+    offsets: np.ndarray = encoded.spans[_order(part, encoded)] - encoded.words[0]  # type: ignore[index]
     return [np.flatnonzero((offsets[:, 1] > since) & (offsets[:, 0] < to)).tolist() for since, to in ranges]
 
 
-def _encoded(part: TextPart, prompt: str) -> Any:
-    """The tokenizer's output for the prompt in its template, padded and cut to the part's length.
-
-    With the characters of each token, which a tokenizer written in Python does not know.
-    """
-    return part.tokenizer(
-        part.template.replace(PLAIN, prompt),
-        padding="max_length",
-        max_length=part.dropped + part.length,
-        truncation=True,
-        add_special_tokens=part.special,
-        return_offsets_mapping=part.tokenizer.is_fast,
-    )
-
-
-def _encoded_kinds(part: TextPart, prompt: str, encoded: Any) -> np.ndarray:
-    kinds = np.array(_kinds(encoded.input_ids, part.tokenizer), dtype=object)
-    if part.template != PLAIN:
-        start = part.template.index(PLAIN)
-        overlaps = [start < to and since < start + len(prompt) for since, to in encoded["offset_mapping"]]
-        kinds[~np.array(overlaps)] = Kind.TEMPLATE
-    kinds[np.array(encoded.get("attention_mask", [1] * len(kinds))) == 0] = Kind.PADDING
+def _kinds(part: TextPart, encoded: _Encoded) -> np.ndarray:
+    named = {part.tokenizer.bos_token_id: Kind.START, part.tokenizer.eos_token_id: Kind.END}
+    kinds = np.array([named.get(number, Kind.WORD) for number in encoded.ids], dtype=object)
+    if part.template != PLAIN and encoded.spans is not None:  # ends of its own do not end the prompt
+        start, end = encoded.words
+        overlaps = (encoded.spans[:, 1] > start) & (encoded.spans[:, 0] < end)
+        kinds = np.where(overlaps, Kind.WORD, Kind.TEMPLATE).astype(object)
+    else:
+        added = np.isin(encoded.ids, part.tokenizer.all_special_ids) & (kinds == Kind.WORD)
+        kinds[added & (True if encoded.spans is None else encoded.spans[:, 0] == encoded.spans[:, 1])] = Kind.TEMPLATE
+    kinds[~encoded.seen] = Kind.PADDING
     return kinds
 
 
-def _order(part: TextPart, kinds: np.ndarray) -> np.ndarray:
+def _order(part: TextPart, encoded: _Encoded) -> np.ndarray:
     """Which of the tokenizer's positions become text positions, in order."""
-    places = np.arange(len(kinds))
-    order = np.argsort(kinds == Kind.PADDING, kind="stable") if part.packed else places
-    return order[places >= part.dropped]
+    places = np.arange(len(encoded.ids))
+    order = np.argsort(~encoded.seen, kind="stable") if part.packed else places
+    return order[(places < part.kept) | (places >= part.kept + part.dropped)]
 
 
-def readable(token: str) -> str:
+def readable(token: str | None) -> str:
     """A token without its tokenizer's marks of word starts and ends."""
-    return token.replace("</w>", "").replace("▁", "").replace("Ġ", "")
-
-
-def _kinds(ids: Sequence[int], tokenizer: Any) -> list[Kind]:
-    kinds, ended = [], False
-    for number in ids:
-        if ended:
-            kinds.append(Kind.PADDING)
-        elif number == tokenizer.eos_token_id:
-            kinds.append(Kind.END)
-            ended = True
-        elif number == tokenizer.bos_token_id:
-            kinds.append(Kind.START)
-        elif number == tokenizer.pad_token_id:
-            kinds.append(Kind.PADDING)
-        else:
-            kinds.append(Kind.WORD)
-    return kinds
+    return (token or "").replace("</w>", "").replace("▁", "").replace("Ġ", "")
 
 
 def describe(
@@ -129,23 +144,28 @@ def describe(
             "prompts: what this pipeline's text positions hold is not known; "
             "give its family a text_parts, or use readouts that need no words"
         )
-    halves = [(negative, False)] if negative is not None else []
-    halves.append((prompts, True))
+    halves = [(half, kept) for half, kept in ((negative, False), (prompts, True)) if half]
     return join_rows(
         [
-            join_positions([_tokenize(part, p, kept) for part in parts]).repeated(images)
-            for p, kept in halves
-            if p is not None
+            _joined(parts, [_tokenize(part, half, kept) for part in parts]).repeated(images)
+            for half, kept in halves or [(prompts, True)]
         ]
     )
 
 
+def _joined(parts: Sequence[TextPart], tokens: Sequence[TextTokens]) -> TextTokens:
+    joined = join_positions(tokens)
+    return joined.padding_last() if any(part.sorted for part in parts) else joined
+
+
 def check_length(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> None:
     """`ValueError` if a prompt is longer than every text encoder of the pipeline reads: its end would be lost unseen."""
-    parts = [p for p in family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length) if p.tokenizer is not None]
-    for prompt in prompts if parts else ():
-        if not any(_fits(part, prompt) for part in parts):
-            room = max(part.length for part in parts)
+    parts = family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length)
+    parts = [part for part in parts if part.tokenizer is not None and PLAIN in part.template]
+    for prompt in prompts:
+        reading = [part for part in parts if part.cleaned(prompt)]
+        if reading and not any(_fits(part, prompt) for part in reading):
+            room = max(part.length for part in reading)
             raise ValueError(
                 f"the prompt {shown(prompt)} has more than the {room} tokens that this model reads; shorten it"
             )
@@ -153,9 +173,9 @@ def check_length(pipe: Any, prompts: Sequence[str], max_sequence_length: int) ->
 
 def _fits(part: TextPart, prompt: str) -> bool:
     room = part.dropped + part.length
-    text = part.template.replace(PLAIN, prompt)
-    cut = part.tokenizer(text, truncation=True, max_length=room + 1, add_special_tokens=part.special)
-    return len(cut.input_ids) <= room
+    text = part.template.replace(PLAIN, part.cleaned(prompt))
+    cut = part.tokenizer([text], truncation=True, max_length=room + 1, add_special_tokens=part.special)
+    return len(cut["input_ids"][0]) <= room
 
 
 def find_words(parts: Sequence[TextPart], prompt: str, words: Sequence[str]) -> list[list[int]]:

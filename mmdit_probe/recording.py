@@ -59,7 +59,7 @@ def record_generated(
     steps = steps_at(timesteps, generation.steps)
     with Probe(pipe, readouts, steps=steps, layers=layers) as probe:
         form = "np" if decode else "latent"
-        output = pipe(prompt, output_type=form, **generation_arguments(pipe, generation))
+        output = pipe(prompt=prompt, output_type=form, **generation_arguments(pipe, generation))
     _check_steps(pipe, probe, generation.steps)
     record = by_timestep(probe, steps, timesteps, steps)
     picture = _picture(output) if decode else np.empty((0, 0, 3), np.uint8)

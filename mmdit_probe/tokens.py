@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -102,12 +102,37 @@ class TextTokens:
             return None
         return self._taken(slice(None), places < length)
 
+    def padding_last(self) -> TextTokens:
+        """Each row's tokens, then its absent positions, then its padding.
+
+        A position's encoder is that of the first row that has a token there.
+        """
+        rank = np.select([self.kinds == Kind.PADDING, self.kinds == Kind.ABSENT], [2, 1])
+        order = np.argsort(rank, axis=1, kind="stable")
+        by_place = {name: np.take_along_axis(getattr(self, name), order, 1) for name in _BY_PLACE}
+        encoders = self.encoders[order]
+        filled = (np.take_along_axis(rank, order, 1) == 0).argmax(0)
+        return replace(self, **by_place, encoders=encoders[filled, np.arange(encoders.shape[1])])
+
+    def widened(self, length: int) -> TextTokens:
+        """With padding behind, up to ``length`` positions."""
+        more = length - len(self.encoders)
+        shape, encoders = (
+            (len(self.conditional), more),
+            np.full(more, self.encoders[-1] if len(self.encoders) else "", object),
+        )
+        strings, kinds = np.full(shape, "", object), np.full(shape, Kind.PADDING, object)
+        begins, ends = np.ones((2, *shape), bool)
+        return join_positions([self, TextTokens(strings, kinds, encoders, self.conditional, begins, ends)])
+
 
 _BY_PLACE = ("strings", "kinds", "begins", "ends")
 
 
 def join_rows(parts: Sequence[TextTokens]) -> TextTokens:
-    """Batches one after the other."""
+    """Batches one after the other; shorter ones are padded to the longest."""
+    longest = max((len(part.encoders) for part in parts), default=0)
+    parts = [part if len(part.encoders) == longest else part.widened(longest) for part in parts]
     by_place = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _BY_PLACE}
     conditional = np.concatenate([part.conditional for part in parts])
     return TextTokens(encoders=parts[0].encoders, conditional=conditional, **by_place)

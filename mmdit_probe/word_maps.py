@@ -20,7 +20,8 @@ class WordMaps(Readout):
 
     ``spans`` lists the text positions of each word. Direction "i2t": the probability with which each image query
     attends to the word's tokens (Seg4Diff, Fig. 9); "t2i": with which the word's tokens attend to each image position
-    (Fig. 16). Both in [0, 1], of the joint softmax over image and text. ``heads`` is "mean" or "all".
+    (Fig. 16). Both in [0, 1], of the joint softmax over image and text; 0 for positions that a shorter negative prompt
+    does not have. ``heads`` is "mean" or "all".
     """
 
     def __init__(self, spans: Sequence[Sequence[int]], direction: Direction = "i2t", heads: Heads = "mean") -> None:
@@ -36,7 +37,7 @@ class WordMaps(Readout):
 
     def start(self, attention: JointAttention) -> Reduction:
         last = max(max(span) for span in self.spans)
-        if last >= attention.layout.text:
+        if last >= attention.layout.text and not _negative(attention):
             raise ValueError(f"WordMaps: position {last} does not exist; there are {attention.layout.text} text tokens")
         if self.direction == "t2i" and Region.T2I not in attention.layout.regions:
             raise ValueError("WordMaps: in this model text does not attend to the image; use the direction i2t")
@@ -46,6 +47,11 @@ class WordMaps(Readout):
         return len(self.spans) * layout.image * (1 if self.heads == "mean" else heads)
 
 
+def _negative(attention: JointAttention) -> bool:
+    """Whether the call is known to carry negative prompts alone, which may be shorter."""
+    return attention.text is not None and not attention.text.conditional.any()
+
+
 class _WordReduction:
     def __init__(self, attention: JointAttention, readout: WordMaps) -> None:
         self.layout, self.all_heads, self.heads = attention.layout, attention.heads, readout.heads
@@ -53,7 +59,8 @@ class _WordReduction:
         self.maps = attention.query.new_zeros(*leading, len(readout.spans), self.layout.image, dtype=torch.float32)
         self.weights = attention.query.new_zeros(len(readout.spans), self.layout.text, dtype=torch.float32)
         for word, span in enumerate(readout.spans):
-            self.weights[word, list(span)] = 1 / len(span)
+            there = [place for place in span if place < self.layout.text]  # all of them but in negative prompts
+            self.weights[word, there] = 1 / len(span)
 
     def add(self, block: Block, words: Tensor) -> None:
         """``words`` (batch, heads, word, image) of a block."""

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from mmdit_probe import I2TMaps, Probe, ValueNorms
 from mmdit_probe.families import TextPart
 from mmdit_probe.prompts import describe, find_words
-from mmdit_probe.tiny.tokenizer import make_tokenizer
+from mmdit_probe.tiny.tokenizer import END, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,21 @@ def test_words_in_other_tokenizers(make, prompt, word, spelt):
         [string for string in text.strings[0][span] if string or make is byte_level]
         for span in find_words([part], prompt, [word])
     ] == spelt
+
+
+def test_ends_within_a_template_do_not_end_the_prompt(tokenizer):
+    """As the chat templates of Qwen, whose turns end with the tokenizer's own end."""
+    part = TextPart("qwen", tokenizer, 10, f"a moon{END} on {{}}{END} above", special=False, dropped=1)
+    text = describe([part], ["a red heart"])
+    kinds = ["template"] * 3 + ["word"] * 3 + ["template"] * 2 + ["padding"] * 2
+    assert list(text.kinds[0]) == kinds
+
+
+def test_shorter_batches_are_padded_when_joined(tokenizer):
+    part = TextPart("t5", tokenizer, 12, multiple=1)
+    text = describe([part], ["a red heart"], negative=["sand"])
+    assert text.kinds.tolist() == [["start", "word", "end", "padding", "padding"], ["start", *["word"] * 3, "end"]]
+    assert list(text.encoders) == ["t5"] * 5
 
 
 def test_kinds_of_text_positions(tokenizer):

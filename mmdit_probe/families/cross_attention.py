@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..layout import TokenLayout
-from .family import Family, Inputs, TextPart, modules, t5, thousandths
+from .family import OWN, PLAIN, Family, Inputs, TextPart, beside, modules, t5, thousandths
+from .given import call_default
 from .latents import latents_then_text
 
 
@@ -80,6 +82,35 @@ def _clip(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     return [TextPart("clip", tokenizer, tokenizer.model_max_length)]
 
 
+def _cleaner(pipe: Any, clean_caption: Any) -> Callable[[str], str]:
+    """The pipeline's own preparation of a prompt: in small letters at least."""
+    clean = call_default(pipe, "clean_caption") if clean_caption is OWN else clean_caption
+    return lambda prompt: str(pipe._text_preprocessing(prompt, clean_caption=clean)[0])
+
+
+def _pixart_text(pipe: Any, max_sequence_length: int, clean_caption: Any = OWN) -> list[TextPart]:
+    return [replace(part, cleaned=_cleaner(pipe, clean_caption)) for part in t5(pipe, max_sequence_length)]
+
+
+def _wan_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """T5 of a prompt with its spaces and its entities of HTML mended."""
+    return [replace(part, cleaned=beside(pipe, "prompt_clean") or str) for part in t5(pipe, max_sequence_length)]
+
+
+def _sana_text(
+    pipe: Any, max_sequence_length: int, complex_human_instruction: Any = OWN, clean_caption: Any = OWN
+) -> list[TextPart]:
+    """Gemma; of the instruction before the prompt, not before the negative one, only the first token is kept."""
+    plain = TextPart("gemma", pipe.tokenizer, max_sequence_length, cleaned=_cleaner(pipe, clean_caption))
+    told = complex_human_instruction
+    told = call_default(pipe, "complex_human_instruction") if told is OWN else told
+    if not told:
+        return [plain]
+    instruction = "\n".join(told)
+    dropped = len(pipe.tokenizer.encode(instruction)) - 2
+    return [replace(plain, template=instruction + PLAIN, dropped=dropped, kept=1, negative=plain)]
+
+
 def _sana_time(transformer: Any, timestep: Tensor) -> Tensor:
     return thousandths(transformer, timestep) / transformer.config.timestep_scale
 
@@ -105,6 +136,7 @@ CROSS_ATTENTION = (
         models="PixArt-alpha, PixArt-Sigma",
         layers=modules("attn2", "transformer_blocks"),
         layout=latents_then_text("image-text", "cross"),
+        text_parts=_pixart_text,
     ),
     Family(
         name="sana",
@@ -113,6 +145,7 @@ CROSS_ATTENTION = (
         layers=modules("attn2", "transformer_blocks"),  # attn1 is linear: it has no softmax
         layout=latents_then_text("image-text", "cross"),
         sigmas=_sana_time,
+        text_parts=_sana_text,
     ),
     Family(
         name="wan",
@@ -120,7 +153,7 @@ CROSS_ATTENTION = (
         models="Wan 2.1, and the first transformer of 2.2",
         layers=modules("attn2", "blocks"),
         layout=latents_then_text("image-text", "cross"),
-        text_parts=t5,
+        text_parts=_wan_text,
     ),
     Family(
         name="ltx-video",

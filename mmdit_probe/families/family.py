@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,9 +27,13 @@ class TextPart:
     """A run of at most ``length`` text positions made by one text encoder.
 
     No tokenizer means that the encoder is not loaded and its positions are zero. ``template`` is what the pipeline
-    puts around the prompt, for which ``{}`` stands; without ``special`` the tokenizer adds no tokens of its own;
-    ``packed`` says that it moves padding behind all else; the
-    first ``dropped`` positions are then cut off.
+    puts around the prompt, for which ``{}`` stands, once ``cleaned`` has prepared it; without ``special`` the tokenizer
+    adds no tokens of its own; ``packed`` says that it moves padding behind all else; ``dropped`` positions are then cut
+    off, which follow the first ``kept``.
+
+    With a ``multiple`` there are only as many positions as the longest prompt of the batch fills, made up to a multiple
+    of that number. ``sorted`` says that the model moves padding behind the tokens of all its parts. ``negative`` is how
+    negative prompts are encoded, where otherwise.
     """
 
     encoder: str
@@ -38,6 +43,11 @@ class TextPart:
     special: bool = True
     packed: bool = False
     dropped: int = 0
+    kept: int = 0
+    multiple: int = 0
+    sorted: bool = False
+    cleaned: Callable[[str], str] = str
+    negative: TextPart | None = None
 
 
 def same_layout(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | None:
@@ -48,6 +58,16 @@ def same_layout(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | N
 def in_order(inputs: Inputs, layout: TokenLayout) -> Tensor | None:
     """Every sample's tokens stand where the layout says."""
     return None
+
+
+OWN: Any = object()
+"""An argument of `encode_prompt` that is not known: what the pipeline's call gives by default."""
+
+
+def beside(pipe: Any, name: str) -> Any:
+    """What the module of a pipeline's class, or of one that it derives from, calls ``name``; None if there is none such."""
+    modules = (sys.modules[base.__module__] for base in type(pipe).__mro__)
+    return next((getattr(module, name) for module in modules if hasattr(module, name)), None)
 
 
 def unknown_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
@@ -84,8 +104,8 @@ class Family:
         layout: the token layout from the forward pass's arguments by name.
         sigmas: each batch row's noise level in [0, 1] from the timestep argument; for models trained on a
             discrete diffusion schedule, the position in it, from 1 (noise) to 0 (image).
-        text_parts: the text positions that a pipeline makes, given ``max_sequence_length``; none if they
-            are not described.
+        text_parts: the text positions that a pipeline makes, given ``max_sequence_length`` (0: its own); none if they
+            are not described. Further parameters are those of its `encode_prompt`, with what its call gives them.
         expert: the published expert layer, of the models with ``depth`` layers; others of the family have none known.
         given: how the family is given a picture to read; None if that is not known.
         main: name of the argument that carries the image; its first axis, or its length, is the batch.
@@ -94,6 +114,7 @@ class Family:
         call_layout: the layout of one attention call with so many queries and keys, None if it is to be ignored.
         source: where the tokens stand if not in the layout's order, (batch, tokens) positions in the attention
             call, -1 where it leaves a token out; None if they are in order.
+        as_given: arguments of the pipeline's call with which it draws the prompt itself, not one that it writes anew.
     """
 
     name: str
@@ -102,7 +123,7 @@ class Family:
     layers: Layers
     layout: Layout
     sigmas: Callable[[Any, Tensor], Tensor] = thousandths
-    text_parts: Callable[[Any, int], list[TextPart]] = unknown_text
+    text_parts: Callable[..., list[TextPart]] = unknown_text
     expert: int | None = None
     depth: int | None = None
     given: Given | None = None
@@ -111,6 +132,18 @@ class Family:
     features: str = "encoder_hidden_states"
     call_layout: Callable[[TokenLayout, int, int], TokenLayout | None] = same_layout
     source: Callable[[Inputs, TokenLayout], Tensor | None] = in_order
+    as_given: Mapping[str, Any] = field(default_factory=dict)
+
+    def parts_of(self, pipe: Any, arguments: Mapping[str, Any]) -> list[TextPart]:
+        """The text positions that a pipeline's `encode_prompt` makes with these arguments.
+
+        Among words and pictures they are not described.
+        """
+        if arguments.get("image") is not None:
+            return []
+        _, _, *further = inspect.signature(self.text_parts).parameters
+        told = {name: arguments[name] for name in further if name in arguments}
+        return self.text_parts(pipe, arguments.get("max_sequence_length") or 0, **told)
 
 
 def modules(path: str, *lists: str) -> Layers:

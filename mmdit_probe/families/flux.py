@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..layout import Extra, TokenLayout
-from .family import PLAIN, Family, Inputs, TextPart, fraction, modules, t5
+from .family import PLAIN, Family, Inputs, TextPart, beside, fraction, modules, t5
 from .given import Given, Text, even_sigmas, guidance_of, packed, position_ids, same
+from .tokenizers import Pieces, Started
 
 _BLOCKS = ("transformer_blocks", "single_transformer_blocks")
+_FIBO_START = 128000
+"""The token that stands for an empty prompt."""
 
 
 def grid_from_ids(ids: Tensor) -> tuple[int, int]:
@@ -54,13 +58,69 @@ def _second_t5(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     return [TextPart("t5", pipe.tokenizer_2, max_sequence_length)]  # CLIP is pooled: it makes no tokens
 
 
+def _flux2_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Mistral, with a chat of the pipeline's system message and the prompt; in Klein Qwen, with the prompt alone."""
+    if not hasattr(pipe, "system_message"):
+        chat = [{"role": "user", "content": PLAIN}]
+        options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        template = pipe.tokenizer.apply_chat_template(chat, **options)
+        return [TextPart("qwen", pipe.tokenizer, max_sequence_length, template)]
+    return _mistral(pipe, max_sequence_length)
+
+
 def _mistral(pipe: Any, max_sequence_length: int) -> list[TextPart]:
-    """A chat of the pipeline's system message and the prompt."""
     said = [("system", pipe.system_message), ("user", PLAIN)]
     chat = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
     template = pipe.tokenizer.apply_chat_template(chat, add_generation_prompt=False, tokenize=False)
     tokenizer = getattr(pipe.tokenizer, "tokenizer", pipe.tokenizer)  # a processor holds one
-    return [TextPart("mistral", tokenizer, max_sequence_length, template, special=False)]
+    part = TextPart("mistral", tokenizer, max_sequence_length, template, special=False)
+    return [replace(part, cleaned=lambda prompt: prompt.replace("[IMG]", ""))]
+
+
+def _bria_text(pipe: Any, max_sequence_length: int, negative_prompt: Any = None) -> list[TextPart]:
+    """T5, zeros behind; without a negative prompt, which the first one decides, its half is zero."""
+    first = negative_prompt[0] if isinstance(negative_prompt, list) and negative_prompt else negative_prompt
+    absent = TextPart("t5", None, max_sequence_length)
+    return [replace(part, negative=None if first else absent) for part in t5(pipe, max_sequence_length)]
+
+
+def _fibo_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """SmolLM, as long as the longest prompt; an empty one is its beginning of a text, over and over."""
+    return [TextPart("smollm", Started(pipe.tokenizer, _FIBO_START), max_sequence_length, multiple=1)]
+
+
+def _longcat_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Qwen, what stands in quotes letter by letter; the chat around the prompt is cut off behind it too."""
+    divided = beside(pipe, "split_quotation")
+
+    def split(prompt: str) -> list[str]:
+        return [piece for part, quoted in divided(prompt) for piece in (part if quoted else [part])]
+
+    return [TextPart("qwen", Pieces(pipe.tokenizer, split), pipe.tokenizer_max_length, special=False)]
+
+
+def _ovis_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Qwen with a chat template, whose beginning is cut off."""
+    chat = [{"role": "user", "content": pipe.system_prompt + PLAIN}]
+    template = pipe.tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    return [
+        TextPart(
+            "qwen", pipe.tokenizer, max_sequence_length, template, special=False, dropped=pipe.user_prompt_begin_id
+        )
+    ]
+
+
+def _krea2_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Qwen; padding stands between the prompt and the end of its template."""
+    end = pipe.prompt_template_encode_suffix
+    length = max_sequence_length - pipe.prompt_template_encode_num_suffix_tokens
+    template, dropped = pipe.prompt_template_encode_prefix + PLAIN, pipe.prompt_template_encode_start_idx
+    return [
+        TextPart("qwen", pipe.tokenizer, length, template, dropped=dropped),
+        TextPart("qwen", pipe.tokenizer, len(pipe.tokenizer(end)["input_ids"]), end),
+    ]
 
 
 def _flux_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
@@ -108,7 +168,7 @@ FLUX = (
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
         sigmas=fraction,
-        text_parts=_mistral,
+        text_parts=_flux2_text,
     ),
     Family(
         name="chroma",
@@ -126,6 +186,7 @@ FLUX = (
         models="Bria 3",
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
+        text_parts=_bria_text,
     ),
     Family(
         name="bria-fibo",
@@ -133,6 +194,7 @@ FLUX = (
         models="Bria Fibo",
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
+        text_parts=_fibo_text,
     ),
     Family(
         name="longcat-image",
@@ -141,6 +203,8 @@ FLUX = (
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
         sigmas=fraction,
+        text_parts=_longcat_text,
+        as_given={"enable_prompt_rewrite": False},
     ),
     Family(
         name="ovis-image",
@@ -149,6 +213,7 @@ FLUX = (
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
         sigmas=fraction,
+        text_parts=_ovis_text,
     ),
     Family(
         name="krea2",
@@ -157,5 +222,6 @@ FLUX = (
         layers=modules("attn", "transformer_blocks"),
         layout=_krea2_layout,
         sigmas=fraction,
+        text_parts=_krea2_text,
     ),
 )

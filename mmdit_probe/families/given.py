@@ -81,9 +81,9 @@ def guidance_of(pipe: Any, batch: int) -> dict[str, Tensor]:
     return {"guidance": torch.full((batch,), float(scale), device=device_of(pipe))}
 
 
-def call_default(pipe: Any, name: str) -> Any:
-    """The default of an argument of the pipeline's call, None if it has none such."""
-    parameter = inspect.signature(type(pipe).__call__).parameters.get(name)
+def call_default(pipe: Any, name: str, method: str = "__call__") -> Any:
+    """The default of an argument of the pipeline's call, or another method's, None if it has none such."""
+    parameter = inspect.signature(getattr(type(pipe), method)).parameters.get(name)
     return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from ..layout import Extra, Order, Scope, TokenLayout
 from .family import Family, Inputs, Layout, TextPart, fraction, grid_of, modules, t5
+from .tokenizers import own_length
 
 
 def latents_then_text(
@@ -26,6 +28,20 @@ def latents_then_text(
         return TokenLayout(grid, sum(inputs[name].shape[1] for name in text), order, scope=scope)
 
     return of
+
+
+def _cogview3_text(pipe: Any, max_sequence_length: int, negative_prompt: Any = None) -> list[TextPart]:
+    """T5; without a negative prompt its half is zero."""
+    absent = TextPart("t5", None, max_sequence_length)
+    negative = absent if negative_prompt is None else None
+    return [replace(part, negative=negative) for part in t5(pipe, max_sequence_length)]
+
+
+def _cogview4_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """GLM, whose tokenizer pads in front; the pipeline makes up the length in front too, whatever the tokenizer does."""
+    if pipe.tokenizer.padding_side != "left":
+        return []
+    return [TextPart("glm", pipe.tokenizer, max_sequence_length, multiple=16)]
 
 
 def _hidream_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -56,6 +72,27 @@ def _joyimage_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "image-text", references)
 
 
+def _joyimage_text(pipe: Any, max_sequence_length: int, template_type: str = "image") -> list[TextPart]:
+    """Qwen of a prompt without pictures, as long as the longest, without the beginning of its chat."""
+    length = min(max_sequence_length or pipe.text_token_max_length, pipe.text_token_max_length)
+    template = pipe.prompt_template_encode[template_type]
+    dropped = pipe.prompt_template_encode_start_idx[template_type]
+    return [TextPart("qwen", pipe.tokenizer, length, template, packed=True, dropped=dropped, multiple=1)]
+
+
+def _ernie_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Mistral, prompt by prompt, zeros behind."""
+    return [TextPart("mistral", pipe.tokenizer, own_length(pipe.tokenizer), packed=True, multiple=1)]
+
+
+def _prx_text(
+    pipe: Any, max_sequence_length: int, tokenizer_max_length: int | None = None, skip_text_cleaning: bool = False
+) -> list[TextPart]:
+    """Gemma, with the pipeline's own cleaning."""
+    cleaned = pipe.text_preprocessor.basic_clean if skip_text_cleaning else pipe.text_preprocessor.clean_text
+    return [TextPart("gemma", pipe.tokenizer, tokenizer_max_length or own_length(pipe.tokenizer), cleaned=cleaned)]
+
+
 def _one_step_early(transformer: Any, timestep: Tensor) -> Tensor:
     """GLM-Image counts timesteps from 0 to 999."""
     return (timestep.float() + 1) / 1000
@@ -68,7 +105,7 @@ LATENTS = (
         models="CogView3-Plus",
         layers=modules("attn1", "transformer_blocks"),
         layout=latents_then_text("text-image"),
-        text_parts=t5,
+        text_parts=_cogview3_text,
     ),
     Family(
         name="cogview4",
@@ -76,6 +113,7 @@ LATENTS = (
         models="CogView4",
         layers=modules("attn1", "transformer_blocks"),
         layout=latents_then_text("text-image"),
+        text_parts=_cogview4_text,
     ),
     Family(
         name="glm-image",
@@ -100,6 +138,7 @@ LATENTS = (
         models="JoyImage-Edit",
         layers=modules("attn", "double_blocks"),
         layout=_joyimage_layout,
+        text_parts=_joyimage_text,
     ),
     Family(
         name="ernie-image",
@@ -107,6 +146,9 @@ LATENTS = (
         models="ERNIE-Image",
         layers=modules("self_attention", "layers"),
         layout=latents_then_text("image-text", text=["text_bth"]),
+        text_parts=_ernie_text,
+        features="text_bth",
+        as_given={"use_pe": False},
     ),
     Family(
         name="prx",
@@ -115,5 +157,6 @@ LATENTS = (
         layers=modules("attention", "blocks"),
         layout=latents_then_text("text-image", "image-queries"),  # text is never updated: it only offers keys
         sigmas=fraction,
+        text_parts=_prx_text,
     ),
 )

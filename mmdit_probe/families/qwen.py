@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..layout import TokenLayout
-from .family import Family, Inputs, TextPart, fraction, modules
+from .family import PLAIN, Family, Inputs, TextPart, fraction, modules
 from .flux import with_references
 from .given import Given, Text, even_sigmas, guidance_of, packed, same
 
@@ -34,6 +34,12 @@ def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 def _text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     template, dropped = pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx
     return [TextPart("qwen", pipe.tokenizer, max_sequence_length, template, packed=True, dropped=dropped)]
+
+
+def _nucleus_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Qwen with a chat template, as long as the longest prompt, made up to a multiple of 8."""
+    length, template = max_sequence_length or pipe.default_max_sequence_length, pipe._format_prompt(PLAIN)
+    return [TextPart("qwen", pipe.processor.tokenizer, length, template, multiple=8)]
 
 
 def _nucleus_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -80,5 +86,6 @@ QWEN = (
         layers=modules("attn", "transformer_blocks"),
         layout=_nucleus_layout,
         sigmas=fraction,
+        text_parts=_nucleus_text,
     ),
 )

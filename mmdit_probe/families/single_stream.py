@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -59,6 +60,13 @@ def _lumina2_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, int(inputs["encoder_attention_mask"].sum(1).max()), "text-image")
 
 
+def _lumina2_text(pipe: Any, max_sequence_length: int, system_prompt: str | None = None) -> list[TextPart]:
+    """Gemma; the system prompt stands before the prompt, not before the negative one."""
+    system = pipe.system_prompt if system_prompt is None else system_prompt
+    plain = TextPart("gemma", pipe.tokenizer, max_sequence_length)
+    return [replace(plain, template=f"{system} <Prompt Start> {PLAIN}", negative=plain)]
+
+
 def _lumina2_source(inputs: Inputs, layout: TokenLayout) -> Tensor | None:
     """Each sample is its words, its image, and padding at the end; the layout has the padding behind the words."""
     words = inputs["encoder_attention_mask"].sum(1)
@@ -91,6 +99,7 @@ SINGLE_STREAM = (
         layers=modules("attn", "layers"),
         layout=_lumina2_layout,
         sigmas=reversed_fraction,
+        text_parts=_lumina2_text,
         source=_lumina2_source,
     ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
@@ -10,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..layout import Extra, TokenLayout
-from .family import Family, Inputs, TextPart, grid_of, modules, t5
+from .family import OWN, PLAIN, Family, Inputs, TextPart, beside, grid_of, modules, t5
+from .given import call_default
+from .tokenizers import Bytes
 
 
 def _grid(transformer: Any, inputs: Inputs) -> tuple[int, ...]:
@@ -23,12 +24,30 @@ def _text_last_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(_grid(transformer, inputs), inputs["encoder_hidden_states"].shape[1], "image-text")
 
 
-def _hunyuan_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
-    """Llama with the chat template that `encode_prompt` takes by default; templates with an image are not described."""
-    given = inspect.signature(type(pipe).encode_prompt).parameters["prompt_template"].default
+def _hunyuan_text(pipe: Any, max_sequence_length: int, prompt_template: Any = OWN) -> list[TextPart]:
+    """Llama with a chat template; templates with an image, or without the length of what is cut, are not described."""
+    given = call_default(pipe, "prompt_template", "encode_prompt") if prompt_template is OWN else prompt_template
     if set(given) != {"template", "crop_start"}:
         return []
     return [TextPart("llama", pipe.tokenizer, max_sequence_length, given["template"], dropped=given["crop_start"])]
+
+
+def _hunyuan15_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """ByT5 reads what stands in quotes, Qwen all in a chat; of an image that is not given there are masked positions."""
+    quoted = beside(pipe, "extract_glyph_texts")
+    said = [("system", pipe.system_message), ("user", PLAIN)]
+    chat = [{"role": role, "content": text} for role, text in said]
+    template = pipe.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    glyphs, length = Bytes(pipe.tokenizer_2), pipe.tokenizer_max_length
+    image = [] if hasattr(pipe, "image_encoder") else [TextPart("siglip", None, pipe.vision_num_semantic_tokens)]
+    return [
+        TextPart("byt5", glyphs, pipe.tokenizer_2_max_length, sorted=True, cleaned=lambda text: quoted(text) or ""),
+        TextPart(
+            "qwen", pipe.tokenizer, length, template, special=False, dropped=pipe.prompt_template_encode_start_idx,
+            cleaned=lambda text: text or " ",
+        ),
+        *image,
+    ]  # fmt: skip
 
 
 def _hunyuan15_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -63,6 +82,14 @@ def _cogvideox_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     patch, patch_t = transformer.config.patch_size, transformer.config.patch_size_t or 1
     grid = grid_of((frames + -frames % patch_t, rows, cols), (patch_t, patch, patch))
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "text-image")
+
+
+def _easyanimate_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+    """Qwen with a chat template, padded behind whatever the tokenizer does; the pipeline's call has no other length."""
+    length = max_sequence_length or call_default(pipe, "max_sequence_length", "encode_prompt")
+    chat = [{"role": "user", "content": [{"type": "text", "text": PLAIN}]}]
+    template = pipe.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return [TextPart("qwen", pipe.tokenizer, length, template, packed=True)]
 
 
 def _easyanimate_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -107,6 +134,7 @@ VIDEO = (
         models="HunyuanVideo 1.5",
         layers=modules("attn", "transformer_blocks"),
         layout=_hunyuan15_layout,
+        text_parts=_hunyuan15_text,
     ),
     Family(
         name="framepack",
@@ -114,6 +142,7 @@ VIDEO = (
         models="HunyuanVideo FramePack",
         layers=modules("attn", "transformer_blocks", "single_transformer_blocks"),
         layout=_framepack_layout,
+        text_parts=_hunyuan_text,
     ),
     Family(
         name="easyanimate",
@@ -121,6 +150,7 @@ VIDEO = (
         models="EasyAnimate",
         layers=modules("attn1", "transformer_blocks"),
         layout=_easyanimate_layout,
+        text_parts=_easyanimate_text,
     ),
     Family(
         name="mochi",

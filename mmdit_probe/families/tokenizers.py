@@ -1,0 +1,109 @@
+"""Tokenizers as some pipelines use them: text in pieces, quoted texts as bytes, something for an empty prompt.
+
+Each is called as a tokenizer of transformers is, with a list of texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Rows = dict[str, list[list[Any]]]
+
+LONGEST = 1 << 17
+"""Tokens that a prompt is cut at where a tokenizer names no length of its own."""
+
+
+def own_length(tokenizer: Any) -> int:
+    """At how many tokens a tokenizer cuts by itself."""
+    return min(int(tokenizer.model_max_length), LONGEST)
+
+
+class _Used:
+    """A tokenizer used in another way; all else is its own."""
+
+    is_fast = True
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+    def _padded(self, ids: list[list[int]], spans: list[list[tuple[int, int]]], length: int) -> Rows:
+        """Cut and padded to ``length``, on the tokenizer's own side."""
+        rows: Rows = {"input_ids": [], "attention_mask": [], "offset_mapping": []}
+        for numbers, places in zip(ids, spans, strict=True):
+            some = len(numbers[:length])
+            for name, kept, empty in (
+                ("input_ids", numbers[:length], self.tokenizer.pad_token_id),
+                ("attention_mask", [1] * some, 0),
+                ("offset_mapping", places[:length], (0, 0)),
+            ):
+                more = [empty] * (length - some)
+                rows[name].append([*more, *kept] if self.tokenizer.padding_side == "left" else [*kept, *more])
+        return rows
+
+
+class Pieces(_Used):
+    """Tokenizes a text piece by piece, as ``split`` divides it, without tokens of its own."""
+
+    def __init__(self, tokenizer: Any, split: Callable[[str], Sequence[str]]) -> None:
+        super().__init__(tokenizer)
+        self.split = split
+
+    def __call__(self, texts: Sequence[str], *, max_length: int, padding: str | bool = False, **options: Any) -> Rows:
+        ids, spans = [], []
+        for text in texts:
+            numbers, places, start = [], [], 0
+            for piece in self.split(text):
+                made = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+                numbers += made["input_ids"]
+                places += [(start + since, start + to) for since, to in made["offset_mapping"]]
+                start += len(piece)
+            ids.append(numbers)
+            spans.append(places)
+        longest = max(map(len, ids), default=0)
+        return self._padded(ids, spans, max_length if padding else min(longest, max_length))
+
+
+class Bytes(_Used):
+    """A tokenizer of bytes (ByT5) that knows the characters they stand for; no text makes no tokens."""
+
+    def __call__(self, texts: Sequence[str], *, max_length: int, padding: str | bool = False, **options: Any) -> Rows:
+        ids, spans = [], []
+        for text in texts:
+            made = self.tokenizer(text, max_length=max_length, truncation=True)["input_ids"] if text else []
+            places = [(place, place + 1) for place, character in enumerate(text) for _ in character.encode()]
+            ids.append(made)
+            spans.append([*places[: len(made) - 1], (0, 0)] if made else [])  # the end stands for none
+        longest = max(map(len, ids), default=0)
+        return self._padded(ids, spans, max_length if padding else longest)
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """A space is written as other tokenizers write it."""
+        return ["▁" if token == " " else token for token in self.tokenizer.convert_ids_to_tokens(ids)]
+
+
+class Started(_Used):
+    """Gives the encoder ``bos_token_id`` for an empty prompt: at every position that the batch has, of which there is one
+    at least."""
+
+    def __init__(self, tokenizer: Any, bos_token_id: int) -> None:
+        super().__init__(tokenizer)
+        self.bos_token_id = bos_token_id
+
+    def __call__(self, texts: Sequence[str], **options: Any) -> Rows:
+        if any(texts):
+            made = self.tokenizer(texts, **options)
+            rows: Rows = {name: [list(row) for row in made[name]] for name in made}
+        else:
+            rows = {"input_ids": [[0]] * len(texts), "attention_mask": [[1]] * len(texts), "offset_mapping": [[(0, 0)]]}
+            rows["offset_mapping"] *= len(texts)
+        for row, text in enumerate(texts):
+            if not text:
+                length = len(rows["input_ids"][row])
+                rows["input_ids"][row] = [self.bos_token_id] * length
+                rows["attention_mask"][row] = [1] * length
+                rows["offset_mapping"][row] = [(0, 0)] * length
+        return rows
