@@ -23,6 +23,7 @@ from ..images import native_size, token_pixels
 from ..memory import check_room
 from ..pipelines import model_defaults
 from ..probe import Probe
+from ..readouts import RegionMass
 from ..runs import RunFolder
 from ..segmentation.reading import expert_layer
 from ..segmentation.vocabulary import class_prompts
@@ -198,6 +199,7 @@ class MagnetTrainer:
             last = number + 1 == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 losses = self.losses(chosen, positions)
+                self._check_finite(losses, chosen, positions)
                 self.accelerator.backward(losses.total / len(batches))
             mask = losses.mask
             parts.append([losses.total.item(), losses.flow.item(), mask.focal.item(), mask.dice.item(), mask.pairs])
@@ -209,7 +211,6 @@ class MagnetTrainer:
             torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - float(self.config.ema or 0))
         means = torch.tensor(parts, dtype=torch.float32).mean(0).to(self.accelerator.device)
         shared = self.accelerator.reduce(means, "mean").tolist()
-        self._check_finite(shared[0])
         names = ("loss", "flow", "focal", "dice", "pairs")
         return {"step": self.step, **dict(zip(names, shared, strict=True)), "rate": rate, "gradient": float(gradient)}
 
@@ -228,11 +229,14 @@ class MagnetTrainer:
             for weight, gradient in zip(weights, shared[1:].split([w.numel() for w in weights]), strict=True):
                 weight.grad = gradient.view_as(weight)
 
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"magnet: the loss is not finite at step {self.step}; use bf16 instead of fp16, or a smaller --lr"
-            )
+    def _check_finite(self, losses: Losses, chosen: Sequence[Example], positions: Sequence[int]) -> None:
+        if math.isfinite(losses.total.item()):
+            return
+        with torch.no_grad(), Probe(self.pipe, [RegionMass()]):  # names the layer, if it is one of them
+            self.losses(chosen, positions)
+        raise ValueError(
+            f"magnet: the loss is not finite at step {self.step}; use bf16 instead of fp16, or a smaller --lr"
+        )
 
     def losses(self, chosen: Sequence[Example], positions: Sequence[int]) -> Losses:
         """One forward pass: flow matching, and the mask loss if it has any weight."""
