@@ -114,7 +114,12 @@ def test_models_lists_the_embedded_model_and_the_families(run):
     assert "tiny-sd3  expert layer" in out
     assert "SD3Transformer2DModel  expert layer 9 of 24\n" in out
     code, out, _ = run("models", "--json", model=False)
-    assert json.loads(out)["families"][0]["transformer"] == "SD3Transformer2DModel"
+    families = {row["family"]: row for row in json.loads(out)["families"]}
+    assert families["sd3"]["transformer"] == "SD3Transformer2DModel"
+    assert families["sd3"]["words"]
+    assert families["sd3"]["pictures"]
+    assert [name for name, row in families.items() if not row["words"]] == ["glm-image"]
+    assert not families["unet"]["pictures"]
 
 
 def test_help_needs_no_torch():

@@ -10,7 +10,11 @@ from . import common
 
 
 def models(as_json: common.AsJson = False) -> None:
-    """The embedded model and the families of transformers that can be probed."""
+    """The embedded model and the families of transformers that can be probed.
+
+    Each can be watched while it generates. Of most it is known which token stands at which text position (words: --words,
+    find-expert, prompt norms), of some how a picture is given to them (pictures: segment, group, evaluate, --image).
+    """
     from mmdit_probe.families import FAMILIES
     from mmdit_probe.pipelines import EMBEDDED, embedded_folder
 
@@ -22,6 +26,8 @@ def models(as_json: common.AsJson = False) -> None:
             "models": f.models,
             "expert_layer": f.expert,
             "of_layers": f.depth,
+            "words": f.knows_words,
+            "pictures": f.given is not None,
         }
         for f in FAMILIES
     ]
@@ -32,5 +38,8 @@ def models(as_json: common.AsJson = False) -> None:
     typer.echo("Families (--model FOLDER or hub id):")
     widths = [max(len(str(row[key])) for row in rows) for key in ("family", "models")]
     for row in rows:
+        marks = "  ".join(f"{name if row[name] else '':<{len(name)}}" for name in ("words", "pictures"))
         expert = "" if row["expert_layer"] is None else f"  expert layer {row['expert_layer']} of {row['of_layers']}"
-        typer.echo(f"  {row['family']:<{widths[0]}}  {row['models']:<{widths[1]}}  {row['transformer']}{expert}")
+        typer.echo(
+            f"  {row['family']:<{widths[0]}}  {row['models']:<{widths[1]}}  {marks}  {row['transformer']}{expert}"
+        )

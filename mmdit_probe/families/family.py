@@ -134,6 +134,11 @@ class Family:
     source: Callable[[Inputs, TokenLayout], Tensor | None] = in_order
     as_given: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def knows_words(self) -> bool:
+        """Whether it is known what the text positions hold."""
+        return self.text_parts is not unknown_text
+
     def parts_of(self, pipe: Any, arguments: Mapping[str, Any]) -> list[TextPart]:
         """The text positions that a pipeline's `encode_prompt` makes with these arguments.
 
