@@ -216,6 +216,26 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(options, random_folder, tmp
         torch.testing.assert_close(other[name], weight)
 
 
+@pytest.mark.parametrize(("place", "left"), [("losses", [4]), ("_share_head", [3, 4])])
+def test_an_interrupt_keeps_the_steps_that_are_finished(place, left, random_folder, tmp_path, monkeypatch):
+    """While the fourth step is computed there are three; while weights are changed only the checkpoint holds."""
+    _, whole = train(random_folder, tmp_path / "whole")
+    original = getattr(MagnetTrainer, place)
+
+    def interrupted(self, *arguments):
+        if self.step == (3 if place == "losses" else 2):
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(MagnetTrainer, place, interrupted)
+        train(random_folder, tmp_path / "stopped")
+    steps = []
+    _, resumed = train(random_folder, tmp_path / "stopped", progress=lambda done, total, row: steps.append(done))
+    assert steps == left
+    np.testing.assert_allclose(resumed.to_numpy(), whole.to_numpy(), atol=1e-5)
+
+
 def load_weights(folder):
     from safetensors.torch import load_file
 

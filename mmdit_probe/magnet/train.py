@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +104,7 @@ class MagnetTrainer:
         self.folder = RunFolder(out, settings)
         self.checkpoint, self.log = Checkpoint(out), LossLog(out)
         self.accelerator = accelerator or make_accelerator(config.mixed_precision, self.transformer.device)
-        self.step = 0
+        self.step, self._midway = 0, False
 
     def run(self, progress: Progress | None = None) -> pd.DataFrame:
         """Train to the end and write the LoRA; returns losses.csv as a table (the first process alone writes)."""
@@ -115,18 +115,30 @@ class MagnetTrainer:
             self._resume()
             if first:
                 self.log.start(self.step)
-            for batches in self._steps():
-                row = self._train_step(batches)
-                self.step += 1
-                if first:
-                    self.log.add(row)
-                    if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+            with self._interrupts_kept(first):
+                for batches in self._steps():
+                    row = self._train_step(batches)
+                    self.step += 1
+                    if first:
+                        self.log.add(row)
+                    self._midway = False
+                    if first and (self.step % self.config.save_every == 0 or self.step == self.config.steps):
                         self.checkpoint.save(self._state())
-                    if progress is not None:
+                    if first and progress is not None:
                         progress(self.step, self.config.steps, row)
             self.accelerator.wait_for_everyone()
             self._finish()
             return self.log.read()
+
+    @contextmanager
+    def _interrupts_kept(self, first: bool) -> Iterator[None]:
+        """On Ctrl-C the steps that are finished are kept, unless it came while weights were being changed."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if first and not self._midway:
+                self.checkpoint.save(self._state())
+            raise
 
     def _build(self) -> None:
         config = self.config
@@ -203,6 +215,7 @@ class MagnetTrainer:
                 self.accelerator.backward(losses.total / len(batches))
             mask = losses.mask
             parts.append([losses.total.item(), losses.flow.item(), mask.focal.item(), mask.dice.item(), mask.pairs])
+        self._midway = True
         self._share_head()
         gradient = self.accelerator.clip_grad_norm_(self.trained, self.config.gradient_clip)
         self.optimizer.step()
