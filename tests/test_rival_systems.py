@@ -310,11 +310,15 @@ def test_dino_features_and_their_grid():
         last.flatten(1, 2), model(images, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
     )
     both = dino_features(model, images, "query-key")
-    states = model.layers[0](model.embeddings(images, interpolate_pos_encoding=True))
+    first, block = model.layers if hasattr(model, "layers") else model.encoder.layer  # as in transformers 5.0
+    states = first(model.embeddings(images, interpolate_pos_encoding=True))
     states = states[0] if isinstance(states, tuple) else states
-    block = model.layers[1]
     normed = block.layernorm_before(states)
-    expected = block.attention.q_proj(normed) + block.attention.k_proj(normed)
+    attention = getattr(block.attention, "attention", block.attention)
+    query, key = (
+        getattr(attention, names[hasattr(attention, names[1])]) for names in (("query", "q_proj"), ("key", "k_proj"))
+    )
+    expected = query(normed) + key(normed)
     torch.testing.assert_close(both.flatten(1, 2), expected[:, 1:])
 
 
