@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import torch
 from models_flux import SMALL
+from models_image import lumina2 as lumina2_transformer
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -141,6 +142,14 @@ def z_image() -> Any:
     )
 
 
+def lumina2() -> Any:
+    pipe = diffusers.Lumina2Pipeline(
+        lumina2_transformer(), dynamic(), autoencoder(), T5EncoderModel(T5Config(**T5)), tokenizer()
+    )
+    pipe.system_prompt, pipe.vae_scale_factor = "on a moon", 2
+    return pipe
+
+
 MAKERS = {
     "flux": flux,
     "flux2": flux2,
@@ -149,6 +158,7 @@ MAKERS = {
     "auraflow": auraflow,
     "qwen-image": qwen,
     "z-image": z_image,
+    "lumina2": lumina2,
 }
 
 

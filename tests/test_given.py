@@ -51,7 +51,7 @@ def recorded(pipe, monkeypatch):
 
 
 def unguided(pipe):
-    wanted = {"auraflow": 0.0, "chroma": 1.0, "z-image": 0.0}.get(family_of(pipe.transformer).name)
+    wanted = {"auraflow": 0.0, "chroma": 1.0, "z-image": 0.0, "lumina2": 1.0}.get(family_of(pipe.transformer).name)
     wanted = 1.0 if isinstance(pipe, Flux2KleinPipeline) else wanted
     return {"max_sequence_length": TEXT} | ({"guidance_scale": wanted} if wanted is not None else {})
 
@@ -180,4 +180,4 @@ def test_defaults_of_other_families_are_their_pipelines_own():
 
 def test_families_that_cannot_be_given_pictures_say_which_can():
     able = [family.name for family in FAMILIES if family.given is not None]
-    assert able == ["sd3", "flux", "flux2", "chroma", "qwen-image", "auraflow", "z-image"]
+    assert able == ["sd3", "flux", "flux2", "chroma", "qwen-image", "auraflow", "z-image", "lumina2"]
