@@ -93,6 +93,17 @@ def flux2(klein: bool = False) -> Any:
     return pipe
 
 
+def longcat() -> Any:
+    """Its pipeline makes latents of 16 channels, whatever the transformer takes."""
+    options = {**SMALL, "in_channels": 16, "pooled_projection_dim": 8}
+    transformer = diffusers.LongCatImageTransformer2DModel(**options)
+    encoder = T5EncoderModel(T5Config(**T5))
+    pipe = diffusers.LongCatImagePipeline(dynamic(), autoencoder(), encoder, tokenizer(), None, transformer)
+    pipe.tokenizer_max_length = 32
+    pipe.prompt_template_encode_prefix, pipe.prompt_template_encode_suffix = "on a moon ", " above"
+    return pipe
+
+
 def chroma() -> Any:
     approximator = {"approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1}
     return diffusers.ChromaPipeline(
@@ -154,6 +165,7 @@ MAKERS = {
     "flux": flux,
     "flux2": flux2,
     "flux2-klein": lambda: flux2(klein=True),
+    "longcat-image": longcat,
     "chroma": chroma,
     "auraflow": auraflow,
     "qwen-image": qwen,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import Flux2KleinPipeline
+from diffusers import Flux2KleinPipeline, LongCatImagePipeline
 from small_pipelines import MAKERS, small_pipeline
 
 from mmdit_probe import I2TMaps, OpenVocabularySegmenter, UnsupervisedSegmenter
@@ -53,6 +53,8 @@ def recorded(pipe, monkeypatch):
 def unguided(pipe):
     wanted = {"auraflow": 0.0, "chroma": 1.0, "z-image": 0.0, "lumina2": 1.0}.get(family_of(pipe.transformer).name)
     wanted = 1.0 if isinstance(pipe, Flux2KleinPipeline) else wanted
+    if isinstance(pipe, LongCatImagePipeline):
+        return {"guidance_scale": 1.0, "enable_prompt_rewrite": False}
     return {"max_sequence_length": TEXT} | ({"guidance_scale": wanted} if wanted is not None else {})
 
 
@@ -180,4 +182,4 @@ def test_defaults_of_other_families_are_their_pipelines_own():
 
 def test_families_that_cannot_be_given_pictures_say_which_can():
     able = [family.name for family in FAMILIES if family.given is not None]
-    assert able == ["sd3", "flux", "flux2", "chroma", "qwen-image", "auraflow", "z-image", "lumina2"]
+    assert able == ["sd3", "flux", "flux2", "chroma", "longcat-image", "qwen-image", "auraflow", "z-image", "lumina2"]

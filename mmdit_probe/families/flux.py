@@ -183,6 +183,19 @@ def _chroma_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
     return {**text, **image, "attention_mask": torch.cat([mask, seen], 1)}
 
 
+def _longcat_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    """The pipeline has a length of its own."""
+    features, ids = pipe.encode_prompt(list(prompts))
+    return {"encoder_hidden_states": features, "txt_ids": ids}
+
+
+def _longcat_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
+    """The image is of another kind than the text, 1, and its rows and columns count on from the text's longest prompt."""
+    start = torch.tensor([1, pipe.tokenizer_max_length, pipe.tokenizer_max_length])
+    ids = (position_ids(noisy).cpu() + start).float()
+    return {"hidden_states": packed(noisy), "img_ids": ids.to(noisy.device), **text}
+
+
 FLUX = (
     Family(
         name="flux",
@@ -240,6 +253,7 @@ FLUX = (
         layout=_layout,
         sigmas=fraction,
         text_parts=_longcat_text,
+        given=Given(_longcat_prompts, _longcat_arguments, sigmas=even_sigmas, time=same),
         as_given={"enable_prompt_rewrite": False},
     ),
     Family(
