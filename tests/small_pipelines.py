@@ -104,6 +104,14 @@ def longcat() -> Any:
     return pipe
 
 
+def ovis() -> Any:
+    transformer = diffusers.OvisImageTransformer2DModel(**{**SMALL, "in_channels": 16, "out_channels": 16})
+    encoder = T5EncoderModel(T5Config(**T5))
+    pipe = diffusers.OvisImagePipeline(dynamic(), autoencoder(), encoder, tokenizer(), transformer)
+    pipe.system_prompt, pipe.user_prompt_begin_id = "above sand ", 3
+    return pipe
+
+
 def chroma() -> Any:
     approximator = {"approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1}
     return diffusers.ChromaPipeline(
@@ -166,6 +174,7 @@ MAKERS = {
     "flux2": flux2,
     "flux2-klein": lambda: flux2(klein=True),
     "longcat-image": longcat,
+    "ovis-image": ovis,
     "chroma": chroma,
     "auraflow": auraflow,
     "qwen-image": qwen,

@@ -1,9 +1,11 @@
 """Pictures given to other families than SD3: the twin is the pipeline's own call."""
 
+import inspect
+
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import Flux2KleinPipeline, LongCatImagePipeline
 from small_pipelines import MAKERS, small_pipeline
 
 from mmdit_probe import I2TMaps, OpenVocabularySegmenter, UnsupervisedSegmenter
@@ -23,6 +25,16 @@ from mmdit_probe.segmentation.evaluation_tables import tabulate
 from mmdit_probe.segmentation.vocabulary import class_prompts
 
 TIMESTEP, STEPS, TEXT = 3, 5, 32
+NO_GUIDANCE = {
+    diffusers.AuraFlowPipeline: 0.0,
+    diffusers.ZImagePipeline: 0.0,
+    diffusers.ChromaPipeline: 1.0,
+    diffusers.Flux2KleinPipeline: 1.0,
+    diffusers.LongCatImagePipeline: 1.0,
+    diffusers.Lumina2Pipeline: 1.0,
+    diffusers.OvisImagePipeline: 1.0,
+}
+"""Of models that are distilled with guidance nothing has to be said."""
 PROMPTS = ["a red circle", "sand"]
 PICTURE = fitted(scene("test", 0).image, 8, 32)[:24]
 
@@ -51,11 +63,10 @@ def recorded(pipe, monkeypatch):
 
 
 def unguided(pipe):
-    wanted = {"auraflow": 0.0, "chroma": 1.0, "z-image": 0.0, "lumina2": 1.0}.get(family_of(pipe.transformer).name)
-    wanted = 1.0 if isinstance(pipe, Flux2KleinPipeline) else wanted
-    if isinstance(pipe, LongCatImagePipeline):
-        return {"guidance_scale": 1.0, "enable_prompt_rewrite": False}
-    return {"max_sequence_length": TEXT} | ({"guidance_scale": wanted} if wanted is not None else {})
+    """Arguments of a call without classifier-free guidance, whose prompt is not written anew."""
+    family, known = family_of(pipe.transformer), inspect.signature(type(pipe).__call__).parameters
+    wanted = {"max_sequence_length": TEXT, "guidance_scale": NO_GUIDANCE.get(type(pipe)), **family.as_given}
+    return {name: value for name, value in wanted.items() if name in known and value is not None}
 
 
 def test_the_transformer_is_given_what_the_pipeline_gives_it(pipe, monkeypatch):
@@ -182,4 +193,15 @@ def test_defaults_of_other_families_are_their_pipelines_own():
 
 def test_families_that_cannot_be_given_pictures_say_which_can():
     able = [family.name for family in FAMILIES if family.given is not None]
-    assert able == ["sd3", "flux", "flux2", "chroma", "longcat-image", "qwen-image", "auraflow", "z-image", "lumina2"]
+    assert able == [
+        "sd3",
+        "flux",
+        "flux2",
+        "chroma",
+        "longcat-image",
+        "ovis-image",
+        "qwen-image",
+        "auraflow",
+        "z-image",
+        "lumina2",
+    ]

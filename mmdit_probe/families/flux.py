@@ -196,6 +196,17 @@ def _longcat_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
     return {"hidden_states": packed(noisy), "img_ids": ids.to(noisy.device), **text}
 
 
+def _ovis_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    features, _, ids, _ = pipe.encode_prompt(
+        list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+    )
+    return {"encoder_hidden_states": features, "txt_ids": ids}
+
+
+def _ovis_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
+    return {"hidden_states": packed(noisy), "img_ids": position_ids(noisy), **text}
+
+
 FLUX = (
     Family(
         name="flux",
@@ -264,6 +275,7 @@ FLUX = (
         layout=_layout,
         sigmas=fraction,
         text_parts=_ovis_text,
+        given=Given(_ovis_prompts, _ovis_arguments, sigmas=even_sigmas, time=same),
     ),
     Family(
         name="krea2",
