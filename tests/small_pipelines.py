@@ -112,6 +112,13 @@ def ovis() -> Any:
     return pipe
 
 
+def bria(schedule: Any = None) -> Any:
+    """Its pipeline counts one halving more than its autoencoder makes, so that one of its px units is one token wide."""
+    transformer = diffusers.BriaTransformer2DModel(**{**SMALL, "axes_dims_rope": [2, 2, 4], "in_channels": 16})
+    encoder = T5EncoderModel(T5Config(**T5))
+    return diffusers.BriaPipeline(transformer, schedule or dynamic(), autoencoder(), encoder, tokenizer())
+
+
 def chroma() -> Any:
     approximator = {"approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1}
     return diffusers.ChromaPipeline(
@@ -175,6 +182,8 @@ MAKERS = {
     "flux2-klein": lambda: flux2(klein=True),
     "longcat-image": longcat,
     "ovis-image": ovis,
+    "bria": bria,
+    "bria-unmoved": lambda: bria(scheduler(shift=3.0)),
     "chroma": chroma,
     "auraflow": auraflow,
     "qwen-image": qwen,

@@ -28,6 +28,7 @@ TIMESTEP, STEPS, TEXT = 3, 5, 32
 NO_GUIDANCE = {
     diffusers.AuraFlowPipeline: 0.0,
     diffusers.ZImagePipeline: 0.0,
+    diffusers.BriaPipeline: 1.0,
     diffusers.ChromaPipeline: 1.0,
     diffusers.Flux2KleinPipeline: 1.0,
     diffusers.LongCatImagePipeline: 1.0,
@@ -114,7 +115,7 @@ def posterior(pipe):
     return (
         pipe.vae.encode(frames)
         .latent_dist.mode()
-        .reshape(2, 4, *(size // pipe.vae_scale_factor for size in pixels.shape[2:]))
+        .reshape(2, 4, *(2 * size // token_pixels(pipe) for size in pixels.shape[2:]))
     )
 
 
@@ -198,6 +199,7 @@ def test_families_that_cannot_be_given_pictures_say_which_can():
         "flux",
         "flux2",
         "chroma",
+        "bria",
         "longcat-image",
         "ovis-image",
         "qwen-image",
@@ -205,3 +207,11 @@ def test_families_that_cannot_be_given_pictures_say_which_can():
         "z-image",
         "lumina2",
     ]
+
+
+def test_bria_without_a_flow_matching_schedule_says_so():
+    """Its pipeline also takes schedules that mix noise in otherwise."""
+    pipe = small_pipeline("bria")
+    pipe.scheduler = diffusers.DDIMScheduler()
+    with pytest.raises(ValueError, match=r"not with DDIMScheduler; set pipe.scheduler to a FlowMatchEuler"):
+        noise_level(pipe, 8)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..layout import Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, beside, fraction, modules, t5
-from .given import Given, Text, even_sigmas, guidance_of, moved_sigmas, packed, places, position_ids, same
+from .given import Given, Text, even_sigmas, given_sigmas, guidance_of, moved_sigmas, packed, places, position_ids, same
 from .tokenizers import Pieces, Started
 
 _BLOCKS = ("transformer_blocks", "single_transformer_blocks")
@@ -203,8 +203,29 @@ def _ovis_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -
     return {"encoder_hidden_states": features, "txt_ids": ids}
 
 
-def _ovis_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
+def _packed_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
     return {"hidden_states": packed(noisy), "img_ids": position_ids(noisy), **text}
+
+
+def _bria_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    features, _, ids = pipe.encode_prompt(
+        list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+    )
+    return {"encoder_hidden_states": features, "txt_ids": ids[0]}
+
+
+def _bria_sigmas(pipe: Any, steps: int, tokens: int) -> list[float]:
+    """Moved by the number of image tokens; a schedule that is not moved so takes its levels from those of training."""
+    config = pipe.scheduler.config
+    if "use_dynamic_shifting" not in config:
+        raise ValueError(
+            f"image: pictures are read with Bria's flow-matching schedule, not with {type(pipe.scheduler).__name__}; "
+            "set pipe.scheduler to a FlowMatchEulerDiscreteScheduler"
+        )
+    if config["use_dynamic_shifting"]:
+        return even_sigmas(pipe, steps, tokens)
+    levels = beside(pipe, "get_original_sigmas")(config["num_train_timesteps"], steps)
+    return given_sigmas(pipe, levels)
 
 
 FLUX = (
@@ -247,6 +268,8 @@ FLUX = (
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
         text_parts=_bria_text,
+        given=Given(_bria_prompts, _packed_arguments, sigmas=_bria_sigmas),
+        patch=1,  # its pipeline counts one halving more than its autoencoder makes
     ),
     Family(
         name="bria-fibo",
@@ -275,7 +298,7 @@ FLUX = (
         layout=_layout,
         sigmas=fraction,
         text_parts=_ovis_text,
-        given=Given(_ovis_prompts, _ovis_arguments, sigmas=even_sigmas, time=same),
+        given=Given(_ovis_prompts, _packed_arguments, sigmas=even_sigmas, time=same),
     ),
     Family(
         name="krea2",

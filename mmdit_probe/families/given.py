@@ -42,8 +42,13 @@ def even_sigmas(pipe: Any, steps: int, tokens: int) -> list[float]:
 
 def moved_sigmas(pipe: Any, steps: int, mu: float) -> list[float]:
     """Noise levels 1, ..., 2 / steps, 1 / steps, moved by ``mu`` if the scheduler's configuration says so."""
+    return given_sigmas(pipe, np.linspace(1.0, 1 / steps, steps), mu=mu)
+
+
+def given_sigmas(pipe: Any, levels: np.ndarray, **options: float) -> list[float]:
+    """What the scheduler makes of noise levels that its pipeline gives it."""
     scheduler = _fresh(pipe)
-    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+    scheduler.set_timesteps(sigmas=levels, **options)
     return scheduler.sigmas.tolist()
 
 
