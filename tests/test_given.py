@@ -215,3 +215,13 @@ def test_bria_without_a_flow_matching_schedule_says_so():
     pipe.scheduler = diffusers.DDIMScheduler()
     with pytest.raises(ValueError, match=r"not with DDIMScheduler; set pipe.scheduler to a FlowMatchEuler"):
         noise_level(pipe, 8)
+
+
+@pytest.mark.parametrize("edit", [diffusers.QwenImageEditPipeline, diffusers.LongCatImageEditPipeline])
+def test_pipelines_that_read_pictures_among_the_words_are_not_given_any(edit):
+    """Their prompts are encoded with a picture of their own, which is none that a mask is asked of."""
+    family = "qwen-image" if edit is diffusers.QwenImageEditPipeline else "longcat-image"
+    transformer = small_pipeline(family).transformer
+    pipe = type(edit.__name__, (), {"transformer": transformer, "encode_prompt": edit.encode_prompt})()
+    with pytest.raises(ValueError, match=f"{edit.__name__} reads pictures among the words"):
+        encode_prompts(pipe, ["sand"])
