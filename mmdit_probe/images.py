@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from .families import denoiser_of, family_of
 from .files import open_picture, whole
 
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -29,7 +30,7 @@ def load_image(path: Path, pipe: Any, longest: int | None = None) -> np.ndarray:
 
 def token_pixels(pipe: Any) -> int:
     """Width of one image token in px: 16 for SD3 (a latent pixel is 8 px, a token 2 x 2 of them)."""
-    return int(pipe.vae_scale_factor * getattr(pipe, "patch_size", 2))
+    return int(pipe.vae_scale_factor * getattr(pipe, "patch_size", family_of(denoiser_of(pipe)).patch))
 
 
 def native_size(pipe: Any) -> int:

@@ -8,9 +8,12 @@ from typing import Any
 import diffusers
 import torch
 from models_flux import SMALL
+from models_image import lumina2 as lumina2_transformer
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
+    MistralConfig,
+    MistralModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     T5Config,
@@ -23,7 +26,9 @@ from mmdit_probe.tiny.tokenizer import make_tokenizer
 
 T5 = {"vocab_size": 1000, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
 LENGTH = 20
-CHAT = "{% for m in messages %}a {{ m['content'] }} on {% endfor %}"
+CHAT = (
+    "{% for m in messages %}a {{ m['content'] if m['content'] is string else m['content'][0]['text'] }} on {% endfor %}"
+)
 
 
 def scheduler(**options: Any) -> Any:
@@ -58,6 +63,60 @@ def flux() -> Any:
         dynamic(), autoencoder(), CLIPTextModel(clip), tokenizer(), T5EncoderModel(T5Config(**T5)), tokenizer(),
         diffusers.FluxTransformer2DModel(**options),
     )  # fmt: skip
+
+
+def flux2(klein: bool = False) -> Any:
+    """Its text encoder is read at layers up to the 30th."""
+    layers = MistralConfig(
+        vocab_size=1000, hidden_size=8, intermediate_size=8, num_hidden_layers=31, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=4,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(4, 4), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4, norm_num_groups=2,
+    )  # fmt: skip
+    vae.bn.running_mean.uniform_(-0.5, 0.5)
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    options = {
+        "in_channels": 16,
+        "axes_dims_rope": (2, 2, 2, 2),
+        "joint_attention_dim": 24,
+        "guidance_embeds": not klein,
+    }
+    transformer = diffusers.Flux2Transformer2DModel(**{**SMALL, **options, "timestep_guidance_channels": 8})
+    used = tokenizer()
+    used.padding_side = "left"
+    kind = diffusers.Flux2KleinPipeline if klein else diffusers.Flux2Pipeline
+    pipe = kind(dynamic(), vae, MistralModel(layers), used, transformer)
+    if not klein:
+        pipe.system_message = "on a moon"
+    return pipe
+
+
+def longcat() -> Any:
+    """Its pipeline makes latents of 16 channels, whatever the transformer takes."""
+    options = {**SMALL, "in_channels": 16, "pooled_projection_dim": 8}
+    transformer = diffusers.LongCatImageTransformer2DModel(**options)
+    encoder = T5EncoderModel(T5Config(**T5))
+    pipe = diffusers.LongCatImagePipeline(dynamic(), autoencoder(), encoder, tokenizer(), None, transformer)
+    pipe.tokenizer_max_length = 32
+    pipe.prompt_template_encode_prefix, pipe.prompt_template_encode_suffix = "on a moon ", " above"
+    return pipe
+
+
+def ovis() -> Any:
+    transformer = diffusers.OvisImageTransformer2DModel(**{**SMALL, "in_channels": 16, "out_channels": 16})
+    encoder = T5EncoderModel(T5Config(**T5))
+    pipe = diffusers.OvisImagePipeline(dynamic(), autoencoder(), encoder, tokenizer(), transformer)
+    pipe.system_prompt, pipe.user_prompt_begin_id = "above sand ", 3
+    return pipe
+
+
+def bria(schedule: Any = None) -> Any:
+    """Its pipeline counts one halving more than its autoencoder makes, so that one of its px units is one token wide."""
+    transformer = diffusers.BriaTransformer2DModel(**{**SMALL, "axes_dims_rope": [2, 2, 4], "in_channels": 16})
+    encoder = T5EncoderModel(T5Config(**T5))
+    return diffusers.BriaPipeline(transformer, schedule or dynamic(), autoencoder(), encoder, tokenizer())
 
 
 def chroma() -> Any:
@@ -109,12 +168,27 @@ def z_image() -> Any:
     )
 
 
+def lumina2() -> Any:
+    pipe = diffusers.Lumina2Pipeline(
+        lumina2_transformer(), dynamic(), autoencoder(), T5EncoderModel(T5Config(**T5)), tokenizer()
+    )
+    pipe.system_prompt, pipe.vae_scale_factor = "on a moon", 2
+    return pipe
+
+
 MAKERS = {
     "flux": flux,
+    "flux2": flux2,
+    "flux2-klein": lambda: flux2(klein=True),
+    "longcat-image": longcat,
+    "ovis-image": ovis,
+    "bria": bria,
+    "bria-unmoved": lambda: bria(scheduler(shift=3.0)),
     "chroma": chroma,
     "auraflow": auraflow,
     "qwen-image": qwen,
     "z-image": z_image,
+    "lumina2": lumina2,
 }
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,17 @@ from mmdit_probe.segmentation.evaluation_tables import tabulate
 from mmdit_probe.segmentation.vocabulary import class_prompts
 
 TIMESTEP, STEPS, TEXT = 3, 5, 32
+NO_GUIDANCE = {
+    diffusers.AuraFlowPipeline: 0.0,
+    diffusers.ZImagePipeline: 0.0,
+    diffusers.BriaPipeline: 1.0,
+    diffusers.ChromaPipeline: 1.0,
+    diffusers.Flux2KleinPipeline: 1.0,
+    diffusers.LongCatImagePipeline: 1.0,
+    diffusers.Lumina2Pipeline: 1.0,
+    diffusers.OvisImagePipeline: 1.0,
+}
+"""Of models that are distilled with guidance nothing has to be said."""
 PROMPTS = ["a red circle", "sand"]
 PICTURE = fitted(scene("test", 0).image, 8, 32)[:24]
 
@@ -52,9 +64,10 @@ def recorded(pipe, monkeypatch):
 
 
 def unguided(pipe):
-    known = inspect.signature(type(pipe).__call__).parameters
-    wanted = {"auraflow": 0.0, "chroma": 1.0, "z-image": 0.0}.get(family_of(pipe.transformer).name)
-    return {"max_sequence_length": TEXT} | ({"guidance_scale": wanted} if wanted is not None and known else {})
+    """Arguments of a call without classifier-free guidance, whose prompt is not written anew."""
+    family, known = family_of(pipe.transformer), inspect.signature(type(pipe).__call__).parameters
+    wanted = {"max_sequence_length": TEXT, "guidance_scale": NO_GUIDANCE.get(type(pipe)), **family.as_given}
+    return {name: value for name, value in wanted.items() if name in known and value is not None}
 
 
 def test_the_transformer_is_given_what_the_pipeline_gives_it(pipe, monkeypatch):
@@ -73,9 +86,10 @@ def test_the_transformer_is_given_what_the_pipeline_gives_it(pipe, monkeypatch):
         return (torch.zeros(2, 3, *[1] * (sent.ndim - 4), 8, 8),)
 
     monkeypatch.setattr(pipe.vae, "decode", decode)
-    start = latents if "x" in ours else ours["hidden_states"].clone()
+    itself = family_of(pipe.transformer).name in ("flux2", "z-image")  # the pipeline packs them
+    start = latents if itself else ours["hidden_states"].clone()
     pipe(
-        PROMPTS,
+        prompt=PROMPTS,
         latents=start,
         num_inference_steps=STEPS,
         height=height,
@@ -101,7 +115,7 @@ def posterior(pipe):
     return (
         pipe.vae.encode(frames)
         .latent_dist.mode()
-        .reshape(2, 4, *(size // pipe.vae_scale_factor for size in pixels.shape[2:]))
+        .reshape(2, 4, *(2 * size // token_pixels(pipe) for size in pixels.shape[2:]))
     )
 
 
@@ -180,4 +194,34 @@ def test_defaults_of_other_families_are_their_pipelines_own():
 
 def test_families_that_cannot_be_given_pictures_say_which_can():
     able = [family.name for family in FAMILIES if family.given is not None]
-    assert able == ["sd3", "flux", "chroma", "qwen-image", "auraflow", "z-image"]
+    assert able == [
+        "sd3",
+        "flux",
+        "flux2",
+        "chroma",
+        "bria",
+        "longcat-image",
+        "ovis-image",
+        "qwen-image",
+        "auraflow",
+        "z-image",
+        "lumina2",
+    ]
+
+
+def test_bria_without_a_flow_matching_schedule_says_so():
+    """Its pipeline also takes schedules that mix noise in otherwise."""
+    pipe = small_pipeline("bria")
+    pipe.scheduler = diffusers.DDIMScheduler()
+    with pytest.raises(ValueError, match=r"not with DDIMScheduler; set pipe.scheduler to a FlowMatchEuler"):
+        noise_level(pipe, 8)
+
+
+@pytest.mark.parametrize("edit", [diffusers.QwenImageEditPipeline, diffusers.LongCatImageEditPipeline])
+def test_pipelines_that_read_pictures_among_the_words_are_not_given_any(edit):
+    """Their prompts are encoded with a picture of their own, which is none that a mask is asked of."""
+    family = "qwen-image" if edit is diffusers.QwenImageEditPipeline else "longcat-image"
+    transformer = small_pipeline(family).transformer
+    pipe = type(edit.__name__, (), {"transformer": transformer, "encode_prompt": edit.encode_prompt})()
+    with pytest.raises(ValueError, match=f"{edit.__name__} reads pictures among the words"):
+        encode_prompts(pipe, ["sand"])

@@ -6,6 +6,7 @@ argument means.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import nn
@@ -64,11 +65,16 @@ def denoiser_of(pipe: Any) -> Any:
 
 
 def given_of(pipe: Any) -> Given:
-    """How the pipeline's family is given a picture; `ValueError` if that is not known."""
+    """How the pipeline's family is given a picture; `ValueError` if that is not known, as of pipelines that read pictures
+    among the words."""
     family = family_of(denoiser_of(pipe))
     if family.given is None:
         able = ", ".join(family.models for family in FAMILIES if family.given is not None)
         raise ValueError(f"image: pictures can be read by {able}; this is a model of {family.models}")
+    if "image" in inspect.signature(type(pipe).encode_prompt).parameters:
+        raise ValueError(
+            f"image: {type(pipe).__name__} reads pictures among the words; load the model as one that is given text alone"
+        )
     return family.given
 
 

@@ -114,6 +114,7 @@ class Family:
         call_layout: the layout of one attention call with so many queries and keys, None if it is to be ignored.
         source: where the tokens stand if not in the layout's order, (batch, tokens) positions in the attention
             call, -1 where it leaves a token out; None if they are in order.
+        patch: width of an image token in the px of the pipeline's ``vae_scale_factor``, where its ``patch_size`` does not say.
         as_given: arguments of the pipeline's call with which it draws the prompt itself, not one that it writes anew.
     """
 
@@ -132,6 +133,7 @@ class Family:
     features: str = "encoder_hidden_states"
     call_layout: Callable[[TokenLayout, int, int], TokenLayout | None] = same_layout
     source: Callable[[Inputs, TokenLayout], Tensor | None] = in_order
+    patch: int = 2
     as_given: Mapping[str, Any] = field(default_factory=dict)
 
     @property

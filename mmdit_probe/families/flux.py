@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..layout import Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, beside, fraction, modules, t5
-from .given import Given, Text, even_sigmas, guidance_of, packed, position_ids, same
+from .given import Given, Text, even_sigmas, given_sigmas, guidance_of, moved_sigmas, packed, places, position_ids, same
 from .tokenizers import Pieces, Started
 
 _BLOCKS = ("transformer_blocks", "single_transformer_blocks")
@@ -58,9 +59,13 @@ def _second_t5(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     return [TextPart("t5", pipe.tokenizer_2, max_sequence_length)]  # CLIP is pooled: it makes no tokens
 
 
+def _klein(pipe: Any) -> bool:
+    return not hasattr(pipe, "system_message")
+
+
 def _flux2_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     """Mistral, with a chat of the pipeline's system message and the prompt; in Klein Qwen, with the prompt alone."""
-    if not hasattr(pipe, "system_message"):
+    if _klein(pipe):
         chat = [{"role": "user", "content": PLAIN}]
         options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
         template = pipe.tokenizer.apply_chat_template(chat, **options)
@@ -133,6 +138,36 @@ def _flux_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
     return {**image, **guidance_of(pipe, len(noisy)), **text}
 
 
+def _flux2_latents(pipe: Any, pixels: Tensor) -> Tensor:
+    """Already 2 x 2 latent pixels a token, channels first, each channel normalised by the autoencoder's running statistics."""
+    encoded = pipe.vae.encode(pixels).latent_dist.mean
+    patched = rearrange(
+        encoded, "batch channel (row two) (col pair) -> batch (channel two pair) row col", two=2, pair=2
+    )
+    norm, eps = pipe.vae.bn, pipe.vae.config.batch_norm_eps
+    mean, spread = (
+        statistic[:, None, None].to(patched) for statistic in (norm.running_mean, torch.sqrt(norm.running_var + eps))
+    )
+    return (patched - mean) / spread
+
+
+def _flux2_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    features, ids = pipe.encode_prompt(list(prompts), max_sequence_length=max_sequence_length)
+    return {"encoder_hidden_states": features, "txt_ids": ids}
+
+
+def _flux2_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
+    """Ids (batch, tokens, 4): 0, row, column, 0; Klein is told no guidance."""
+    ids = torch.nn.functional.pad(places(*noisy.shape[-2:]), (1, 1)).to(noisy.device).expand(len(noisy), -1, -1)
+    image = {"hidden_states": rearrange(noisy, "batch channel row col -> batch (row col) channel"), "img_ids": ids}
+    return {**image, **({} if _klein(pipe) else guidance_of(pipe, len(noisy))), **text}
+
+
+def _flux2_sigmas(pipe: Any, steps: int, tokens: int) -> list[float]:
+    """Moved by the number of steps too."""
+    return moved_sigmas(pipe, steps, beside(pipe, "compute_empirical_mu")(tokens, steps))
+
+
 def _chroma_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
     features, ids, mask, *_ = pipe.encode_prompt(
         list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
@@ -146,6 +181,51 @@ def _chroma_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
     seen = torch.ones(latents.shape[:2], dtype=mask.dtype, device=mask.device)
     image = {"hidden_states": latents, "img_ids": position_ids(noisy)}
     return {**text, **image, "attention_mask": torch.cat([mask, seen], 1)}
+
+
+def _longcat_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    """The pipeline has a length of its own."""
+    features, ids = pipe.encode_prompt(list(prompts))
+    return {"encoder_hidden_states": features, "txt_ids": ids}
+
+
+def _longcat_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
+    """The image is of another kind than the text, 1, and its rows and columns count on from the text's longest prompt."""
+    start = torch.tensor([1, pipe.tokenizer_max_length, pipe.tokenizer_max_length])
+    ids = (position_ids(noisy).cpu() + start).float()
+    return {"hidden_states": packed(noisy), "img_ids": ids.to(noisy.device), **text}
+
+
+def _ovis_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    features, _, ids, _ = pipe.encode_prompt(
+        list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+    )
+    return {"encoder_hidden_states": features, "txt_ids": ids}
+
+
+def _packed_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
+    return {"hidden_states": packed(noisy), "img_ids": position_ids(noisy), **text}
+
+
+def _bria_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    features, _, ids = pipe.encode_prompt(
+        list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+    )
+    return {"encoder_hidden_states": features, "txt_ids": ids[0]}
+
+
+def _bria_sigmas(pipe: Any, steps: int, tokens: int) -> list[float]:
+    """Moved by the number of image tokens; a schedule that is not moved so takes its levels from those of training."""
+    config = pipe.scheduler.config
+    if "use_dynamic_shifting" not in config:
+        raise ValueError(
+            f"image: pictures are read with Bria's flow-matching schedule, not with {type(pipe.scheduler).__name__}; "
+            "set pipe.scheduler to a FlowMatchEulerDiscreteScheduler"
+        )
+    if config["use_dynamic_shifting"]:
+        return even_sigmas(pipe, steps, tokens)
+    levels = beside(pipe, "get_original_sigmas")(config["num_train_timesteps"], steps)
+    return given_sigmas(pipe, levels)
 
 
 FLUX = (
@@ -169,6 +249,7 @@ FLUX = (
         layout=_layout,
         sigmas=fraction,
         text_parts=_flux2_text,
+        given=Given(_flux2_prompts, _flux2_arguments, _flux2_latents, _flux2_sigmas, same),
     ),
     Family(
         name="chroma",
@@ -187,6 +268,8 @@ FLUX = (
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
         text_parts=_bria_text,
+        given=Given(_bria_prompts, _packed_arguments, sigmas=_bria_sigmas),
+        patch=1,  # its pipeline counts one halving more than its autoencoder makes
     ),
     Family(
         name="bria-fibo",
@@ -204,6 +287,7 @@ FLUX = (
         layout=_layout,
         sigmas=fraction,
         text_parts=_longcat_text,
+        given=Given(_longcat_prompts, _longcat_arguments, sigmas=even_sigmas, time=same),
         as_given={"enable_prompt_rewrite": False},
     ),
     Family(
@@ -214,6 +298,7 @@ FLUX = (
         layout=_layout,
         sigmas=fraction,
         text_parts=_ovis_text,
+        given=Given(_ovis_prompts, _packed_arguments, sigmas=even_sigmas, time=same),
     ),
     Family(
         name="krea2",

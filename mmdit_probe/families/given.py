@@ -37,8 +37,18 @@ def shifted_sigmas(pipe: Any, steps: int, tokens: int) -> list[float]:
 
 def even_sigmas(pipe: Any, steps: int, tokens: int) -> list[float]:
     """Noise levels 1, ..., 2 / steps, 1 / steps, moved by the number of image tokens."""
+    return moved_sigmas(pipe, steps, shift_of(pipe.scheduler.config, tokens))
+
+
+def moved_sigmas(pipe: Any, steps: int, mu: float) -> list[float]:
+    """Noise levels 1, ..., 2 / steps, 1 / steps, moved by ``mu`` if the scheduler's configuration says so."""
+    return given_sigmas(pipe, np.linspace(1.0, 1 / steps, steps), mu=mu)
+
+
+def given_sigmas(pipe: Any, levels: np.ndarray, **options: float) -> list[float]:
+    """What the scheduler makes of noise levels that its pipeline gives it."""
     scheduler = _fresh(pipe)
-    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=shift_of(scheduler.config, tokens))
+    scheduler.set_timesteps(sigmas=levels, **options)
     return scheduler.sigmas.tolist()
 
 
@@ -67,8 +77,12 @@ def packed(noisy: Tensor) -> Tensor:
 def position_ids(noisy: Tensor) -> Tensor:
     """(tokens, 3): 0, row and column of each token of 2 x 2 latent pixels."""
     rows, cols = (size // 2 for size in noisy.shape[-2:])
-    grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), -1).flatten(0, 1)
-    return torch.nn.functional.pad(grid, (1, 0)).to(noisy)
+    return torch.nn.functional.pad(places(rows, cols), (1, 0)).to(noisy)
+
+
+def places(rows: int, cols: int) -> Tensor:
+    """(rows x cols, 2): row and column of each token, row by row."""
+    return torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), -1).flatten(0, 1)
 
 
 def guidance_of(pipe: Any, batch: int) -> dict[str, Tensor]:

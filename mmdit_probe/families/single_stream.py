@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..layout import Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, grid_of, modules, reversed_fraction
-from .given import Given, Text, even_sigmas, reverse
+from .given import Given, Text, even_sigmas, moved_sigmas, reverse, shift_of
 
 _Z_MULTIPLE = 32
 """Z-Image pads image and text, each, to a multiple of so many tokens."""
@@ -67,6 +67,18 @@ def _lumina2_text(pipe: Any, max_sequence_length: int, system_prompt: str | None
     return [replace(plain, template=f"{system} <Prompt Start> {PLAIN}", negative=plain)]
 
 
+def _lumina2_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+    features, mask, *_ = pipe.encode_prompt(
+        list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+    )
+    return {"encoder_hidden_states": features, "encoder_attention_mask": mask}
+
+
+def _lumina2_sigmas(pipe: Any, steps: int, tokens: int) -> list[float]:
+    """Where the schedule is moved at all, its pipeline counts the channels of the latents for the image's tokens."""
+    return moved_sigmas(pipe, steps, shift_of(pipe.scheduler.config, pipe.transformer.config.in_channels))
+
+
 def _lumina2_source(inputs: Inputs, layout: TokenLayout) -> Tensor | None:
     """Each sample is its words, its image, and padding at the end; the layout has the padding behind the words."""
     words = inputs["encoder_attention_mask"].sum(1)
@@ -100,6 +112,7 @@ SINGLE_STREAM = (
         layout=_lumina2_layout,
         sigmas=reversed_fraction,
         text_parts=_lumina2_text,
+        given=Given(_lumina2_prompts, sigmas=_lumina2_sigmas, time=reverse),
         source=_lumina2_source,
     ),
 )

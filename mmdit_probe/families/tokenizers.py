@@ -52,7 +52,9 @@ class Pieces(_Used):
         super().__init__(tokenizer)
         self.split = split
 
-    def __call__(self, texts: Sequence[str], *, max_length: int, padding: str | bool = False, **options: Any) -> Rows:
+    def __call__(
+        self, texts: Sequence[str], *, max_length: int = LONGEST, padding: str | bool = False, **options: Any
+    ) -> Rows:
         ids, spans = [], []
         for text in texts:
             numbers, places, start = [], [], 0

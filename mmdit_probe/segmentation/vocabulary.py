@@ -48,7 +48,7 @@ def class_prompts(pipe: Any, classes: Sequence[str], max_sequence_length: int) -
 
 
 def _tokens(part: TextPart, text: str, special: bool = False) -> int:
-    return len(part.tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
+    return len(part.tokenizer([text], add_special_tokens=special, verbose=False)["input_ids"][0])
 
 
 def _packed(part: TextPart, names: Sequence[str]) -> Iterator[tuple[int, ...]]:
