@@ -225,3 +225,10 @@ def test_pipelines_that_read_pictures_among_the_words_are_not_given_any(edit):
     pipe = type(edit.__name__, (), {"transformer": transformer, "encode_prompt": edit.encode_prompt})()
     with pytest.raises(ValueError, match=f"{edit.__name__} reads pictures among the words"):
         encode_prompts(pipe, ["sand"])
+
+
+def test_a_length_that_the_template_fills_is_told():
+    from mmdit_probe.segmentation.vocabulary import class_prompts
+
+    with pytest.raises(ValueError, match="max_sequence_length: 3 leaves no room for class names beside the"):
+        class_prompts(small_pipeline("flux2"), ["sand"], 3)

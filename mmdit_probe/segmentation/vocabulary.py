@@ -53,6 +53,11 @@ def _tokens(part: TextPart, text: str, special: bool = False) -> int:
 
 def _packed(part: TextPart, names: Sequence[str]) -> Iterator[tuple[int, ...]]:
     room = part.dropped + part.length - _tokens(part, part.template.replace(PLAIN, ""), part.special)
+    if room < 1:
+        raise ValueError(
+            f"max_sequence_length: {part.length} leaves no room for class names beside the {-room + part.length} tokens that "
+            f"this model's prompts have already; give a larger one"
+        )
     packed: list[int] = []
     for number, name in enumerate(names):
         size = _tokens(part, name)
