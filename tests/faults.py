@@ -40,6 +40,7 @@ COMMANDS: dict[str, list[str]] = {
     "magnet": ["magnet", "train", "--steps", "8", "--save-every", "2", "--layer", "1", "--rank", "2", *TRAINING],
 }
 """Name -> arguments; --model and --out are added."""
+TRIES = 4
 
 
 def in_fork(arguments: list[str], log: Path) -> int:
@@ -125,15 +126,24 @@ def stopped(arguments: list[str], out: Path, delay: float, how: signal.Signals, 
 
 
 def torture(name: str, model: list[str], work: Path, kills: int, chance: random.Random) -> dict[str, object]:
-    """Kill and resume one command so many times; how many kills hit it before it had ended, and what it had left."""
+    """Kill and resume one command so many times; how many kills hit it before it had ended, and what it had left.
+
+    One that came too late is tried again, earlier: the first run, by which the moments are chosen, may be the slowest.
+    """
     arguments, out = [*COMMANDS[name], *model], work / name
     start = time.monotonic()
     expected = finish(arguments, work / f"{name}-whole")
     duration = time.monotonic() - start
     hits, files = 0, []
     for _ in range(kills):
-        shutil.rmtree(out, ignore_errors=True)
-        hits += stopped(arguments, out, chance.uniform(0, duration), signal.SIGKILL) == -signal.SIGKILL
+        latest = duration
+        for _ in range(TRIES):
+            shutil.rmtree(out, ignore_errors=True)
+            latest = chance.uniform(0, latest)
+            hit = stopped(arguments, out, latest, signal.SIGKILL) == -signal.SIGKILL
+            if hit:
+                break
+        hits += hit
         files.append(check_readable(out))
         found = finish(arguments, out)
         if not expected or found != expected:
