@@ -26,6 +26,11 @@ def test_it_is_small_enough_to_ship():
     assert total < 25e6
 
 
+def test_it_names_no_place_on_the_machine_that_made_it():
+    for file in embedded_folder().rglob("*.json"):
+        assert "_name_or_path" not in file.read_text()
+
+
 def test_the_card_speaks_of_these_weights(evaluation):
     assert evaluation["sha256"] == digests(embedded_folder().parent)
     card = (embedded_folder() / "MODEL_CARD.md").read_text()

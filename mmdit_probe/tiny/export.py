@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -32,8 +33,12 @@ def make_pipeline(denoiser: Denoiser, vae: AutoencoderKL, recipe: Recipe) -> Sta
 
 
 def save_half(pipe: StableDiffusion3Pipeline, folder: Path) -> None:
-    """Write the pipeline folder in fp16 safetensors."""
+    """Write the pipeline folder in fp16 safetensors, without where its parts were loaded from."""
     pipe.to(torch.float16).save_pretrained(folder)
+    for file in folder.glob("*/config.json"):
+        settings = json.loads(file.read_text())
+        settings.pop("_name_or_path", None)
+        file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def digests(folder: Path) -> dict[str, str]:
