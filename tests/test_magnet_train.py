@@ -352,7 +352,7 @@ def test_two_processes_train_as_one_with_accumulation(run, tmp_path, random_fold
     assert run(*command, "--accumulate", "2", "--out", "one")[0] == 0
     output = in_two_processes([*command, "--out", "two", "--model", str(random_folder), "--json"], tmp_path, _KEEPING)
     assert json.loads(output)["last"]["step"] == 2
-    weights = [torch.load(tmp_path / f"process{number}.pt") for number in (0, 1)]
+    weights = [torch.load(tmp_path / f"process{number}.pt", weights_only=True) for number in (0, 1)]
     assert len(weights[0]) == 3 * 4 * 2 + 6  # two matrices for each of a layer's four projections, and the head's
     assert all(torch.equal(first, second) for first, second in zip(*weights, strict=True))
     one, two = (pd.read_csv(tmp_path / name / "losses.csv") for name in ("one", "two"))
