@@ -13,13 +13,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmdit_probe import load_pipeline
-from mmdit_probe.digests import model_label
+from mmdit_probe.datasets.prompts import read_prompts, scene_prompts
+from mmdit_probe.evaluation.paper_tables import Row, seg4diff_row
 from mmdit_probe.figures.style import save_figure
-from mmdit_probe.pipelines import EMBEDDED
-from mmdit_probe.prompt_sets import read_prompts, scene_prompts
-from mmdit_probe.runs import write_text
-from mmdit_probe.segmentation.paper_tables import Row, seg4diff_row
-from mmdit_probe.segmentation.reading import expert_layer
+from mmdit_probe.pipelines.defaults import expert_layer
+from mmdit_probe.pipelines.loading import EMBEDDED
+from mmdit_probe.storage.digests import model_label
+from mmdit_probe.storage.runs import write_text
 
 Value = TypeVar("Value")
 

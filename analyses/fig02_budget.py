@@ -5,9 +5,9 @@ python analyses/fig02_budget.py [--model MODEL --prompts FILE] [--quick]
 
 from _analysis import Analysis, main
 
-from mmdit_probe.budget import budget_table, read_aloud, run_budget
 from mmdit_probe.configs import BudgetConfig, GenerationConfig
 from mmdit_probe.figures.budget import budget_figure
+from mmdit_probe.studies.attention_budget import budget_table, read_aloud, run_budget
 
 PROMPTS = 50
 TIMESTEPS = (8, 28)

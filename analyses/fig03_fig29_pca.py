@@ -9,7 +9,7 @@ from _analysis import Analysis, main
 
 from mmdit_probe.configs import PCAConfig
 from mmdit_probe.figures.pca import pca_page, r2_figure, text_page
-from mmdit_probe.pca import colours, measure_pca, pca_table, read_aloud, text_colours
+from mmdit_probe.studies.feature_pca import colours, measure_pca, pca_table, read_aloud, text_colours
 
 SCENES = 50
 TIMESTEP = 8

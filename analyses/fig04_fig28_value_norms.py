@@ -7,7 +7,7 @@ from _analysis import Analysis, main
 
 from mmdit_probe.configs import GenerationConfig, ValueNormsConfig
 from mmdit_probe.figures.norms import norm_heads_figure, norms_figure
-from mmdit_probe.norms import heads_table, norms_table, read_aloud, run_norms
+from mmdit_probe.studies.value_norms import heads_table, norms_table, read_aloud, run_norms
 
 PROMPTS = 50
 TIMESTEPS = (8, 28)

@@ -8,9 +8,10 @@ from _analysis import Analysis, expert_of, main
 from mmdit_probe.configs import GenerationConfig, PerturbConfig
 from mmdit_probe.figures.contact import contact_sheet
 from mmdit_probe.figures.drops import drop_figure
-from mmdit_probe.perturbation import drop_table, layer_name, most_harmful, run_perturbation, score_pictures
-from mmdit_probe.probe import Probe
-from mmdit_probe.scores import make_scores
+from mmdit_probe.metrics.image_scores import make_scores
+from mmdit_probe.probe.probe import Probe
+from mmdit_probe.studies.paired_scores import drop_table, score_pictures
+from mmdit_probe.studies.perturbation import layer_name, most_harmful, run_perturbation
 
 PROMPTS = 40
 SEEDS = (0,)

@@ -8,9 +8,9 @@ from _analysis import Analysis, expert_of, main
 from mmdit_probe.configs import GenerationConfig, GuideConfig
 from mmdit_probe.figures.contact import contact_sheet
 from mmdit_probe.figures.drops import drop_figure
-from mmdit_probe.guidance_study import gain_lines, gain_table, run_guidance, scale_name
-from mmdit_probe.perturbation import score_pictures
-from mmdit_probe.scores import make_scores
+from mmdit_probe.metrics.image_scores import make_scores
+from mmdit_probe.studies.guidance import gain_lines, gain_table, run_guidance, scale_name
+from mmdit_probe.studies.paired_scores import score_pictures
 
 PROMPTS = 20
 SEEDS = (0,)

@@ -7,9 +7,9 @@ from _analysis import Analysis, main
 
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import open_dataset
+from mmdit_probe.evaluation.run import run_evaluation
+from mmdit_probe.evaluation.tables import read_aloud, tabulate
 from mmdit_probe.figures.evaluation import evaluation_figure
-from mmdit_probe.segmentation.evaluation import run_evaluation
-from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
 
 DATASET, ROOT, PICTURES = "scenes", None, 300
 TIMESTEPS = (8,)

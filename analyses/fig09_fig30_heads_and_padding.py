@@ -12,13 +12,14 @@ from _analysis import Analysis, expert_of, main
 from mmdit_probe.configs import GenerationConfig, GroupConfig, MapsConfig
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.figures.maps import heads_page, tokens_page
-from mmdit_probe.images import fitted, native_size, token_pixels
-from mmdit_probe.maps import measure_maps
-from mmdit_probe.probe import Probe
+from mmdit_probe.pipelines.image_size import native_size, token_pixels
+from mmdit_probe.probe.probe import Probe
 from mmdit_probe.segmentation import UnsupervisedSegmenter
+from mmdit_probe.segmentation.kl_merge import scale_pixels
 from mmdit_probe.segmentation.render import coloured
 from mmdit_probe.segmentation.segmenters import read_token_maps
-from mmdit_probe.segmentation.unsupervised import scale_pixels
+from mmdit_probe.storage.images import fitted
+from mmdit_probe.studies.word_maps import measure_maps
 
 SCENES = (0, 3)
 TIMESTEP = 8

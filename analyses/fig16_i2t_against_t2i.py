@@ -11,16 +11,17 @@ from _analysis import Analysis, expert_of, main
 from mmdit_probe.configs import MapsConfig
 from mmdit_probe.datasets.registry import open_dataset
 from mmdit_probe.datasets.scenes import scene
+from mmdit_probe.evaluation.counts import offered
 from mmdit_probe.figures.evaluation import directions_figure
 from mmdit_probe.figures.maps import word_page
-from mmdit_probe.images import fitted, native_size, token_pixels
-from mmdit_probe.maps import head_mean, measure_maps
-from mmdit_probe.readouts import I2TMaps, T2IMaps
-from mmdit_probe.segmentation.counting import offered
-from mmdit_probe.segmentation.metrics import Scores, score
-from mmdit_probe.segmentation.open_vocabulary import label_map
-from mmdit_probe.segmentation.reading import MapReader
+from mmdit_probe.metrics.segmentation import Scores, score
+from mmdit_probe.pipelines.image_size import native_size, token_pixels
+from mmdit_probe.readouts.maps import I2TMaps, T2IMaps
+from mmdit_probe.segmentation.label_map import label_map
+from mmdit_probe.segmentation.map_reader import MapReader
 from mmdit_probe.segmentation.segmenters import read_class_maps
+from mmdit_probe.storage.images import fitted
+from mmdit_probe.studies.word_maps import head_mean, measure_maps
 
 DATASET, ROOT, PICTURES = "scenes", None, 200
 SCENE = 3

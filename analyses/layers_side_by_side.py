@@ -5,9 +5,9 @@ python analyses/layers_side_by_side.py [--model MODEL] [--quick]
 
 from _analysis import Analysis, main
 
-from mmdit_probe.agreement import layer_agreement, rank_correlations, read_aloud
 from mmdit_probe.configs import AgreementConfig
 from mmdit_probe.figures.agreement import agreement_figure
+from mmdit_probe.studies.layer_agreement import layer_agreement, rank_correlations, read_aloud
 
 SCENES = 200
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from _analysis import Analysis, main
 
-from mmdit_probe.rivals.comparison import Comparison, ComparisonConfig
+from mmdit_probe.baselines.comparison import Comparison, ComparisonConfig
 
 CONFIG = ComparisonConfig()
 LARGER = 4

@@ -13,9 +13,9 @@ from pathlib import Path
 from _analysis import Analysis, main, with_model
 
 from mmdit_probe import load_pipeline
+from mmdit_probe.baselines.paper_rows import system_row
 from mmdit_probe.configs import EvaluateConfig
-from mmdit_probe.rivals.paper_rows import system_row
-from mmdit_probe.segmentation.paper_tables import Row, beside_the_paper, seg4diff_row, told
+from mmdit_probe.evaluation.paper_tables import Row, beside_the_paper, seg4diff_row, told
 
 SD15, SD3 = "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-3-medium-diffusers"
 DINO, SAM = "facebook/dino-vitb8", "facebook/sam2.1-hiera-large"

@@ -14,9 +14,9 @@ from pathlib import Path
 from _analysis import Analysis, main, with_model
 
 from mmdit_probe import load_pipeline
+from mmdit_probe.baselines.paper_rows import system_row
 from mmdit_probe.configs import EvaluateConfig
-from mmdit_probe.rivals.paper_rows import system_row
-from mmdit_probe.segmentation.paper_tables import Row, beside_the_paper, seg4diff_row, told
+from mmdit_probe.evaluation.paper_tables import Row, beside_the_paper, seg4diff_row, told
 
 SD3 = "stabilityai/stable-diffusion-3-medium-diffusers"
 ROOTS = {

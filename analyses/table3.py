@@ -13,11 +13,11 @@ import pandas as pd
 from _analysis import Analysis, main
 
 from mmdit_probe.configs import GenerationConfig
-from mmdit_probe.digests import named
-from mmdit_probe.pictures import PLAIN, Variant, make_pictures
-from mmdit_probe.runs import RunFolder
-from mmdit_probe.scores import EMBEDDED_CLIP, Clip
-from mmdit_probe.statistics import bootstrap_mean
+from mmdit_probe.metrics.bootstrap import bootstrap_mean
+from mmdit_probe.metrics.image_scores import EMBEDDED_CLIP, Clip
+from mmdit_probe.storage.digests import named
+from mmdit_probe.storage.runs import RunFolder
+from mmdit_probe.studies.image_grid import PLAIN, Variant, make_pictures
 
 PROMPTS = 60
 SEEDS = (0, 1)

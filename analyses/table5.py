@@ -8,8 +8,8 @@ from _analysis import Analysis, expert_of, main
 
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import open_dataset
-from mmdit_probe.segmentation.evaluation import run_evaluation
-from mmdit_probe.segmentation.evaluation_tables import tabulate
+from mmdit_probe.evaluation.run import run_evaluation
+from mmdit_probe.evaluation.tables import tabulate
 
 DATASET, ROOT, PICTURES = "scenes", None, 300
 TIMESTEP = 8

@@ -21,8 +21,8 @@ import torch
 from tqdm.auto import tqdm
 
 from mmdit_probe import BlurText, I2TMaps, JointAttention, Probe, RegionMass, TokenLayout, ValueNorms
-from mmdit_probe.kernels import AttentionCall
-from mmdit_probe.readouts import read
+from mmdit_probe.attention.kernels import AttentionCall
+from mmdit_probe.readouts.base import read
 
 from .models import HEAD_WIDTH, HEADS, TEXT, block_stack, inputs
 from .straw_men import Chunked, Materialise

@@ -18,8 +18,8 @@ import psutil
 from mmdit_probe import load_pipeline
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import held_out_scenes
-from mmdit_probe.segmentation.evaluation import run_evaluation
-from mmdit_probe.segmentation.evaluation_tables import tabulate
+from mmdit_probe.evaluation.run import run_evaluation
+from mmdit_probe.evaluation.tables import tabulate
 
 
 def resident() -> float:

@@ -22,12 +22,12 @@ from mmdit_probe import OpenVocabularySegmenter, TokenLayout, load_pipeline
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import held_out_scenes
 from mmdit_probe.datasets.scenes import scene
-from mmdit_probe.forward import add_noise, forward_once
-from mmdit_probe.images import native_size, token_pixels
-from mmdit_probe.segmentation import evaluation
-from mmdit_probe.segmentation.evaluation import run_evaluation
-from mmdit_probe.segmentation.evaluation_tables import tabulate
-from mmdit_probe.segmentation.reading import MapReader
+from mmdit_probe.evaluation import run as evaluation
+from mmdit_probe.evaluation.run import run_evaluation
+from mmdit_probe.evaluation.tables import tabulate
+from mmdit_probe.pipelines.forward import add_noise, forward_once
+from mmdit_probe.pipelines.image_size import native_size, token_pixels
+from mmdit_probe.segmentation.map_reader import MapReader
 
 from .cost import in_turn
 

@@ -15,15 +15,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from mmdit_probe.attention import JointAttention
-from mmdit_probe.kernels import AttentionArguments, AttentionCall
-from mmdit_probe.layout import TokenLayout
-from mmdit_probe.rivals.configs import DiffCutConfig
-from mmdit_probe.rivals.diffcut import cut_features
-from mmdit_probe.rivals.joint import image_features
-from mmdit_probe.rivals.kl_merging import merge_regions
-from mmdit_probe.rivals.refinement import iterate, sharpened, smooth
-from mmdit_probe.rivals.row_blocks import image_rows
+from mmdit_probe.attention.joint import JointAttention
+from mmdit_probe.attention.kernels import AttentionArguments, AttentionCall
+from mmdit_probe.attention.layout import TokenLayout
+from mmdit_probe.baselines.anchor_merging import merge_regions
+from mmdit_probe.baselines.attention_rows import image_rows
+from mmdit_probe.baselines.diffcut import cut_features
+from mmdit_probe.baselines.on_mmdit import image_features
+from mmdit_probe.baselines.refinement import iterate, sharpened, smooth
+from mmdit_probe.configs.baselines import DiffCutConfig
 
 from .cost import _status
 

@@ -2,98 +2,66 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
-    from .attention import JointAttention
-    from .edits import BlurGrid, BlurText, Edit, Knockout, Scale, Uniform
-    from .explorer import explore
-    from .feature_pca import FeaturePCA
-    from .head_groups import HeadGroupMaps
-    from .head_stats import HeadStats
-    from .layout import Extra, Region, TokenLayout
-    from .pipelines import load_pipeline
-    from .probe import Probe
-    from .readouts import Field, I2TMaps, Readout, RegionMass, T2IMaps, ValueNorms
-    from .records import load_record, save_record
-    from .segmentation import OpenVocabularySegmenter, Segmentation, UnsupervisedSegmenter, merge_by_kl
-    from .word_maps import WordMaps
+    from .attention import Extra as Extra
+    from .attention import JointAttention as JointAttention
+    from .attention import Region as Region
+    from .attention import TokenLayout as TokenLayout
+    from .edits import BlurGrid as BlurGrid
+    from .edits import BlurText as BlurText
+    from .edits import Edit as Edit
+    from .edits import Knockout as Knockout
+    from .edits import Scale as Scale
+    from .edits import Uniform as Uniform
+    from .explorer import explore as explore
+    from .pipelines import load_pipeline as load_pipeline
+    from .probe import Probe as Probe
+    from .readouts import FeaturePCA as FeaturePCA
+    from .readouts import Field as Field
+    from .readouts import HeadGroupMaps as HeadGroupMaps
+    from .readouts import HeadStats as HeadStats
+    from .readouts import I2TMaps as I2TMaps
+    from .readouts import Readout as Readout
+    from .readouts import RegionMass as RegionMass
+    from .readouts import T2IMaps as T2IMaps
+    from .readouts import ValueNorms as ValueNorms
+    from .readouts import WordMaps as WordMaps
+    from .segmentation import OpenVocabularySegmenter as OpenVocabularySegmenter
+    from .segmentation import Segmentation as Segmentation
+    from .segmentation import UnsupervisedSegmenter as UnsupervisedSegmenter
+    from .segmentation import merge_by_kl as merge_by_kl
+    from .storage.records import load_record as load_record
+    from .storage.records import save_record as save_record
 
-_HOMES = {
-    "JointAttention": "attention",
-    "BlurGrid": "edits",
-    "BlurText": "edits",
-    "Edit": "edits",
-    "Extra": "layout",
-    "Knockout": "edits",
-    "Scale": "edits",
-    "Uniform": "edits",
-    "explore": "explorer",
-    "FeaturePCA": "feature_pca",
-    "HeadGroupMaps": "head_groups",
-    "HeadStats": "head_stats",
-    "Region": "layout",
-    "TokenLayout": "layout",
-    "load_pipeline": "pipelines",
-    "Probe": "probe",
-    "Field": "readouts",
-    "I2TMaps": "readouts",
-    "Readout": "readouts",
-    "RegionMass": "readouts",
-    "T2IMaps": "readouts",
-    "ValueNorms": "readouts",
-    "load_record": "records",
-    "OpenVocabularySegmenter": "segmentation",
-    "Segmentation": "segmentation",
-    "UnsupervisedSegmenter": "segmentation",
-    "merge_by_kl": "segmentation",
-    "WordMaps": "word_maps",
-    "save_record": "records",
-}
 __version__ = version("mmdit-probe")
 
-
-def __getattr__(name: str) -> Any:
-    """Import on first use, so that ``mmdit-probe --help`` need not wait for torch."""
-    if name in _HOMES:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"module 'mmdit_probe' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
-
-
-__all__ = [
-    "BlurGrid",
-    "BlurText",
-    "Edit",
-    "Extra",
-    "FeaturePCA",
-    "Field",
-    "HeadGroupMaps",
-    "HeadStats",
-    "I2TMaps",
-    "JointAttention",
-    "Knockout",
-    "OpenVocabularySegmenter",
-    "Probe",
-    "Readout",
-    "Region",
-    "RegionMass",
-    "Scale",
-    "Segmentation",
-    "T2IMaps",
-    "TokenLayout",
-    "Uniform",
-    "UnsupervisedSegmenter",
-    "ValueNorms",
-    "WordMaps",
-    "explore",
-    "load_pipeline",
-    "load_record",
-    "merge_by_kl",
-    "save_record",
-]
+# imported on first use, so that `mmdit-probe --help` need not wait for torch
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "attention": ["Extra", "JointAttention", "Region", "TokenLayout"],
+        "edits": ["BlurGrid", "BlurText", "Edit", "Knockout", "Scale", "Uniform"],
+        "explorer": ["explore"],
+        "pipelines": ["load_pipeline"],
+        "probe": ["Probe"],
+        "readouts": [
+            "FeaturePCA",
+            "Field",
+            "HeadGroupMaps",
+            "HeadStats",
+            "I2TMaps",
+            "Readout",
+            "RegionMass",
+            "T2IMaps",
+            "ValueNorms",
+            "WordMaps",
+        ],
+        "segmentation": ["OpenVocabularySegmenter", "Segmentation", "UnsupervisedSegmenter", "merge_by_kl"],
+        "storage.records": ["load_record", "save_record"],
+    },
+)

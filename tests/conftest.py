@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from jaxtyping import install_import_hook
 
-_SHAPED = ("attention", "forward", "segmentation", "magnet", "rivals")  # the modules whose signatures state shapes
+_SHAPED = ("attention", "pipelines.forward", "segmentation", "evaluation", "metrics", "magnet", "baselines")  # the modules whose signatures state shapes
 _CONTRACTS = install_import_hook([f"mmdit_probe.{name}" for name in _SHAPED], "beartype.beartype")
 
 import pytest
@@ -27,7 +27,7 @@ def _nothing_left_behind():
     """After every test no probe is active in this thread and every random stream starts anew."""
     torch.manual_seed(0)
     yield
-    from mmdit_probe.intercept import active_probes
+    from mmdit_probe.attention.intercept import active_probes
 
     assert active_probes() == 0
     assert torch.overrides._get_current_function_mode() is None

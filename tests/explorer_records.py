@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from mmdit_probe.explorer import Contents, contents_of
-from mmdit_probe.head_groups import group_labels
+from mmdit_probe.readouts.head_groups import group_labels
 
 
 def random_record(kinds=("start", "word", "word", "end"), words=None, maps=None, grid=(3, 4), heads=(1, 1), **layers):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mmdit_probe.kernels import AttentionArguments, AttentionCall
+from mmdit_probe.attention.kernels import AttentionArguments, AttentionCall
 
 
 def full_matrix(call: AttentionCall) -> torch.Tensor:

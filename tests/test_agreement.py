@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmdit_probe.agreement import layer_agreement, rank_correlations, read_aloud
 from mmdit_probe.configs import AgreementConfig, GenerationConfig, PCAConfig
 from mmdit_probe.datasets.scenes import scene, scenes
 from mmdit_probe.figures.agreement import agreement_figure
-from mmdit_probe.pca import measure_pca
-from mmdit_probe.readouts import ValueNorms
-from mmdit_probe.recording import record_image
-from mmdit_probe.tiny.grounding import score_layers
+from mmdit_probe.readouts.value_norms import ValueNorms
+from mmdit_probe.studies.feature_pca import measure_pca
+from mmdit_probe.studies.layer_agreement import layer_agreement, rank_correlations, read_aloud
+from mmdit_probe.studies.recording import record_image
+from mmdit_probe.studies.scene_grounding import score_layers
 
 GENERATION = GenerationConfig(max_sequence_length=0)
 

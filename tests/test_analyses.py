@@ -111,7 +111,7 @@ def test_tables_are_given_device_dtype_and_loras(analysis, monkeypatch):
 
     for module in ("mmdit_probe", "_analysis"):
         monkeypatch.setattr(f"{module}.load_pipeline", load)
-    monkeypatch.setattr("mmdit_probe.rivals.paper_rows.load_clip_parts", parts)
+    monkeypatch.setattr("mmdit_probe.baselines.paper_rows.load_clip_parts", parts)
     monkeypatch.setattr("_analysis.Analysis.fewer", lambda self, usual, quick: usual)
     options = ["--device", "meta", "--dtype", "fp16", "--lora", "COCO=mine"]
     for name, count in (("table1", 9), ("table2", 6)):

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from mmdit_probe import HeadStats, Probe
-from mmdit_probe.budget import measure_budget
 from mmdit_probe.configs import AnalyzeConfig, BudgetConfig, GenerationConfig, MapsConfig, PCAConfig, ValueNormsConfig
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.figures.heads import heads_figure
-from mmdit_probe.generation import generation_arguments
-from mmdit_probe.maps import measure_maps
-from mmdit_probe.norms import measure_norms
-from mmdit_probe.overview import measure_everything, read_aloud, tables, words_of
-from mmdit_probe.pca import measure_pca
+from mmdit_probe.pipelines.generation import generation_arguments
+from mmdit_probe.studies.attention_budget import measure_budget
+from mmdit_probe.studies.feature_pca import measure_pca
+from mmdit_probe.studies.overview import measure_everything, read_aloud, tables, words_of
+from mmdit_probe.studies.value_norms import measure_norms
+from mmdit_probe.studies.word_maps import measure_maps
 
 GENERATION = GenerationConfig(steps=3, guidance_scale=3.0, max_sequence_length=3)
 PROMPT = "a red circle on grass"
@@ -96,7 +96,7 @@ def test_unknown_token_kinds_are_said(random_pipe):
     heads = tables(measure_everything(random_pipe, CONFIG).record)["heads"]
     blank = heads.assign(**{name: np.nan for name in heads if name.startswith("on_") and name != "on_text"})
     assert len(heads_figure(blank).axes) == 2 * 1 + 1
-    from mmdit_probe.overview import read_heads_aloud
+    from mmdit_probe.studies.overview import read_heads_aloud
 
     assert read_heads_aloud(blank)[0].startswith("Which text tokens are words is not known")
     assert "looks at words most" in read_heads_aloud(heads)[0]

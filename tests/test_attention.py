@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from naive import full_matrix, random_call
 
 from mmdit_probe import JointAttention, TokenLayout
-from mmdit_probe import attention as attention_module
+from mmdit_probe.attention import joint as attention_module
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-3, torch.float16: 2e-3}
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mmdit_probe.records import load_record, save_record
-from mmdit_probe.runs import RunFolder, held_folder
-from mmdit_probe.texts import checked_text, one_line, shown
+from mmdit_probe.storage.records import load_record, save_record
+from mmdit_probe.storage.runs import RunFolder, held_folder
+from mmdit_probe.utils.text import checked_text, one_line, shown
 
 FEW = ["--steps", "2", "--timesteps", "1"]
 MAPS = ["maps", "--prompt", "a red circle", "--words", "circle", *FEW]
@@ -345,7 +345,7 @@ def test_models_that_are_not_there(run, stage, model, message):
 def test_a_hub_out_of_reach_is_one_line_though_it_is_tried_again(run, stage, monkeypatch):
     from huggingface_hub.utils import logging
 
-    from mmdit_probe import pipelines
+    from mmdit_probe.pipelines import loading as pipelines
 
     def unreachable(*arguments, **named):
         logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
@@ -358,7 +358,7 @@ def test_a_hub_out_of_reach_is_one_line_though_it_is_tried_again(run, stage, mon
 
 
 def test_a_model_without_access_is_told_how_to_get_it(run, stage, monkeypatch):
-    from mmdit_probe import pipelines
+    from mmdit_probe.pipelines import loading as pipelines
 
     class GatedRepoError(OSError):
         pass
@@ -539,7 +539,7 @@ def test_training_data_that_cannot_be_read_leave_nothing(run, stage, root, messa
 
 
 def test_a_missing_memory_is_one_line(run, stage, monkeypatch):
-    from mmdit_probe import maps
+    from mmdit_probe.studies import word_maps as maps
 
     def greedy(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 11 GiB")
@@ -549,7 +549,7 @@ def test_a_missing_memory_is_one_line(run, stage, monkeypatch):
 
 
 def test_a_mistake_of_the_program_is_no_users_mistake(run, monkeypatch):
-    from mmdit_probe import maps
+    from mmdit_probe.studies import word_maps as maps
 
     def broken(*arguments):
         raise KeyError("bug")

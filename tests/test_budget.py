@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 
 from mmdit_probe import Probe, RegionMass
-from mmdit_probe import budget as budget_module
-from mmdit_probe.budget import budget_table, measure_budget, read_aloud, run_budget
 from mmdit_probe.configs import BudgetConfig, GenerationConfig
 from mmdit_probe.figures.budget import budget_figure
 from mmdit_probe.figures.style import save_figure
-from mmdit_probe.generation import generation_arguments
+from mmdit_probe.pipelines.generation import generation_arguments
+from mmdit_probe.studies import attention_budget as budget_module
+from mmdit_probe.studies.attention_budget import budget_table, measure_budget, read_aloud, run_budget
 
 GENERATION = GenerationConfig(steps=4, guidance_scale=3.0, max_sequence_length=3)
 CONFIG = BudgetConfig(("a red circle on grass", "sand"), (2, 4), GENERATION)
@@ -84,7 +84,7 @@ def test_a_folder_of_another_run_is_refused(random_pipe, tmp_path):
 
 
 def test_a_folder_in_use_is_refused(random_pipe, tmp_path):
-    from mmdit_probe.runs import RunFolder
+    from mmdit_probe.storage.runs import RunFolder
 
     with RunFolder(tmp_path, {}).open(), pytest.raises(ValueError, match="in use by another run"):
         run_budget(random_pipe, CONFIG, tmp_path, "random")

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from mmdit_probe.baselines.comparison import Comparison, ComparisonConfig
+from mmdit_probe.baselines.registry import METHODS, source_of, task_of
 from mmdit_probe.datasets.scenes import scene
-from mmdit_probe.rivals.comparison import Comparison, ComparisonConfig
-from mmdit_probe.rivals.systems import METHODS, source_of, task_of
-from mmdit_probe.segmentation.folders import FILES
+from mmdit_probe.segmentation.image_files import FILES
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def picture(tmp_path):
 
 def shrink(monkeypatch, method):
     """The method's settings for small pictures."""
-    from mmdit_probe.rivals import systems
+    from mmdit_probe.baselines import registry as systems
 
     entry = systems.SYSTEMS[method]
     sizes = {"side": 48, "crop": 32, "stride": 16} if entry.kind == "clip" else {"side": 64}

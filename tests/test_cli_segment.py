@@ -9,8 +9,8 @@ from PIL import Image
 
 from mmdit_probe import load_record
 from mmdit_probe.datasets.scenes import scene
-from mmdit_probe.segmentation import folders
-from mmdit_probe.segmentation.folders import FILES, picture_files, read_aloud, segment_files
+from mmdit_probe.segmentation import image_files as folders
+from mmdit_probe.segmentation.image_files import FILES, picture_files, read_aloud, segment_files
 
 LAYER = ["--layer", "1"]
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from mmdit_probe import BlurText, OpenVocabularySegmenter, UnsupervisedSegmenter
+from mmdit_probe.baselines.unet_reader import UNetReader
 from mmdit_probe.configs import ExpertConfig, GenerationConfig
 from mmdit_probe.datasets.scenes import scene
-from mmdit_probe.expert import find_expert
 from mmdit_probe.families import denoiser_of, family_of, unet_places
-from mmdit_probe.guidance import PerturbedGuidance
-from mmdit_probe.pipelines import model_defaults, pipeline_of
-from mmdit_probe.rivals.unet import UNetReader
+from mmdit_probe.pipelines.defaults import model_defaults
+from mmdit_probe.pipelines.loading import pipeline_of
+from mmdit_probe.probe.guidance import PerturbedGuidance
+from mmdit_probe.studies.expert_layer import find_expert
 
 PICTURE, CLASSES = scene("val", 0).image, ["grass", "circle"]
 

@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 
 from mmdit_probe.datasets import registry
-from mmdit_probe.datasets.context import decode_mask
+from mmdit_probe.datasets.coco_rle import decode_mask, encode_mask
 from mmdit_probe.datasets.labelled import LabelledPictures, labelling, read_values
 from mmdit_probe.datasets.registry import DATASETS, dataset_name, held_out_scenes, open_dataset
-from mmdit_probe.segmentation.rle import encode_mask
 
 
 def picture(path):

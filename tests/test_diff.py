@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from mmdit_probe import I2TMaps, Probe, RegionMass, load_record, save_record
-from mmdit_probe.budget import measure_budget
 from mmdit_probe.configs import AnalyzeConfig, BudgetConfig, GenerationConfig
-from mmdit_probe.differences import MEASURES, compare, read_aloud, what_differs
 from mmdit_probe.figures.differences import difference_figure
-from mmdit_probe.overview import measure_everything
+from mmdit_probe.studies.attention_budget import measure_budget
+from mmdit_probe.studies.diff import MEASURES, compare, read_aloud, what_differs
+from mmdit_probe.studies.overview import measure_everything
 
 GENERATION = GenerationConfig(steps=3, guidance_scale=3.0, max_sequence_length=3)
 

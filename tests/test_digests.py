@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from mmdit_probe import digests
-from mmdit_probe.digests import digest, model_label, named
+from mmdit_probe.storage import digests
+from mmdit_probe.storage.digests import digest, model_label, named
 
 
 def test_a_file_is_known_by_its_content(tmp_path):

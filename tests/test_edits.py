@@ -249,7 +249,7 @@ def test_padding_can_be_knocked_out(random_pipe):
 
 
 def test_words_are_spelt_by_their_tokens(random_pipe):
-    from mmdit_probe.prompts import describe
+    from mmdit_probe.pipelines.prompts import describe
 
     parts = Probe(random_pipe, []).family.text_parts(random_pipe, 2)
     text = describe(parts, ["a half moon and a Heart", "a xy heart"])

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from mmdit_probe.datasets.scenes import scenes
-from mmdit_probe.pipelines import embedded_folder, model_defaults
+from mmdit_probe.pipelines.defaults import model_defaults
+from mmdit_probe.pipelines.loading import embedded_folder
+from mmdit_probe.studies.scene_grounding import MEAN_OF_LAYERS, blur_harm, score_layers
 from mmdit_probe.tiny.export import digests
-from mmdit_probe.tiny.grounding import MEAN_OF_LAYERS, blur_harm, score_layers
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,15 @@ from sklearn.metrics import jaccard_score
 from mmdit_probe.configs import EvaluateConfig, SegmentConfig
 from mmdit_probe.datasets.labelled import LabelledPictures, Sample
 from mmdit_probe.datasets.registry import held_out_scenes
+from mmdit_probe.evaluation import run as evaluation
+from mmdit_probe.evaluation.counts import count_baselines, count_classes, offered
+from mmdit_probe.evaluation.run import run_evaluation
+from mmdit_probe.evaluation.tables import read_aloud, tabulate
+from mmdit_probe.evaluation.trivial import BASELINES, baseline_regions
 from mmdit_probe.figures.evaluation import evaluation_figure, heads_figure
-from mmdit_probe.segmentation import OpenVocabularySegmenter, UnsupervisedSegmenter, evaluation
-from mmdit_probe.segmentation.baselines import BASELINES, baseline_regions
-from mmdit_probe.segmentation.counting import count_baselines, count_classes, offered
-from mmdit_probe.segmentation.evaluation import run_evaluation
-from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate
-from mmdit_probe.segmentation.matching import matched_scores
-from mmdit_probe.segmentation.sharing import Share
+from mmdit_probe.metrics.matching import matched_scores
+from mmdit_probe.segmentation import OpenVocabularySegmenter, UnsupervisedSegmenter
+from mmdit_probe.utils.distributed import Share
 
 CONFIG = EvaluateConfig(batch=2, timesteps=(4, 8))
 SCENES = held_out_scenes(5)
@@ -84,8 +85,8 @@ def config_of(config):
 
 
 def test_heads_are_read_in_the_same_pass_and_their_mean_is_the_mean_map(random_pipe, tmp_path):
+    from mmdit_probe.segmentation.map_reader import MapReader
     from mmdit_probe.segmentation.maps import make_readout
-    from mmdit_probe.segmentation.reading import MapReader
 
     pictures = held_out_scenes(2)
     result = evaluate(random_pipe, tmp_path, EvaluateConfig(heads="each", layers=(1,), batch=2), pictures)

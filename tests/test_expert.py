@@ -5,9 +5,8 @@ import pandas as pd
 import pytest
 
 from mmdit_probe.configs import ExpertConfig, GenerationConfig
-from mmdit_probe.expert import SIGNS, certainty, coherence, find_expert
-from mmdit_probe.expert_check import agreement
 from mmdit_probe.figures.expert import expert_figure
+from mmdit_probe.studies.expert_layer import SIGNS, agreement, certainty, coherence, find_expert
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=2)
 CHESS = np.indices((8, 8)).sum(0) % 2

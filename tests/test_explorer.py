@@ -17,22 +17,15 @@ from naive import full_matrix, random_call
 from test_cli_studies import refused
 
 from mmdit_probe import I2TMaps, Probe, TokenLayout, save_record
-from mmdit_probe.attention import JointAttention
+from mmdit_probe.attention.joint import JointAttention
 from mmdit_probe.configs import ExploreConfig, GenerationConfig
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.explorer import contents_of, make_page, measure_exploration
 from mmdit_probe.explorer.measure import chosen, spread
-from mmdit_probe.explorer.quantise import (
-    MAP_ERROR,
-    SHARE_ERROR,
-    quantised,
-    quantised_shares,
-    restored,
-    restored_shares,
-)
-from mmdit_probe.head_groups import HeadGroupMaps, group_labels, group_sizes
-from mmdit_probe.images import save_picture
-from mmdit_probe.readouts import read
+from mmdit_probe.explorer.quantize import MAP_ERROR, SHARE_ERROR, quantised, quantised_shares, restored, restored_shares
+from mmdit_probe.readouts.base import read
+from mmdit_probe.readouts.head_groups import HeadGroupMaps, group_labels, group_sizes
+from mmdit_probe.storage.images import save_picture
 
 PROMPT = "a red circle on grass"
 GENERATION = GenerationConfig(steps=3, guidance_scale=3.0, max_sequence_length=3)

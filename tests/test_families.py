@@ -13,9 +13,9 @@ import torch
 from naive import full_matrix
 
 from mmdit_probe import I2TMaps, Probe, Readout, RegionMass, T2IMaps, ValueNorms
-from mmdit_probe.arrangement import ArrangedCall
+from mmdit_probe.attention.layout import Region
+from mmdit_probe.attention.reordered import ArrangedCall
 from mmdit_probe.families import FAMILIES, family_of
-from mmdit_probe.layout import Region
 
 CASES = [
     *models_flux.CASES,

@@ -8,8 +8,8 @@ import torch
 
 from mmdit_probe import I2TMaps, Probe
 from mmdit_probe.families import FAMILIES
-from mmdit_probe.prompt_watch import PromptWatch
-from mmdit_probe.prompts import describe
+from mmdit_probe.pipelines.prompt_watch import PromptWatch
+from mmdit_probe.pipelines.prompts import describe
 from mmdit_probe.tiny.tokenizer import END, START, make_tokenizer
 
 CHAT = (

@@ -13,12 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mmdit_probe.attention.layout import Extra, Region, TokenLayout
 from mmdit_probe.cli import app, main
-from mmdit_probe.datasets.context import decode_mask
+from mmdit_probe.datasets.coco_rle import decode_mask, encode_mask
 from mmdit_probe.datasets.registry import open_dataset
-from mmdit_probe.layout import Extra, Region, TokenLayout
-from mmdit_probe.records import load_record, save_record
-from mmdit_probe.segmentation.rle import encode_mask
+from mmdit_probe.storage.records import load_record, save_record
 
 EXAMPLES = 150
 GROUPS = {(): app, **{(group.name,): group.typer_instance for group in app.registered_groups}}
@@ -96,7 +95,7 @@ OPTIONS = st.sampled_from(
 @pytest.fixture
 def no_models(monkeypatch, tmp_path):
     """Everything up to the loading of a model, which would take long."""
-    from mmdit_probe.cli import common
+    from mmdit_probe.cli import options as common
 
     def refuse(self):
         raise ValueError("loading is not part of this test")

@@ -9,20 +9,21 @@ import torch
 from small_pipelines import MAKERS, small_pipeline
 
 from mmdit_probe import I2TMaps, OpenVocabularySegmenter, UnsupervisedSegmenter
+from mmdit_probe.baselines.counters import refined_segmenter
 from mmdit_probe.configs import EvaluateConfig, GenerationConfig, GroupConfig, SegmentConfig
+from mmdit_probe.configs.baselines import RefineConfig
 from mmdit_probe.datasets.registry import held_out_scenes
 from mmdit_probe.datasets.scenes import scene
+from mmdit_probe.evaluation.run import run_evaluation
+from mmdit_probe.evaluation.tables import tabulate
 from mmdit_probe.families import FAMILIES, family_of, named_inputs
-from mmdit_probe.forward import encode_images, encode_prompts, forward_once, noise_level
-from mmdit_probe.generation import generation_arguments
-from mmdit_probe.images import fitted, token_pixels
-from mmdit_probe.pipelines import model_defaults
-from mmdit_probe.recording import record_image
-from mmdit_probe.rivals.configs import RefineConfig
-from mmdit_probe.rivals.evaluation import refined_segmenter
-from mmdit_probe.segmentation.evaluation import run_evaluation
-from mmdit_probe.segmentation.evaluation_tables import tabulate
-from mmdit_probe.segmentation.vocabulary import class_prompts
+from mmdit_probe.pipelines.defaults import model_defaults
+from mmdit_probe.pipelines.forward import encode_images, encode_prompts, forward_once, noise_level
+from mmdit_probe.pipelines.generation import generation_arguments
+from mmdit_probe.pipelines.image_size import token_pixels
+from mmdit_probe.segmentation.class_prompts import class_prompts
+from mmdit_probe.storage.images import fitted
+from mmdit_probe.studies.recording import record_image
 
 TIMESTEP, STEPS, TEXT = 3, 5, 32
 NO_GUIDANCE = {
@@ -137,7 +138,7 @@ def test_flux_noise_levels_at_its_own_size(steps, sigma):
 
 def test_masks_of_given_pictures(pipe, monkeypatch):
     """A name's map is that of its own tokens, by the strings that the probe has seen there."""
-    monkeypatch.setattr("mmdit_probe.segmentation.reading.model_defaults", lambda pipe: defaults)
+    monkeypatch.setattr("mmdit_probe.segmentation.map_reader.model_defaults", lambda pipe: defaults)
     defaults = model_defaults(pipe)
     assert defaults.guidance_scale is None
     names = ["red circle", "sand"]
@@ -228,7 +229,7 @@ def test_pipelines_that_read_pictures_among_the_words_are_not_given_any(edit):
 
 
 def test_a_length_that_the_template_fills_is_told():
-    from mmdit_probe.segmentation.vocabulary import class_prompts
+    from mmdit_probe.segmentation.class_prompts import class_prompts
 
     with pytest.raises(ValueError, match="max_sequence_length: 3 leaves no room for class names beside the"):
         class_prompts(small_pipeline("flux2"), ["sand"], 3)

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmdit_probe import I2TMaps, JointAttention, Probe, RegionMass, TokenLayout
-from mmdit_probe.kernels import AttentionCall, attend
+from mmdit_probe.attention.kernels import AttentionCall, attend
 
 pytestmark = [
     pytest.mark.gpu,

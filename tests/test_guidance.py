@@ -8,7 +8,7 @@ import torch
 from small_pipelines import small_pipeline
 
 from mmdit_probe import BlurText, Probe
-from mmdit_probe.guidance import PerturbedGuidance
+from mmdit_probe.probe.guidance import PerturbedGuidance
 
 ARGUMENTS = {"num_inference_steps": 3, "max_sequence_length": 2, "output_type": "latent"}
 
@@ -170,7 +170,7 @@ def test_a_missing_layer_is_named(random_pipe):
 
 def test_study_pictures_of_scale_zero_are_the_plain_ones(random_pipe, tmp_path):
     from mmdit_probe.configs import GenerationConfig, GuideConfig
-    from mmdit_probe.guidance_study import run_guidance
+    from mmdit_probe.studies.guidance import run_guidance
 
     generation = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=0)
     config = GuideConfig(("sand", "a red circle"), (1,), (0.0, 3.0), seeds=(0,), batch=2, generation=generation)

@@ -6,11 +6,11 @@ import torch
 from naive import full_matrix, random_call
 
 from mmdit_probe import HeadStats, Probe, RegionMass, TokenLayout
-from mmdit_probe.attention import JointAttention
-from mmdit_probe.head_stats import row_entropy
-from mmdit_probe.kernels import AttentionCall
-from mmdit_probe.readouts import read
-from mmdit_probe.tokens import Kind, TextTokens
+from mmdit_probe.attention.joint import JointAttention
+from mmdit_probe.attention.kernels import AttentionCall
+from mmdit_probe.attention.text_tokens import Kind, TextTokens
+from mmdit_probe.readouts.base import read
+from mmdit_probe.readouts.head_stats import row_entropy
 
 LAYOUTS = [TokenLayout((4, 5), 6), TokenLayout((4, 5), 6, "text-image")]
 

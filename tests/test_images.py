@@ -7,10 +7,11 @@ from PIL import Image
 from mmdit_probe import HeadStats, RegionMass, ValueNorms
 from mmdit_probe.configs import GenerationConfig
 from mmdit_probe.datasets.scenes import scene
-from mmdit_probe.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
-from mmdit_probe.images import fitted, load_image, native_size, read_rgb, save_picture, token_pixels
-from mmdit_probe.probe import Probe
-from mmdit_probe.recording import record_generated, record_image
+from mmdit_probe.pipelines.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
+from mmdit_probe.pipelines.image_size import load_image, native_size, token_pixels
+from mmdit_probe.probe.probe import Probe
+from mmdit_probe.storage.images import fitted, read_rgb, save_picture
+from mmdit_probe.studies.recording import record_generated, record_image
 
 GENERATION = GenerationConfig(steps=4, guidance_scale=3.0, max_sequence_length=3)
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from naive import full_matrix, random_call
 
-from mmdit_probe import I2TMaps, JointAttention, Probe, RegionMass, TokenLayout, kernels
-from mmdit_probe.kernels import AttentionArguments, additive_mask, attend
+from mmdit_probe import I2TMaps, JointAttention, Probe, RegionMass, TokenLayout
+from mmdit_probe.attention import kernels
+from mmdit_probe.attention.kernels import AttentionArguments, additive_mask, attend
 
 
 def double_of(name):

@@ -11,7 +11,7 @@ import torch
 from conftest import make_inputs, make_sd3
 
 from mmdit_probe import BlurText, I2TMaps, Probe, RegionMass
-from mmdit_probe.intercept import active_probes
+from mmdit_probe.attention.intercept import active_probes
 
 TOGETHER = 100
 

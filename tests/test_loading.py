@@ -9,9 +9,9 @@ from conftest import make_inputs, make_sd3
 from small_pipelines import small_pipeline
 
 from mmdit_probe import I2TMaps, OpenVocabularySegmenter, Probe, RegionMass, load_pipeline
+from mmdit_probe.baselines.unet_reader import UNetReader
 from mmdit_probe.datasets.scenes import scene
-from mmdit_probe.forward import encode_images, encode_prompts, forward_once
-from mmdit_probe.rivals.unet import UNetReader
+from mmdit_probe.pipelines.forward import encode_images, encode_prompts, forward_once
 
 
 @pytest.fixture

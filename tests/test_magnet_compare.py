@@ -15,9 +15,9 @@ from PIL import Image
 from mmdit_probe.cli import main
 from mmdit_probe.datasets.registry import open_dataset
 from mmdit_probe.magnet.compare import miou, miou_gain
-from mmdit_probe.pipelines import embedded_folder
-from mmdit_probe.segmentation.metrics import score
-from mmdit_probe.statistics import bootstrap_weights
+from mmdit_probe.metrics.bootstrap import bootstrap_weights
+from mmdit_probe.metrics.segmentation import score
+from mmdit_probe.pipelines.loading import embedded_folder
 
 
 def counts_of(labels, guess, classes):

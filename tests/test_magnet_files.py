@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmdit_probe import load_pipeline
 from mmdit_probe.configs import GenerationConfig
-from mmdit_probe.magnet.captioning import Captioner, caption_files
+from mmdit_probe.magnet.captioner import Captioner, caption_files
 from mmdit_probe.magnet.compbench import export_samples, read_compbench
 from mmdit_probe.magnet.lora import add_lora
 from mmdit_probe.magnet.official import import_official, official_weights

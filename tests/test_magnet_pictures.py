@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mmdit_probe.datasets.coco_rle import encode_mask
 from mmdit_probe.datasets.scenes import CLASSES, scene
 from mmdit_probe.magnet.captions import read_captions
-from mmdit_probe.magnet.order import Order, noise_at, positions_of
-from mmdit_probe.magnet.pictures import MaskedPicture, first_sentences, largest, masks_of, on_grid, prepared
-from mmdit_probe.magnet.sources import open_training_set
-from mmdit_probe.segmentation.rle import encode_mask
+from mmdit_probe.magnet.examples import MaskedPicture, first_sentences, largest, masks_of, on_grid, prepared
+from mmdit_probe.magnet.sampler import Order, noise_at, positions_of
+from mmdit_probe.magnet.training_sets import open_training_set
 
 
 def test_masks_of_a_label_map_are_its_classes_in_order():
@@ -227,7 +227,7 @@ def test_noise_levels_are_logit_normal_and_shifted():
 def test_a_set_is_told_from_another_of_its_name_by_its_files_and_captions(tmp_path):
     from PIL import Image
 
-    from mmdit_probe.magnet.sources import open_training_set
+    from mmdit_probe.magnet.training_sets import open_training_set
 
     def made(root, names=("a", "b"), size=8, classes='["sand", "star"]'):
         for kind in ("images", "labels"):

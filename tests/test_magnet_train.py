@@ -12,20 +12,20 @@ import torch
 from conftest import in_two_processes, make_inputs, make_sd3
 
 from mmdit_probe import JointAttention, Probe, TokenLayout, load_pipeline
+from mmdit_probe.attention.kernels import AttentionCall
 from mmdit_probe.configs import MAGNET_PRESETS, MagnetConfig
-from mmdit_probe.forward import encode_images
-from mmdit_probe.kernels import AttentionCall
-from mmdit_probe.magnet import train as magnet_train
+from mmdit_probe.magnet import trainer as magnet_train
+from mmdit_probe.magnet.checkpoint import Checkpoint
 from mmdit_probe.magnet.i2t_logits import AttentionTap, MaskHead, head_logits, mean_logits, picked_logits
 from mmdit_probe.magnet.lora import add_lora, without_lora
 from mmdit_probe.magnet.losses import dice_loss, focal_loss
 from mmdit_probe.magnet.matching import match_masks
 from mmdit_probe.magnet.objective import Target, mask_loss
-from mmdit_probe.magnet.order import noise_at
-from mmdit_probe.magnet.sources import open_training_set
-from mmdit_probe.magnet.state import Checkpoint
+from mmdit_probe.magnet.sampler import noise_at
 from mmdit_probe.magnet.tensorboard import tensorboard_writer
-from mmdit_probe.magnet.train import MagnetTrainer
+from mmdit_probe.magnet.trainer import MagnetTrainer
+from mmdit_probe.magnet.training_sets import open_training_set
+from mmdit_probe.pipelines.forward import encode_images
 
 CONFIG = MagnetConfig(steps=4, batch=2, warmup=1, rate=1e-3, save_every=2, layer=1, rank=2)
 SCENES = open_training_set("scenes")

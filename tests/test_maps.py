@@ -7,12 +7,14 @@ import xarray as xr
 from naive import full_matrix, random_call
 
 from mmdit_probe import I2TMaps, Probe, T2IMaps, TokenLayout, WordMaps
-from mmdit_probe.attention import JointAttention
+from mmdit_probe.attention.joint import JointAttention
 from mmdit_probe.configs import GenerationConfig, MapsConfig
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.families import TextPart
 from mmdit_probe.figures.maps import heads_page, plot_overlay, word_page
-from mmdit_probe.maps import (
+from mmdit_probe.pipelines.prompts import describe, find_words
+from mmdit_probe.readouts.base import read
+from mmdit_probe.studies.word_maps import (
     chosen_words,
     file_names,
     head_mean,
@@ -22,8 +24,6 @@ from mmdit_probe.maps import (
     still,
     word_positions,
 )
-from mmdit_probe.prompts import describe, find_words
-from mmdit_probe.readouts import read
 
 PROMPT = "a red circle on grass and a red square"
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=3)

@@ -11,12 +11,12 @@ import xarray as xr
 from PIL import Image
 
 from mmdit_probe import Segmentation
-from mmdit_probe.expert import Expert
-from mmdit_probe.markup import facts, picture_tag
-from mmdit_probe.pictures import Pictures
-from mmdit_probe.recording import Recording
+from mmdit_probe.attention.text_tokens import TextTokens
 from mmdit_probe.segmentation.render import sheet
-from mmdit_probe.tokens import TextTokens
+from mmdit_probe.studies.expert_layer import Expert
+from mmdit_probe.studies.image_grid import Pictures
+from mmdit_probe.studies.recording import Recording
+from mmdit_probe.utils.html import facts, picture_tag
 
 EVIL = '"><script>alert(1)</script>'
 PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)

@@ -7,14 +7,15 @@ import pytest
 import torch
 from conftest import make_inputs, make_sd3
 
-from mmdit_probe import BlurText, FeaturePCA, HeadStats, I2TMaps, Probe, RegionMass, T2IMaps, ValueNorms, memory
+from mmdit_probe import BlurText, FeaturePCA, HeadStats, I2TMaps, Probe, RegionMass, T2IMaps, ValueNorms
+from mmdit_probe.attention.layout import TokenLayout
 from mmdit_probe.configs import GenerationConfig
-from mmdit_probe.head_groups import HeadGroupMaps
-from mmdit_probe.layout import TokenLayout
-from mmdit_probe.memory import check_room, free_bytes, in_parts, in_words
-from mmdit_probe.recording import record_generated
-from mmdit_probe.segmentation.maps import I2TScores, RefinedI2T
-from mmdit_probe.word_maps import WordMaps
+from mmdit_probe.readouts.head_groups import HeadGroupMaps
+from mmdit_probe.readouts.maps import I2TScores, RefinedI2T
+from mmdit_probe.readouts.word_maps import WordMaps
+from mmdit_probe.studies.recording import record_generated
+from mmdit_probe.utils import memory
+from mmdit_probe.utils.memory import check_room, free_bytes, in_parts, in_words
 
 READOUTS = [
     RegionMass(),
@@ -149,8 +150,9 @@ def test_chunks_of_one_row_are_the_end(sd3, inputs, monkeypatch):
 def test_blocks_are_the_same_in_any_chunks(sd3, inputs, shrunk, monkeypatch):
     from dataclasses import replace
 
-    from mmdit_probe import Readout, attention
-    from mmdit_probe.readouts import Field
+    from mmdit_probe import Readout
+    from mmdit_probe.attention import joint as attention
+    from mmdit_probe.readouts.base import Field
 
     monkeypatch.setattr(attention, "BLOCK_ELEMENTS", 400)
 
@@ -169,9 +171,9 @@ def test_blocks_are_the_same_in_any_chunks(sd3, inputs, shrunk, monkeypatch):
 def test_an_evaluation_takes_fewer_pictures_at_a_time_and_says_so(random_pipe, tmp_path, monkeypatch):
     from mmdit_probe.configs import EvaluateConfig
     from mmdit_probe.datasets.registry import held_out_scenes
-    from mmdit_probe.segmentation import evaluation
-    from mmdit_probe.segmentation.evaluation import run_evaluation
-    from mmdit_probe.segmentation.evaluation_tables import tabulate
+    from mmdit_probe.evaluation import run as evaluation
+    from mmdit_probe.evaluation.run import run_evaluation
+    from mmdit_probe.evaluation.tables import tabulate
 
     config, scenes = EvaluateConfig(batch=4), held_out_scenes(4)
     whole = list(run_evaluation(random_pipe, scenes, config, tmp_path / "a", "m"))
@@ -193,9 +195,9 @@ def test_an_evaluation_takes_fewer_pictures_at_a_time_and_says_so(random_pipe, t
 def test_generation_takes_fewer_prompts_at_a_time(random_pipe, tmp_path, monkeypatch):
     from contextlib import nullcontext
 
-    from mmdit_probe import pictures
-    from mmdit_probe.pictures import Variant, make_pictures
-    from mmdit_probe.runs import RunFolder
+    from mmdit_probe.storage.runs import RunFolder
+    from mmdit_probe.studies import image_grid as pictures
+    from mmdit_probe.studies.image_grid import Variant, make_pictures
 
     original = pictures.generate_batch
 
@@ -218,8 +220,8 @@ def test_generation_takes_fewer_prompts_at_a_time(random_pipe, tmp_path, monkeyp
 def test_pictures_for_which_there_is_no_room_are_not_begun(random_pipe, tmp_path, monkeypatch):
     from contextlib import nullcontext
 
-    from mmdit_probe.pictures import Variant, make_pictures
-    from mmdit_probe.runs import RunFolder
+    from mmdit_probe.storage.runs import RunFolder
+    from mmdit_probe.studies.image_grid import Variant, make_pictures
 
     monkeypatch.setattr(memory, "free_bytes", lambda: 2 * 64 * 64 * 3 - 1)
     with (

@@ -7,10 +7,10 @@ import torch
 from naive import random_call
 
 from mmdit_probe import TokenLayout, ValueNorms
-from mmdit_probe.attention import JointAttention
+from mmdit_probe.attention.joint import JointAttention
 from mmdit_probe.configs import GenerationConfig, ValueNormsConfig
 from mmdit_probe.figures.norms import norm_heads_figure, norms_figure
-from mmdit_probe.norms import heads_table, measure_norms, norms_table, read_aloud, run_norms
+from mmdit_probe.studies.value_norms import heads_table, measure_norms, norms_table, read_aloud, run_norms
 
 GENERATION = GenerationConfig(steps=3, guidance_scale=3.0, max_sequence_length=3)
 CONFIG = ValueNormsConfig(("a red circle on grass", "sand"), (1, 3), GENERATION)
@@ -73,7 +73,7 @@ def test_the_table_holds_means_and_ratios(record):
 
 def test_a_finished_run_is_read_not_measured(random_pipe, tmp_path, monkeypatch):
     first = norms_table(run_norms(random_pipe, CONFIG, tmp_path, "random"))
-    monkeypatch.setattr("mmdit_probe.norms.measure_norms", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("mmdit_probe.studies.value_norms.measure_norms", lambda *_: pytest.fail("measured again"))
     pd.testing.assert_frame_equal(norms_table(run_norms(random_pipe, CONFIG, tmp_path, "random")), first)
 
 

@@ -6,18 +6,19 @@ import models_rivals as small
 import numpy as np
 import pytest
 
+from mmdit_probe.baselines import paper_rows
+from mmdit_probe.baselines.paper_rows import system_row
 from mmdit_probe.configs import EvaluateConfig
+from mmdit_probe.configs.baselines import DiffSegConfig
 from mmdit_probe.datasets.registry import open_dataset
-from mmdit_probe.pipelines import ModelDefaults
-from mmdit_probe.readouts import I2TMaps
-from mmdit_probe.rivals import paper_rows
-from mmdit_probe.rivals.configs import DiffSegConfig
-from mmdit_probe.rivals.paper_rows import system_row
-from mmdit_probe.segmentation import paper_tables, reading
-from mmdit_probe.segmentation.evaluation import run_evaluation
-from mmdit_probe.segmentation.evaluation_tables import tabulate
-from mmdit_probe.segmentation.paper_tables import beside_the_paper, seg4diff_row, told
-from mmdit_probe.segmentation.reading import MapReader
+from mmdit_probe.evaluation import paper_tables
+from mmdit_probe.evaluation.paper_tables import beside_the_paper, seg4diff_row, told
+from mmdit_probe.evaluation.run import run_evaluation
+from mmdit_probe.evaluation.tables import tabulate
+from mmdit_probe.pipelines.defaults import ModelDefaults
+from mmdit_probe.readouts.maps import I2TMaps
+from mmdit_probe.segmentation import map_reader as reading
+from mmdit_probe.segmentation.map_reader import MapReader
 
 CONFIG = EvaluateConfig(limit=2)
 

@@ -10,13 +10,13 @@ import torch
 from naive import random_call
 
 from mmdit_probe import FeaturePCA, Probe, TokenLayout
-from mmdit_probe.attention import JointAttention
+from mmdit_probe.attention.joint import JointAttention
+from mmdit_probe.attention.text_tokens import Kind, TextTokens
 from mmdit_probe.configs import GenerationConfig, PCAConfig
 from mmdit_probe.datasets.scenes import scene
-from mmdit_probe.feature_pca import class_r2, image_features, position_r2, principal_components, token_labels
 from mmdit_probe.figures.pca import pca_page, r2_figure, text_page
-from mmdit_probe.pca import colours, measure_pca, pca_table, read_aloud, text_colours
-from mmdit_probe.tokens import Kind, TextTokens
+from mmdit_probe.readouts.feature_pca import class_r2, image_features, position_r2, principal_components, token_labels
+from mmdit_probe.studies.feature_pca import colours, measure_pca, pca_table, read_aloud, text_colours
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=3)
 GRID = (5, 6)
@@ -64,7 +64,7 @@ def test_the_readout_is_a_singular_value_decomposition_of_the_image_tokens(order
 
 def test_many_features_use_another_solver_with_the_same_answer(monkeypatch):
     exact = principal_components(FEATURES)
-    monkeypatch.setattr("mmdit_probe.feature_pca._EXACT", 5)
+    monkeypatch.setattr("mmdit_probe.readouts.feature_pca._EXACT", 5)
     for found, expected in zip(principal_components(FEATURES), exact, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
 

@@ -6,14 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmdit_probe import pictures as pictures_module
 from mmdit_probe.configs import GenerationConfig, PerturbConfig
 from mmdit_probe.edits import BlurGrid, BlurText, Knockout, Uniform
 from mmdit_probe.figures.contact import contact_sheet
 from mmdit_probe.figures.drops import drop_figure
-from mmdit_probe.perturbation import drop_table, make_edit, most_harmful, run_perturbation, score_pictures
-from mmdit_probe.pictures import generate_batch
-from mmdit_probe.probe import Probe
+from mmdit_probe.probe.probe import Probe
+from mmdit_probe.studies import image_grid as pictures_module
+from mmdit_probe.studies.image_grid import generate_batch
+from mmdit_probe.studies.paired_scores import drop_table, score_pictures
+from mmdit_probe.studies.perturbation import make_edit, most_harmful, run_perturbation
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=0)
 CONFIG = PerturbConfig(("sand", "a red circle", "snow"), (0, 2), seeds=(0, 1), batch=2, generation=GENERATION)

@@ -8,8 +8,9 @@ from models_flux import SMALL
 from small_pipelines import small_pipeline
 
 from mmdit_probe import load_pipeline
-from mmdit_probe.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
-from mmdit_probe.pipelines import model_defaults, pipeline_of
+from mmdit_probe.pipelines.defaults import model_defaults
+from mmdit_probe.pipelines.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
+from mmdit_probe.pipelines.loading import pipeline_of
 
 
 def test_a_folder_loads_without_t5(random_pipe):

@@ -9,7 +9,7 @@ from conftest import make_inputs, make_sd3
 from naive import full_matrix
 
 from mmdit_probe import Field, I2TMaps, Probe, Readout, RegionMass, T2IMaps, TokenLayout, ValueNorms
-from mmdit_probe.intercept import active_probes
+from mmdit_probe.attention.intercept import active_probes
 
 ALL = [RegionMass(), I2TMaps(), T2IMaps(), ValueNorms()]
 

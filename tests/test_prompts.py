@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mmdit_probe import I2TMaps, Probe, ValueNorms
 from mmdit_probe.families import TextPart
-from mmdit_probe.prompts import describe, find_words
+from mmdit_probe.pipelines.prompts import describe, find_words
 from mmdit_probe.tiny.tokenizer import END, make_tokenizer
 
 

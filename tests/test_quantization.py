@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmdit_probe import I2TMaps, Probe, RegionMass, load_pipeline, quantization
+from mmdit_probe import I2TMaps, Probe, RegionMass, load_pipeline
+from mmdit_probe.pipelines import quantization
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import JointAttnProcessor2_0
 
 from mmdit_probe import BlurText, I2TMaps, Probe, RegionMass
 from mmdit_probe.configs import GenerationConfig
-from mmdit_probe.generation import generation_arguments
+from mmdit_probe.pipelines.generation import generation_arguments
 
 ZEROS = (0, 77, 256)
 

@@ -6,21 +6,22 @@ import pytest
 import torch
 
 from mmdit_probe import I2TMaps, Probe
+from mmdit_probe.baselines.anchor_merging import merge_regions
+from mmdit_probe.baselines.attention_rows import held, normalised
+from mmdit_probe.baselines.counters import RegionCounter, joint_config, refined_counter, refined_segmenter
+from mmdit_probe.baselines.on_mmdit import JointGrouper, RefinedReader, Worked, colour_masks, image_features
+from mmdit_probe.baselines.refinement import iterate, min_max, sharpened
 from mmdit_probe.configs import EvaluateConfig, GroupConfig, SegmentConfig
+from mmdit_probe.configs.baselines import DiffCutConfig, DiffSegConfig, RefineConfig, for_dataset
 from mmdit_probe.datasets.registry import held_out_scenes
 from mmdit_probe.datasets.scenes import scene
-from mmdit_probe.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
-from mmdit_probe.rivals.configs import DiffCutConfig, DiffSegConfig, RefineConfig, for_dataset
-from mmdit_probe.rivals.evaluation import RegionCounter, joint_config, refined_counter, refined_segmenter
-from mmdit_probe.rivals.joint import JointGrouper, RefinedReader, Worked, colour_masks, image_features
-from mmdit_probe.rivals.kl_merging import merge_regions
-from mmdit_probe.rivals.refinement import iterate, min_max, sharpened
-from mmdit_probe.rivals.row_blocks import held, normalised
-from mmdit_probe.segmentation import OpenVocabularySegmenter, evaluation
-from mmdit_probe.segmentation.evaluation import run_evaluation
-from mmdit_probe.segmentation.evaluation_tables import tabulate
-from mmdit_probe.segmentation.matching import matched_scores
-from mmdit_probe.segmentation.open_vocabulary import label_map
+from mmdit_probe.evaluation import run as evaluation
+from mmdit_probe.evaluation.run import run_evaluation
+from mmdit_probe.evaluation.tables import tabulate
+from mmdit_probe.metrics.matching import matched_scores
+from mmdit_probe.pipelines.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
+from mmdit_probe.segmentation import OpenVocabularySegmenter
+from mmdit_probe.segmentation.label_map import label_map
 from mmdit_probe.segmentation.segmenters import FindsRegions, SegmentsByName
 
 CLASSES = ("grass", "wood floor", "circle")

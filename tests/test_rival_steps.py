@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mmdit_probe.attention import JointAttention
-from mmdit_probe.kernels import AttentionArguments, AttentionCall
-from mmdit_probe.layout import TokenLayout
-from mmdit_probe.rivals import row_blocks
-from mmdit_probe.rivals.kl_merging import anchors_of, average_near, merge_regions, pairwise_kl
-from mmdit_probe.rivals.normalised_cut import affinity, best_cut, cut_values, recursive_cut, region_cosines
-from mmdit_probe.rivals.refinement import cluster_means, iterate, majority_vote, min_max, sharpened, smooth
-from mmdit_probe.rivals.row_blocks import blocks, held, image_rows, kept_if_small, mean_rows, normalised, single
+from mmdit_probe.attention.joint import JointAttention
+from mmdit_probe.attention.kernels import AttentionArguments, AttentionCall
+from mmdit_probe.attention.layout import TokenLayout
+from mmdit_probe.baselines import attention_rows as row_blocks
+from mmdit_probe.baselines.anchor_merging import anchors_of, average_near, merge_regions, pairwise_kl
+from mmdit_probe.baselines.attention_rows import blocks, held, image_rows, kept_if_small, mean_rows, normalised, single
+from mmdit_probe.baselines.normalised_cut import affinity, best_cut, cut_values, recursive_cut, region_cosines
+from mmdit_probe.baselines.refinement import cluster_means, iterate, majority_vote, min_max, sharpened, smooth
 
 
 def stochastic(pixels, seed=0):
@@ -224,7 +224,7 @@ class WithoutDoubles(torch.Tensor):
 
 
 def test_cuts_are_made_where_there_is_fp64(monkeypatch):
-    from mmdit_probe.rivals import normalised_cut
+    from mmdit_probe.baselines import normalised_cut
 
     monkeypatch.setattr(normalised_cut, "FUSED", ())
     features = torch.eye(2)[torch.arange(12) % 2]

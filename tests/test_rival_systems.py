@@ -8,12 +8,22 @@ import pytest
 import torch
 
 from mmdit_probe import Probe
+from mmdit_probe.baselines import dense_clip
+from mmdit_probe.baselines.attention_rows import held, image_rows, normalised
+from mmdit_probe.baselines.corrclip import CorrCLIP, merged_regions, region_attention
+from mmdit_probe.baselines.counters import SystemCounter
+from mmdit_probe.baselines.dense_clip import DenseCLIP, dino_features, name_variants, probabilities, windows_of
+from mmdit_probe.baselines.diffcut import DiffCut, cut_features
+from mmdit_probe.baselines.diffseg import DiffSeg, all_resolutions, tiled
+from mmdit_probe.baselines.diffsegmenter import DiffSegmenter
+from mmdit_probe.baselines.iseg import ISeg
+from mmdit_probe.baselines.loading import load_masks
+from mmdit_probe.baselines.prompt_words import spans_in, split_background, weighted
+from mmdit_probe.baselines.proxyclip import ProxyCLIP, proxy_attention
+from mmdit_probe.baselines.sam import SamMasks, flattened, kept_masks, stability_of
+from mmdit_probe.baselines.unet_reader import Kept, UNetReader
 from mmdit_probe.configs import EvaluateConfig
-from mmdit_probe.datasets.registry import held_out_scenes
-from mmdit_probe.datasets.scenes import scene
-from mmdit_probe.families import UNET_SELF, UNetPlace, unet_places
-from mmdit_probe.rivals import dense_clip
-from mmdit_probe.rivals.configs import (
+from mmdit_probe.configs.baselines import (
     CorrCLIPConfig,
     DiffCutConfig,
     DiffSegConfig,
@@ -22,21 +32,11 @@ from mmdit_probe.rivals.configs import (
     ProxyCLIPConfig,
     for_dataset,
 )
-from mmdit_probe.rivals.corrclip import CorrCLIP, merged_regions, region_attention
-from mmdit_probe.rivals.dense_clip import DenseCLIP, dino_features, name_variants, probabilities, windows_of
-from mmdit_probe.rivals.diffcut import DiffCut, cut_features
-from mmdit_probe.rivals.diffseg import DiffSeg, all_resolutions, tiled
-from mmdit_probe.rivals.diffsegmenter import DiffSegmenter
-from mmdit_probe.rivals.evaluation import SystemCounter
-from mmdit_probe.rivals.iseg import ISeg
-from mmdit_probe.rivals.loading import load_masks
-from mmdit_probe.rivals.proxyclip import ProxyCLIP, proxy_attention
-from mmdit_probe.rivals.row_blocks import held, image_rows, normalised
-from mmdit_probe.rivals.sam_masks import SamMasks, flattened, kept_masks, stability_of
-from mmdit_probe.rivals.unet import Kept, UNetReader
-from mmdit_probe.rivals.words import spans_in, split_background, weighted
-from mmdit_probe.segmentation.evaluation import run_evaluation
-from mmdit_probe.segmentation.evaluation_tables import tabulate
+from mmdit_probe.datasets.registry import held_out_scenes
+from mmdit_probe.datasets.scenes import scene
+from mmdit_probe.evaluation.run import run_evaluation
+from mmdit_probe.evaluation.tables import tabulate
+from mmdit_probe.families import UNET_SELF, UNetPlace, unet_places
 from mmdit_probe.segmentation.segmenters import FindsRegions, SegmentsByName
 
 CLASSES = ["grass", "wood floor", "circle"]

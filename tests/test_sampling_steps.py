@@ -10,9 +10,9 @@ from small_pipelines import small_pipeline
 
 from mmdit_probe import BlurText, I2TMaps, Probe, RegionMass, ValueNorms
 from mmdit_probe.configs import ExpertConfig, GenerationConfig
-from mmdit_probe.expert import find_expert
-from mmdit_probe.recording import by_timestep, record_generated
-from mmdit_probe.sampling_steps import StepCounter
+from mmdit_probe.probe.sampling_steps import StepCounter
+from mmdit_probe.studies.expert_layer import find_expert
+from mmdit_probe.studies.recording import by_timestep, record_generated
 
 SIZE = {"height": 32, "width": 32, "output_type": "latent", "max_sequence_length": 32}
 GENERATION = GenerationConfig(steps=8, height=32, width=32, max_sequence_length=32)

@@ -5,10 +5,11 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-from mmdit_probe import scene_reader, scores
 from mmdit_probe.datasets.scenes import scenes
-from mmdit_probe.scene_reader import SceneReader, prompt_facts, scene_facts
-from mmdit_probe.scores import Clip, Dino, make_scores
+from mmdit_probe.metrics import image_scores as scores
+from mmdit_probe.metrics import scene_reader
+from mmdit_probe.metrics.image_scores import Clip, Dino, make_scores
+from mmdit_probe.metrics.scene_reader import SceneReader, prompt_facts, scene_facts
 from mmdit_probe.tiny.clip import make_clip, make_processor
 from mmdit_probe.tiny.recipe import Recipe
 from mmdit_probe.tiny.tokenizer import make_tokenizer
@@ -123,7 +124,7 @@ def test_a_scene_has_the_facts_of_its_sentence():
 
 
 def test_the_scene_reader_is_right_at_least_95_times_in_100():
-    from mmdit_probe.tiny.reader import reader_accuracy
+    from mmdit_probe.tiny.scene_reader import reader_accuracy
 
     found = reader_accuracy(SceneReader.load(), 200)
     assert found["recall"] >= 0.95

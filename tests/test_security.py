@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from mmdit_probe import load_pipeline
-from mmdit_probe.maps import file_names
-from mmdit_probe.segmentation.folders import picture_files
+from mmdit_probe.segmentation.image_files import picture_files
 from mmdit_probe.segmentation.result import Segmentation
+from mmdit_probe.studies.word_maps import file_names
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path for part in ("mmdit_probe", "benchmarks", "analyses") for path in (ROOT / part).rglob("*.py"))
@@ -114,7 +114,7 @@ class _Bomb:
 
 
 def test_pickled_weights_of_a_score_model_run_nothing(tmp_path):
-    from mmdit_probe.scores import Clip
+    from mmdit_probe.metrics.image_scores import Clip
     from mmdit_probe.tiny.clip import make_clip, make_processor
     from mmdit_probe.tiny.recipe import Recipe
     from mmdit_probe.tiny.tokenizer import make_tokenizer

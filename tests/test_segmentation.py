@@ -11,23 +11,20 @@ from PIL import Image
 
 from mmdit_probe import I2TMaps, Probe, load_record
 from mmdit_probe.configs import GroupConfig, SegmentConfig
+from mmdit_probe.datasets.coco_rle import coco_annotations, encode_mask
 from mmdit_probe.datasets.scenes import scene
-from mmdit_probe.forward import add_noise, encode_images, encode_prompts, forward_once
-from mmdit_probe.prompts import find_words
-from mmdit_probe.readouts import Field, Readout
-from mmdit_probe.segmentation import (
-    OpenVocabularySegmenter,
-    Segmentation,
-    UnsupervisedSegmenter,
-    open_vocabulary,
-    segmenters,
-)
-from mmdit_probe.segmentation.maps import I2TScores, RefinedI2T, make_readout, scaled
+from mmdit_probe.pipelines.forward import add_noise, encode_images, encode_prompts, forward_once
+from mmdit_probe.pipelines.prompts import find_words
+from mmdit_probe.readouts.base import Field, Readout
+from mmdit_probe.readouts.maps import I2TScores, RefinedI2T
+from mmdit_probe.segmentation import OpenVocabularySegmenter, Segmentation, UnsupervisedSegmenter, segmenters
+from mmdit_probe.segmentation import label_map as open_vocabulary
+from mmdit_probe.segmentation.class_prompts import class_prompts
+from mmdit_probe.segmentation.map_reader import MapReader
+from mmdit_probe.segmentation.maps import make_readout, scaled
 from mmdit_probe.segmentation.palette import palette, seen_as
-from mmdit_probe.segmentation.reading import MapReader, cropped
 from mmdit_probe.segmentation.render import blended, coloured, displayed, sheet
-from mmdit_probe.segmentation.rle import coco_annotations, encode_mask
-from mmdit_probe.segmentation.vocabulary import class_prompts
+from mmdit_probe.storage.images import cropped
 
 CLASSES = ("grass", "wood floor", "circle")
 
@@ -217,8 +214,8 @@ def test_bad_class_lists_are_explained(random_pipe, picture, classes, message):
 
 
 def test_a_model_without_a_known_expert_asks_for_a_layer(random_pipe, monkeypatch):
-    from mmdit_probe.pipelines import ModelDefaults
-    from mmdit_probe.segmentation import reading
+    from mmdit_probe.pipelines.defaults import ModelDefaults
+    from mmdit_probe.segmentation import map_reader as reading
 
     monkeypatch.setattr(reading, "model_defaults", lambda pipe: ModelDefaults(None))
     with pytest.raises(ValueError, match="give a layer number"):
@@ -264,7 +261,7 @@ class WholeI2I(Readout):
 
 @pytest.mark.parametrize("rows", [7, 1000])
 def test_refinement_and_scores_agree_with_the_whole_softmax(sd3, inputs, monkeypatch, rows):
-    from mmdit_probe import attention
+    from mmdit_probe.attention import joint as attention
 
     monkeypatch.setattr(attention, "ROW_CHUNK", rows)
     with Probe(sd3, [RefinedI2T(), WholeI2I()]) as probe:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmdit_probe.statistics import bootstrap_mean
+from mmdit_probe.metrics.bootstrap import bootstrap_mean
 
 
 def test_the_interval_of_independent_prompts_is_the_normal_one():

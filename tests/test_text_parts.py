@@ -18,11 +18,11 @@ from transformers import ByT5Tokenizer
 from mmdit_probe import BlurText, I2TMaps, Probe, WordMaps
 from mmdit_probe.configs import GenerationConfig
 from mmdit_probe.families import FAMILIES, call_default, family_of
-from mmdit_probe.generation import generation_arguments
-from mmdit_probe.guidance import PerturbedGuidance
-from mmdit_probe.prompt_watch import PromptWatch
-from mmdit_probe.prompts import find_words
-from mmdit_probe.recording import record_generated
+from mmdit_probe.pipelines.generation import generation_arguments
+from mmdit_probe.pipelines.prompt_watch import PromptWatch
+from mmdit_probe.pipelines.prompts import find_words
+from mmdit_probe.probe.guidance import PerturbedGuidance
+from mmdit_probe.studies.recording import record_generated
 from mmdit_probe.tiny.tokenizer import make_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # ERNIE-Image's sigmas

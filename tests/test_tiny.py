@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from mmdit_probe.studies.scene_grounding import baselines
 from mmdit_probe.tiny.autoencoder import encode_all, train_autoencoder
 from mmdit_probe.tiny.clip import contrastive_loss, make_clip, make_processor, train_clip
 from mmdit_probe.tiny.corpus import make_corpus
 from mmdit_probe.tiny.flow import Denoiser, FlowTrainer, token_ids
-from mmdit_probe.tiny.grounding import baselines
 from mmdit_probe.tiny.parts import make_autoencoder, make_tokenizers
 from mmdit_probe.tiny.recipe import Recipe
 from mmdit_probe.tiny.tokenizer import WORDS, make_tokenizer

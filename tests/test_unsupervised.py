@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from mmdit_probe.metrics.segmentation import matched_scores, matched_scores_free, sum_scores
 from mmdit_probe.segmentation import merge_by_kl, region_maps, scale_pixels, symmetric_kl
-from mmdit_probe.segmentation.metrics import matched_scores, matched_scores_free, sum_scores
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "seg4diff_official.npz")
 label_maps = arrays(np.uint8, (2, 4, 5), elements=st.sampled_from([0, 1, 2, 3, 255]))

@@ -7,10 +7,11 @@ import sys
 
 import typer
 
-from . import common
+from . import options as common
 from .analyze import analyze
 from .attention_budget import attention_budget
 from .diff import diff
+from .errors import explained
 from .evaluate import evaluate
 from .explore import explore
 from .find_expert import find_expert
@@ -22,7 +23,6 @@ from .pca import pca
 from .perturb import perturb
 from .segment import group, segment
 from .value_norms import value_norms
-from .why import explained
 
 INTERRUPTED = 130
 

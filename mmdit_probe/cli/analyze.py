@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from mmdit_probe.configs import AnalyzeConfig, GenerationConfig
-from mmdit_probe.texts import checked_text
+from mmdit_probe.utils.text import checked_text
 
-from . import common
+from . import options as common
 
 TIMESTEPS = ",".join(map(str, AnalyzeConfig.timesteps))
 
@@ -45,8 +45,8 @@ def analyze(
 
     Writes a figure and a table for each study, picture.png, and one record, analyze.nc, that mmdit-probe diff compares.
     """
-    from mmdit_probe.maps import chosen_words
-    from mmdit_probe.overview import measure_everything, read_aloud, tables
+    from mmdit_probe.studies.overview import measure_everything, read_aloud, tables
+    from mmdit_probe.studies.word_maps import chosen_words
 
     config = AnalyzeConfig(
         checked_text("prompt", prompt),
@@ -72,9 +72,9 @@ def _write(record: Any, picture: Any, found: dict[str, Any], out: Path) -> list[
     from mmdit_probe.figures.heads import heads_figure
     from mmdit_probe.figures.norms import norms_figure
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.images import save_picture
-    from mmdit_probe.records import save_record
-    from mmdit_probe.runs import write_text
+    from mmdit_probe.storage.images import save_picture
+    from mmdit_probe.storage.records import save_record
+    from mmdit_probe.storage.runs import write_text
 
     from .pages import map_pages, pca_pages
 

@@ -10,7 +10,7 @@ import typer
 
 from mmdit_probe.configs import BudgetConfig, GenerationConfig
 
-from . import common
+from . import options as common
 
 
 def attention_budget(
@@ -43,11 +43,11 @@ def attention_budget(
 
     Writes attention_budget.pdf / .png (Seg4Diff, Fig. 2), attention_budget.csv and attention_budget.nc.
     """
-    from mmdit_probe.budget import budget_table, read_aloud, run_budget
     from mmdit_probe.figures.budget import budget_figure
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.records import save_record
-    from mmdit_probe.runs import write_text
+    from mmdit_probe.storage.records import save_record
+    from mmdit_probe.storage.runs import write_text
+    from mmdit_probe.studies.attention_budget import budget_table, read_aloud, run_budget
 
     config = BudgetConfig(
         common.chosen_prompts(model, prompt, prompts),

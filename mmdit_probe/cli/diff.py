@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import common
+from . import options as common
 
 
 def diff(
@@ -24,11 +24,11 @@ def diff(
 
     Writes diff.pdf / .png and diff.csv.
     """
-    from mmdit_probe.differences import MEASURES, compare, read_aloud, what_differs
     from mmdit_probe.figures.differences import difference_figure
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.records import load_record
-    from mmdit_probe.runs import write_text
+    from mmdit_probe.storage.records import load_record
+    from mmdit_probe.storage.runs import write_text
+    from mmdit_probe.studies.diff import MEASURES, compare, read_aloud, what_differs
 
     a, b = load_record(first), load_record(second)
     table, differing = compare(a, b), what_differs(a, b)

@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from mmdit_probe.baselines.registry import REFINERS, SEG4DIFF, task_of
 from mmdit_probe.configs import EvaluateConfig
-from mmdit_probe.rivals.systems import REFINERS, SEG4DIFF, task_of
 
-from . import common, rivals
+from . import baselines as rivals
+from . import options as common
 
 
 def evaluate(
@@ -98,14 +99,14 @@ def evaluate(
     Writes evaluate.csv (a row for each timestep, layer and head), evaluate_classes.csv, evaluate_pictures.csv,
     evaluate.pdf / .png (Seg4Diff, Fig. 8, 15) and, with --heads each, evaluate_heads.pdf / .png (Fig. 17).
     """
+    from mmdit_probe.baselines.counters import refined_counter
     from mmdit_probe.datasets.registry import dataset_name, open_dataset
+    from mmdit_probe.evaluation.run import check, run_evaluation
+    from mmdit_probe.evaluation.tables import read_aloud, tabulate, without_views
     from mmdit_probe.figures.evaluation import evaluation_figure, heads_figure
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.rivals.evaluation import refined_counter
-    from mmdit_probe.runs import write_text
-    from mmdit_probe.segmentation.evaluation import check, run_evaluation
-    from mmdit_probe.segmentation.evaluation_tables import read_aloud, tabulate, without_views
-    from mmdit_probe.segmentation.sharing import launched_share
+    from mmdit_probe.storage.runs import write_text
+    from mmdit_probe.utils.distributed import launched_share
 
     if layer_sweep and layers.strip().lower() != "all":
         raise ValueError(f"--layer-sweep reads all layers, --layers {layers} does not; give one of them")

@@ -11,7 +11,7 @@ import typer
 
 from mmdit_probe.configs import ExploreConfig, GenerationConfig
 
-from . import common
+from . import options as common
 
 
 def explore(
@@ -122,7 +122,7 @@ def _chosen(option: str, text: str, steps: int = 0) -> tuple[int, ...] | None:
 def _read(file: Path, picture: Path | None, layers: tuple[int, ...] | None, clashes: list[str]) -> tuple[Any, Any]:
     from mmdit_probe.explorer import contents_of
     from mmdit_probe.explorer.records import picture_of
-    from mmdit_probe.records import load_record
+    from mmdit_probe.storage.records import load_record
 
     if clashes:
         raise ValueError(f"give RECORD.nc or {' and '.join(clashes)}, not both")
@@ -143,8 +143,8 @@ def _measure(
 
     from mmdit_probe.explorer import contents_of, measure_exploration
     from mmdit_probe.explorer.records import with_picture
-    from mmdit_probe.probe import Probe
-    from mmdit_probe.records import save_record
+    from mmdit_probe.probe.probe import Probe
+    from mmdit_probe.storage.records import save_record
 
     pipe = source.load()
     common.fitting(pipe, [config.prompt], config.generation.max_sequence_length)

@@ -10,7 +10,7 @@ import typer
 
 from mmdit_probe.configs import ExpertConfig, GenerationConfig
 
-from . import common
+from . import options as common
 
 
 def find_expert(
@@ -47,11 +47,11 @@ def find_expert(
 
     Writes expert.csv and expert.pdf / .png.
     """
-    from mmdit_probe.expert import find_expert as find
-    from mmdit_probe.expert_check import agreement, with_masks
     from mmdit_probe.figures.expert import expert_figure
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.runs import write_text
+    from mmdit_probe.storage.runs import write_text
+    from mmdit_probe.studies.expert_layer import agreement, with_masks
+    from mmdit_probe.studies.expert_layer import find_expert as find
 
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed)

@@ -10,7 +10,7 @@ import typer
 
 from mmdit_probe.configs import GenerationConfig, GuideConfig
 
-from . import common
+from . import options as common
 from .layers import chosen_layers
 
 _SHEET_ROWS = 8
@@ -63,10 +63,10 @@ def guide(
     from mmdit_probe.figures.contact import contact_sheet
     from mmdit_probe.figures.drops import drop_figure
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.guidance_study import gain_lines, gain_table, run_guidance, scale_name
-    from mmdit_probe.perturbation import score_pictures
-    from mmdit_probe.runs import write_text
-    from mmdit_probe.scores import make_scores
+    from mmdit_probe.metrics.image_scores import make_scores
+    from mmdit_probe.storage.runs import write_text
+    from mmdit_probe.studies.guidance import gain_lines, gain_table, run_guidance, scale_name
+    from mmdit_probe.studies.paired_scores import score_pictures
 
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width)

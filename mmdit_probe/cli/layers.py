@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from mmdit_probe.texts import shown
+from mmdit_probe.utils.text import shown
 
 
 def chosen_layers(pipe: Any, layer: list[str] | None, all_layers: bool) -> tuple[int, ...]:
@@ -14,8 +14,8 @@ def chosen_layers(pipe: Any, layer: list[str] | None, all_layers: bool) -> tuple
 
     ``layer`` holds numbers or "auto", which asks `find_expert`.
     """
-    from mmdit_probe.pipelines import model_defaults
-    from mmdit_probe.probe import Probe
+    from mmdit_probe.pipelines.defaults import model_defaults
+    from mmdit_probe.probe.probe import Probe
 
     known = tuple(Probe(pipe, []).modules)
     if all_layers:
@@ -33,7 +33,7 @@ def chosen_layers(pipe: Any, layer: list[str] | None, all_layers: bool) -> tuple
 
 def _one(pipe: Any, text: str, known: tuple[int, ...]) -> int:
     if text == "auto":
-        from mmdit_probe.expert import find_expert
+        from mmdit_probe.studies.expert_layer import find_expert
 
         found = find_expert(pipe)
         typer.echo(f"layer {found.layer}: {found.why}", err=True)

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from mmdit_probe.configs import GenerationConfig, MapsConfig
-from mmdit_probe.texts import checked_text
+from mmdit_probe.utils.text import checked_text
 
-from . import common
+from . import options as common
 
 TIMESTEPS = ",".join(map(str, MapsConfig.timesteps))
 
@@ -50,10 +50,10 @@ def maps(
     Writes map_WORD.pdf / .png (one page a word: rows are timesteps, columns are layers, one colour scale a page),
     with --heads all also map_WORD_heads_tN, and maps.csv, maps.nc and picture.png.
     """
-    from mmdit_probe.images import save_picture
-    from mmdit_probe.maps import chosen_words, maps_table, measure_maps, read_aloud
-    from mmdit_probe.records import save_record
-    from mmdit_probe.runs import write_text
+    from mmdit_probe.storage.images import save_picture
+    from mmdit_probe.storage.records import save_record
+    from mmdit_probe.storage.runs import write_text
+    from mmdit_probe.studies.word_maps import chosen_words, maps_table, measure_maps, read_aloud
 
     from .pages import map_pages
 

@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from . import common
+from . import options as common
 
 
 def models(as_json: common.AsJson = False) -> None:
@@ -16,7 +16,7 @@ def models(as_json: common.AsJson = False) -> None:
     find-expert, prompt norms), of some how a picture is given to them (pictures: segment, group, evaluate, --image).
     """
     from mmdit_probe.families import FAMILIES
-    from mmdit_probe.pipelines import EMBEDDED, embedded_folder
+    from mmdit_probe.pipelines.loading import EMBEDDED, embedded_folder
 
     defaults = json.loads((embedded_folder() / "probe_defaults.json").read_text())
     rows = [

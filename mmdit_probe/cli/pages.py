@@ -10,7 +10,7 @@ def map_pages(record: Any, picture: Any, out: Path) -> list[Path]:
     """A page for each word, and where heads were kept a sheet for each word and timestep."""
     from mmdit_probe.figures.maps import heads_page, word_page
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.maps import file_names, head_mean, still
+    from mmdit_probe.studies.word_maps import file_names, head_mean, still
 
     words, direction = [str(word) for word in record["word"].values], record.attrs["direction"]
     files: list[Path] = []
@@ -29,7 +29,7 @@ def pca_pages(record: Any, picture: Any, out: Path) -> list[Path]:
     """A page of components for each timestep and stream, and the lines of R^2 of the image's."""
     from mmdit_probe.figures.pca import pca_page, r2_figure, text_page
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.pca import colours, pca_table, text_colours
+    from mmdit_probe.studies.feature_pca import colours, pca_table, text_colours
 
     files: list[Path] = []
     if "pca" in record:

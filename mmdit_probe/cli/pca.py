@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from mmdit_probe.configs import GenerationConfig, PCAConfig
-from mmdit_probe.texts import checked_text
+from mmdit_probe.utils.text import checked_text
 
-from . import common
+from . import options as common
 
 TIMESTEPS = ",".join(map(str, PCAConfig.timesteps))
 
@@ -56,10 +56,10 @@ def pca(
     Writes pca_tN.pdf / .png for each timestep (Seg4Diff, Fig. 3), pca_r2.pdf / .png, pca.csv, pca.nc and picture.png;
     for text tokens pca_text_tN.pdf / .png: tokens along x, layers as rows, three components as colours.
     """
-    from mmdit_probe.images import save_picture
-    from mmdit_probe.pca import measure_pca, pca_table, read_aloud
-    from mmdit_probe.records import save_record
-    from mmdit_probe.runs import write_text
+    from mmdit_probe.storage.images import save_picture
+    from mmdit_probe.storage.records import save_record
+    from mmdit_probe.storage.runs import write_text
+    from mmdit_probe.studies.feature_pca import measure_pca, pca_table, read_aloud
 
     from .pages import pca_pages
 

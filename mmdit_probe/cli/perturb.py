@@ -10,7 +10,7 @@ import typer
 
 from mmdit_probe.configs import GenerationConfig, PerturbConfig
 
-from . import common
+from . import options as common
 from .layers import chosen_layers
 
 _SHEET_ROWS = 8
@@ -70,9 +70,10 @@ def perturb(
     from mmdit_probe.figures.contact import contact_sheet
     from mmdit_probe.figures.drops import drop_figure
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.perturbation import drop_table, layer_name, most_harmful, run_perturbation, score_pictures
-    from mmdit_probe.runs import write_text
-    from mmdit_probe.scores import make_scores
+    from mmdit_probe.metrics.image_scores import make_scores
+    from mmdit_probe.storage.runs import write_text
+    from mmdit_probe.studies.paired_scores import drop_table, score_pictures
+    from mmdit_probe.studies.perturbation import layer_name, most_harmful, run_perturbation
 
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width)

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mmdit_probe.baselines.registry import REFINERS, SEG4DIFF
 from mmdit_probe.configs import GroupConfig, SegmentConfig, as_dict
-from mmdit_probe.rivals.systems import REFINERS, SEG4DIFF
 
-from . import common, rivals
+from . import baselines as rivals
+from . import options as common
 from .layers import chosen_layers
 
 _LISTED = 3
@@ -69,10 +70,10 @@ def segment(
     NAME_overlay.png, NAME_rle.json (COCO run-length codes) and NAME_maps.nc (soft maps on the token grid), and
     segment.csv.
     """
-    from mmdit_probe.rivals.evaluation import refined_segmenter
-    from mmdit_probe.segmentation.folders import picture_files
+    from mmdit_probe.baselines.counters import refined_segmenter
+    from mmdit_probe.segmentation.class_prompts import checked_classes, class_prompts
+    from mmdit_probe.segmentation.image_files import picture_files
     from mmdit_probe.segmentation.segmenters import OpenVocabularySegmenter
-    from mmdit_probe.segmentation.vocabulary import checked_classes, class_prompts
 
     rivals.checked(method, refine, masks, dino)
     names = checked_classes(classes.split(","))
@@ -161,9 +162,9 @@ def group(
 
     Writes the files of `mmdit-probe segment` with regions for classes, and group.csv.
     """
-    from mmdit_probe.rivals.joint import JointGrouper
-    from mmdit_probe.rivals.loading import unet_system
-    from mmdit_probe.segmentation.folders import picture_files
+    from mmdit_probe.baselines.loading import unet_system
+    from mmdit_probe.baselines.on_mmdit import JointGrouper
+    from mmdit_probe.segmentation.image_files import picture_files
     from mmdit_probe.segmentation.segmenters import UnsupervisedSegmenter
 
     if threshold is not None and not threshold > 0:
@@ -206,15 +207,15 @@ def _run_system(
     **more: Any,
 ) -> None:
     """The pictures through a whole system, one at a time."""
-    from mmdit_probe.segmentation.reading import cropped
+    from mmdit_probe.storage.images import cropped
 
     settings = {"study": study, "model": model, "method": method, "crop": crop, "system": as_dict(config), **more}
     _run(lambda pictures: [label(cropped(picture, crop)) for picture in pictures], files, out, settings, 1, as_json)
 
 
 def _run(segment: Any, files: dict[str, Path], out: Path, settings: dict[str, Any], batch: int, as_json: bool) -> None:
-    from mmdit_probe.runs import write_text
-    from mmdit_probe.segmentation.folders import FILES, read_aloud, segment_files
+    from mmdit_probe.segmentation.image_files import FILES, read_aloud, segment_files
+    from mmdit_probe.storage.runs import write_text
 
     with common.Bar("pictures", as_json) as bar:
         table = segment_files(segment, files, out, settings, batch, bar.update)

@@ -10,7 +10,7 @@ import typer
 
 from mmdit_probe.configs import GenerationConfig, ValueNormsConfig
 
-from . import common
+from . import options as common
 
 TIMESTEPS = ",".join(map(str, ValueNormsConfig.timesteps))
 
@@ -46,9 +46,9 @@ def value_norms(
     """
     from mmdit_probe.figures.norms import norm_heads_figure, norms_figure
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.norms import heads_table, norms_table, read_aloud, run_norms
-    from mmdit_probe.records import save_record
-    from mmdit_probe.runs import write_text
+    from mmdit_probe.storage.records import save_record
+    from mmdit_probe.storage.runs import write_text
+    from mmdit_probe.studies.value_norms import heads_table, norms_table, read_aloud, run_norms
 
     config = ValueNormsConfig(
         common.chosen_prompts(model, prompt, prompts),

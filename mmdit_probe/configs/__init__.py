@@ -5,9 +5,9 @@ Nothing here imports PyTorch, so that ``--help`` is instant.
 
 from .generation import LARGEST_SEED, GenerationConfig, as_dict
 from .magnet import MAGNET_PRESETS, CompareConfig, MagnetConfig
-from .masks import EvaluateConfig, GroupConfig, SegmentConfig
+from .segmentation import EvaluateConfig, GroupConfig, SegmentConfig
+from .single_image import AnalyzeConfig, ExploreConfig, MapsConfig, PCAConfig
 from .studies import AgreementConfig, BudgetConfig, ExpertConfig, GuideConfig, PerturbConfig, ValueNormsConfig
-from .views import AnalyzeConfig, ExploreConfig, MapsConfig, PCAConfig
 
 __all__ = [
     "LARGEST_SEED",

@@ -6,15 +6,14 @@ import json
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..digests import digest
+from ..storage.digests import digest
+from .coco_rle import Annotation, decode_mask
 from .labelled import LabelledPictures, Labelling, Sample, folder_of, labelling, lines_of, paired
 
 _NAME = "context"
-Annotation = dict[str, Any]
 
 
 def read_context(root: Path) -> LabelledPictures:
@@ -67,36 +66,3 @@ def _paint(image: Annotation, masks: list[Annotation], source: Path) -> np.ndarr
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise ValueError(f"{source}: a mask of {image.get('file_name')} can't be drawn ({error})") from error
     return labelling(_NAME).apply(values, source)
-
-
-def decode_mask(code: Annotation) -> np.ndarray:
-    """A boolean mask (height, width) from COCO's run-length code, compressed text or plain counts.
-
-    `ValueError` if it is none.
-    """
-    try:
-        counts, (height, width) = code["counts"], code["size"]
-        runs = _expand(counts) if isinstance(counts, str) else list(counts)
-        if min(runs, default=0) < 0 or sum(runs) != height * width or min(height, width) < 0:
-            raise ValueError(f"{sum(runs)} pixels in runs, {height} x {width} in all")
-        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape((height, width), order="F")
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-        raise ValueError(f"a run-length code must have counts that fill its size ({error!r})") from error
-
-
-def _expand(text: str) -> list[int]:
-    """Counts from COCO's text: 5 bits a character from the lowest, one to say that more follow; differences from the
-    last count but one, from the fourth on."""
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value |= -1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = shift = 0
-    return counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..texts import LONGEST_NAME, checked_once, checked_text
+from ..utils.text import LONGEST_NAME, checked_once, checked_text
 from .labelled import IGNORE, LabelledPictures, Labelling, folder_of, paired
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..digests import digest
-from ..files import open_picture
+from ..storage.digests import digest
+from ..storage.images import open_picture
 
 IGNORE = 255
 """The label of pixels that do not count."""

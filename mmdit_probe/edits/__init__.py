@@ -3,6 +3,6 @@
 from .base import Edit, View
 from .blur import BlurGrid, BlurText
 from .knockout import Knockout, Uniform
-from .temperature import Scale
+from .scale import Scale
 
 __all__ = ["BlurGrid", "BlurText", "Edit", "Knockout", "Scale", "Uniform", "View"]

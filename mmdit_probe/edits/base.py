@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmdit_probe.attention import Block, JointAttention
-from mmdit_probe.layout import TokenLayout
-from mmdit_probe.tokens import TextTokens
+from mmdit_probe.attention.joint import Block, JointAttention
+from mmdit_probe.attention.layout import TokenLayout
+from mmdit_probe.attention.text_tokens import TextTokens
 
 Rows = Literal["conditional", "all"] | Collection[int]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdit_probe.layout import Region, TokenLayout
+from mmdit_probe.attention.layout import Region, TokenLayout
 
 from .base import Edit, View
 

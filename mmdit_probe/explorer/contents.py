@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..budget import uniform_shares
-from ..recording import one_call_a_step
-from ..tokens import Kind
-from .quantise import MAP_ERROR
+from ..attention.text_tokens import Kind
+from ..probe.dataset import uniform_shares
+from ..studies.recording import one_call_a_step
+from .quantize import MAP_ERROR
 
 MAPS = ("i2t_group", "i2t", "word_map")
 UNKNOWN = "text"

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from ..configs import ExploreConfig
-from ..generation import steps_at
-from ..head_groups import HeadGroupMaps, group_labels, group_sizes
-from ..images import native_size, token_pixels
-from ..pipelines import model_defaults
-from ..probe import Probe
-from ..readouts import RegionMass, ValueNorms
-from ..recording import Recording, by_timestep, record_generated, record_image
+from ..pipelines.defaults import model_defaults
+from ..pipelines.generation import steps_at
+from ..pipelines.image_size import native_size, token_pixels
+from ..probe.probe import Probe
+from ..readouts.head_groups import HeadGroupMaps, group_labels, group_sizes
+from ..readouts.region_mass import RegionMass
+from ..readouts.value_norms import ValueNorms
+from ..studies.recording import Recording, by_timestep, record_generated, record_image
 
 FEW_LAYERS = 6
 FEW_TIMESTEPS = (8, 28)

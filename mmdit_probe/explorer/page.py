@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..head_groups import group_labels
-from ..runs import write_text
+from ..readouts.head_groups import group_labels
+from ..storage.runs import write_text
 from .contents import Contents
-from .quantise import quantised, quantised_shares
+from .quantize import quantised, quantised_shares
 
 _LOSSLESS_PIXELS = 256 * 256
 """Pictures with more pixels are kept as JPEG."""

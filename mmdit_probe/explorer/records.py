@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ..images import read_rgb
-from ..recording import Recording
+from ..storage.images import read_rgb
+from ..studies.recording import Recording
 
 _DIMS = ("picture_row", "picture_col", "rgb")
 

@@ -16,7 +16,7 @@ from .cross_attention import CROSS_ATTENTION, UNET_SELF, UNetPlace, output_proje
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
 from .flux import FLUX
 from .generic import generic_family
-from .given import Given, call_default, device_of
+from .image_input import Given, call_default, device_of
 from .latents import LATENTS
 from .qwen import QWEN
 from .single_stream import SINGLE_STREAM

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..layout import Extra, TokenLayout
+from ..attention.layout import Extra, TokenLayout
 from .family import Family, Inputs, fraction, grid_of, modules, t5
-from .given import Given, same
+from .image_input import Given, same
 
 
 def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:

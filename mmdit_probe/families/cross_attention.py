@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..layout import TokenLayout
+from ..attention.layout import TokenLayout
 from .family import OWN, PLAIN, Family, Inputs, TextPart, beside, modules, t5, thousandths
-from .given import call_default
+from .image_input import call_default
 from .latents import latents_then_text
 
 

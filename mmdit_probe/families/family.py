@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..layout import TokenLayout
-from .given import Given
+from ..attention.layout import TokenLayout
+from .image_input import Given
 
 Inputs = Mapping[str, Any]
 Layout = Callable[[Any, Inputs], TokenLayout]

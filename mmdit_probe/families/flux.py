@@ -10,9 +10,20 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..layout import Extra, TokenLayout
+from ..attention.layout import Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, beside, fraction, modules, t5
-from .given import Given, Text, even_sigmas, given_sigmas, guidance_of, moved_sigmas, packed, places, position_ids, same
+from .image_input import (
+    Given,
+    Text,
+    even_sigmas,
+    given_sigmas,
+    guidance_of,
+    moved_sigmas,
+    packed,
+    places,
+    position_ids,
+    same,
+)
 from .tokenizers import Pieces, Started
 
 _BLOCKS = ("transformer_blocks", "single_transformer_blocks")

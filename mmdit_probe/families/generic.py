@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..layout import TokenLayout
+from ..attention.layout import TokenLayout
 from .family import Family, Inputs, grid_of
 
 _CROSS = ("attn2", "cross_attn", "cross_attention")

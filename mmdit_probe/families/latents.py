@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..layout import Extra, Order, Scope, TokenLayout
+from ..attention.layout import Extra, Order, Scope, TokenLayout
 from .family import Family, Inputs, Layout, TextPart, fraction, grid_of, modules, t5
 from .tokenizers import own_length
 

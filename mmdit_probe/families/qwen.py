@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layout import TokenLayout
+from ..attention.layout import TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, fraction, modules
 from .flux import with_references
-from .given import Given, Text, even_sigmas, guidance_of, packed, same
+from .image_input import Given, Text, even_sigmas, guidance_of, packed, same
 
 
 def grid_from_shapes(shapes: Any, layered: bool = False) -> tuple[int, ...]:

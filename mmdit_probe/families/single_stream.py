@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layout import Extra, TokenLayout
+from ..attention.layout import Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, grid_of, modules, reversed_fraction
-from .given import Given, Text, even_sigmas, moved_sigmas, reverse, shift_of
+from .image_input import Given, Text, even_sigmas, moved_sigmas, reverse, shift_of
 
 _Z_MULTIPLE = 32
 """Z-Image pads image and text, each, to a multiple of so many tokens."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..layout import TokenLayout
+from ..attention.layout import TokenLayout
 from .family import Family, Inputs, TextPart, grid_of, modules
-from .given import Given
+from .image_input import Given
 
 
 def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layout import Extra, TokenLayout
+from ..attention.layout import Extra, TokenLayout
 from .family import OWN, PLAIN, Family, Inputs, TextPart, beside, grid_of, modules, t5
-from .given import call_default
+from .image_input import call_default
 from .tokenizers import Bytes
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from ..files import whole
+from ..storage.files import whole
 
 IMAGE_COLOUR, TEXT_COLOUR, GUIDE_COLOUR = "#0072B2", "#D55E00", "#555555"  # Okabe-Ito: told apart by everyone
 STYLE: dict[str, Any] = {

@@ -14,15 +14,16 @@ import xarray as xr
 
 from ..configs import CompareConfig, EvaluateConfig, as_dict
 from ..datasets.labelled import LabelledPictures
-from ..norms import norms_table
-from ..perturbation import drop_table
-from ..pictures import PLAIN, Pictures, Variant, make_pictures
-from ..readouts import RegionMass, ValueNorms
-from ..recording import record_generated, run_prompts
-from ..runs import RunFolder
-from ..segmentation.evaluation import run_evaluation
-from ..segmentation.evaluation_tables import MATCHING_NAMES
-from ..statistics import bootstrap_weights
+from ..evaluation.run import run_evaluation
+from ..evaluation.tables import MATCHING_NAMES
+from ..metrics.bootstrap import bootstrap_weights
+from ..readouts.region_mass import RegionMass
+from ..readouts.value_norms import ValueNorms
+from ..storage.runs import RunFolder
+from ..studies.image_grid import PLAIN, Pictures, Variant, make_pictures
+from ..studies.paired_scores import drop_table
+from ..studies.recording import record_generated, run_prompts
+from ..studies.value_norms import norms_table
 from .lora import without_lora
 
 AFTER = "magnet"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..configs import GenerationConfig
-from ..images import save_picture
-from ..pictures import generate_batch
-from ..texts import checked_text
+from ..storage.images import save_picture
+from ..studies.image_grid import generate_batch
+from ..utils.text import checked_text
 
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""

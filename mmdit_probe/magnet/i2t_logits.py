@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..attention import JointAttention
+from ..attention.joint import JointAttention
 from ..edits import Edit
 
 Read = Literal["scores", "probs"]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..families import denoiser_of, family_of
-from ..files import unwritable
+from ..storage.files import unwritable
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 """The image stream's projections of an attention module, as in the released code; the text stream's own are left alone."""

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from ..attention import JointAttention
+from ..attention.joint import JointAttention
 from ..configs import MagnetConfig
 from .i2t_logits import head_logits, mean_logits, picked_logits
 from .losses import dice_loss, focal_loss

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .state import Row
+from .checkpoint import Row
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Masks from attention, and how good they are."""
 
-from .maps import I2TScores, RefinedI2T
+from ..readouts.maps import I2TScores, RefinedI2T
+from .kl_merge import merge_by_kl, region_maps, scale_pixels, symmetric_kl
 from .result import Segmentation
 from .segmenters import OpenVocabularySegmenter, UnsupervisedSegmenter
-from .unsupervised import merge_by_kl, region_maps, scale_pixels, symmetric_kl
 
 __all__ = [
     "I2TScores",

@@ -12,14 +12,14 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
+from ..datasets.coco_rle import coco_annotations
 from ..datasets.labelled import IGNORE
-from ..files import whole, write_text
-from ..images import save_picture
-from ..markup import picture_tag
-from ..records import FORMAT, save_record, versions
+from ..storage.files import whole, write_text
+from ..storage.images import save_picture
+from ..storage.records import FORMAT, save_record, versions
+from ..utils.html import picture_tag
 from .palette import IGNORED, palette
 from .render import OPACITY, blended, sheet
-from .rle import coco_annotations
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,14 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..attention.text_tokens import Kind
 from ..configs import GroupConfig, SegmentConfig
-from ..tokens import Kind
+from ..pipelines.defaults import expert_layer
+from ..storage.images import as_rgb, cropped
+from .class_prompts import checked_classes, class_prompts
+from .kl_merge import region_maps
+from .label_map import label_map
+from .map_reader import MapReader
 from .maps import make_readout
-from .open_vocabulary import label_map
-from .reading import MapReader, as_rgb, cropped, expert_layer
 from .result import Segmentation
-from .unsupervised import region_maps
-from .vocabulary import checked_classes, class_prompts
 
 Picture = np.ndarray | Image.Image
 Correct = Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]

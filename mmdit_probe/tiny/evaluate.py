@@ -15,22 +15,22 @@ import typer
 from PIL import Image
 from tqdm.auto import tqdm
 
-from mmdit_probe.agreement import layer_agreement, read_aloud
 from mmdit_probe.configs import AgreementConfig, GenerationConfig
 from mmdit_probe.datasets.scenes import GROUNDS, Scene, scenes
-from mmdit_probe.forward import noise_level
-from mmdit_probe.pictures import generate_batch
-from mmdit_probe.pipelines import embedded_folder, load_pipeline
-from mmdit_probe.runs import write_text
-from mmdit_probe.scene_reader import Fact, SceneReader, prompt_facts
+from mmdit_probe.metrics.scene_reader import Fact, SceneReader, prompt_facts
+from mmdit_probe.pipelines.forward import noise_level
+from mmdit_probe.pipelines.loading import embedded_folder, load_pipeline
+from mmdit_probe.storage.runs import write_text
+from mmdit_probe.studies.image_grid import generate_batch
+from mmdit_probe.studies.layer_agreement import layer_agreement, read_aloud
 
+from ..studies.scene_grounding import MEAN_OF_LAYERS, baselines, blur_harm, score_layers
 from .card import write_card
 from .export import digests, make_pipeline
 from .flow import Denoiser
-from .grounding import MEAN_OF_LAYERS, baselines, blur_harm, score_layers
-from .reader import reader_accuracy
 from .recipe import Recipe
-from .scoring import retrieval_accuracy
+from .retrieval import retrieval_accuracy
+from .scene_reader import reader_accuracy
 
 TIMESTEPS = (2, 4, 6, 8, 10, 12, 16, 20, 24)
 SHOWN = 40

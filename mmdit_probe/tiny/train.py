@@ -16,18 +16,18 @@ import typer
 from diffusers import AutoencoderKL
 
 from mmdit_probe.datasets.scenes import scenes
-from mmdit_probe.pipelines import embedded_folder
-from mmdit_probe.scene_reader import ReaderNetwork, SceneReader
+from mmdit_probe.metrics.scene_reader import ReaderNetwork, SceneReader
+from mmdit_probe.pipelines.loading import embedded_folder
 
+from ..studies.scene_grounding import score_layers
 from .autoencoder import encode_all, train_autoencoder
 from .clip import make_processor, train_clip
 from .corpus import Corpus, make_corpus
 from .export import make_pipeline, save_half
 from .flow import Denoiser, FlowTrainer, token_ids
-from .grounding import score_layers
 from .parts import make_autoencoder, make_tokenizers
-from .reader import save_reader, train_reader
 from .recipe import Recipe
+from .scene_reader import save_reader, train_reader
 
 _LOG_TIMESTEP, _LOG_SCENES = 8, 50
 

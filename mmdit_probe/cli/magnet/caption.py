@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .. import common
+from .. import options as common
 
 
 def caption(
@@ -37,8 +37,8 @@ def caption(
 
     Writes an object from picture file to caption, after every batch; started again, it goes on.
     """
-    from mmdit_probe.magnet.captioning import Captioner, caption_files
-    from mmdit_probe.segmentation.folders import picture_files
+    from mmdit_probe.magnet.captioner import Captioner, caption_files
+    from mmdit_probe.segmentation.image_files import picture_files
 
     files = picture_files(images)
     common.take_folder(out.parent)

@@ -10,7 +10,7 @@ import typer
 
 from mmdit_probe.configs import CompareConfig, GenerationConfig
 
-from .. import common
+from .. import options as common
 
 _SHEET_ROWS, _MASK_ROWS = 8, 6
 
@@ -58,10 +58,10 @@ def compare(
     from mmdit_probe.figures.magnet import attention_figure, masks_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.magnet import compare as study
-    from mmdit_probe.magnet.examples import mask_rows
-    from mmdit_probe.perturbation import score_pictures
-    from mmdit_probe.runs import write_text
-    from mmdit_probe.scores import make_scores
+    from mmdit_probe.magnet.mask_sheet import mask_rows
+    from mmdit_probe.metrics.image_scores import make_scores
+    from mmdit_probe.storage.runs import write_text
+    from mmdit_probe.studies.paired_scores import score_pictures
 
     from ..segment import one_layer
 

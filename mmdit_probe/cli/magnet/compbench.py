@@ -9,7 +9,7 @@ import typer
 
 from mmdit_probe.configs import GenerationConfig
 
-from .. import common
+from .. import options as common
 
 
 def compbench(
@@ -40,7 +40,7 @@ def compbench(
     """
     from mmdit_probe.configs import as_dict
     from mmdit_probe.magnet.compbench import export_samples, read_compbench
-    from mmdit_probe.runs import RunFolder
+    from mmdit_probe.storage.runs import RunFolder
 
     chosen = read_compbench(prompts)
     out = out or common.RESULTS / "compbench" / (prompts.stem + ("" if lora is None else "-lora"))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .. import common
+from .. import options as common
 
 
 def import_official(

@@ -11,7 +11,7 @@ import typer
 
 from mmdit_probe.configs import MAGNET_PRESETS
 
-from .. import common
+from .. import options as common
 
 
 def _presets(name: str) -> str:
@@ -112,12 +112,12 @@ def train(
     """
     from mmdit_probe.figures.magnet import losses_figure
     from mmdit_probe.figures.style import save_figure
+    from mmdit_probe.magnet.checks import check, read_aloud
     from mmdit_probe.magnet.lora import WEIGHTS_FILE
-    from mmdit_probe.magnet.settings import check, read_aloud
-    from mmdit_probe.magnet.sources import open_training_set, split_source
     from mmdit_probe.magnet.tensorboard import tensorboard_writer
-    from mmdit_probe.magnet.train import MagnetTrainer
-    from mmdit_probe.segmentation.sharing import launched_share
+    from mmdit_probe.magnet.trainer import MagnetTrainer
+    from mmdit_probe.magnet.training_sets import open_training_set, split_source
+    from mmdit_probe.utils.distributed import launched_share
 
     from ..segment import one_layer
 

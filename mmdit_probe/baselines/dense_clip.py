@@ -1,0 +1,210 @@
+"""What the CLIP systems share: text and patch embeddings, sliding windows, DINO's features, class scores by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .prompt_words import BACKGROUND
+
+MEDIA = ("photo", "picture", "close-up photo", "cropped photo", "drawing", "painting", "sketch", "rendering")
+KINDS = ("", "good ", "bad ", "bright ", "dark ", "blurry ", "small ", "large ")
+TEMPLATES = tuple(
+    f"a {medium} of {article} {kind}{{}}." for medium in MEDIA for article in ["a", "the"] for kind in KINDS
+)
+"""Sentences whose embeddings are averaged for each class name."""
+DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Where the windows of one picture lie: its size in px (height, width), the window's side, and their corners."""
+
+    size: tuple[int, int]
+    side: int
+    corners: tuple[tuple[int, int], ...]
+
+    def cut(self, values: Tensor) -> Tensor:
+        """(windows, ..., side, side) of (..., height, width)."""
+        return torch.stack([values[..., y : y + self.side, x : x + self.side] for y, x in self.corners])
+
+    def joined(self, parts: Float[Tensor, "windows classes side side"]) -> Float[Tensor, "classes height width"]:
+        """The mean of the windows at each pixel."""
+        total, count = parts.new_zeros(parts.shape[1], *self.size), parts.new_zeros(self.size)
+        for (y, x), part in zip(self.corners, parts, strict=True):
+            total[:, y : y + self.side, x : x + self.side] += part
+            count[y : y + self.side, x : x + self.side] += 1
+        return total / count
+
+
+def windows_of(picture: np.ndarray, shorter: int, crop: int, stride: int) -> tuple[np.ndarray, Windows]:
+    """The picture with its shorter side ``shorter`` px (at least ``crop``), and its windows; they cover every pixel."""
+    if not 0 < stride <= crop:
+        raise ValueError(f"windows: the stride must be in 1 to crop ({crop}), got {stride}")
+    height, width = picture.shape[:2]
+    scale = max(shorter, crop) / min(height, width)
+    size = max(crop, round(height * scale)), max(crop, round(width * scale))
+    resized = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC))
+    starts = ([*range(0, length - crop, stride), length - crop] for length in size)
+    return resized, Windows(size, crop, tuple(product(*starts)))
+
+
+def pixels(picture: np.ndarray, mean: Sequence[float], std: Sequence[float], like: nn.Module) -> Tensor:
+    """(3, height, width) on the module's device and in its number format, normalised."""
+    weight = next(like.parameters())
+    values = rearrange(torch.from_numpy(picture.copy()), "h w c -> c h w").to(weight.device).float() / 255
+    shift, scale = torch.tensor(mean).to(values), torch.tensor(std).to(values)
+    return ((values - shift[:, None, None]) / scale[:, None, None]).to(weight.dtype)
+
+
+class DenseCLIP:
+    """A transformers CLIPModel read patch by patch.
+
+    Args:
+        model: a CLIPModel.
+        processor: its CLIPProcessor, for the tokenizer and the pixels' mean and standard deviation.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.tokenizer = model, processor.tokenizer
+        images = getattr(processor, "image_processor", None)
+        self.mean = getattr(images, "image_mean", None) or CLIP_MEAN
+        self.std = getattr(images, "image_std", None) or CLIP_STD
+        self.vision = model.vision_model
+        self.patch = int(self.vision.config.patch_size)
+        self._texts: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def text(self, names: Sequence[str]) -> Float[Tensor, "classes embedding"]:
+        """Unit embeddings of class names: the mean over `TEMPLATES`, each of length 1."""
+        for name in names:
+            if name not in self._texts:
+                self._texts[name] = self._text([template.format(name) for template in TEMPLATES])
+        return torch.stack([self._texts[name] for name in names])
+
+    def _text(self, sentences: list[str]) -> Tensor:
+        given = self.tokenizer(sentences, padding=True, truncation=True, return_tensors="pt").to(self.model.device)
+        states = self.model.text_model(**given).pooler_output
+        each = functional.normalize(self.model.text_projection(states), dim=-1)
+        return functional.normalize(each.mean(0), dim=-1)
+
+    @torch.no_grad()
+    def layers(self, images: Float[Tensor, "windows 3 side side"]) -> list[Tensor]:
+        """(windows, 1 + patches, width) before the first block and behind each one."""
+        states = self.vision.pre_layrnorm(self.vision.embeddings(images, interpolate_pos_encoding=True))
+        found = [states]
+        for block in self.vision.encoder.layers:
+            made = block(found[-1], attention_mask=None)
+            found.append(made[0] if isinstance(made, tuple) else made)
+        return found
+
+    @property
+    def last(self) -> Any:
+        """The last block."""
+        return self.vision.encoder.layers[-1]
+
+    def values(self, states: Tensor) -> Tensor:
+        """The last block's values of its input, heads side by side."""
+        return self.last.self_attn.v_proj(self.last.layer_norm1(states))
+
+    def embedded(self, mixed: Tensor) -> Tensor:
+        """Unit embeddings of mixed values: output projection, final norm, projection; no residual, no MLP."""
+        out = self.vision.post_layernorm(self.last.self_attn.out_proj(mixed))
+        return functional.normalize(self.model.visual_projection(out).float(), dim=-1)
+
+
+@torch.no_grad()
+def dino_features(model: Any, images: Tensor, kind: str) -> Float[Tensor, "windows rows cols width"]:
+    """Patch features of a transformers ViTModel: ``last``, the last layer's, or ``query-key``, its last block's Q + K."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, given: Any, output: Tensor) -> None:
+            seen[name] = output
+
+        return hook
+
+    hooks = [_last_called(model, names).register_forward_hook(keep(names[0])) for names in (_QUERY, _KEY)]
+    try:
+        states = model(images, interpolate_pos_encoding=True).last_hidden_state
+    finally:
+        for hook in hooks:
+            hook.remove()
+    features = (seen[_QUERY[0]] + seen[_KEY[0]]) if kind == "query-key" else states
+    patch = model.config.patch_size
+    grid = [side // patch for side in images.shape[-2:]]
+    return features[:, 1:].float().unflatten(1, grid)
+
+
+_QUERY, _KEY = ("query", "q_proj"), ("key", "k_proj")
+"""Names of the projections in the first and in later releases of transformers 5."""
+
+
+def _last_called(model: nn.Module, names: Sequence[str]) -> nn.Module:
+    """The module with one of these names in the last block."""
+    return [module for name, module in model.named_modules() if name.split(".")[-1] in names][-1]
+
+
+def on_grid(values: Float[Tensor, "windows patches width"], grid: Sequence[int]) -> Tensor:
+    """Values of a square grid of patches brought to another grid bilinearly: (windows, points, width)."""
+    side = round(values.shape[1] ** 0.5)
+    maps = rearrange(values, "w (r c) d -> w d r c", r=side)
+    finer = functional.interpolate(maps.float(), size=list(grid), mode="bilinear", align_corners=False)
+    return rearrange(finer, "w d r c -> w (r c) d").to(values)
+
+
+def class_scores(
+    embeddings: Float[Tensor, "windows points embedding"],
+    grid: Sequence[int],
+    text: Tensor,
+    windows: Windows,
+    size: tuple[int, int],
+) -> Float[Tensor, "classes height width"]:
+    """Cosines of every pixel with every class on a picture of ``size``, windows averaged."""
+    cosines = rearrange(embeddings @ text.float().T, "w (r c) k -> w k r c", r=grid[0])
+    upsampled = functional.interpolate(cosines, size=windows.side, mode="bilinear", align_corners=False)
+    whole = windows.joined(upsampled)
+    return functional.interpolate(whole[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def name_variants(classes: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Words to ask CLIP for and the class of each: a name's parts between commas or slashes are synonyms."""
+    words, owners = [], []
+    for number, name in enumerate(classes):
+        for word in name.replace("/", ",").split(","):
+            if word.strip():
+                words.append(word.strip())
+                owners.append(number)
+    return words, owners
+
+
+def probabilities(
+    scores: Float[Tensor, "words height width"],
+    owners: Sequence[int],
+    classes: Sequence[str],
+    scale: float,
+    least: float,
+) -> Float[Tensor, "classes height width"]:
+    """Softmax of scaled cosines over words, the maximum over each class's words.
+
+    A class called background wins wherever no other reaches ``least``.
+    """
+    shares = (scale * scores).softmax(0)
+    rows = torch.tensor(list(owners), device=scores.device)
+    best = torch.stack([shares[rows == number].amax(0) for number in range(len(classes))])
+    if BACKGROUND in classes and len(classes) > 1:
+        place = list(classes).index(BACKGROUND)
+        others = torch.cat([best[:place], best[place + 1 :]]).amax(0)
+        best[place] = torch.where(others < least, torch.ones_like(others), best[place])
+    return best

@@ -1,0 +1,97 @@
+"""DiffSeg: regions by merging self-attention maps (Tian et al. 2023, "Diffuse, Attend, and Segment: Unsupervised
+Zero-Shot Segmentation using Stable Diffusion").
+
+The original takes every self-attention layer of Stable Diffusion 1.4 on a picture of 512 x 512 px with an empty prompt:
+the mean over heads and layers of each resolution, keys upsampled to 64 x 64, queries tiled, resolutions weighed in
+proportion to their width. The matrix of 4096 x 4096 is made a few rows at a time.
+
+Deviations: the picture's original size is labelled, not 512 x 512 px; the evaluation's ``crop`` chooses between the
+centre, as the original, and the whole picture stretched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..attention.joint import JointAttention
+from ..configs.baselines import DiffSegConfig
+from ..segmentation.result import Segmentation
+from ..segmentation.segmenters import Picture
+from ..storage.images import as_rgb
+from .anchor_merging import merge_regions
+from .attention_rows import Rows, image_rows, mean_rows, normalised
+from .results import region_result
+from .unet_reader import UNetReader, at_level
+
+LEVELS = 8
+"""More often no U-Net halves its latents."""
+
+
+class DiffSeg:
+    """Finds regions with a U-Net's self-attention.
+
+    Args:
+        pipe: a Stable Diffusion pipeline, such as CompVis/stable-diffusion-v1-4.
+        config: the released settings by default.
+    """
+
+    def __init__(self, pipe: Any, config: DiffSegConfig | None = None) -> None:
+        self.config = config or DiffSegConfig()
+        self.reader = UNetReader(pipe, self.config.side, self.config.timestep, noisy=False)
+
+    def group(self, image: Picture) -> Segmentation:
+        """One picture, (height, width, 3) uint8 RGB or PIL."""
+        picture, config = as_rgb(image), self.config
+        with torch.no_grad():
+            latents = self.reader.latents(picture)
+            found = self.reader.kept(latents, self.reader.encode(""), None).found
+            grid = tuple(latents.shape[-2:])
+            rows = all_resolutions(found, latents)
+            maps = merge_regions(rows, grid, config.threshold, config.iterations, config.anchors)
+        return region_result(picture, maps, {"method": "diffseg"})
+
+
+def all_resolutions(found: dict[int, JointAttention], latents: Tensor) -> Rows:
+    """Self-attention of all resolutions on the latents' grid, weighed by their widths; each row sums to 1."""
+    levels = [layers for level in range(LEVELS) if (layers := at_level(found, latents, level))]
+    grids = [layers[0].layout.grid for layers in levels]
+    means = [mean_rows([image_rows(layer) for layer in layers]) for layers in levels]
+    return tiled(means, grids, tuple(latents.shape[-2:]))
+
+
+def tiled(sources: Sequence[Rows], grids: Sequence[tuple[int, ...]], grid: tuple[int, ...]) -> Rows:
+    """Rows on ``grid`` from rows on coarser grids: keys upsampled bilinearly, queries repeated, weights by width."""
+    weights = [own[1] / sum(each[1] for each in grids) for own in grids]
+    queries = [_coarse(own, grid) for own in grids]
+
+    def of(chosen: slice) -> Tensor:
+        total = torch.zeros(())
+        for rows, own, weight, where in zip(sources, grids, weights, queries, strict=True):
+            total = total + weight * _upsampled(_picked(rows, where[chosen]), own, grid)
+        return normalised(total)
+
+    return of
+
+
+def _coarse(own: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
+    """For each point of ``grid`` the point of the coarser grid ``own`` that covers it."""
+    row, col = (torch.arange(fine) * coarse // fine for fine, coarse in zip(grid, own, strict=True))
+    return (row[:, None] * own[1] + col[None]).flatten()
+
+
+def _picked(rows: Rows, positions: Tensor) -> Tensor:
+    """The rows at ``positions``; neighbours that are the same are computed once."""
+    low, high = int(positions.min()), int(positions.max())
+    return rows(slice(low, high + 1))[positions - low]
+
+
+def _upsampled(rows: Tensor, own: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
+    if own == grid:
+        return rows
+    maps = functional.interpolate(rows.unflatten(1, own)[None], size=grid, mode="bilinear", align_corners=False)
+    return normalised(maps[0].flatten(1))

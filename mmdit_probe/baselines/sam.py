@@ -1,0 +1,88 @@
+"""Masks of whatever is in a picture: SAM or SAM 2 asked at a grid of points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from ..storage.images import squared
+from .dense_clip import DINO_MEAN, DINO_STD, pixels
+
+OVERLAP = 0.7
+"""Of two masks whose intersection over union is higher, the one with the lower score is dropped."""
+OFFSET = 1.0
+"""Stability compares the masks cut this far above and below the logit 0."""
+
+
+class SamMasks:
+    """Masks of a transformers SamModel or Sam2Model.
+
+    The picture is stretched to the model's square (the original SAM pads it).
+
+    Args:
+        model: such as facebook/sam2.1-hiera-large or facebook/sam-vit-huge.
+        points: prompts along each side.
+        iou: least quality that the model itself predicts for a mask, in [0, 1].
+        stability: least intersection over union of a mask with itself cut a little higher, in [0, 1].
+    """
+
+    def __init__(self, model: Any, points: int = 8, iou: float = 0.4, stability: float = 0.4) -> None:
+        self.model, self.points, self.iou, self.stability = model, points, iou, stability
+        vision = model.config.vision_config
+        size = getattr(vision, "image_size", None) or model.config.prompt_encoder_config.image_size
+        self.side = int(size[0] if isinstance(size, list | tuple) else size)
+
+    @torch.no_grad()
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """Mask numbers (height, width) from 0, -1 where there is none; smaller masks lie over larger ones."""
+        values = pixels(squared(picture, self.side), DINO_MEAN, DINO_STD, self.model)[None]
+        steps = (torch.arange(self.points) + 0.5) / self.points * self.side
+        grid = torch.cartesian_prod(steps, steps).flip(-1)[None, :, None].to(values)
+        made = self.model(pixel_values=values, input_points=grid, multimask_output=True)
+        logits, scores = made.pred_masks[0].flatten(0, 1).float(), made.iou_scores[0].flatten().float()
+        chosen = kept_masks(logits, scores, self.iou, self.stability)
+        return flattened(self._upsampled(logits[chosen], picture.shape[:2]))
+
+    @staticmethod
+    def _upsampled(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
+        parts = [
+            functional.interpolate(one[None, None], size=size, mode="bilinear", align_corners=False)[0, 0] > 0
+            for one in logits
+        ]
+        return torch.stack(parts).cpu().numpy() if parts else np.zeros((0, *size), bool)
+
+
+def stability_of(logits: Float[Tensor, "masks rows cols"], offset: float = OFFSET) -> Float[Tensor, " masks"]:
+    """The share of the mask cut at -offset that is also in the one cut at +offset, in [0, 1]; 0 for an empty one."""
+    inner, outer = (logits > offset).sum((1, 2)), (logits > -offset).sum((1, 2))
+    return inner / outer.clamp(min=1)
+
+
+def kept_masks(
+    logits: Float[Tensor, "masks rows cols"], scores: Float[Tensor, " masks"], iou: float, stability: float
+) -> list[int]:
+    """Numbers of the masks that are good enough, best first, without near-copies."""
+    good = (scores >= iou) & (stability_of(logits) >= stability) & (logits > 0).any((1, 2))
+    kept: list[int] = []
+    shapes = (logits > 0).flatten(1)
+    for number in sorted(good.nonzero().flatten().tolist(), key=lambda n: -float(scores[n])):
+        if all(_overlap(shapes[number], shapes[other]) <= OVERLAP for other in kept):
+            kept.append(number)
+    return kept
+
+
+def _overlap(one: Bool[Tensor, " pixels"], other: Bool[Tensor, " pixels"]) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+def flattened(masks: Bool[np.ndarray, "masks height width"]) -> np.ndarray:
+    """One number map of overlapping masks: larger ones first, smaller ones over them; -1 where there is none."""
+    numbers = np.full(masks.shape[1:], -1)
+    for place in np.argsort(-masks.sum((1, 2)), kind="stable"):
+        numbers[masks[place]] = place
+    return numbers

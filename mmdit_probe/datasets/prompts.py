@@ -1,0 +1,29 @@
+"""Prompts: from the synthetic scenes, or from a user's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .scenes import scenes
+
+
+def scene_prompts(count: int = 20) -> tuple[str, ...]:
+    """Full sentences of the first held-out scenes."""
+    return tuple(scene.sentence() for scene in scenes("test", count))
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """One prompt a line; blank lines and lines that start with # are skipped.
+
+    `ValueError` if the file is missing, is not text, or holds no prompt.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"prompts: {path} can't be read as text ({type(error).__name__}); give a UTF-8 text file"
+        ) from error
+    prompts = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    if not prompts:
+        raise ValueError(f"prompts: {path} holds no prompt; write one a line")
+    return prompts

@@ -1,0 +1,1 @@
+"""Masks scored against ground truth."""

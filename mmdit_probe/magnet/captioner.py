@@ -1,0 +1,106 @@
+"""Captions of pictures by any image-to-text model of transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..pipelines.loading import DTYPES, quiet_loading, torch_device
+from ..storage.files import write_text
+from ..storage.images import read_rgb
+
+Progress = Callable[[int, int], None]
+"""Called with (pictures done, pictures in all)."""
+
+
+class Captioner:
+    """An image-to-text model: BLIP, GIT, LLaVA, Qwen-VL and others, a folder or a hub id.
+
+    ``prompt`` asks for the caption: chat models get it as a question about the picture, others as the caption's beginning.
+    ``remote_code`` lets the model bring code of its own, which is run.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        prompt: str | None = None,
+        *,
+        longest: int = 60,
+        device: str = "cpu",
+        dtype: str = "fp32",
+        remote_code: bool = False,
+    ) -> None:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        self.prompt, self.longest, self.device = prompt, longest, torch_device(device)
+        options: dict[str, Any] = {"local_files_only": Path(model).is_dir(), "trust_remote_code": remote_code}
+        try:
+            with quiet_loading():
+                self.processor = AutoProcessor.from_pretrained(model, **options)
+                loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=DTYPES[dtype], **options)
+        except Exception as error:
+            text = " ".join(str(error).split())
+            raise ValueError(
+                f"caption: {model!r} is no image-to-text model that can be loaded ({text[:200]})"
+            ) from error
+        self.model = loaded.eval().to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, pictures: Sequence[np.ndarray]) -> list[str]:
+        """A caption for each (height, width, 3) uint8 RGB picture."""
+        images = [Image.fromarray(picture) for picture in pictures]
+        text = self._asked()
+        inputs = self.processor(
+            images=images, text=None if text is None else [text] * len(images), return_tensors="pt", padding=True
+        )
+        inputs = inputs.to(self.device, self.model.dtype)
+        made = self.model.generate(**inputs, max_new_tokens=self.longest, do_sample=False)
+        given = inputs.get("input_ids")
+        if given is not None and torch.equal(made[:, : given.shape[1]], given):
+            made = made[:, given.shape[1] :]  # decoders alone repeat what they were asked
+        return [" ".join(caption.split()) for caption in self.processor.batch_decode(made, skip_special_tokens=True)]
+
+    def _asked(self) -> str | None:
+        if not getattr(self.processor, "chat_template", None):
+            return self.prompt
+        asked = {"type": "text", "text": self.prompt or "Describe this image in two sentences."}
+        chat = [{"role": "user", "content": [{"type": "image"}, asked]}]
+        return self.processor.apply_chat_template(chat, add_generation_prompt=True)
+
+
+def caption_files(
+    captioner: Callable[[Sequence[np.ndarray]], list[str]],
+    files: Mapping[str, Path],
+    out: Path,
+    batch: int = 8,
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """Caption ``files`` into the JSON file ``out``, written after every batch; captions that are there already stay."""
+    captions = _known(out)
+    todo = [file for file in files.values() if file.name not in captions]
+    for start in range(0, len(todo), batch):
+        chosen = todo[start : start + batch]
+        made = captioner([read_rgb(file) for file in chosen])
+        captions.update(zip((file.name for file in chosen), made, strict=True))
+        write_text(out, json.dumps(captions, indent=0, ensure_ascii=False))
+        if progress is not None:
+            progress(len(files) - len(todo) + start + len(chosen), len(files))
+    return captions
+
+
+def _known(out: Path) -> dict[str, str]:
+    if not out.exists():
+        return {}
+    try:
+        known = json.loads(out.read_text(encoding="utf-8"))
+        if not all(isinstance(caption, str) for caption in known.values()):
+            raise ValueError("no captions")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"caption: {out} is no caption file to go on with ({error}); choose another --out") from error
+    return known

@@ -1,0 +1,52 @@
+"""Training settings: which ones can be, and what came of them."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from ..configs import MagnetConfig
+from .examples import TrainingSet
+from .objective import MATCHINGS
+
+
+def check(config: MagnetConfig, data: TrainingSet) -> None:
+    """`ValueError` if a setting is out of range, or does not fit the training set."""
+    for name, known in (
+        ("matching", MATCHINGS),
+        ("read", ("scores", "probs")),
+        ("crop", ("center", "stretch")),
+        ("mixed_precision", ("no", "fp16", "bf16")),
+    ):
+        if getattr(config, name) not in known:
+            raise ValueError(f"magnet: {name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")
+    for name in ("rank", "steps", "batch", "accumulate", "most_masks", "save_every"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"magnet: {name} must be at least 1, got {getattr(config, name)}")
+    for name in ("rate", "gradient_clip", "noise_std"):
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"magnet: {name} must be a number above 0, got {getattr(config, name)}")
+    for name in ("mask_weight", "focal_weight", "dice_weight", "match_focal", "match_dice", "weight_decay", "warmup"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"magnet: {name} must be a number of 0 or more, got {getattr(config, name)}")
+    if config.ema is not None and not 0 < config.ema < 1:
+        raise ValueError(f"magnet: ema must be between 0 and 1, got {config.ema}")
+    if config.matching == "token" and not data.named:
+        raise ValueError(f"magnet: the masks of {data.name} have no names for token matching; use --matching head")
+    if config.matching == "head" and not data.captioned:
+        raise ValueError(
+            f"magnet: head matching needs captions and {data.name} has none; give --captions FILE, or use --matching token"
+        )
+
+
+def read_aloud(table: pd.DataFrame, config: MagnetConfig) -> list[str]:
+    """How the losses moved, from the first tenth of the steps to the last."""
+    tenth = max(1, len(table) // 10)
+    first, last = table.head(tenth).mean(), table.tail(tenth).mean()
+    moved = ", ".join(f"{name} {first[name]:.4f} -> {last[name]:.4f}" for name in ("flow", "focal", "dice"))
+    pictures = len(table) * config.batch * config.accumulate
+    return [
+        f"layer {config.layer}, {config.matching} matching, {len(table)} steps, {pictures} pictures in each process",
+        f"means over the first and the last {tenth} steps: {moved}",
+    ]

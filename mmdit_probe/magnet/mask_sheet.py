@@ -1,0 +1,39 @@
+"""Example masks before and after, for the eye."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..configs import GenerationConfig, SegmentConfig
+from ..datasets.labelled import LabelledPictures
+from ..figures.magnet import MaskRow
+from ..segmentation.render import coloured, displayed
+from ..segmentation.segmenters import OpenVocabularySegmenter
+from ..storage.images import read_rgb
+from .compare import sides_of
+from .examples import masks_of
+
+
+def mask_rows(
+    pipe: Any, pictures: LabelledPictures, layer: int, timestep: int, generation: GenerationConfig
+) -> list[MaskRow]:
+    """Each picture with its true label map and those of one layer without and with the LoRA, by the names present."""
+    config = SegmentConfig(timestep, seed=generation.seed, max_sequence_length=generation.max_sequence_length)
+    segmenter = OpenVocabularySegmenter(pipe, layer, config)
+    rows = []
+    for sample in pictures.samples:
+        picture = read_rgb(sample.picture) if isinstance(sample.picture, Path) else sample.picture
+        masks, names = masks_of(sample.read(), pictures.classes)
+        if not names:
+            continue
+        truth = np.where(masks.any(0), masks.argmax(0), len(names))
+        maps = {}
+        for side, context in sides_of(pipe):
+            with context():
+                maps[side] = segmenter(picture, names).labels
+        shown = {side: coloured(displayed(labels), len(names)) for side, labels in {"truth": truth, **maps}.items()}
+        rows.append(MaskRow(", ".join(names), displayed(picture), **shown))
+    return rows

@@ -1,0 +1,126 @@
+"""Training sets for MAGNET: scenes, COCO, SA-1B, and folders of one's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..datasets.coco import coco_maps
+from ..datasets.coco_rle import decode_mask
+from ..datasets.folder import read_folder
+from ..datasets.labelled import LabelledPictures, Sample, folder_of
+from ..datasets.scenes import CLASSES, scene
+from ..storage.digests import digest
+from ..storage.images import read_rgb
+from .captions import captions_for, read_captions
+from .examples import MaskedPicture, TrainingSet, masks_of
+
+SCENES = 100_000
+"""Training scenes; each is drawn when it is read."""
+KINDS = ("scenes", "coco", "sa1b", "folder")
+
+
+def split_source(data: str) -> tuple[str, Path | None]:
+    """``scenes``, ``coco:ROOT``, ``sa1b:ROOT`` or ``folder:ROOT`` as kind and root; `ValueError` if it is none of them."""
+    kind, _, root = data.partition(":")
+    if kind not in KINDS or (kind == "scenes") == bool(root):
+        raise ValueError(f"--data must be scenes, coco:ROOT, sa1b:ROOT or folder:ROOT, got {data!r}")
+    if kind != "scenes" and not Path(root).is_dir():
+        raise ValueError(f"--data {data}: {root} is no folder")
+    return kind, Path(root) if root else None
+
+
+def open_training_set(data: str, captions: Path | None = None) -> TrainingSet:
+    """The training set that ``data`` names.
+
+    ``captions`` is a JSON file: COCO's own form, or an object from picture file to caption. Without it COCO's
+    ``annotations/captions_train2017.json`` and a folder's ``captions.json`` are taken where they exist. `ValueError` if a
+    file is missing, or the captions do not fit the pictures.
+    """
+    kind, root = split_source(data)
+    if root is None:
+        if captions is not None:
+            raise ValueError("--captions: scenes bring their own; leave it out")
+        return TrainingSet("scenes", SCENES, _scene, named=True, captioned=True)
+    given = captions or _found(root, "annotations/captions_train2017.json" if kind == "coco" else "captions.json")
+    texts = None if given is None else read_captions(given)
+    if kind == "sa1b":
+        return _sa1b(root, texts, given)
+    labelled = read_folder(root) if kind == "folder" else coco_maps(root, "coco-stuff", "train2017")
+    return _labelled(labelled, texts, given)
+
+
+def _found(root: Path, name: str) -> Path | None:
+    return root / name if (root / name).is_file() else None
+
+
+def _scene(number: int) -> MaskedPicture:
+    drawn = scene("train", number)
+    masks, names = masks_of(drawn.labels, CLASSES)
+    return MaskedPicture(drawn.image, masks, names, drawn.sentence(np.random.default_rng(number)))
+
+
+def _labelled(pictures: LabelledPictures, captions: Mapping[str, str] | None, source: Path | None) -> TrainingSet:
+    if not pictures.samples:
+        raise ValueError(f"{pictures.name}: there is no picture to learn from")
+    texts = captions_for([sample.name for sample in pictures.samples], captions, source)
+
+    def read(number: int) -> MaskedPicture:
+        sample: Sample = pictures.samples[number]
+        picture = read_rgb(sample.picture) if isinstance(sample.picture, Path) else sample.picture
+        masks, names = masks_of(sample.read(), pictures.classes)
+        return _checked(MaskedPicture(picture, masks, names, texts[number]), sample.name)
+
+    files = [(sample.picture, *(sample.source or ())) for sample in pictures.samples]
+    known = _digest([*pictures.classes, *texts], chain.from_iterable(files))
+    return TrainingSet(pictures.name, len(files), read, named=True, captioned=captions is not None, digest=known)
+
+
+def _digest(texts: Iterable[str], files: Iterable[Any]) -> str:
+    """Of texts, and of the files' names and sizes: a training set is too large to be read whole before."""
+    named = (f"{file.name} {file.stat().st_size}" for file in files if isinstance(file, Path))
+    return digest(chain(texts, named))
+
+
+def _sa1b(root: Path, captions: Mapping[str, str] | None, source: Path | None) -> TrainingSet:
+    """SA-1B as it is released: NAME.jpg beside NAME.json, whose annotations are run-length codes."""
+    folder = folder_of("sa1b", root, "images", ".")
+    files = sorted(file for file in folder.glob("*.jpg") if file.with_suffix(".json").is_file())
+    if not files:
+        raise ValueError(f"sa1b: {folder} holds no picture NAME.jpg with its masks in NAME.json")
+    if captions is None:
+        raise ValueError(
+            f"sa1b: its pictures have no captions; give --captions FILE, or write one with `mmdit-probe magnet caption {root}`"
+        )
+    texts = captions_for([file.stem for file in files], captions, source)
+    known = _digest(texts, (part for file in files for part in (file, file.with_suffix(".json"))))
+    return TrainingSet("sa1b", len(files), partial(_read_sa1b, files, texts), named=False, captioned=True, digest=known)
+
+
+def _read_sa1b(files: list[Path], captions: list[str], number: int) -> MaskedPicture:
+    file = files[number]
+    picture = read_rgb(file)
+    annotations = _annotations(file.with_suffix(".json"))
+    masks = [decode_mask(annotation["segmentation"]) for annotation in annotations]
+    stacked = np.stack(masks) if masks else np.zeros((0, *picture.shape[:2]), bool)
+    return _checked(MaskedPicture(picture, stacked, None, captions[number]), file.stem)
+
+
+def _annotations(path: Path) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        return [annotation for annotation in found if annotation["segmentation"]["counts"]]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"sa1b: {path} is no SA-1B annotation file ({error!r})") from error
+
+
+def _checked(masked: MaskedPicture, name: str) -> MaskedPicture:
+    if masked.masks.shape[1:] != masked.picture.shape[:2]:
+        raise ValueError(f"{name}: the masks are {masked.masks.shape[1:]}, the picture {masked.picture.shape[:2]}")
+    return masked

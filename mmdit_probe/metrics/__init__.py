@@ -1,0 +1,1 @@
+"""Numbers of images and masks: CLIP and DINO, IoU, matching, bootstrap."""

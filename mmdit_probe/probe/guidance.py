@@ -1,0 +1,187 @@
+"""Perturbed guidance: away from what the model predicts when one layer's words are blurred (Seg4Diff, Eq. 8)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..edits import Edit
+from ..families import denoiser_of, named_inputs
+from ..pipelines.prompt_watch import PromptWatch
+from .probe import Probe
+
+
+class PerturbedGuidance:
+    """Inside, an ordinary pipeline call is guided: ``eps + scale (eps - eps_perturbed)``.
+
+    The perturbed prediction is made for the prompt's rows alone, and the guidance term is added to both halves of
+    classifier-free guidance, so that it adds to that guidance and is not multiplied by its scale:
+
+        eps = eps_negative + w (eps_prompt - eps_negative) + scale (eps_prompt - eps_perturbed)
+
+    Where a pipeline predicts for the negative prompt in a call of its own, that call is given the term of the prompt's.
+    ``scale`` 0 changes nothing, bit for bit. ``batched`` runs the perturbed rows in the same transformer call; False
+    runs them in a call of their own, which needs less memory. Inside the with block, `ValueError` if the negative
+    prompt's call comes before the prompt's.
+    """
+
+    def __init__(self, pipe: Any, edits: Sequence[Edit], scale: float, *, batched: bool = True) -> None:
+        if not -100 <= scale <= 100:
+            raise ValueError(f"guidance: scale must be in -100 to 100, got {scale}")
+        if not edits:
+            raise ValueError("guidance: give at least one edit, such as BlurText(layer)")
+        self.scale, self.batched = scale, batched
+        self.transformer: nn.Module = denoiser_of(pipe)
+        self.edits = [copy.copy(edit) for edit in edits]  # their rows are set anew for each call
+        for edit in self.edits:
+            edit.rows = ()
+        self.probe = Probe(pipe, [], edits=self.edits)
+        self.pipe = pipe
+        self._watch: PromptWatch | None = None
+        self._given: dict[str, Any] = {}
+        self._rows: list[int] | None = None
+        self._term: Tensor | None = None
+        self._inside = False
+        self._exit: ExitStack | None = None
+
+    def __enter__(self) -> PerturbedGuidance:
+        if self.scale == 0:
+            return self
+        self._given, self._term = {}, None
+        with ExitStack() as stack:
+            if hasattr(self.pipe, "encode_prompt"):
+                self._watch = stack.enter_context(PromptWatch(self.pipe, self.probe.family))
+            before = self.transformer.register_forward_pre_hook(self._widen, with_kwargs=True)
+            stack.callback(before.remove)
+            after = self.transformer.register_forward_hook(self._guide, with_kwargs=True)
+            stack.callback(after.remove)
+            stack.enter_context(self.probe)
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        exit_, self._exit = self._exit, None
+        self._given, self._term = {}, None
+        if exit_ is not None:
+            exit_.close()
+
+    def _widen(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        if self._inside:
+            return None
+        given = _by_name(module, args, kwargs)
+        again = self._is_same_step(given)
+        self._given, self._rows = given, None if again else self._prompt_rows(module, given)
+        if self._rows is None or not self.batched:
+            return None
+        batch = self._batch(given)
+        self._edit_rows(range(batch, batch + len(self._rows)))
+        return (), _with_rows(given, batch, [*range(batch), *self._rows])
+
+    def _guide(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        if self._inside:
+            return None
+        predicted, batch = _stacked(output[0]), self._batch(self._given)
+        plain = predicted[:batch]
+        if self._rows is not None:
+            perturbed = predicted[batch:] if self.batched else self._perturbed(module, batch)
+            self._term = self.scale * (plain[self._rows] - perturbed)
+        self._edit_rows(())
+        term: Tensor = self._term  # type: ignore[assignment]  # the step's first call has made it
+        guided = plain + term.repeat(batch // len(term), *[1] * (term.dim() - 1))
+        made: Any = list(guided) if isinstance(output[0], list) else guided
+        return (made,) if isinstance(output, tuple) else type(output)(made)
+
+    def _batch(self, given: Mapping[str, Any]) -> int:
+        return len(given[self.probe.family.main])
+
+    def _is_same_step(self, given: Mapping[str, Any]) -> bool:
+        """Whether the call before was on the same latents at the same noise level."""
+        names = self.probe.family.main, self.probe.family.time
+        return self._term is not None and all(_alike(given[name], self._given[name]) for name in names)
+
+    def _prompt_rows(self, module: nn.Module, given: Mapping[str, Any]) -> list[int]:
+        """The batch rows that carry the prompt.
+
+        Where it was not seen, as with embeddings, the second half if both are of the same latents, else all;
+        `ValueError` for pipelines that pass a list of samples, which put the prompt's first.
+        """
+        batch, family = self._batch(given), self.probe.family
+        text = None
+        if self._watch is not None:
+            layout = family.layout(module, named_inputs(module, (), given))
+            text = self._watch.text(given.get(family.features), batch, layout.text)
+        if text is None:
+            latents = given[family.main]
+            twice = batch % 2 == 0 and _alike(latents[: batch // 2], latents[batch // 2 :])
+            if twice and isinstance(latents, list):
+                raise ValueError("guidance: which rows carry the prompt is not known; give prompts, not embeddings")
+            return list(range(batch // 2, batch)) if twice else list(range(batch))
+        rows: list[int] = np.flatnonzero(text.conditional).tolist()
+        if not rows:
+            raise ValueError(
+                f"guidance: {type(self.pipe).__name__} predicts for the negative prompt before the prompt, when the "
+                f"guidance term is not known; turn its guidance off"
+            )
+        return rows
+
+    def _perturbed(self, module: nn.Module, batch: int) -> Tensor:
+        rows = self._rows or []
+        self._inside = True
+        try:
+            self._edit_rows(range(len(rows)))
+            return _stacked(module(**_with_rows(self._given, batch, rows))[0])
+        finally:
+            self._inside = False
+
+    def _edit_rows(self, rows: Sequence[int]) -> None:
+        for edit in self.edits:
+            edit.rows = tuple(rows)
+
+
+def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _stacked(samples: Tensor | list[Tensor]) -> Tensor:
+    """(batch, ...) of a batch, also one that is a list of samples."""
+    return torch.stack(samples) if isinstance(samples, list) else samples
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two batches, of which one may be repeated, begin with the same values."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        if one.dim() == 0 or other.dim() == 0:
+            return torch.equal(one.reshape(-1)[:1], other.reshape(-1)[:1])
+        fewest = min(len(one), len(other))
+        return torch.equal(one[:fewest], other[:fewest])
+    if isinstance(one, list) and isinstance(other, list):
+        return all(_alike(a, b) for a, b in zip(one, other, strict=False))
+    return bool(one == other)
+
+
+def _with_rows(given: Mapping[str, Any], batch: int, rows: list[int]) -> dict[str, Any]:
+    """The arguments with the given batch rows; what has no batch axis stays."""
+
+    def chosen(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _with_rows(value, batch, rows)
+        if isinstance(value, Tensor):
+            positions = name.endswith("_ids") and value.dim() < 3
+            return value if value.dim() == 0 or len(value) != batch or positions else value[rows]
+        if isinstance(value, list) and name.endswith("_layers"):  # one for each layer
+            return [chosen("layer", one) for one in value]
+        by_row = isinstance(value, list) and len(value) == batch
+        return [value[row] for row in rows] if by_row else value
+
+    return {name: chosen(name, value) for name, value in given.items()}

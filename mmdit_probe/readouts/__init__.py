@@ -1,0 +1,44 @@
+"""Readouts: each observes a `JointAttention` and reduces it to named fields."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .base import Field, Fields, Readout, Reduction, read
+from .head_groups import HeadGroupMaps
+from .head_stats import HeadStats
+from .maps import I2TMaps, I2TScores, RefinedI2T, T2IMaps
+from .region_mass import RegionMass
+from .value_norms import ValueNorms
+from .word_maps import WordMaps
+
+if TYPE_CHECKING:
+    from .feature_pca import FeaturePCA
+
+
+def __getattr__(name: str) -> Any:
+    """`FeaturePCA` on first use: it alone needs scikit-learn."""
+    if name == "FeaturePCA":
+        from .feature_pca import FeaturePCA
+
+        return FeaturePCA
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "FeaturePCA",
+    "Field",
+    "Fields",
+    "HeadGroupMaps",
+    "HeadStats",
+    "I2TMaps",
+    "I2TScores",
+    "Readout",
+    "Reduction",
+    "RefinedI2T",
+    "RegionMass",
+    "T2IMaps",
+    "ValueNorms",
+    "WordMaps",
+    "read",
+]

@@ -1,0 +1,120 @@
+"""Many picture files: segmented in batches, each one's files written as it is done, never computed twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..storage.digests import digest
+from ..storage.images import read_rgb
+from ..storage.records import load_record
+from ..storage.runs import RunFolder
+from ..utils.memory import in_parts
+from .render import percent
+from .result import Segmentation
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+FILES = ("labels.png", "legend.json", "overlay.png", "rle.json", "maps.nc")
+Batch = Callable[[Sequence[np.ndarray]], list[Segmentation]]
+Progress = Callable[[int, int], None]
+"""Called with (pictures done, pictures in all)."""
+
+
+def picture_files(paths: Iterable[Path]) -> dict[str, Path]:
+    """Files by name, folders replaced by the pictures directly in them, in order.
+
+    `ValueError` before any work if a file is missing or can't be read, a folder holds none, or two have one name.
+    """
+    files: dict[str, Path] = {}
+    for path in (found for given in paths for found in _inside(given)):
+        other = files.setdefault(path.stem, path)
+        if other != path:
+            raise ValueError(f"{other} and {path} would be written to the same files; rename one or run them apart")
+        read_rgb(path)
+    return files
+
+
+def _inside(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ValueError(f"{path} holds no picture ({', '.join(SUFFIXES)})")
+    return found
+
+
+def segment_files(
+    segment: Batch,
+    files: Mapping[str, Path],
+    out: Path,
+    settings: Mapping[str, Any],
+    batch: int = 8,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Segment ``files`` and write each one's files to ``out``; those that are there from the same picture stay.
+
+    ``segment`` takes pictures and returns their segmentations. One row a picture and class: ``picture``, ``class``,
+    ``share`` of its pixels. `ValueError` if ``out`` holds a run with other ``settings``.
+    """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    tables: dict[str, pd.DataFrame] = {}
+    with RunFolder(out, settings).open():
+        waiting: dict[str, np.ndarray] = {}
+        for number, (name, path) in enumerate(files.items()):
+            picture = read_rgb(path)
+            known = _finished(out, name, digest([picture]))
+            if known is None:
+                waiting[name] = picture
+            else:
+                tables[name] = known
+            if waiting and (len(waiting) == batch or number == len(files) - 1):
+                tables |= _segment(segment, waiting, out, settings)
+                waiting = {}
+            if progress is not None:
+                progress(len(tables), len(files))
+    return pd.concat([tables[name] for name in files], ignore_index=True)
+
+
+def _segment(
+    segment: Batch, pictures: Mapping[str, np.ndarray], out: Path, settings: Mapping[str, Any]
+) -> dict[str, pd.DataFrame]:
+    tables = {}
+    found, at_once = in_parts(segment, list(pictures.values()))
+    for (name, picture), made in zip(pictures.items(), found, strict=True):
+        origin = {"source": digest([picture]), "model": settings["model"], "pictures_at_once": at_once}
+        replace(made, settings={**made.settings, **origin}).save(out, name)
+        tables[name] = _table(name, made.shares)
+    return tables
+
+
+def _finished(out: Path, name: str, source: str) -> pd.DataFrame | None:
+    """The table of a picture whose files are all there, None otherwise; the maps are written last."""
+    try:
+        same = load_record(out / f"{name}_maps.nc").attrs.get("source") == source
+        legend = json.loads((out / f"{name}_legend.json").read_text())
+    except (ValueError, OSError):
+        return None
+    if not same or not all((out / f"{name}_{kind}").is_file() for kind in FILES):
+        return None
+    return _table(name, {item["class"]: item["share"] for item in legend})
+
+
+def _table(name: str, shares: Mapping[str, float]) -> pd.DataFrame:
+    return pd.DataFrame({"picture": name, "class": list(shares), "share": list(shares.values())})
+
+
+def read_aloud(table: pd.DataFrame, most: int = 12) -> list[str]:
+    """A line a picture: its classes, largest first."""
+    lines = []
+    for name, rows in table.groupby("picture", sort=False):
+        ranked = rows[rows["share"] > 0].sort_values("share", ascending=False, kind="stable")
+        shown = [f"{row['class']} {percent(row['share'])}" for _, row in ranked.iterrows()]
+        lines.append(f"{name}: {', '.join(shown[:most])}{', ...' if len(shown) > most else ''}")
+    return lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most} more"]

@@ -1,0 +1,1 @@
+"""What lies on the disk: files, runs, records, images, digests."""

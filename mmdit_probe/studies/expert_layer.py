@@ -1,0 +1,180 @@
+"""Which layer grounds the words: four signs of it, ranked, with and without labels."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from ..attention.text_tokens import Kind
+from ..configs import ExpertConfig
+from ..datasets.prompts import scene_prompts
+from ..datasets.scenes import scenes
+from ..edits import BlurText
+from ..families import denoiser_of
+from ..pipelines.defaults import model_defaults
+from ..pipelines.generation import generation_arguments, steps_at
+from ..probe.probe import Probe
+from ..readouts.maps import I2TMaps
+from ..readouts.value_norms import ValueNorms
+from .scene_grounding import MEAN_OF_LAYERS, score_layers
+
+Progress = Callable[[int, int], None]
+SIGNS = {
+    "value_norm_ratio": "text / image value norm",
+    "coherence": "spatial coherence of the words' maps",
+    "certainty": "how few words share a position",
+    "blur_sensitivity": "change by blurring the layer's words",
+}
+"""The label-free signs; all are higher for a layer that grounds words."""
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """The layer found, one sentence that says why, and one row a layer with every sign, its rank and the mean rank."""
+
+    layer: int
+    why: str
+    table: pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        """The layer, why, and the table, as notebooks show it."""
+        return f"<p><b>Layer {self.layer}</b>, {html.escape(self.why)}</p>{self.table.round(3).to_html(index=False)}"
+
+
+def find_expert(pipe: Any, config: ExpertConfig | None = None, progress: Progress | None = None) -> Expert:
+    """Rank the layers of any model by the label-free signs, averaged over prompts; rank 1 is best."""
+    config = config or ExpertConfig(scene_prompts(4))
+    frames = []
+    for number, prompt in enumerate(config.prompts):
+        frames.append(measure_signs(pipe, prompt, config))
+        if progress is not None:
+            progress(number + 1, len(config.prompts))
+    table = pd.concat(frames).groupby("layer").mean()
+    ranks = table[list(SIGNS)].rank(ascending=False).add_prefix("rank_")
+    table = table.join(ranks).assign(mean_rank=ranks.mean(axis=1)).reset_index()
+    best = table.sort_values(["mean_rank", "rank_blur_sensitivity"]).iloc[0]
+    signs = ", ".join(f"{text} rank {best['rank_' + sign]:g}" for sign, text in SIGNS.items())
+    layer = int(best["layer"])
+    return Expert(layer, f"found by find-expert: mean rank {best['mean_rank']:.2f} of {len(table)} ({signs})", table)
+
+
+def measure_signs(pipe: Any, prompt: str, config: ExpertConfig) -> pd.DataFrame:
+    """One row a layer: the four signs on one generated picture at one timestep."""
+    (step,) = steps_at((config.timestep,), config.generation.steps)
+    record, call = _generate(pipe, prompt, config, step)
+    words = _word_maps(record)
+    norms = record["value_norm"].mean(("batch", "head"))
+    signs = pd.DataFrame(
+        {
+            "layer": record["layer"].values,
+            "value_norm_ratio": (norms.sel(stream="text") / norms.sel(stream="image")).values,
+            "coherence": [coherence(maps) for maps in words],
+            "certainty": [certainty(maps) for maps in words],
+        }
+    )
+    return signs.assign(blur_sensitivity=blur_sensitivity(pipe, call, signs["layer"].tolist()))
+
+
+class Call(NamedTuple):
+    """The transformer's arguments in a call, and the batch rows that carry the prompt."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    rows: list[int]
+
+
+def _generate(pipe: Any, prompt: str, config: ExpertConfig, step: int) -> tuple[xr.Dataset, Call]:
+    """The record of the prompt at one step, and the transformer's call that it is of."""
+    seen: list[Call] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        running = probe.running
+        if running is not None and running.step == step and running.text is not None:
+            rows = np.flatnonzero(running.text.conditional).tolist()
+            seen.extend([Call(args, kwargs, rows)] if rows else [])
+
+    with Probe(pipe, [I2TMaps(), ValueNorms()], steps=[step]) as probe, ExitStack() as stack:
+        stack.callback(denoiser_of(pipe).register_forward_pre_hook(keep, with_kwargs=True).remove)
+        pipe(prompt=prompt, output_type="latent", **generation_arguments(pipe, config.generation))
+    if not seen:
+        raise ValueError("find-expert: this pipeline's prompt tokens are not known; name a layer instead")
+    return probe.dataset("conditional").isel(call=-1), seen[-1]
+
+
+def _word_maps(record: xr.Dataset) -> np.ndarray:
+    """(layer, word token, ...grid) of the first conditional row."""
+    words = record["token_kind"].isel(batch=0).values == str(Kind.WORD)
+    maps = record["i2t"].isel(batch=0)
+    grid = [dim for dim in maps.dims if dim not in ("layer", "token")]
+    return maps.isel(token=words).transpose("layer", "token", *grid).values
+
+
+def coherence(maps: np.ndarray) -> float:
+    """Moran's I of maps (word, ..., row, col), mean over words: 1 smooth regions, 0 noise, -1 a chessboard."""
+    centred = maps - maps.mean(axis=tuple(range(1, maps.ndim)), keepdims=True)
+    pairs = [
+        (centred[..., :-1, :] * centred[..., 1:, :]).reshape(len(maps), -1),
+        (centred[..., :-1] * centred[..., 1:]).reshape(len(maps), -1),
+    ]
+    between = np.concatenate(pairs, 1).mean(1)
+    variance = (centred.reshape(len(maps), -1) ** 2).mean(1)
+    return float(np.mean(between / np.maximum(variance, 1e-20)))
+
+
+def certainty(maps: np.ndarray) -> float:
+    """1 minus the mean entropy of each position's distribution over words, as a share of the largest: in [0, 1].
+
+    Each word's map is first divided by its mean, so that a word that takes much everywhere does not count as a choice.
+    """
+    if len(maps) < 2:
+        return 0.0
+    flat = maps.reshape(len(maps), -1)
+    flat = flat / np.maximum(flat.mean(1, keepdims=True), 1e-20)
+    probs = flat / np.maximum(flat.sum(0), 1e-20)
+    entropy = -(probs * np.log(np.maximum(probs, 1e-20))).sum(0)
+    return float(1 - entropy.mean() / np.log(len(maps)))
+
+
+@torch.no_grad()
+def blur_sensitivity(pipe: Any, call: Call, layers: list[int]) -> list[float]:
+    """Relative change of the prompt's prediction when one layer's I2T attention is blurred along the text."""
+    arguments = {**call.kwargs, "return_dict": False}
+
+    def predict() -> Tensor:
+        predicted = denoiser_of(pipe)(*call.args, **arguments)[0]  # a tensor, or a list of samples
+        return torch.stack([predicted[row] for row in call.rows]).float()
+
+    plain = predict()
+    changes = []
+    for layer in layers:
+        with Probe(pipe, [], edits=[BlurText(layer, padding="symmetric", rows=call.rows)]):
+            changes.append(float((predict() - plain).norm() / plain.norm()))
+    return changes
+
+
+def with_masks(pipe: Any, table: pd.DataFrame, count: int, timestep: int) -> pd.DataFrame:
+    """The table with each layer's mIoU on ``count`` test scenes."""
+    positions = model_defaults(pipe).max_sequence_length
+    masks, _ = score_layers(pipe, list(scenes("test", count)), timestep, seed=0, max_sequence_length=positions)
+    single = masks[masks["layer"] != MEAN_OF_LAYERS].astype({"layer": int})
+    return table.merge(single[["layer", "miou"]], on="layer")
+
+
+def agreement(table: pd.DataFrame) -> list[str]:
+    """Spearman's rank correlation of each sign, and of their mean rank, with the masks' mIoU."""
+    best = table.loc[table["miou"].idxmax()]
+    lines = [f"Best masks: layer {best['layer']:.0f}, {best['miou']:.1%} mIoU; mean rank {best['mean_rank']:.2f}."]
+    for sign, text in SIGNS.items():
+        lines.append(f"Spearman of {text} with mIoU: {spearmanr(table[sign], table['miou']).statistic:+.2f}")
+    lines.append(f"Spearman of the mean rank with mIoU: {-spearmanr(table['mean_rank'], table['miou']).statistic:+.2f}")
+    return lines

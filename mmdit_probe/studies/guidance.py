@@ -1,0 +1,53 @@
+"""Perturbed guidance at several scales: pictures and what they gain."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..configs import GuideConfig, as_dict
+from ..edits import BlurText
+from ..probe.guidance import PerturbedGuidance
+from ..storage.runs import RunFolder
+from .image_grid import PLAIN, Pictures, Progress, Variant, make_pictures
+from .paired_scores import drop_table
+
+
+def scale_name(scale: float) -> str:
+    """The name of a scale's variant."""
+    return f"scale{scale:g}"
+
+
+def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress: Progress | None = None) -> Pictures:
+    """Plain pictures and those of every scale but 0, which is plain; an interrupted run continues."""
+    if config.kernel is None:
+        raise ValueError("guide: the blur needs a kernel size; the paper's is 5")
+    edit = BlurText(config.layers, config.sigma, config.kernel, config.padding)  # type: ignore[arg-type]
+    variants = [Variant(PLAIN, nullcontext)]
+    for scale in config.scales:
+        if scale:
+            guided = PerturbedGuidance(pipe, [edit], scale, batched=config.batched)
+            variants.append(Variant(scale_name(scale), lambda guided=guided: guided))  # type: ignore[misc]
+    settings = {"study": "guide", "model": model, **as_dict(config)}
+    with RunFolder(out, settings).open() as run:
+        return make_pictures(
+            pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
+        )
+
+
+def gain_table(scored: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Like `drop_table` with the sign turned: what each scale gains over plain, with its 95% interval."""
+    table = drop_table(scored, names)
+    return table.assign(drop=0.0 - table["drop"], low=0.0 - table["high"], high=0.0 - table["low"])
+
+
+def gain_lines(table: pd.DataFrame) -> list[str]:
+    """One line per score and scale."""
+    rows = table[table["variant"] != PLAIN]
+    return [
+        f"{row['score']}, {row['variant']}: {row['drop']:+.3f} over plain (95% interval {row['low']:+.3f} to {row['high']:+.3f})."
+        for _, row in rows.iterrows()
+    ]

@@ -1,0 +1,135 @@
+"""Generating many pictures of one run: batches of prompts, each batch written as it is done."""
+
+from __future__ import annotations
+
+import html
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..configs import GenerationConfig
+from ..pipelines.generation import generation_arguments
+from ..pipelines.image_size import native_size
+from ..probe.probe import Probe
+from ..readouts.region_mass import RegionMass
+from ..storage.records import FORMAT
+from ..storage.runs import RunFolder
+from ..utils.html import grid, picture_tag
+from ..utils.memory import check_room, in_parts
+
+Progress = Callable[[int, int], None]
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to generate: its name in files and tables, and the context that the pipeline is called in."""
+
+    name: str
+    context: Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """All pictures of a run: ``images[variant]`` is (prompts, seeds, height, width, 3) uint8 RGB."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    images: dict[str, np.ndarray]
+
+    def _repr_html_(self) -> str:
+        """A row for each prompt and seed, a column for each variant, as notebooks show it."""
+        rows = [
+            [
+                f"{html.escape(prompt)}<br>seed {seed}",
+                *(picture_tag(made[i, j], name, 128) for name, made in self.images.items()),
+            ]
+            for i, prompt in enumerate(self.prompts)
+            for j, seed in enumerate(self.seeds)
+        ]
+        return grid(rows, ["", *self.images])
+
+
+def generate_batch(pipe: Any, prompts: Sequence[str], seed: int, generation: GenerationConfig) -> np.ndarray:
+    """(prompts, height, width, 3) uint8 RGB; every prompt starts from the noise of ``seed``.
+
+    `ValueError` where pictures are not finite, with the layer and step where that began.
+    """
+    made = _made(pipe, prompts, seed, generation, "np")
+    if np.isfinite(made).all():
+        return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
+    with Probe(pipe, [RegionMass()]):  # refuses what is not finite
+        _made(pipe, prompts, seed, generation, "latent")
+    raise ValueError(
+        f"the pictures of seed {seed} are not finite, though every layer's attention is; "
+        f"take --dtype fp32, and a --guidance-scale of the size that the model is made for"
+    )
+
+
+def _made(pipe: Any, prompts: Sequence[str], seed: int, generation: GenerationConfig, form: str) -> Any:
+    arguments = generation_arguments(pipe, generation)
+    arguments["generator"] = [torch.Generator().manual_seed(seed) for _ in prompts]
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of what is not finite: looked for afterwards
+        return pipe(prompt=list(prompts), output_type=form, **arguments).images
+
+
+def make_pictures(
+    pipe: Any,
+    run: RunFolder,
+    variants: Sequence[Variant],
+    prompts: tuple[str, ...],
+    seeds: tuple[int, ...],
+    batch: int,
+    generation: GenerationConfig,
+    progress: Progress | None = None,
+) -> Pictures:
+    """Every variant of every prompt and seed; batches that ``run`` has already are read, not generated."""
+    _check_room(pipe, len(variants) * len(prompts) * len(seeds), generation)
+    parts: dict[str, list[list[np.ndarray]]] = {variant.name: [[] for _ in seeds] for variant in variants}
+    tasks = list(_tasks(len(seeds), len(prompts), batch, variants))
+    for done, (column, start, variant) in enumerate(tasks):
+        name, chosen = f"{variant.name}-seed{seeds[column]}-prompt{start:04d}", prompts[start : start + batch]
+        item = run.item(name)
+        if item is None:
+            images, at_once = in_parts(partial(_generated, pipe, variant, seeds[column], generation), chosen)
+            attrs = {"format": FORMAT, "pictures_at_once": at_once}
+            item = xr.Dataset({"image": (("prompt", "row", "col", "rgb"), np.stack(images))}, attrs=attrs)
+            run.write(name, item)
+        parts[variant.name][column].append(item["image"].values)
+        if progress is not None:
+            progress(done + 1, len(tasks))
+    joined = {name: np.stack([np.concatenate(column) for column in columns], 1) for name, columns in parts.items()}
+    return Pictures(prompts, seeds, joined)
+
+
+def _generated(
+    pipe: Any, variant: Variant, seed: int, generation: GenerationConfig, prompts: Sequence[str]
+) -> list[np.ndarray]:
+    with variant.context():
+        return list(generate_batch(pipe, prompts, seed, generation))
+
+
+def _check_room(pipe: Any, pictures: int, generation: GenerationConfig) -> None:
+    """All pictures are kept until they are scored; the check is left out where the model's size is not known."""
+    if not hasattr(pipe, "default_sample_size"):
+        return
+    height, width = (side or native_size(pipe) for side in (generation.height, generation.width))
+    kept = pictures * height * width * 3
+    check_room(f"{pictures} pictures", kept, 2 * kept, "take fewer prompts, seeds or layers at a time")
+
+
+def _tasks(seeds: int, prompts: int, batch: int, variants: Sequence[Variant]) -> Iterator[tuple[int, int, Variant]]:
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    for column in range(seeds):
+        for start in range(0, prompts, batch):
+            for variant in variants:
+                yield column, start, variant

@@ -1,0 +1,82 @@
+"""The causal test: edit one layer's attention, generate again from the same seeds, see what is lost."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..configs import PerturbConfig, as_dict
+from ..edits import BlurGrid, BlurText, Edit, Knockout, Uniform
+from ..metrics.bootstrap import bootstrap_mean
+from ..probe.probe import Probe
+from ..storage.runs import RunFolder
+from .image_grid import PLAIN, Pictures, Progress, Variant, make_pictures
+from .paired_scores import _drop
+
+EDITS = ("blur-text", "blur-grid", "uniform", "knockout")
+ROWS = ("conditional", "all")
+
+
+def make_edit(config: PerturbConfig, layer: int) -> Edit:
+    """The edit of one layer that the config asks for."""
+    if config.rows not in ROWS:
+        raise ValueError(f"perturb: rows must be one of {', '.join(ROWS)}, got {config.rows!r}")
+    where: dict[str, Any] = {"rows": config.rows}
+    if config.edit == "blur-text":
+        if config.kernel is None:
+            raise ValueError("perturb: blur-text needs a kernel size; the paper's is 5")
+        return BlurText(layer, config.sigma, config.kernel, config.padding, **where)  # type: ignore[arg-type]
+    if config.edit == "blur-grid":
+        return BlurGrid(layer, config.sigma, config.kernel, config.padding, **where)  # type: ignore[arg-type]
+    if config.edit == "uniform":
+        return Uniform(layer, **where)
+    if config.edit == "knockout":
+        return Knockout(layer, **where)
+    raise ValueError(f"perturb: edit must be one of {', '.join(EDITS)}, got {config.edit!r}")
+
+
+def layer_name(layer: int) -> str:
+    """The name of a layer's variant."""
+    return f"layer{layer:02d}"
+
+
+def run_perturbation(
+    pipe: Any, config: PerturbConfig, out: Path, model: str, progress: Progress | None = None
+) -> Pictures:
+    """Plain and edited pictures of every prompt and seed; an interrupted run continues."""
+    if not config.layers:
+        raise ValueError("perturb: give at least one layer")
+    Probe(pipe, [], edits=[make_edit(config, layer) for layer in config.layers])  # bad layers fail before any work
+    variants = [Variant(PLAIN, nullcontext)]
+    for layer in config.layers:
+        edit = make_edit(config, layer)
+        variants.append(Variant(layer_name(layer), lambda edit=edit: Probe(pipe, [], edits=[edit])))  # type: ignore[misc]
+    settings = {"study": "perturb", "model": model, **as_dict(config)}
+    with RunFolder(out, settings).open() as run:
+        return make_pictures(
+            pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
+        )
+
+
+def most_harmful(scored: pd.DataFrame, name: str) -> list[str]:
+    """Which layer's edit takes most of a score, and whether its lead over the next is outside the bootstrap interval."""
+    layers = [variant for variant in scored["variant"].unique() if variant != PLAIN]
+    drops = {variant: _drop(scored, variant, name) for variant in layers}
+    ranked = sorted(layers, key=lambda variant: -np.nanmean(drops[variant]))
+    mean, low, high = bootstrap_mean(drops[ranked[0]])
+    lines = [f"{name}: editing {_spoken(ranked[0])} takes most, {mean:.3f} (95% interval {low:.3f} to {high:.3f})."]
+    if len(ranked) > 1:
+        lead, low, high = bootstrap_mean(drops[ranked[0]] - drops[ranked[1]])
+        sure = "outside chance" if low > 0 else "within chance"
+        lines.append(
+            f"{name}: its lead over {_spoken(ranked[1])} is {lead:.3f} (95% interval {low:.3f} to {high:.3f}): {sure}."
+        )
+    return lines
+
+
+def _spoken(variant: str) -> str:
+    return f"layer {int(variant.removeprefix('layer'))}"

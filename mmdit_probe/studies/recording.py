@@ -1,0 +1,182 @@
+"""One record per picture, the same whether the picture is generated or given, and runs over many prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..configs import GenerationConfig
+from ..pipelines.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
+from ..pipelines.generation import generation_arguments, steps_at
+from ..probe.probe import Probe
+from ..readouts.base import Readout
+from ..storage.runs import RunFolder
+from ..utils.html import facts, grid, picture_tag
+from ..utils.memory import check_room
+
+Progress = Callable[[int, int], None]
+"""Called with (prompts done, prompts in all)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What the readouts saw of one picture, and the picture, (height, width, 3) uint8 RGB; empty if nobody
+    asked for it.
+
+    ``record`` has the dims (sampling_timestep, layer, ...) and the coordinates ``sigma`` and ``step``.
+    """
+
+    record: xr.Dataset
+    picture: np.ndarray
+
+    def _repr_html_(self) -> str:
+        """The picture, where it comes from, and what was read, as notebooks show it."""
+        attrs = self.record.attrs
+        known = {name: attrs[name] for name in ("prompt", "model", "source", "seed", "steps") if name in attrs}
+        read = {name: " x ".join(f"{d} {n}" for d, n in v.sizes.items()) for name, v in self.record.data_vars.items()}
+        shown = picture_tag(self.picture, str(attrs.get("prompt", ""))) if self.picture.size else ""
+        return grid([[shown, facts({**known, **{str(name): sizes for name, sizes in read.items()}})]])
+
+
+def record_generated(
+    pipe: Any,
+    prompt: str,
+    readouts: Sequence[Readout],
+    timesteps: tuple[int, ...],
+    generation: GenerationConfig,
+    layers: Collection[int] | None = None,
+    decode: bool = False,
+) -> Recording:
+    """Generate a picture and read the prompt's half of classifier-free guidance at ``timesteps``.
+
+    ``decode`` False leaves the picture in latent space and out of the result.
+    """
+    steps = steps_at(timesteps, generation.steps)
+    with Probe(pipe, readouts, steps=steps, layers=layers) as probe:
+        form = "np" if decode else "latent"
+        output = pipe(prompt=prompt, output_type=form, **generation_arguments(pipe, generation))
+    _check_steps(pipe, probe, generation.steps)
+    record = by_timestep(probe, steps, timesteps, steps)
+    picture = _picture(output) if decode else np.empty((0, 0, 3), np.uint8)
+    return Recording(record.assign_attrs(_origin(prompt, generation, "generated")), picture)
+
+
+def record_image(
+    pipe: Any,
+    picture: np.ndarray,
+    prompt: str,
+    readouts: Sequence[Readout],
+    timesteps: tuple[int, ...],
+    generation: GenerationConfig,
+    layers: Collection[int] | None = None,
+) -> Recording:
+    """Encode a picture, mix it with the noise of each timestep and run the transformer once for each.
+
+    ``picture`` is (height, width, 3) uint8 RGB, both sides divisible by the model's token size. No guidance: there is
+    one forward pass, with the prompt.
+    """
+    arguments = generation_arguments(pipe, generation)
+    steps = steps_at(timesteps, generation.steps)
+    latents = encode_images(pipe, [picture])
+    with Probe(pipe, readouts, layers=layers) as probe:
+        features = encode_prompts(pipe, [prompt], arguments.get("max_sequence_length", 0))
+        for timestep in timesteps:
+            sigma = noise_level(pipe, timestep, generation.steps, picture.shape[:2])
+            forward_once(pipe, add_noise(latents, sigma, generation.seed), sigma, features)
+    record = by_timestep(probe, range(len(timesteps)), timesteps, steps)
+    return Recording(record.assign_attrs(_origin(prompt, generation, "image")), picture)
+
+
+def _picture(output: Any) -> np.ndarray:
+    """The first picture of a pipeline's output, or the middle frame of its first video, as uint8."""
+    frames = getattr(output, "frames", None)
+    made = output.images[0] if frames is None else frames[0][len(frames[0]) // 2]
+    return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
+
+
+def by_timestep(probe: Probe, seen: Sequence[int], timesteps: Sequence[int], steps: Sequence[int]) -> xr.Dataset:
+    """What a probe saw of the prompt at some of its steps, with the dims (sampling_timestep, layer, ...).
+
+    ``seen`` are the steps as the probe counted them, ``steps`` the positions in the sampling loop that they stand for.
+    """
+    # where the rows are not known, pipelines put the negative prompt's before the prompt's
+    record = one_call_a_step(probe.dataset("both" if probe.unguided else "conditional").isel(batch=-1))
+    known = record["step"].values.tolist()
+    missing = [step for step in seen if step not in known]
+    if missing:
+        raise ValueError(
+            f"timesteps: the probed transformer took no part in the sampling steps {missing}; it did in {sorted(known)}"
+        )
+    chosen = record.isel(call=[known.index(step) for step in seen])
+    chosen = chosen.assign_coords(sampling_timestep=("call", list(timesteps)), step=("call", list(steps)))
+    return chosen.swap_dims(call="sampling_timestep")
+
+
+def one_call_a_step(record: xr.Dataset) -> xr.Dataset:
+    """Of a batch row's record, the call of each sampling step that carries the prompt.
+
+    Of the prompt's calls the last, from where second-order schedulers go on; where it is not known which they are, the
+    first, which the negative prompt's follow.
+    """
+    carries = "conditional" in record.coords
+    if carries and record["conditional"].dims == ("call",):
+        record = record.isel(call=np.flatnonzero(record["conditional"].values))
+    calls: dict[int, int] = {}
+    for call, step in enumerate(record["step"].values.tolist()):
+        calls[step] = call if carries else calls.get(step, call)
+    return record.isel(call=list(calls.values()))
+
+
+def _check_steps(pipe: Any, probe: Probe, wanted: int) -> None:
+    taken = 0 if probe.running is None else probe.running.step + 1
+    if taken > wanted:
+        raise ValueError(
+            f"timesteps: {type(pipe).__name__} took {taken} sampling steps where {wanted} were asked for, so that they "
+            f"can't be counted from the clean end; use another scheduler"
+        )
+
+
+def _origin(prompt: str, generation: GenerationConfig, source: str) -> dict[str, Any]:
+    return {"prompt": prompt, "source": source, "seed": generation.seed, "steps": generation.steps}
+
+
+def check_sampling(study: str, config: Any) -> None:
+    """`ValueError` if a prompt is empty or a timestep does not exist, before a run takes its folder."""
+    if not all(prompt.strip() for prompt in config.prompts):
+        raise ValueError(f"{study}: the prompt is empty; give it at least one word")
+    steps_at(config.timesteps, config.generation.steps)
+
+
+def run_prompts(
+    measure: Callable[[str], xr.Dataset],
+    prompts: Sequence[str],
+    out: Path,
+    settings: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """``measure`` each prompt, written to ``out`` as it is done, and join them along ``prompt``.
+
+    A run that was interrupted continues; `ValueError` if ``out`` holds a run with other settings.
+    """
+    measured: list[xr.Dataset] = []
+    with RunFolder(out, settings).open() as run:
+        for number, prompt in enumerate(prompts):
+            name = f"prompt-{number:04d}"
+            item = run.item(name)
+            if item is None:
+                item = measure(prompt)
+                run.write(name, item)
+            if not measured:
+                kept = item.nbytes * len(prompts)
+                check_room(f"{len(prompts)} records", kept, 2 * kept, "take fewer prompts at a time")
+            measured.append(item)
+            if progress is not None:
+                progress(number + 1, len(prompts))
+    joined = xr.concat(measured, "prompt", combine_attrs="override", coords="minimal", compat="override")
+    joined.attrs.pop("prompt", None)
+    return joined.assign_coords(prompt=list(prompts))

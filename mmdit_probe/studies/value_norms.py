@@ -1,0 +1,80 @@
+"""Value norms: how long the value vectors of image and text tokens are, layer by layer (Seg4Diff, Fig. 4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from ..configs import ValueNormsConfig, as_dict
+from ..readouts.value_norms import ValueNorms
+from .recording import Progress, check_sampling, record_generated, run_prompts
+
+
+def measure_norms(pipe: Any, prompt: str, config: ValueNormsConfig) -> xr.Dataset:
+    """One prompt: ``value_norm`` (sampling_timestep, layer, head, stream), in the units of the value projections."""
+    return record_generated(pipe, prompt, [ValueNorms()], config.timesteps, config.generation).record
+
+
+def run_norms(
+    pipe: Any, config: ValueNormsConfig, out: Path, model: str, progress: Progress | None = None
+) -> xr.Dataset:
+    """All prompts, each written to ``out`` as it is done; a run that was interrupted continues.
+
+    Returns ``value_norm`` (prompt, sampling_timestep, layer, head, stream).
+    """
+    check_sampling("value norms", config)
+    settings = {"study": "value-norms", "model": model, **as_dict(config)}
+    joined = run_prompts(lambda prompt: measure_norms(pipe, prompt, config), config.prompts, out, settings, progress)
+    return joined.assign_attrs(model=model)
+
+
+def heads_table(record: xr.Dataset) -> pd.DataFrame:
+    """One row per timestep, layer, head and stream: ``norm`` is the mean over prompts of the mean L2 norm."""
+    norms = record["value_norm"]
+    frame = (norms.mean("prompt") if "prompt" in norms.dims else norms).rename("norm").to_dataframe().reset_index()
+    columns = ["sampling_timestep", "sigma", "layer", "head", "stream", "norm"]
+    return frame[columns].rename(columns={"sampling_timestep": "timestep"})
+
+
+def norms_table(record: xr.Dataset) -> pd.DataFrame:
+    """One row per timestep and layer.
+
+    ``image``, ``text`` (all text positions) and ``prompt`` (words alone) are mean L2 norms over heads and prompts,
+    ``*_spread`` their standard deviation over prompts; ``text_to_image`` and ``prompt_to_image`` are ratios of the means.
+    """
+    norms = record["value_norm"].mean("head")
+    if "prompt" not in norms.dims:
+        norms = norms.expand_dims("prompt")
+    mean, spread = norms.mean("prompt").to_dataset("stream"), norms.std("prompt").to_dataset("stream")
+    ratios = {f"{name}_to_image": mean[name] / mean["image"] for name in ("text", "prompt")}
+    spreads = {f"{name}_spread": spread[name] for name in spread.data_vars}
+    frame = mean.assign(ratios).assign(spreads).to_dataframe().reset_index()
+    frame = frame.drop(columns=["step", "timestep"], errors="ignore").rename(columns={"sampling_timestep": "timestep"})
+    columns = ["timestep", "sigma", "layer", "image", "text", "prompt", *ratios, *sorted(spreads)]
+    return frame[columns].sort_values(["timestep", "layer"], ignore_index=True)
+
+
+def read_aloud(table: pd.DataFrame) -> list[str]:
+    """Lines that say what the table shows."""
+    mean = table.groupby("layer")[["image", "text", "prompt", "text_to_image", "prompt_to_image"]].mean()
+    if mean["image"].isna().all():
+        longest = mean["text"].idxmax()
+        return [
+            f"Layer {longest} has the longest text values, {mean.loc[longest, 'text']:.2f}; image tokens are no keys in "
+            f"this model's layers, so that there is no ratio."
+        ]
+    top, words = mean["text_to_image"].idxmax(), mean["prompt_to_image"].dropna()
+    median = mean["text_to_image"].median()
+    lines = [
+        f"Layer {top} has the longest text values against image values: {mean.loc[top, 'text_to_image']:.2f} times "
+        f"(median over layers {median:.2f})."
+    ]
+    if words.empty:
+        return [*lines, "Which text positions are words is not known here, so there is no ratio for the prompt alone."]
+    return [
+        *lines,
+        f"Words alone: layer {words.idxmax()} has the largest ratio, {words.max():.2f} (median {words.median():.2f}).",
+    ]

@@ -1,0 +1,118 @@
+"""Heat maps of words over a generated or a given picture (Seg4Diff, Fig. 9, 16, 25-27)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ..configs import GenerationConfig, MapsConfig
+from ..families import denoiser_of, family_of
+from ..pipelines.generation import generation_arguments
+from ..pipelines.prompts import find_words
+from ..readouts.word_maps import WordMaps
+from ..utils.text import LONGEST_NAME, checked_text
+from .recording import Recording, record_generated, record_image
+
+
+def word_positions(pipe: Any, prompt: str, words: Sequence[str], generation: GenerationConfig) -> list[list[int]]:
+    """The text positions of each word's tokens, all occurrences, in every text encoder that is loaded.
+
+    `ValueError` shows the prompt's tokens if a word is not among them or was cut off.
+    """
+    length = generation_arguments(pipe, generation).get("max_sequence_length", 0)
+    return find_words(family_of(denoiser_of(pipe)).text_parts(pipe, length), prompt, words)
+
+
+def measure_maps(pipe: Any, config: MapsConfig, picture: np.ndarray | None = None) -> Recording:
+    """One picture: ``word_map`` (sampling_timestep, layer, [head,] word, row, col), probabilities in [0, 1].
+
+    ``picture`` (height, width, 3) uint8 RGB is read at each timestep's noise level; None generates one.
+    """
+    spans = word_positions(pipe, config.prompt, config.words, config.generation)
+    readouts = [WordMaps(spans, config.direction, config.heads)]  # type: ignore[arg-type]
+    where = (config.timesteps, config.generation, config.layers)
+    if picture is None:
+        recording = record_generated(pipe, config.prompt, readouts, *where, decode=True)
+    else:
+        recording = record_image(pipe, picture, config.prompt, readouts, *where)
+    record = recording.record.assign_coords(word=list(config.words)).assign_attrs(direction=config.direction)
+    return Recording(record, recording.picture)
+
+
+def head_mean(record: xr.Dataset) -> xr.DataArray:
+    """``word_map`` averaged over heads, if they were kept."""
+    maps = record["word_map"]
+    return maps.mean("head") if "head" in maps.dims else maps
+
+
+def still(maps: xr.DataArray) -> xr.DataArray:
+    """Maps of a picture: the frames of a video averaged, axes ordered (..., row, col)."""
+    maps = maps.mean("frame") if "frame" in maps.dims else maps
+    return maps.transpose(..., "row", "col")
+
+
+def maps_table(record: xr.Dataset) -> pd.DataFrame:
+    """One row per word, timestep and layer, of the mean over heads.
+
+    ``mean`` and ``peak`` are probabilities over the grid, ``peak_row`` and ``peak_col`` the token with the most, counted
+    from the top left; ``contrast`` is peak / mean: 1 for a word that is looked at from everywhere alike.
+    """
+    rows = []
+    for (word, timestep, layer), grid in _grids(head_mean(record)):
+        row, col = np.unravel_index(int(np.nanargmax(grid)), grid.shape) if np.isfinite(grid).any() else (-1, -1)
+        mean, peak = float(grid.mean()), float(grid.max())
+        sigma = float(record["sigma"].sel(sampling_timestep=timestep))
+        rows.append([word, timestep, sigma, layer, mean, peak, int(row), int(col), peak / mean])
+    columns = ["word", "timestep", "sigma", "layer", "mean", "peak", "peak_row", "peak_col", "contrast"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _grids(maps: xr.DataArray) -> list[tuple[tuple[str, int, int], np.ndarray]]:
+    """((word, timestep, layer), grid (row, col)) in that order."""
+    ordered = still(maps).transpose("word", "sampling_timestep", "layer", "row", "col")
+    return [
+        ((str(word), int(timestep), int(layer)), ordered.values[i, j, k])
+        for i, word in enumerate(ordered["word"].values)
+        for j, timestep in enumerate(ordered["sampling_timestep"].values)
+        for k, layer in enumerate(ordered["layer"].values)
+    ]
+
+
+def read_aloud(table: pd.DataFrame) -> list[str]:
+    """A line per word: the layer whose map reaches the highest probability."""
+    lines = []
+    for word, rows in table.groupby("word", sort=False):
+        best = rows.loc[rows["peak"].idxmax()]
+        lines.append(
+            f"{word!r} peaks in layer {best['layer']} at t = {best['timestep']} (sigma {best['sigma']:.3f}): "
+            f"{best['peak']:.2%} in row {best['peak_row']}, column {best['peak_col']}, "
+            f"{best['contrast']:.1f} times its mean."
+        )
+    return lines
+
+
+def file_names(words: Sequence[str]) -> list[str]:
+    """A file name for each word: letters, digits and dashes alone, at most 60, each once."""
+    names: list[str] = []
+    for word in words:
+        plain = unicodedata.normalize("NFKC", word).lower()
+        name = re.sub(r"[\W_]+", "-", plain).strip("-")[:60] or "word"
+        taken = sum(other == name or re.fullmatch(re.escape(name) + r"-\d+", other) is not None for other in names)
+        names.append(name if name not in names else f"{name}-{taken + 1}")
+    return names
+
+
+def chosen_words(text: str) -> tuple[str, ...]:
+    """Words and phrases separated by commas, each once; `ValueError` if there is none."""
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
+        raise ValueError(
+            f"--words: expected words of the prompt separated by commas, such as 'red circle,grass'; got {text!r}"
+        )
+    return tuple(checked_text("word", word, LONGEST_NAME) for word in words)

@@ -1,0 +1,1 @@
+"""Text, HTML, memory, processes."""
