@@ -28,7 +28,7 @@ Value = TypeVar("Value")
 class Analysis:
     """One call of a script: what the user chose, and where its results go.
 
-    ``quick`` asks for the fewest prompts, steps and pictures that show that the script works; its numbers mean nothing.
+    ``quick`` asks for the fewest prompts, steps and images that show that the script works; its numbers mean nothing.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Analysis:
         return [self.loras.get(name) for name in names]
 
     def at_once(self, embedded: int, larger: int) -> int:
-        """Pictures or prompts of one forward pass: --batch, or the script's own for the embedded or a larger model."""
+        """Images or prompts of one forward pass: --batch, or the script's own for the embedded or a larger model."""
         return self.batch or (embedded if self.model == EMBEDDED else larger)
 
     def prompts(self, count: int) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ def main(run: Callable[[Analysis], Sequence[str] | None], doc: str | None, lora:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16", "fp16"])
     parser.add_argument(
-        "--batch", type=int, default=None, help="pictures of one forward pass; the script's own if not given"
+        "--batch", type=int, default=None, help="images of one forward pass; the script's own if not given"
     )
     if lora:
         parser.add_argument(

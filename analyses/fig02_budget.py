@@ -7,7 +7,7 @@ from _analysis import Analysis, main
 
 from mmdit_probe.configs import BudgetConfig, GenerationConfig
 from mmdit_probe.figures.budget import budget_figure
-from mmdit_probe.studies.attention_budget import budget_table, read_aloud, run_budget
+from mmdit_probe.studies.attention_budget import budget_table, run_budget, summary
 
 PROMPTS = 50
 TIMESTEPS = (8, 28)
@@ -21,7 +21,7 @@ def run(analysis: Analysis) -> list[str]:
     table = budget_table(run_budget(analysis.pipe(), config, analysis.folder(), analysis.label))
     analysis.figure(budget_figure(table), "fig02_budget")
     analysis.table(table, "fig02_budget")
-    return read_aloud(table)
+    return summary(table)
 
 
 if __name__ == "__main__":

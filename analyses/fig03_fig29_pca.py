@@ -9,7 +9,7 @@ from _analysis import Analysis, main
 
 from mmdit_probe.configs import PCAConfig
 from mmdit_probe.figures.pca import pca_page, r2_figure, text_page
-from mmdit_probe.studies.feature_pca import colours, measure_pca, pca_table, read_aloud, text_colours
+from mmdit_probe.studies.feature_pca import colors, measure_pca, pca_table, summary, text_colors
 
 SCENES = 50
 TIMESTEP = 8
@@ -20,11 +20,11 @@ def run(analysis: Analysis) -> list[str]:
     config = PCAConfig(None, scenes, timesteps=(TIMESTEP,), stream="both")
     recording = measure_pca(analysis.pipe(), config)
     table, record = pca_table(recording.record), recording.record
-    analysis.figure(pca_page(colours(record).isel(sampling_timestep=0), recording.picture), "fig29_pca")
-    analysis.figure(text_page(text_colours(record).isel(sampling_timestep=0)), "fig29_pca_text")
+    analysis.figure(pca_page(colors(record).isel(timestep=0), recording.image), "fig29_pca")
+    analysis.figure(text_page(text_colors(record).isel(timestep=0)), "fig29_pca_text")
     analysis.figure(r2_figure(table), "fig03_r2")
     analysis.table(table, "fig03_fig29_pca")
-    return read_aloud(table)
+    return summary(table)
 
 
 if __name__ == "__main__":

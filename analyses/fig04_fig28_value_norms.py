@@ -7,7 +7,7 @@ from _analysis import Analysis, main
 
 from mmdit_probe.configs import GenerationConfig, ValueNormsConfig
 from mmdit_probe.figures.norms import norm_heads_figure, norms_figure
-from mmdit_probe.studies.value_norms import heads_table, norms_table, read_aloud, run_norms
+from mmdit_probe.studies.value_norms import heads_table, norms_table, run_norms, summary
 
 PROMPTS = 50
 TIMESTEPS = (8, 28)
@@ -24,7 +24,7 @@ def run(analysis: Analysis) -> list[str]:
     analysis.figure(norm_heads_figure(heads), "fig28_value_norms_heads")
     analysis.table(table, "fig04_value_norms")
     analysis.table(heads, "fig28_value_norms_heads")
-    return read_aloud(table)
+    return summary(table)
 
 
 if __name__ == "__main__":

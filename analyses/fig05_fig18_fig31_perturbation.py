@@ -1,4 +1,4 @@
-"""Fig. 5, 18 and 31: pictures of the same seeds with one layer's attention to the words blurred, and what scores lose.
+"""Fig. 5, 18 and 31: images of the same seeds with one layer's attention to the words blurred, and what scores lose.
 
 python analyses/fig05_fig18_fig31_perturbation.py [--model MODEL --prompts FILE --clip CLIP] [--quick]
 """
@@ -8,9 +8,9 @@ from _analysis import Analysis, expert_of, main
 from mmdit_probe.configs import GenerationConfig, PerturbConfig
 from mmdit_probe.figures.contact import contact_sheet
 from mmdit_probe.figures.drops import drop_figure
-from mmdit_probe.metrics.image_scores import make_scores
+from mmdit_probe.metrics.image_metrics import make_metrics
 from mmdit_probe.probe.probe import Probe
-from mmdit_probe.studies.paired_scores import drop_table, score_pictures
+from mmdit_probe.studies.paired_metrics import drop_table, measure_images
 from mmdit_probe.studies.perturbation import layer_name, most_harmful, run_perturbation
 
 PROMPTS = 40
@@ -31,11 +31,11 @@ def run(analysis: Analysis) -> list[str]:
     generation = GenerationConfig(analysis.fewer(STEPS, 2))
     batch = analysis.at_once(BATCH, BATCH)
     config = PerturbConfig(prompts, layers, seeds=SEEDS, batch=batch, generation=generation)
-    pictures = run_perturbation(pipe, config, analysis.folder(), analysis.label)
-    scores = make_scores(analysis.model, analysis.clip, None, analysis.device)
-    scored = score_pictures(pictures, scores)
+    grid = run_perturbation(pipe, config, analysis.folder(), analysis.label)
+    scores = make_metrics(analysis.model, analysis.clip, None, analysis.device)
+    scored = measure_images(grid, scores)
     table = drop_table(scored, list(scores))
-    sheet = {name: images[:SHOWN, 0] for name, images in pictures.images.items()}
+    sheet = {name: images[:SHOWN, 0] for name, images in grid.images.items()}
     near = ["plain", *(layer_name(expert + step) for step in AROUND if expert + step in layers)]
     titles = {"plain": "plain", **{layer_name(layer): f"layer {layer}" for layer in layers}}
     analysis.figure(contact_sheet({name: sheet[name] for name in near}, prompts[:SHOWN], titles), "fig05_sheet")

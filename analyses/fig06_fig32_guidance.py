@@ -8,9 +8,9 @@ from _analysis import Analysis, expert_of, main
 from mmdit_probe.configs import GenerationConfig, GuideConfig
 from mmdit_probe.figures.contact import contact_sheet
 from mmdit_probe.figures.drops import drop_figure
-from mmdit_probe.metrics.image_scores import make_scores
+from mmdit_probe.metrics.image_metrics import make_metrics
 from mmdit_probe.studies.guidance import gain_lines, gain_table, run_guidance, scale_name
-from mmdit_probe.studies.paired_scores import score_pictures
+from mmdit_probe.studies.paired_metrics import measure_images
 
 PROMPTS = 20
 SEEDS = (0,)
@@ -27,12 +27,12 @@ def run(analysis: Analysis) -> list[str]:
     generation = GenerationConfig(analysis.fewer(STEPS, 2))
     batch = analysis.at_once(BATCH, BATCH)
     config = GuideConfig(prompts, (expert_of(pipe),), SCALES, seeds=SEEDS, batch=batch, generation=generation)
-    pictures = run_guidance(pipe, config, analysis.folder(), analysis.label)
-    scores = make_scores(analysis.model, analysis.clip, None, analysis.device)
-    scored = score_pictures(pictures, scores)
+    grid = run_guidance(pipe, config, analysis.folder(), analysis.label)
+    scores = make_metrics(analysis.model, analysis.clip, None, analysis.device)
+    scored = measure_images(grid, scores)
     table = gain_table(scored, [name for name in scores if name != "clip_i"])  # to be like plain is no gain
     titles = {"plain": "plain", **{scale_name(scale): f"scale {scale:g}" for scale in SCALES if scale}}
-    sheet = {name: images[:SHOWN, 0] for name, images in pictures.images.items()}
+    sheet = {name: images[:SHOWN, 0] for name, images in grid.images.items()}
     ticks = {scale_name(scale): f"{scale:g}" for scale in SCALES if scale}
     analysis.figure(contact_sheet(sheet, prompts[:SHOWN], titles), "fig06_fig32_sheet")
     analysis.figure(drop_figure(table, ticks, "scale", "gain over plain"), "fig06_gains")

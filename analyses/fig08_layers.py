@@ -8,23 +8,23 @@ from _analysis import Analysis, main
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import open_dataset
 from mmdit_probe.evaluation.run import run_evaluation
-from mmdit_probe.evaluation.tables import read_aloud, tabulate
+from mmdit_probe.evaluation.tables import summary, tabulate
 from mmdit_probe.figures.evaluation import evaluation_figure
 
-DATASET, ROOT, PICTURES = "scenes", None, 300
+DATASET, ROOT, IMAGES = "scenes", None, 300
 TIMESTEPS = (8,)
 BATCH, LARGER = 50, 8
-"""Pictures of one forward pass: of tiny-sd3, of a larger model."""
+"""Images of one forward pass: of tiny-sd3, of a larger model."""
 
 
 def run(analysis: Analysis) -> list[str]:
-    pictures = open_dataset(DATASET, ROOT, analysis.fewer(PICTURES, 2))
+    images = open_dataset(DATASET, ROOT, analysis.fewer(IMAGES, 2))
     config = EvaluateConfig(DATASET, timesteps=TIMESTEPS, batch=analysis.at_once(BATCH, LARGER))
-    result = tabulate(run_evaluation(analysis.pipe(), pictures, config, analysis.folder(), analysis.label))
-    analysis.figure(evaluation_figure(result.views, result.baselines), "fig08_layers")
+    result = tabulate(run_evaluation(analysis.pipe(), images, config, analysis.folder(), analysis.label))
+    analysis.figure(evaluation_figure(result.views, result.trivial), "fig08_layers")
     analysis.table(result.views, "fig08_layers")
     analysis.table(result.classes, "fig08_layers_classes")
-    return read_aloud(result, DATASET, len(pictures.samples))
+    return summary(result, DATASET, len(images.samples))
 
 
 if __name__ == "__main__":

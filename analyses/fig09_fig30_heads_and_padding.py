@@ -16,7 +16,7 @@ from mmdit_probe.pipelines.image_size import native_size, token_pixels
 from mmdit_probe.probe.probe import Probe
 from mmdit_probe.segmentation import UnsupervisedSegmenter
 from mmdit_probe.segmentation.kl_merge import scale_pixels
-from mmdit_probe.segmentation.render import coloured
+from mmdit_probe.segmentation.render import colored
 from mmdit_probe.segmentation.segmenters import read_token_maps
 from mmdit_probe.storage.images import fitted
 from mmdit_probe.studies.word_maps import measure_maps
@@ -31,10 +31,10 @@ def run(analysis: Analysis) -> list[str]:
     layers = tuple(layer for layer in (expert - 3, expert, expert + 3) if layer >= 0)
     for number in analysis.fewer(SCENES, SCENES[:1]):
         drawn = scene("test", number)
-        picture = fitted(drawn.image, token_pixels(pipe), native_size(pipe))
+        image = fitted(drawn.image, token_pixels(pipe), native_size(pipe))
         known = tuple(layer for layer in layers if layer <= last_layer(pipe))
         config = MapsConfig(drawn.class_list(), drawn.classes, known, (TIMESTEP,), "i2t", "all", GenerationConfig())
-        maps = measure_maps(pipe, config, picture).record["word_map"].isel(sampling_timestep=0)
+        maps = measure_maps(pipe, config, image).record["word_map"].isel(timestep=0)
         for word in drawn.classes:
             own = maps.sel(word=word).transpose("layer", "head", "row", "col")
             analysis.figure(heads_page(own, word, "i2t"), f"fig09_heads_scene{number}_{word.replace(' ', '_')}")
@@ -55,15 +55,15 @@ def peaks(maps: xr.DataArray, word: str, number: int) -> pd.DataFrame:
     return frame.assign(scene=number, word=word)
 
 
-def padding(analysis: Analysis, pipe, picture, number: int) -> None:
+def padding(analysis: Analysis, pipe, image, number: int) -> None:
     """The empty prompt's tokens: their maps, each grid point scaled over the tokens, and the regions they merge into."""
     segmenter = UnsupervisedSegmenter(pipe, config=GroupConfig(timestep=TIMESTEP))
-    maps = scale_pixels(read_token_maps(segmenter.reader, [picture])[0, 0, 0]).numpy()
-    found = segmenter(picture)
+    maps = scale_pixels(read_token_maps(segmenter.reader, [image])[0, 0, 0]).numpy()
+    found = segmenter(image)
     kinds = [str(kind) for kind in segmenter.reader.features(("",)).text.kinds[0][: len(maps)]]
     title = f"Empty prompt, layer {segmenter.layer}, t = {TIMESTEP} (sigma {segmenter.reader.sigmas[0]:.3f})"
-    regions = coloured(found.labels, len(found.classes))
-    analysis.figure(tokens_page(maps, kinds, picture, regions, title), f"fig30_padding_scene{number}")
+    regions = colored(found.labels, len(found.classes))
+    analysis.figure(tokens_page(maps, kinds, image, regions, title), f"fig30_padding_scene{number}")
 
 
 if __name__ == "__main__":

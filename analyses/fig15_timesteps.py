@@ -8,25 +8,25 @@ from _analysis import Analysis, expert_of, main
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import open_dataset
 from mmdit_probe.evaluation.run import run_evaluation
-from mmdit_probe.evaluation.tables import read_aloud, tabulate
+from mmdit_probe.evaluation.tables import summary, tabulate
 from mmdit_probe.figures.evaluation import timesteps_figure
 
-DATASET, ROOT, PICTURES = "scenes", None, 200
+DATASET, ROOT, IMAGES = "scenes", None, 200
 TIMESTEPS = (1, 2, 4, 6, 8, 12, 16, 20, 24, 28)
 BATCH, LARGER = 50, 4
-"""Pictures of one forward pass: of tiny-sd3, of a larger model."""
+"""Images of one forward pass: of tiny-sd3, of a larger model."""
 
 
 def run(analysis: Analysis) -> list[str]:
     pipe = analysis.pipe()
-    pictures = open_dataset(DATASET, ROOT, analysis.fewer(PICTURES, 2))
+    images = open_dataset(DATASET, ROOT, analysis.fewer(IMAGES, 2))
     config = EvaluateConfig(
         DATASET, timesteps=analysis.fewer(TIMESTEPS, TIMESTEPS[:2]), batch=analysis.at_once(BATCH, LARGER)
     )
-    result = tabulate(run_evaluation(pipe, pictures, config, analysis.folder(), analysis.label))
+    result = tabulate(run_evaluation(pipe, images, config, analysis.folder(), analysis.label))
     analysis.figure(timesteps_figure(result.views, expert_of(pipe)), "fig15_timesteps")
     analysis.table(result.views, "fig15_timesteps")
-    return read_aloud(result, DATASET, len(pictures.samples))
+    return summary(result, DATASET, len(images.samples))
 
 
 if __name__ == "__main__":

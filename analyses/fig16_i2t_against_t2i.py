@@ -23,7 +23,7 @@ from mmdit_probe.segmentation.segmenters import read_class_maps
 from mmdit_probe.storage.images import fitted
 from mmdit_probe.studies.word_maps import head_mean, measure_maps
 
-DATASET, ROOT, PICTURES = "scenes", None, 200
+DATASET, ROOT, IMAGES = "scenes", None, 200
 SCENE = 3
 TIMESTEP = 8
 
@@ -31,13 +31,13 @@ TIMESTEP = 8
 def run(analysis: Analysis) -> list[str]:
     pipe = analysis.pipe()
     drawn, expert = scene("test", SCENE), expert_of(pipe)
-    picture = fitted(drawn.image, token_pixels(pipe), native_size(pipe))
+    image = fitted(drawn.image, token_pixels(pipe), native_size(pipe))
     word = drawn.classes[-1]
     for direction in ("i2t", "t2i"):
         config = MapsConfig(drawn.class_list(), (word,), None, (TIMESTEP,), direction)
-        record = measure_maps(pipe, config, picture).record
-        page = word_page(head_mean(record).sel(word=word).transpose("sampling_timestep", "layer", "row", "col"),
-                         picture, word, direction)  # fmt: skip
+        record = measure_maps(pipe, config, image).record
+        page = word_page(head_mean(record).sel(word=word).transpose("timestep", "layer", "row", "col"),
+                         image, word, direction)  # fmt: skip
         analysis.figure(page, f"fig16_{direction}")
     table = pd.concat([masks(pipe, analysis, direction) for direction in ("i2t", "t2i")], ignore_index=True)
     analysis.figure(directions_figure(table, expert), "fig16_masks")
@@ -48,17 +48,17 @@ def run(analysis: Analysis) -> list[str]:
 
 def masks(pipe, analysis: Analysis, direction: str) -> pd.DataFrame:
     """mIoU of every layer's masks in one direction, in [0, 1]."""
-    pictures = open_dataset(DATASET, ROOT, analysis.fewer(PICTURES, 2))
+    images = open_dataset(DATASET, ROOT, analysis.fewer(IMAGES, 2))
     readout = I2TMaps() if direction == "i2t" else T2IMaps()
     reader = MapReader(pipe, readout, None, [TIMESTEP], field=direction)
     totals: dict[int, Scores] = {}
-    for sample in pictures.samples:
+    for sample in images.samples:
         labels = sample.read()
-        present = offered(labels, pictures.classes, "present")
-        (found,) = read_class_maps(reader, [sample.picture], [[pictures.classes[number] for number in present]])
+        present = offered(labels, images.classes, "present")
+        (found,) = read_class_maps(reader, [sample.image], [[images.classes[number] for number in present]])
         for layer, maps in zip(reader.layers, found[0], strict=True):
             guess = pd.Series(present).to_numpy()[label_map(maps, labels.shape).numpy()]
-            scored = score(labels, guess, len(pictures.classes))
+            scored = score(labels, guess, len(images.classes))
             totals[layer] = totals[layer] + scored if layer in totals else scored
     frame = pd.DataFrame({"layer": list(totals), "miou": [scored.miou for scored in totals.values()]})
     return frame.assign(direction=direction, timestep=TIMESTEP, sigma=reader.sigmas[0])

@@ -8,22 +8,22 @@ from _analysis import Analysis, main
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import open_dataset
 from mmdit_probe.evaluation.run import run_evaluation
-from mmdit_probe.evaluation.tables import read_aloud, tabulate
+from mmdit_probe.evaluation.tables import summary, tabulate
 from mmdit_probe.figures.evaluation import heads_figure
 
-DATASET, ROOT, PICTURES = "scenes", None, 200
+DATASET, ROOT, IMAGES = "scenes", None, 200
 TIMESTEPS = (8,)
 BATCH, LARGER = 20, 1
-"""Pictures of one forward pass: of tiny-sd3, of a larger model; every head of every layer is kept."""
+"""Images of one forward pass: of tiny-sd3, of a larger model; every head of every layer is kept."""
 
 
 def run(analysis: Analysis) -> list[str]:
-    pictures = open_dataset(DATASET, ROOT, analysis.fewer(PICTURES, 2))
+    images = open_dataset(DATASET, ROOT, analysis.fewer(IMAGES, 2))
     config = EvaluateConfig(DATASET, heads="each", timesteps=TIMESTEPS, batch=analysis.at_once(BATCH, LARGER))
-    result = tabulate(run_evaluation(analysis.pipe(), pictures, config, analysis.folder(), analysis.label))
+    result = tabulate(run_evaluation(analysis.pipe(), images, config, analysis.folder(), analysis.label))
     analysis.figure(heads_figure(result.views), "fig17_heads")
     analysis.table(result.views, "fig17_heads")
-    return read_aloud(result, DATASET, len(pictures.samples))
+    return summary(result, DATASET, len(images.samples))
 
 
 if __name__ == "__main__":

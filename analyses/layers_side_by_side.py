@@ -7,7 +7,7 @@ from _analysis import Analysis, main
 
 from mmdit_probe.configs import AgreementConfig
 from mmdit_probe.figures.agreement import agreement_figure
-from mmdit_probe.studies.layer_agreement import layer_agreement, rank_correlations, read_aloud
+from mmdit_probe.studies.layer_agreement import layer_agreement, rank_correlations, summary
 
 SCENES = 200
 
@@ -16,7 +16,7 @@ def run(analysis: Analysis) -> list[str]:
     table = layer_agreement(analysis.pipe(), AgreementConfig(scenes=analysis.fewer(SCENES, 2)))
     analysis.figure(agreement_figure(table, rank_correlations(table)), "layers_side_by_side")
     analysis.table(table, "layers_side_by_side")
-    return read_aloud(table)
+    return summary(table)
 
 
 if __name__ == "__main__":

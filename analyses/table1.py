@@ -39,18 +39,18 @@ PAPER = {
     "Seg4Diff + MAGNET (COCO)": (89.8, 62.9, 51.2, 35.2, 26.0),
 }
 BATCH = 4
-"""Pictures of one forward pass."""
+"""Images of one forward pass."""
 
 
 def rows(analysis: Analysis) -> dict[str, Row]:
     place = {"device": analysis.device, "dtype": analysis.dtype}
-    rival, own = partial(system_row, load=load_pipeline, **place), partial(seg4diff_row, load_pipeline, **place)
+    baseline, own = partial(system_row, load=load_pipeline, **place), partial(seg4diff_row, load_pipeline, **place)
     sa1b, coco = analysis.loras_of("SA-1B", "COCO")
     return {
-        "ProxyCLIP": rival("proxyclip", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", dino=DINO),
-        "CorrCLIP": rival("corrclip", "facebook/metaclip-h14-fullcc2.5b", dino=DINO, masks=SAM),
-        "DiffSegmenter": rival("diffsegmenter", SD15),
-        "iSeg": rival("iseg", SD15),
+        "ProxyCLIP": baseline("proxyclip", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", dino=DINO),
+        "CorrCLIP": baseline("corrclip", "facebook/metaclip-h14-fullcc2.5b", dino=DINO, masks=SAM),
+        "DiffSegmenter": baseline("diffsegmenter", SD15),
+        "iSeg": baseline("iseg", SD15),
         "Seg4Diff SD3": own(SD3),
         "Seg4Diff SD3.5": own("stabilityai/stable-diffusion-3.5-medium"),
         "Seg4Diff Flux.1-dev": own("black-forest-labs/FLUX.1-dev"),

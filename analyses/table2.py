@@ -3,7 +3,7 @@
 python analyses/table2.py [--model MODEL] [--lora NAME=PATH ...] [--device cuda --dtype fp16] [--quick]
 
 Data sets are read from ROOTS and checkpoints from hub ids or folders; what is not there is a note below the table, and so is
-what the paper's figures were measured otherwise: each rival's by its own protocol. DiffSeg's and DiffCut's figures for
+what the paper's figures were measured otherwise: each baseline's by its own protocol. DiffSeg's and DiffCut's figures for
 Cityscapes are over 27 classes and stand beside cityscapes-27. --lora SA-1B=PATH and COCO=PATH are the LoRAs of the MAGNET
 rows. The last system is --model, the last data set is built in; --quick takes these alone.
 """
@@ -41,16 +41,16 @@ PAPER = {
 }
 """Data sets as each system's protocol has them, and the paper's figures."""
 BATCH = 4
-"""Pictures of one forward pass."""
+"""Images of one forward pass."""
 
 
 def rows(analysis: Analysis) -> dict[str, Row]:
     place = {"device": analysis.device, "dtype": analysis.dtype}
-    rival, own = partial(system_row, load=load_pipeline, **place), partial(seg4diff_row, load_pipeline, **place)
+    baseline, own = partial(system_row, load=load_pipeline, **place), partial(seg4diff_row, load_pipeline, **place)
     sa1b, coco = analysis.loras_of("SA-1B", "COCO")
     return {
-        "DiffSeg": rival("diffseg", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
-        "DiffCut": rival("diffcut", "segmind/SSD-1B"),
+        "DiffSeg": baseline("diffseg", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        "DiffCut": baseline("diffcut", "segmind/SSD-1B"),
         "Seg4Diff SD3": own(SD3),
         "Seg4Diff SD3.5": own("stabilityai/stable-diffusion-3.5-medium"),
         "Seg4Diff + MAGNET (SA-1B)": own(SD3, sa1b),

@@ -1,8 +1,8 @@
-"""Table 3: CLIPScore of generated pictures, without and with MAGNET, the paper's figures beside ours.
+"""Table 3: CLIPScore of generated images, without and with MAGNET, the paper's figures beside ours.
 
 python analyses/table3.py [--lora NAME=PATH ...] [--model MODEL --prompts FILE --clip CLIP] [--quick]
 
-Each LoRA's pictures start from the same seeds as the model's own; the gain is paired by prompt and seed, with its 95%
+Each LoRA's images start from the same seeds as the model's own; the gain is paired by prompt and seed, with its 95%
 bootstrap interval. The paper's figures are means over Pick-a-Pic, COCO and SA-1B prompts, with another CLIP.
 """
 
@@ -14,10 +14,10 @@ from _analysis import Analysis, main
 
 from mmdit_probe.configs import GenerationConfig
 from mmdit_probe.metrics.bootstrap import bootstrap_mean
-from mmdit_probe.metrics.image_scores import EMBEDDED_CLIP, Clip
-from mmdit_probe.storage.digests import named
+from mmdit_probe.metrics.image_metrics import EMBEDDED_CLIP, Clip
+from mmdit_probe.storage.digests import model_fingerprint
 from mmdit_probe.storage.runs import RunFolder
-from mmdit_probe.studies.image_grid import PLAIN, Variant, make_pictures
+from mmdit_probe.studies.image_grid import PLAIN, Variant, generate_grid
 
 PROMPTS = 60
 SEEDS = (0, 1)
@@ -46,10 +46,10 @@ def scores(analysis: Analysis, clip: Clip, name: str, lora: str | None) -> np.nd
     """CLIPScore (prompts, seeds)."""
     prompts, seeds = analysis.prompts(PROMPTS), analysis.fewer(SEEDS, SEEDS[:1])
     generation = GenerationConfig(analysis.fewer(STEPS, 2))
-    own = {"lora": lora and named(lora), "prompts": prompts, "seeds": seeds, "steps": generation.steps}
+    own = {"lora": lora and model_fingerprint(lora), "prompts": prompts, "seeds": seeds, "steps": generation.steps}
     settings = {"study": "table3", "model": analysis.label, **own}
     with RunFolder(analysis.folder(f"-{name or 'plain'}"), settings).open() as folder:
-        made = make_pictures(
+        made = generate_grid(
             analysis.pipe(lora),
             folder,
             [Variant(PLAIN, nullcontext)],

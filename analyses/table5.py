@@ -11,17 +11,17 @@ from mmdit_probe.datasets.registry import open_dataset
 from mmdit_probe.evaluation.run import run_evaluation
 from mmdit_probe.evaluation.tables import tabulate
 
-DATASET, ROOT, PICTURES = "scenes", None, 300
+DATASET, ROOT, IMAGES = "scenes", None, 300
 TIMESTEP = 8
 BATCH, LARGER = 50, 8
-"""Pictures of one forward pass: of tiny-sd3, of a larger model."""
+"""Images of one forward pass: of tiny-sd3, of a larger model."""
 PAPER = {"probs": 89.0, "probs-minmax": 88.3, "scores": 83.2, "scores-minmax": 85.2}
 """mIoU on VOC20, SD3's layer 9."""
 
 
 def run(analysis: Analysis) -> list[str]:
     pipe, rows = analysis.pipe(), []
-    pictures = open_dataset(DATASET, ROOT, analysis.fewer(PICTURES, 2))
+    images = open_dataset(DATASET, ROOT, analysis.fewer(IMAGES, 2))
     for normalize, published in PAPER.items():
         config = EvaluateConfig(
             DATASET,
@@ -31,11 +31,11 @@ def run(analysis: Analysis) -> list[str]:
             batch=analysis.at_once(BATCH, LARGER),
         )
         folder = analysis.folder(f"-{normalize}")
-        views = tabulate(run_evaluation(pipe, pictures, config, folder, analysis.label)).views
+        views = tabulate(run_evaluation(pipe, images, config, folder, analysis.label)).views
         rows.append({"maps": normalize, "paper (VOC20)": published, **views.iloc[0][["layer", "timestep", "sigma"]],
                      f"ours ({DATASET})": 100 * views["miou"].iloc[0]})  # fmt: skip
     table = pd.DataFrame(rows)
-    analysis.table(table, "table5_normalisation")
+    analysis.table(table, "table5_normalization")
     return [table.to_string(index=False, float_format="%.3g")]
 
 

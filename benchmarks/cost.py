@@ -25,7 +25,7 @@ from mmdit_probe.attention.kernels import AttentionCall
 from mmdit_probe.readouts.base import read
 
 from .models import HEAD_WIDTH, HEADS, TEXT, block_stack, inputs
-from .straw_men import Chunked, Materialise
+from .naive_baselines import Chunked, Materialize
 
 BLOCKS, SIDE = 4, 64
 LIMITS = {
@@ -83,12 +83,12 @@ def of_forward(rounds: int, straw_rounds: int) -> list[dict[str, object]]:
         names[1]: lambda: forward(lambda: Probe(model, heads)),
         names[2]: lambda: forward(lambda: Probe(model, [], edits=[BlurText(1)])),
     }
-    straw_men = {
+    naive_baselines = {
         "plain": forward,
         "straw man: explicit softmax, 256 rows at a time": lambda: forward(Chunked),
-        "straw man: materialise, then slice": lambda: forward(Materialise),
+        "straw man: materialize, then slice": lambda: forward(Materialize),
     }
-    return ratios(in_turn(variants, rounds), "time") + ratios(in_turn(straw_men, straw_rounds), "time")
+    return ratios(in_turn(variants, rounds), "time") + ratios(in_turn(naive_baselines, straw_rounds), "time")
 
 
 def of_stop_early(rounds: int, side: int = 32) -> list[dict[str, object]]:
@@ -137,7 +137,7 @@ def measure_peak(variant: str) -> None:
     _ = attention.output  # the plain call's own work
     actions = {
         "probed": lambda: read([RegionMass(), I2TMaps()], attention),
-        "materialise": lambda: Materialise().attend(query, key, value),
+        "materialize": lambda: Materialize().attend(query, key, value),
     }
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak counts from now on
@@ -152,7 +152,7 @@ def _status(key: str) -> int:
 
 def of_memory(rounds: int) -> list[dict[str, object]]:
     found = []
-    names = {"probed": list(LIMITS)[-1], "materialise": "straw man: extra peak memory of materialising, MB"}
+    names = {"probed": list(LIMITS)[-1], "materialize": "straw man: extra peak memory of materializing, MB"}
     for variant, name in names.items():
         values = [peak_memory(variant) for _ in range(rounds)]
         found.append(row(name, median(values), min(values), max(values), "MB"))

@@ -40,7 +40,7 @@ def measure(scenes: int, batch: int) -> list[dict[str, float]]:
         config = EvaluateConfig(batch=batch, limit=scenes)
         result = tabulate(run_evaluation(pipe, held_out_scenes(scenes), config, Path(out), "tiny-sd3", note))
     rows.append({"scenes": scenes, "seconds": time.perf_counter() - start, "mb": resident()})
-    print(f"tables of {len(result.pictures)} rows: {rows[-1]['seconds']:.1f} s, {rows[-1]['mb']:.1f} MB", flush=True)
+    print(f"tables of {len(result.images)} rows: {rows[-1]['seconds']:.1f} s, {rows[-1]['mb']:.1f} MB", flush=True)
     return rows
 
 

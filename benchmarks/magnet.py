@@ -34,7 +34,7 @@ def targets() -> list[Target]:
     return [Target(masks, [(1 + 2 * n, 2 + 2 * n) for n in range(MASKS)], range(77))]
 
 
-def materialised(attention: JointAttention) -> torch.Tensor:
+def materialized(attention: JointAttention) -> torch.Tensor:
     """The scores of the whole matrix, of which the text columns are then read: how attention is usually tapped."""
     scores = attention.query @ attention.key.transpose(-1, -2) * attention.scale
     layout = attention.layout
@@ -72,7 +72,7 @@ def variants(blocks: int) -> dict[str, Callable[[], None]]:
         "mask loss, token matching": lambda: step(magnet(config)),
         "mask loss, head matching": lambda: step(magnet(replace(config, matching="head"))),
         "mask loss, token matching, probs": lambda: step(magnet(replace(config, read="probs"))),
-        "straw man: scores of the whole matrix": lambda: step(materialised),
+        "straw man: scores of the whole matrix": lambda: step(materialized),
     }
 
 

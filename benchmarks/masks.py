@@ -1,7 +1,7 @@
-"""Pictures per second of masks from attention: ``python -m benchmarks.masks``.
+"""Images per second of masks from attention: ``python -m benchmarks.masks``.
 
-On tiny-sd3 and held-out scenes, one picture at a time and in batches. Stopping after the expert layer is compared with
-running the whole forward pass, and with materialising every layer's softmax and slicing it; in turn, round by round.
+On tiny-sd3 and held-out scenes, one image at a time and in batches. Stopping after the expert layer is compared with
+running the whole forward pass, and with materializing every layer's softmax and slicing it; in turn, round by round.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .cost import in_turn
 CLASSES = ("grass", "sand", "circle", "star")
 
 
-class MaterialiseAll(TorchFunctionMode):
+class MaterializeAll(TorchFunctionMode):
     """Every layer's full softmax, kept, as is usual."""
 
     def __init__(self) -> None:
@@ -57,12 +57,12 @@ class Whole(MapReader):
         self.probe.stop_early = False
 
 
-class Materialising(MapReader):
+class Materializing(MapReader):
     """The whole forward pass, every layer's softmax in memory, the I2T maps cut out of it."""
 
     def _one(self, latents, sigma, features) -> torch.Tensor:
         noisy = torch.cat([add_noise(row[None], sigma, self.seed) for row in latents])
-        with MaterialiseAll() as every:
+        with MaterializeAll() as every:
             forward_once(self.pipe, noisy, sigma, features)
         side = native_size(self.pipe) // token_pixels(self.pipe)
         layout = TokenLayout((side, side), features.text.kinds.shape[1])
@@ -70,18 +70,18 @@ class Materialising(MapReader):
         return torch.stack(maps, 1).unflatten(2, layout.grid)[None]
 
 
-READERS = {"stopped early": MapReader, "whole forward pass": Whole, "materialised": Materialising}
+READERS = {"stopped early": MapReader, "whole forward pass": Whole, "materialized": Materializing}
 
 
 def of_segment(pipe, batch: int, rounds: int) -> list[dict[str, object]]:
-    """Seconds of one batch of pictures by each way of reading; `ValueError` if their masks differ."""
-    pictures = [scene("test", number).image for number in range(batch)]
+    """Seconds of one batch of images by each way of reading; `ValueError` if their masks differ."""
+    images = [scene("test", number).image for number in range(batch)]
 
     def with_reader(kind: type[MapReader]) -> Callable[[], object]:
         segmenter = OpenVocabularySegmenter(pipe)
         own = segmenter.reader
         segmenter.reader = kind(pipe, own.probe.readouts[0], own.layers, own.timesteps)
-        return lambda: segmenter.batch(pictures, CLASSES)
+        return lambda: segmenter.batch(images, CLASSES)
 
     variants = {f"segment, {name}": with_reader(kind) for name, kind in READERS.items()}
     first, *others = ([one.labels for one in variant()] for variant in variants.values())
@@ -90,9 +90,9 @@ def of_segment(pipe, batch: int, rounds: int) -> list[dict[str, object]]:
     return rates(in_turn(variants, rounds), batch, f"batch {batch}")
 
 
-def of_evaluate(pipe, pictures: int) -> list[dict[str, object]]:
+def of_evaluate(pipe, images: int) -> list[dict[str, object]]:
     """Seconds of an evaluation of the expert layer by each way of reading, and of all layers at once."""
-    scenes, expert = held_out_scenes(pictures), OpenVocabularySegmenter(pipe).layer
+    scenes, expert = held_out_scenes(images), OpenVocabularySegmenter(pipe).layer
 
     def evaluate(layers: tuple[int, ...] | None, kind: type[MapReader]) -> None:
         with TemporaryDirectory() as out, patch.object(evaluation, "MapReader", kind):
@@ -100,19 +100,19 @@ def of_evaluate(pipe, pictures: int) -> list[dict[str, object]]:
 
     variants = {f"evaluate, {name}": lambda kind=kind: evaluate((expert,), kind) for name, kind in READERS.items()}
     variants["evaluate, all layers"] = lambda: evaluate(None, MapReader)
-    return rates(in_turn(variants, 5), pictures, f"{pictures} pictures")
+    return rates(in_turn(variants, 5), images, f"{images} images")
 
 
-def rates(times: pd.DataFrame, pictures: int, kind: str) -> list[dict[str, object]]:
-    """Median, least and greatest pictures per second, and the median ratio of its times to the first variant's."""
+def rates(times: pd.DataFrame, images: int, kind: str) -> list[dict[str, object]]:
+    """Median, least and greatest images per second, and the median ratio of its times to the first variant's."""
     first = times.columns[0]
     return [
         {
             "what": name,
             "kind": kind,
-            "pictures per second": pictures / median(times[name]),
-            "least": pictures / times[name].max(),
-            "most": pictures / times[name].min(),
+            "images per second": images / median(times[name]),
+            "least": images / times[name].max(),
+            "most": images / times[name].min(),
             "time ratio": median(times[name] / times[first]),
         }
         for name in times.columns
@@ -122,13 +122,11 @@ def rates(times: pd.DataFrame, pictures: int, kind: str) -> list[dict[str, objec
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     pipe = load_pipeline()
-    rows = [row for batch in (1, 16) for row in of_segment(pipe, batch, given.rounds)] + of_evaluate(
-        pipe, given.pictures
-    )
+    rows = [row for batch in (1, 16) for row in of_segment(pipe, batch, given.rounds)] + of_evaluate(pipe, given.images)
     table = pd.DataFrame(rows)
     print(json.dumps(rows) if given.json else table.to_string(index=False, float_format="%.2f", na_rep=""))
 

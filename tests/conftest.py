@@ -10,7 +10,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from jaxtyping import install_import_hook
 
-_SHAPED = ("attention", "pipelines.forward", "segmentation", "evaluation", "metrics", "magnet", "baselines")  # the modules whose signatures state shapes
+_SHAPED = (
+    "attention",
+    "pipelines.forward",
+    "segmentation",
+    "evaluation",
+    "metrics",
+    "magnet",
+    "baselines",
+)  # the modules whose signatures state shapes
 _CONTRACTS = install_import_hook([f"mmdit_probe.{name}" for name in _SHAPED], "beartype.beartype")
 
 import pytest

@@ -15,21 +15,21 @@ def random_record(kinds=("start", "word", "word", "end"), words=None, maps=None,
         maps = generator.random((2, len(kept), len(heads), *grid, len(kinds))).astype(np.float32)
         maps *= 0.5 / maps.sum(-1, keepdims=True)
     count = len(maps)
-    dims = ("sampling_timestep", "map_layer", "head_group", "row", "col", "token")
+    dims = ("timestep", "map_layer", "head_group", "row", "col", "token")
     curves = {
         "region_mass": (
-            ("sampling_timestep", "layer", "head", "region"),
+            ("timestep", "layer", "head", "region"),
             generator.random((count, len(known), sum(heads), 4)),
         ),
         "value_norm": (
-            ("sampling_timestep", "layer", "head", "stream"),
+            ("timestep", "layer", "head", "stream"),
             generator.random((count, len(known), sum(heads), 3)),
         ),
     }
     words = [f"word{place}" for place in range(len(kinds))] if words is None else words
     coordinates = {
-        "sampling_timestep": [20, 8][-count:],
-        "sigma": ("sampling_timestep", [0.88, 0.515][-count:]),
+        "timestep": [20, 8][-count:],
+        "sigma": ("timestep", [0.88, 0.515][-count:]),
         "layer": known,
         "map_layer": kept,
         "head_group": group_labels(list(heads)),

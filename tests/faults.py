@@ -21,7 +21,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # threads of the parent would be missing in the forks
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-PICTURES = [
+IMAGES = [
     "--prompt",
     "a red circle",
     "--prompt",
@@ -36,7 +36,7 @@ PICTURES = [
 TRAINING = ["--batch", "2", "--warmup", "1"]
 COMMANDS: dict[str, list[str]] = {
     "evaluate": ["evaluate", "scenes", "--limit", "8", "--batch", "1"],
-    "perturb": ["perturb", "--all-layers", "--batch", "1", *PICTURES, "--clip", "tiny-clip"],
+    "perturb": ["perturb", "--all-layers", "--batch", "1", *IMAGES, "--clip", "tiny-clip"],
     "magnet": ["magnet", "train", "--steps", "8", "--save-every", "2", "--layer", "1", "--rank", "2", *TRAINING],
 }
 """Name -> arguments; --model and --out are added."""

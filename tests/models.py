@@ -23,7 +23,7 @@ class Case:
 
     ``words`` and ``pixels`` change, in a copy of the inputs, one text position and one patch; ``word`` and
     ``patch`` say which key and which grid position must then change in layer 0, alone. ``still`` takes out of a model
-    what mixes positions before layer 0, such as refiners; ``mixed`` says that normalisation mixes the image even so.
+    what mixes positions before layer 0, such as refiners; ``mixed`` says that normalization mixes the image even so.
     """
 
     name: str

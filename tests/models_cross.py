@@ -33,8 +33,8 @@ def unet_still(model: Any) -> None:
     zero("attn1.to_out")(model)
     for weight in model.parameters():
         if weight.ndim == 4 and weight.shape[-1] == 3:
-            centre = weight[..., 1, 1].clone()
-            weight.zero_()[..., 1, 1] = centre
+            center = weight[..., 1, 1].clone()
+            weight.zero_()[..., 1, 1] = center
 
 
 def unet_inputs() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Small random pipelines of families that can be given pictures, made by their constructors."""
+"""Small random pipelines of families that can be given images, made by their constructors."""
 
 from __future__ import annotations
 

@@ -22,11 +22,11 @@ FILES = {
     "fig16_i2t_against_t2i": ["fig16_i2t.pdf", "fig16_t2i.pdf", "fig16_masks.csv", "fig16_masks.pdf"],
     "fig17_heads": ["fig17_heads.csv", "fig17_heads.pdf"],
     "layers_side_by_side": ["layers_side_by_side.csv", "layers_side_by_side.pdf"],
-    "rivals_on_mmdit": ["rivals_on_mmdit.csv", "rivals_on_mmdit_tuning.csv"],
+    "baselines_on_mmdit": ["baselines_on_mmdit.csv", "baselines_on_mmdit_tuning.csv"],
     "table1": ["table1.csv"],
     "table2": ["table2.csv"],
     "table3": ["table3_clipscore.csv"],
-    "table5": ["table5_normalisation.csv"],
+    "table5": ["table5_normalization.csv"],
 }
 
 
@@ -81,13 +81,13 @@ def test_every_script_takes_the_same_options(analysis, capsys):
     ("name", "embedded", "larger"),
     [("fig08_layers", 50, 8), ("fig15_timesteps", 50, 4), ("fig17_heads", 20, 1), ("table5", 50, 8)],
 )
-def test_a_larger_model_reads_fewer_pictures_at_once(analysis, monkeypatch, name, embedded, larger):
+def test_a_larger_model_reads_fewer_images_at_once(analysis, monkeypatch, name, embedded, larger):
     """And --batch says otherwise; a script's run is its batches, so that another --batch is another run."""
     import mmdit_probe.segmentation.evaluation as evaluation
 
     taken = []
 
-    def noted(pipe, pictures, config, *_, **__):
+    def noted(pipe, images, config, *_, **__):
         taken.append(config.batch)
         raise ValueError("seen")
 
@@ -123,7 +123,7 @@ def test_tables_are_given_device_dtype_and_loras(analysis, monkeypatch):
         analysis("table2", "--lora", "other=mine")
 
 
-def test_a_lora_trained_anew_is_not_scored_from_old_pictures(analysis, tmp_path, capsys):
+def test_a_lora_trained_anew_is_not_scored_from_old_images(analysis, tmp_path, capsys):
     from mmdit_probe import load_pipeline
     from mmdit_probe.magnet.lora import add_lora, save_lora
 

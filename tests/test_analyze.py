@@ -10,7 +10,7 @@ from mmdit_probe.figures.heads import heads_figure
 from mmdit_probe.pipelines.generation import generation_arguments
 from mmdit_probe.studies.attention_budget import measure_budget
 from mmdit_probe.studies.feature_pca import measure_pca
-from mmdit_probe.studies.overview import measure_everything, read_aloud, tables, words_of
+from mmdit_probe.studies.overview import measure_everything, summary, tables, words_of
 from mmdit_probe.studies.value_norms import measure_norms
 from mmdit_probe.studies.word_maps import measure_maps
 
@@ -59,10 +59,10 @@ def test_a_prompt_without_words_has_no_maps(random_pipe):
     assert "word_map" not in record
     found = tables(record)
     assert "maps" not in found
-    assert read_aloud(found)
+    assert summary(found)
 
 
-def test_a_given_picture_is_analyzed_too(random_pipe):
+def test_a_given_image_is_analyzed_too(random_pipe):
     recording = measure_everything(random_pipe, CONFIG, scene("test", 2).image)
     assert recording.record.attrs["source"] == "image"
     assert set(tables(recording.record)) == {

@@ -36,7 +36,7 @@ def png_header(width, height):
 def stage(tmp_path):
     """A folder of good and bad inputs."""
     good = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     Image.fromarray(good).save(tmp_path / "good.png")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:2000])
@@ -69,8 +69,8 @@ def stage(tmp_path):
     return tmp_path
 
 
-def own_data_set(root, picture, labels, classes='["grass", "circle"]'):
-    for kind, values in (("images", picture), ("labels", labels)):
+def own_data_set(root, image, labels, classes='["grass", "circle"]'):
+    for kind, values in (("images", image), ("labels", labels)):
         (root / kind).mkdir(parents=True)
         Image.fromarray(values).save(root / kind / "a.png")
     (root / "classes.json").write_text(classes)
@@ -98,22 +98,22 @@ def refused(run, stage, arguments, message, model=True):
         ("missing.png", "no file missing.png"),
         ("empty.png", "empty.png is empty"),
         ("cut.png", "cut.png is damaged or cut short"),
-        ("zero.png", "zero.png is no picture that can be read"),
+        ("zero.png", "zero.png is no image that can be read"),
         ("huge.png", "huge.png is too large; at most 100000000 px are read, scale it down"),
         ("large.png", "large.png has 12000 x 10000 px; at most 100000000 px are read"),
-        ("text.png", "text.png is no picture that can be read"),
+        ("text.png", "text.png is no image that can be read"),
         ("deep.png", "deep.png has more than 8 bits a channel"),
         ("moving.gif", "moving.gif has 2 frames"),
     ],
 )
 @pytest.mark.parametrize("command", ["maps", "segment"])
-def test_pictures(run, stage, command, file, message):
+def test_images(run, stage, command, file, message):
     arguments = {"maps": [*MAPS, "--image", file], "segment": ["segment", file, *SEGMENT[2:]]}[command]
     refused(run, stage, arguments, message)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 2)])
-def test_pictures_of_odd_sizes_are_read(run, stage, size):
+def test_images_of_odd_sizes_are_read(run, stage, size):
     Image.new("RGB", size).save(stage / "odd.png")
     code, _, err = run("segment", "odd.png", *SEGMENT[2:])
     assert code == 0, err
@@ -121,7 +121,7 @@ def test_pictures_of_odd_sizes_are_read(run, stage, size):
         assert labels.size == size
 
 
-def test_cmyk_pictures_are_read(run, stage):
+def test_cmyk_images_are_read(run, stage):
     Image.new("CMYK", (32, 32)).save(stage / "print.jpg")
     assert run("segment", "print.jpg", *SEGMENT[2:])[0] == 0
 
@@ -232,7 +232,7 @@ def test_settings(run, stage, arguments, message):
 @pytest.mark.parametrize(
     ("root", "message"),
     [
-        ("uneven", "a: the label map is (32, 64), the picture (64, 64) (height, width); they must agree"),
+        ("uneven", "a: the label map is (32, 64), the image (64, 64) (height, width); they must agree"),
         ("foreign", "holds the value 9, which is no class of this data set"),
         ("hollow", "--root hollow holds none of the folders images"),
         ("missing", "give its folder by --root; missing is no folder here"),
@@ -502,8 +502,8 @@ def test_a_model_that_is_not_finite_is_told_by_layer_and_step(run, stage, random
     refused(run, stage, [*command, "--model", "model"], message, model=False)
 
 
-def test_pictures_that_are_not_finite_are_not_scored(run, stage):
-    refused(run, stage, [*PERTURB, "--guidance-scale", "1e38"], "the pictures of seed 0 are not finite, though")
+def test_images_that_are_not_finite_are_not_scored(run, stage):
+    refused(run, stage, [*PERTURB, "--guidance-scale", "1e38"], "the images of seed 0 are not finite, though")
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ def test_numbers_of_a_training_are_finite(run, stage, option, value):
 
 
 @pytest.mark.parametrize(
-    ("root", "message"), [("uneven", "a: the masks are (32, 64), the picture (64, 64)"), ("broken", "cut short")]
+    ("root", "message"), [("uneven", "a: the masks are (32, 64), the image (64, 64)"), ("broken", "cut short")]
 )
 def test_training_data_that_cannot_be_read_leave_nothing(run, stage, root, message):
     own_data_set(stage / "broken", np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8))

@@ -117,9 +117,9 @@ def test_models_lists_the_embedded_model_and_the_families(run):
     families = {row["family"]: row for row in json.loads(out)["families"]}
     assert families["sd3"]["transformer"] == "SD3Transformer2DModel"
     assert families["sd3"]["words"]
-    assert families["sd3"]["pictures"]
+    assert families["sd3"]["images"]
     assert [name for name, row in families.items() if not row["words"]] == ["glm-image"]
-    assert not families["unet"]["pictures"]
+    assert not families["unet"]["images"]
 
 
 def test_help_needs_no_torch():
@@ -153,7 +153,7 @@ def test_offload_needs_a_gpu_and_a_lora_must_be_there(run):
 
 @pytest.mark.parametrize("command", ["attention-budget", "value-norms"])
 def test_a_unet_has_text_keys_alone_and_says_so(run, tmp_path, command):
-    from models_rivals import stable_diffusion
+    from models_baselines import stable_diffusion
 
     stable_diffusion().save_pretrained(tmp_path / "unet")
     size = ["--height", "32", "--width", "32", "--steps", "2", "--timesteps", "1"]

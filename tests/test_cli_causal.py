@@ -9,7 +9,7 @@ from mmdit_probe.tiny.clip import make_clip, make_processor
 from mmdit_probe.tiny.recipe import Recipe
 from mmdit_probe.tiny.tokenizer import make_tokenizer
 
-PICTURES = ["--prompt", "a red circle", "--prompt", "sand", "--steps", "2", "--max-sequence-length", "0"]
+IMAGES = ["--prompt", "a red circle", "--prompt", "sand", "--steps", "2", "--max-sequence-length", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def clip(tmp_path_factory):
 
 
 def test_perturb_leaves_sheet_drops_and_scores(run, tmp_path, clip):
-    code, out, _ = run("perturb", *PICTURES, "--all-layers", "--seeds", "0,1", "--clip", clip)
+    code, out, _ = run("perturb", *IMAGES, "--all-layers", "--seeds", "0,1", "--clip", clip)
     assert code == 0
     assert "takes most" in out
     folder = tmp_path / "results" / "perturb"
@@ -40,7 +40,7 @@ def test_perturb_says_which_layer_it_took_and_why(run, clip, random_folder):
     file = random_folder / "probe_defaults.json"
     file.write_text(json.dumps({"expert_layer": 1, "why": "measured by hand"}))
     try:
-        code, _, err = run("perturb", *PICTURES, "--seeds", "0", "--clip", clip)
+        code, _, err = run("perturb", *IMAGES, "--seeds", "0", "--clip", clip)
     finally:
         file.unlink()
     assert code == 0
@@ -49,7 +49,7 @@ def test_perturb_says_which_layer_it_took_and_why(run, clip, random_folder):
 
 def test_perturb_edits_both_halves_of_guidance_on_request(run, tmp_path, clip):
     """Without --rows the negative prompt's half stays as it is, as the help says."""
-    command = ["perturb", *PICTURES, "--layer", "1", "--seeds", "0", "--guidance-scale", "7.5", "--clip", clip]
+    command = ["perturb", *IMAGES, "--layer", "1", "--seeds", "0", "--guidance-scale", "7.5", "--clip", clip]
     scores = {}
     for out, rows in (("default", []), ("half", ["--rows", "conditional"]), ("both", ["--rows", "all"])):
         assert run(*command, *rows, "--out", out)[0] == 0
@@ -58,13 +58,13 @@ def test_perturb_edits_both_halves_of_guidance_on_request(run, tmp_path, clip):
 
 
 def test_perturb_asks_for_a_layer_where_none_is_known(run, clip):
-    code, _, err = run("perturb", *PICTURES, "--clip", clip)
+    code, _, err = run("perturb", *IMAGES, "--clip", clip)
     assert code == 2
     assert "no expert layer is known for this model: give --layer N, --layer auto or --all-layers" in err
 
 
 def test_layer_auto_is_found(run, clip):
-    code, out, err = run("perturb", *PICTURES, "--layer", "auto", "--seeds", "0", "--clip", clip, "--json")
+    code, out, err = run("perturb", *IMAGES, "--layer", "auto", "--seeds", "0", "--clip", clip, "--json")
     assert code == 0
     assert "found by find-expert: mean rank" in err
     assert len(json.loads(out)["table"]) == 4
@@ -82,20 +82,20 @@ def test_layer_auto_is_found(run, clip):
     ],
 )
 def test_perturb_refuses_in_one_line(run, tmp_path, clip, arguments, message):
-    code, out, err = run("perturb", *PICTURES, "--clip", clip, *arguments)
+    code, out, err = run("perturb", *IMAGES, "--clip", clip, *arguments)
     assert (code, out) == (2, "")
     assert message in err.strip().splitlines()[-1]
     assert not list(tmp_path.rglob("*.nc"))
 
 
 def test_a_score_model_is_asked_for(run):
-    code, _, err = run("perturb", *PICTURES, "--layer", "1")
+    code, _, err = run("perturb", *IMAGES, "--layer", "1")
     assert code == 2
     assert "name a CLIP" in err
 
 
 def test_guide_compares_scales(run, tmp_path, clip):
-    code, out, _ = run("guide", *PICTURES, "--layer", "1", "--scale", "0,2.5", "--seeds", "0", "--clip", clip)
+    code, out, _ = run("guide", *IMAGES, "--layer", "1", "--scale", "0,2.5", "--seeds", "0", "--clip", clip)
     assert code == 0
     assert "clip_t, scale2.5:" in out
     gains = pd.read_csv(tmp_path / "results" / "guide" / "guide_gains.csv")
@@ -106,7 +106,7 @@ def test_guide_compares_scales(run, tmp_path, clip):
 
 @pytest.mark.parametrize("scale", ["x", "1e9"])
 def test_guide_refuses_in_one_line(run, clip, scale):
-    code, _, err = run("guide", *PICTURES, "--layer", "1", "--scale", scale, "--clip", clip)
+    code, _, err = run("guide", *IMAGES, "--layer", "1", "--scale", scale, "--clip", clip)
     assert code == 2
     assert err.strip().splitlines()[-1].startswith("error: ")
 
@@ -120,13 +120,13 @@ def test_help_says_that_turning_guidance_off_depends_on_the_pipeline(run):
 
 
 def test_find_expert_ranks_the_layers(run, tmp_path):
-    code, out, _ = run("find-expert", *PICTURES, "--timestep", "1")
+    code, out, _ = run("find-expert", *IMAGES, "--timestep", "1")
     assert code == 0
     assert "found by find-expert" in out
     assert len(pd.read_csv(tmp_path / "results" / "find-expert" / "expert.csv")) == 3
 
 
 def test_find_expert_refuses_a_timestep_out_of_range(run):
-    code, _, err = run("find-expert", *PICTURES, "--timestep", "3")
+    code, _, err = run("find-expert", *IMAGES, "--timestep", "3")
     assert code == 2
     assert "must be in 1 to 2" in err

@@ -79,13 +79,13 @@ def test_maps_leaves_a_page_a_word(run, tmp_path):
         for end in ("", "_heads_t1")
         for kind in ("pdf", "png")
     ]
-    assert names == {*pages, "maps.csv", "maps.nc", "picture.png"}
+    assert names == {*pages, "maps.csv", "maps.nc", "image.png"}
     assert all(name in out for name in names)
     assert len(pd.read_csv(tmp_path / "m" / "maps.csv")) == 2 * 2
     assert load_record(tmp_path / "m" / "maps.nc").sizes["word"] == 2
 
 
-def test_maps_reads_a_given_picture(run, tmp_path):
+def test_maps_reads_a_given_image(run, tmp_path):
     from PIL import Image
 
     Image.new("L", (300, 140), 200).save(tmp_path / "grey.png")
@@ -95,8 +95,8 @@ def test_maps_reads_a_given_picture(run, tmp_path):
     record = load_record(tmp_path / "m" / "maps.nc")
     assert record["word_map"].shape[-2:] == (4, 8)
     assert record.attrs["source"] == "image"
-    with Image.open(tmp_path / "m" / "picture.png") as picture:
-        assert picture.size == (64, 32)
+    with Image.open(tmp_path / "m" / "image.png") as image:
+        assert image.size == (64, 32)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ PCA = ["pca", "--steps", "2", "--timesteps", "1", "--out", "p"]
     ("source", "classes"),
     [(["--scene", "0,3"], True), (["--prompt", "sand"], False), (["--prompt", "", "--image", "a.png"], False)],
 )
-def test_pca_reads_scenes_and_pictures(run, tmp_path, source, classes):
+def test_pca_reads_scenes_and_images(run, tmp_path, source, classes):
     from PIL import Image
 
     Image.new("RGBA", (80, 80), (200, 10, 10, 90)).save(tmp_path / "a.png")
@@ -134,7 +134,7 @@ def test_pca_reads_scenes_and_pictures(run, tmp_path, source, classes):
     assert ("The class explains most" in out) == classes
     names = {file.name for file in (tmp_path / "p").iterdir()}
     pages = {f"{name}.{kind}" for name in ("pca_t1", "pca_r2") for kind in ("pdf", "png")}
-    assert names == {*pages, "pca.csv", "pca.nc", "picture.png"}
+    assert names == {*pages, "pca.csv", "pca.nc", "image.png"}
     table = pd.read_csv(tmp_path / "p" / "pca.csv")
     assert len(table) == 3 * 3
     assert table["class_r2"].notna().all() == classes
@@ -164,7 +164,7 @@ def test_analyze_and_diff(run, tmp_path):
     figures = ("attention_budget", "value_norms", "heads", "pca_t1", "pca_r2", "map_red")
     tables = ("attention_budget", "value_norms", "value_norms_heads", "heads", "pca", "maps")
     expected = {f"{name}.{kind}" for name in figures for kind in ("pdf", "png")}
-    expected |= {f"{name}.csv" for name in tables} | {"analyze.nc", "picture.png"}
+    expected |= {f"{name}.csv" for name in tables} | {"analyze.nc", "image.png"}
     assert {file.name for file in (tmp_path / "a").iterdir()} == expected
     code, out, _ = run("diff", "a/analyze.nc", "b/analyze.nc", "--out", "d", model=False)
     assert code == 0
@@ -176,7 +176,7 @@ def test_analyze_and_diff(run, tmp_path):
     assert {row["difference"] for row in json.loads(out)["table"]} == {0}
 
 
-def test_analyze_as_json_takes_a_picture(run, tmp_path):
+def test_analyze_as_json_takes_a_image(run, tmp_path):
     from PIL import Image
 
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")

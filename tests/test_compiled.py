@@ -1,6 +1,6 @@
 """Pipelines whose transformer or U-Net `torch.compile` has wrapped are read as they are without it."""
 
-import models_rivals
+import models_baselines
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +16,7 @@ from mmdit_probe.pipelines.loading import pipeline_of
 from mmdit_probe.probe.guidance import PerturbedGuidance
 from mmdit_probe.studies.expert_layer import find_expert
 
-PICTURE, CLASSES = scene("val", 0).image, ["grass", "circle"]
+IMAGE, CLASSES = scene("val", 0).image, ["grass", "circle"]
 
 
 @pytest.fixture
@@ -37,14 +37,14 @@ def test_what_is_known_of_a_model_is_known_of_it_compiled(compiled):
 
 
 def test_masks_and_regions_of_a_compiled_model(compiled):
-    found = OpenVocabularySegmenter(compiled, 1)(PICTURE, CLASSES), UnsupervisedSegmenter(compiled, 1)(PICTURE)
+    found = OpenVocabularySegmenter(compiled, 1)(IMAGE, CLASSES), UnsupervisedSegmenter(compiled, 1)(IMAGE)
     compiled.transformer = inner(compiled)
-    plain = OpenVocabularySegmenter(compiled, 1)(PICTURE, CLASSES), UnsupervisedSegmenter(compiled, 1)(PICTURE)
+    plain = OpenVocabularySegmenter(compiled, 1)(IMAGE, CLASSES), UnsupervisedSegmenter(compiled, 1)(IMAGE)
     for one, other in zip(found, plain, strict=True):
         np.testing.assert_array_equal(one.logits, other.logits)
 
 
-def test_pictures_of_a_compiled_model_are_guided(compiled):
+def test_images_of_a_compiled_model_are_guided(compiled):
     def guided():
         with PerturbedGuidance(compiled, [BlurText(1)], 2.0):
             generator = torch.Generator().manual_seed(0)
@@ -65,9 +65,9 @@ def test_the_expert_of_a_compiled_model(compiled):
 def test_a_compiled_u_net():
     def read():
         reader = UNetReader(pipe, 64, 50)
-        return reader.kept(reader.latents(PICTURE), reader.encode("grass"), None).found
+        return reader.kept(reader.latents(IMAGE), reader.encode("grass"), None).found
 
-    pipe = models_rivals.stable_diffusion()
+    pipe = models_baselines.stable_diffusion()
     plain, places = read(), unet_places(pipe.unet)
     pipe.unet = torch.compile(pipe.unet, backend="eager")
     found = read()

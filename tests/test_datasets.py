@@ -1,4 +1,4 @@
-"""Readers of labelled data sets on miniature folders in the released formats."""
+"""Readers of labeled data sets on miniature folders in the released formats."""
 
 import json
 
@@ -8,11 +8,11 @@ from PIL import Image
 
 from mmdit_probe.datasets import registry
 from mmdit_probe.datasets.coco_rle import decode_mask, encode_mask
-from mmdit_probe.datasets.labelled import LabelledPictures, labelling, read_values
+from mmdit_probe.datasets.labeled import LabeledImages, labeling, read_values
 from mmdit_probe.datasets.registry import DATASETS, dataset_name, held_out_scenes, open_dataset
 
 
-def picture(path):
+def image(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 3), "grey").save(path)
 
@@ -30,9 +30,9 @@ VOC = [[0, 1, 20, 255], [15, 15, 0, 0], [5, 5, 5, 5]]
 
 def make_voc(root):
     for stem in ("2007_000033", "2007_000042"):
-        picture(root / "JPEGImages" / f"{stem}.jpg")
+        image(root / "JPEGImages" / f"{stem}.jpg")
         values(root / "SegmentationClass" / f"{stem}.png", VOC, palette=True)
-    picture(root / "JPEGImages" / "2007_000001.jpg")  # of no list
+    image(root / "JPEGImages" / "2007_000001.jpg")  # of no list
     lists = root / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     (lists / "val.txt").write_text("2007_000042\n2007_000033\n")
@@ -48,7 +48,7 @@ def test_voc(tmp_path, place, name, background, count):
     assert found.classes[:2] == ("aeroplane", "bicycle")
     b = background
     np.testing.assert_array_equal(found.samples[0].read(), [[b, 0, 19, 255], [14, 14, b, b], [4, 4, 4, 4]])
-    assert found.samples[0].picture.is_file()
+    assert found.samples[0].image.is_file()
 
 
 def compressed(mask):
@@ -80,7 +80,7 @@ def test_a_known_text_of_run_lengths():
 
 
 def make_context(root, phase="val"):
-    picture(root / "JPEGImages" / "2008_000002.jpg")
+    image(root / "JPEGImages" / "2008_000002.jpg")
     grass, other = np.zeros((3, 4), bool), np.zeros((3, 4), bool)
     grass[:2], other[1, 2:] = True, True
     annotations = [
@@ -103,7 +103,7 @@ def test_context_from_the_merged_annotations(tmp_path):
 
 
 def test_context_from_label_maps(tmp_path):
-    picture(tmp_path / "JPEGImages" / "a.jpg")
+    image(tmp_path / "JPEGImages" / "a.jpg")
     values(tmp_path / "SegmentationClassContext" / "a.png", [[0, 1, 59, 29]])
     with pytest.raises(ValueError, match=r"neither trainval_merged\.json nor ImageSets"):
         open_dataset("context", tmp_path)
@@ -122,7 +122,7 @@ def test_context_from_label_maps(tmp_path):
 )
 @pytest.mark.parametrize("place", ["stuffthingmaps", "annotations"])
 def test_coco(tmp_path, name, expected, place):
-    picture(tmp_path / "images" / "val2017" / "000000000139.jpg")
+    image(tmp_path / "images" / "val2017" / "000000000139.jpg")
     values(tmp_path / place / "val2017" / "000000000139.png", [[0, 89, 181, 255]])
     (sample,) = open_dataset(name, tmp_path).samples
     np.testing.assert_array_equal(sample.read(), expected)
@@ -131,7 +131,7 @@ def test_coco(tmp_path, name, expected, place):
 @pytest.mark.parametrize(("kind", "none"), [(np.uint8, 0), (np.uint16, 65535)])
 def test_ade20k_of_8_and_16_bits(tmp_path, kind, none):
     root = tmp_path / "ADEChallengeData2016"
-    picture(root / "images" / "validation" / "ADE_val_00000001.jpg")
+    image(root / "images" / "validation" / "ADE_val_00000001.jpg")
     values(root / "annotations" / "validation" / "ADE_val_00000001.png", [[0, 1, 150, none]], kind)
     (sample,) = open_dataset("ade20k", tmp_path).samples
     np.testing.assert_array_equal(sample.read(), [[255, 0, 149, 255]])
@@ -143,10 +143,10 @@ def test_ade20k_of_8_and_16_bits(tmp_path, kind, none):
 def test_cityscapes(tmp_path):
     for city in ("munster", "lindau"):
         stem = f"{city}_000000_000019"
-        picture(tmp_path / "leftImg8bit" / "val" / city / f"{stem}_leftImg8bit.png")
+        image(tmp_path / "leftImg8bit" / "val" / city / f"{stem}_leftImg8bit.png")
         labels = tmp_path / "gtFine" / "val" / city
         values(labels / f"{stem}_gtFine_labelIds.png", [[7, 33, 0, 1], [26, 29, 30, 34]])
-        picture(labels / f"{stem}_gtFine_color.png")
+        image(labels / f"{stem}_gtFine_color.png")
     first, second = open_dataset("cityscapes", tmp_path).samples
     assert (first.name, second.name) == ("lindau_000000_000019", "munster_000000_000019")
     np.testing.assert_array_equal(first.read(), [[0, 18, 255, 255], [13, 255, 255, 255]])
@@ -157,8 +157,8 @@ def test_cityscapes(tmp_path):
 
 @pytest.mark.parametrize("classes", [["sky", "sea"], {"0": "sky", "1": "sea"}])
 def test_a_folder_of_ones_own(tmp_path, classes):
-    picture(tmp_path / "images" / "b.jpg")
-    picture(tmp_path / "images" / "a.png")
+    image(tmp_path / "images" / "b.jpg")
+    image(tmp_path / "images" / "a.png")
     for stem in "ab":
         values(tmp_path / "labels" / f"{stem}.png", [[0, 1, 255]])
     (tmp_path / "classes.json").write_text(json.dumps(classes))
@@ -171,7 +171,7 @@ def test_a_folder_of_ones_own(tmp_path, classes):
 
 @pytest.mark.parametrize("content", ["[]", '["a", ""]', "{", '{"x": "sky"}', "3", json.dumps(["a"] * 256)])
 def test_bad_class_files_are_explained(tmp_path, content):
-    picture(tmp_path / "images" / "a.png")
+    image(tmp_path / "images" / "a.png")
     values(tmp_path / "labels" / "a.png", [[0]])
     (tmp_path / "classes.json").write_text(content)
     with pytest.raises(ValueError, match="must be a list of class names"):
@@ -181,10 +181,10 @@ def test_bad_class_files_are_explained(tmp_path, content):
 def test_missing_files_are_named(tmp_path):
     make_voc(tmp_path)
     (tmp_path / "SegmentationClass" / "2007_000033.png").unlink()
-    with pytest.raises(ValueError, match=r"2007_000033\.png is missing; every picture needs its label map"):
+    with pytest.raises(ValueError, match=r"2007_000033\.png is missing; every image needs its label map"):
         open_dataset("voc20", tmp_path)
     (tmp_path / "ImageSets" / "Segmentation" / "val.txt").unlink()
-    with pytest.raises(ValueError, match=r"val\.txt is missing; it lists the pictures"):
+    with pytest.raises(ValueError, match=r"val\.txt is missing; it lists the images"):
         open_dataset("voc20", tmp_path)
     make_context(tmp_path / "c")
     (tmp_path / "c" / "JPEGImages" / "2008_000002.jpg").unlink()
@@ -208,9 +208,9 @@ def test_scenes_are_the_held_out_ones():
 
     found = open_dataset("scenes", limit=3)
     assert found.classes == CLASSES
-    np.testing.assert_array_equal(found.samples[2].picture, scene("test", 2).image)
+    np.testing.assert_array_equal(found.samples[2].image, scene("test", 2).image)
     np.testing.assert_array_equal(found.samples[2].read(), scene("test", 2).labels)
-    with pytest.raises(ValueError, match="no picture to evaluate"):
+    with pytest.raises(ValueError, match="no image to evaluate"):
         open_dataset("scenes", limit=0)
     assert dataset_name("PC59") == "context"
     assert dataset_name("COCO-Object") == "coco-object"
@@ -220,12 +220,12 @@ def test_scenes_are_the_held_out_ones():
 
 def make_folder(root):
     for stem in "ab":
-        picture(root / "images" / f"{stem}.png")
+        image(root / "images" / f"{stem}.png")
         values(root / "labels" / f"{stem}.png", [[0, 1, 255]])
     (root / "classes.json").write_text('["sky", "sea"]')
 
 
-def change_picture(root):
+def change_image(root):
     Image.new("RGB", (4, 3), "red").save(root / "images" / "b.png")
 
 
@@ -246,7 +246,7 @@ def change_names(root):
         (root / kind / "b.png").rename(root / kind / "c.png")
 
 
-CHANGES = [change_picture, change_labels, change_classes, change_values, change_names]
+CHANGES = [change_image, change_labels, change_classes, change_values, change_names]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -259,7 +259,7 @@ def test_a_digest_tells_data_apart_wherever_they_lie(tmp_path, change):
     assert open_dataset("folder", tmp_path / "a").digest != plain
     first = open_dataset("folder", tmp_path / "moved" / "b", 1).digest
     assert first != plain
-    if change in (change_picture, change_labels, change_names):
+    if change in (change_image, change_labels, change_names):
         assert open_dataset("folder", tmp_path / "a", 1).digest == first
 
 
@@ -271,16 +271,16 @@ def test_masks_in_annotations_are_digested_too(tmp_path):
     assert open_dataset("context", tmp_path).digest != plain
 
 
-def test_pictures_in_memory_are_digested_and_scenes_are_not_drawn(monkeypatch):
+def test_images_in_memory_are_digested_and_scenes_are_not_drawn(monkeypatch):
     few, more = (open_dataset("scenes", limit=limit) for limit in (2, 3))
-    own = LabelledPictures("scenes", few.classes, list(few.samples))
-    other = LabelledPictures("scenes", few.classes, [few.samples[0], few.samples[0]])
+    own = LabeledImages("scenes", few.classes, list(few.samples))
+    other = LabeledImages("scenes", few.classes, [few.samples[0], few.samples[0]])
     monkeypatch.setattr(registry, "scene", None)
     assert len({few.digest, more.digest, own.digest, other.digest, held_out_scenes(2, "val").digest}) == 5
 
 
 def test_label_files_must_hold_numbers(tmp_path):
-    picture(tmp_path / "rgb.png")
+    image(tmp_path / "rgb.png")
     with pytest.raises(ValueError, match="must have one channel of whole numbers"):
         read_values(tmp_path / "rgb.png")
     (tmp_path / "empty.png").write_bytes(b"")
@@ -300,6 +300,6 @@ def test_label_files_must_hold_numbers(tmp_path):
     ],
 )
 def test_every_class_has_a_value(name, count):
-    known = labelling(name)
+    known = labeling(name)
     assert len(set(known.classes)) == count
     assert {number for _, number in known.values} == set(range(count))

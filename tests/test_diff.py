@@ -7,7 +7,7 @@ from mmdit_probe import I2TMaps, Probe, RegionMass, load_record, save_record
 from mmdit_probe.configs import AnalyzeConfig, BudgetConfig, GenerationConfig
 from mmdit_probe.figures.differences import difference_figure
 from mmdit_probe.studies.attention_budget import measure_budget
-from mmdit_probe.studies.diff import MEASURES, compare, read_aloud, what_differs
+from mmdit_probe.studies.diff import MEASURES, compare, summary, what_differs
 from mmdit_probe.studies.overview import measure_everything
 
 GENERATION = GenerationConfig(steps=3, guidance_scale=3.0, max_sequence_length=3)
@@ -51,7 +51,7 @@ def test_a_record_does_not_differ_from_itself(records):
     table = compare(records[0], records[0])
     assert (table["difference"] == 0).all()
     assert what_differs(records[0], records[0]) == []
-    assert read_aloud(table)[0] == "region_mass: no difference anywhere."
+    assert summary(table)[0] == "region_mass: no difference anywhere."
 
 
 def test_exchanging_the_records_turns_the_sign(records):
@@ -70,7 +70,7 @@ def test_what_the_records_say_is_compared(records, tmp_path):
 
 
 def test_layers_in_another_order_are_the_same_layers(records):
-    turned = records[1].isel(layer=[2, 0, 1], sampling_timestep=[1, 0])
+    turned = records[1].isel(layer=[2, 0, 1], timestep=[1, 0])
     plain, again = compare(*records), compare(records[0], turned)
     keys = ["measure", "timestep", "layer", "part"]
     np.testing.assert_array_equal(plain.sort_values(keys)["b"], again.sort_values(keys)["b"])
@@ -98,7 +98,7 @@ def test_what_does_not_match_is_explained(records, random_pipe):
     with pytest.raises(ValueError, match="A has layers 0, 1, 2; B has 0, 2; measure both at the same layers"):
         compare(a, b.isel(layer=[0, 2]))
     with pytest.raises(ValueError, match="A has timesteps 1, 3; B has 3; measure both at the same timesteps"):
-        compare(a, b.isel(sampling_timestep=[1]))
+        compare(a, b.isel(timestep=[1]))
     with pytest.raises(ValueError, match=r"no measure in common: A holds .*region_mass.*, B holds pca"):
         compare(a, b[["pca"]])
     with Probe(random_pipe, [RegionMass(), I2TMaps()]) as probe:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmdit_probe.storage import digests
-from mmdit_probe.storage.digests import digest, model_label, named
+from mmdit_probe.storage.digests import digest, model_fingerprint, model_label
 
 
 def test_a_file_is_known_by_its_content(tmp_path):
@@ -48,22 +48,22 @@ def test_a_model_trained_anew_has_another_name(random_folder, tmp_path):
     model, copy = tmp_path / "model", tmp_path / "copies" / "model"
     for folder in (model, copy):
         shutil.copytree(random_folder, folder)
-    of = named(str(model))
-    assert of.removeprefix(str(model)) == named(str(copy)).removeprefix(str(copy))
+    of = model_fingerprint(str(model))
+    assert of.removeprefix(str(model)) == model_fingerprint(str(copy)).removeprefix(str(copy))
     assert of.startswith(f"{model} (")
     (model / "README.md").write_text("words change nothing")
-    assert named(str(model)) == of
+    assert model_fingerprint(str(model)) == of
     weights = model / "transformer" / "diffusion_pytorch_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert named(str(model)) != of
+    assert model_fingerprint(str(model)) != of
 
 
 def test_what_is_not_here_keeps_its_name(tmp_path):
-    assert named("stabilityai/stable-diffusion-3-medium-diffusers").endswith("-diffusers")
+    assert model_fingerprint("stabilityai/stable-diffusion-3-medium-diffusers").endswith("-diffusers")
     assert model_label("a/b", "fp16") == "a/b, fp16"
     (tmp_path / "lora.safetensors").write_bytes(b"1")
     label = model_label("a/b", "fp16", "v1", str(tmp_path / "lora.safetensors"))
-    assert label == f"a/b, fp16, revision v1, LoRA {named(str(tmp_path / 'lora.safetensors'))}"
+    assert label == f"a/b, fp16, revision v1, LoRA {model_fingerprint(str(tmp_path / 'lora.safetensors'))}"
     assert label.endswith(")")

@@ -58,8 +58,8 @@ def test_blurring_the_words_does_harm_somewhere_and_little_elsewhere(tiny, few, 
     assert harm.drop(harm.idxmax()).max() < 0.6 * harm.max()  # 50 scenes tell the layers apart, not the second digit
 
 
-def test_its_pictures_are_of_their_prompts(tiny):
-    """The tiny CLIP finds most pictures' own prompt among twelve."""
+def test_its_images_are_of_their_prompts(tiny):
+    """The tiny CLIP finds most images' own prompt among twelve."""
     from transformers import CLIPModel, CLIPProcessor
 
     folder = embedded_folder().parent / "tiny-clip"
@@ -81,7 +81,7 @@ def test_its_pictures_are_of_their_prompts(tiny):
     assert (found == torch.arange(12)).float().mean() >= 0.75
 
 
-def test_zero_positions_hardly_change_its_pictures(tiny):
+def test_zero_positions_hardly_change_its_images(tiny):
     """diffusers appends 256 all-zero text positions by default; the model was trained to live with them."""
     latents = [
         tiny(

@@ -17,28 +17,28 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import jaccard_score
 
 from mmdit_probe.configs import EvaluateConfig, SegmentConfig
-from mmdit_probe.datasets.labelled import LabelledPictures, Sample
+from mmdit_probe.datasets.labeled import LabeledImages, Sample
 from mmdit_probe.datasets.registry import held_out_scenes
 from mmdit_probe.evaluation import run as evaluation
-from mmdit_probe.evaluation.counts import count_baselines, count_classes, offered
+from mmdit_probe.evaluation.counts import count_classes, count_trivial, offered
 from mmdit_probe.evaluation.run import run_evaluation
-from mmdit_probe.evaluation.tables import read_aloud, tabulate
-from mmdit_probe.evaluation.trivial import BASELINES, baseline_regions
+from mmdit_probe.evaluation.tables import summary, tabulate
+from mmdit_probe.evaluation.trivial import TRIVIAL, trivial_regions
 from mmdit_probe.figures.evaluation import evaluation_figure, heads_figure
-from mmdit_probe.metrics.matching import matched_scores
+from mmdit_probe.metrics.matching import matched_metrics
 from mmdit_probe.segmentation import OpenVocabularySegmenter, UnsupervisedSegmenter
-from mmdit_probe.utils.distributed import Share
+from mmdit_probe.utils.distributed import WorkerShare
 
 CONFIG = EvaluateConfig(batch=2, timesteps=(4, 8))
 SCENES = held_out_scenes(5)
 
 
-def evaluate(pipe, out, config=CONFIG, pictures=SCENES):
-    return tabulate(run_evaluation(pipe, pictures, config, out, "random"))
+def evaluate(pipe, out, config=CONFIG, images=SCENES):
+    return tabulate(run_evaluation(pipe, images, config, out, "random"))
 
 
-def test_scores_agree_with_segmenting_each_picture(random_pipe, tmp_path):
-    """The slow twin: one picture, one layer, one timestep at a time, scored by scikit-learn."""
+def test_scores_agree_with_segmenting_each_image(random_pipe, tmp_path):
+    """The slow twin: one image, one layer, one timestep at a time, scored by scikit-learn."""
     result = evaluate(random_pipe, tmp_path)
     assert len(result.views) == 2 * 3
     truth, guesses = [], []
@@ -46,7 +46,7 @@ def test_scores_agree_with_segmenting_each_picture(random_pipe, tmp_path):
     for sample in SCENES.samples:
         labels = sample.read()
         present = np.unique(labels)
-        made = segmenter(sample.picture, [SCENES.classes[number] for number in present])
+        made = segmenter(sample.image, [SCENES.classes[number] for number in present])
         truth.append(labels.ravel())
         guesses.append(present[made.labels].ravel())
     row = result.views.set_index(["timestep", "layer"]).loc[(4, 2)]
@@ -59,23 +59,23 @@ def test_scores_agree_with_segmenting_each_picture(random_pipe, tmp_path):
     own = result.classes[(result.classes["timestep"] == 4) & (result.classes["layer"] == 2)]
     np.testing.assert_allclose(own["iou"], iou)
     assert list(own["class"]) == [SCENES.classes[number] for number in occurring]
-    one = result.pictures.set_index(["picture", "timestep", "layer"]).loc[("scene00003", 4, 2)]
+    one = result.images.set_index(["image", "timestep", "layer"]).loc[("scene00003", 4, 2)]
     assert one["pacc"] == pytest.approx((truth == guesses).reshape(5, -1)[3].mean())
 
 
-def test_unsupervised_scores_agree_with_segmenting_each_picture(random_pipe, tmp_path):
+def test_unsupervised_scores_agree_with_segmenting_each_image(random_pipe, tmp_path):
     config = EvaluateConfig(task="unsupervised", batch=2, threshold=0.05, baselines=True)
     result = evaluate(random_pipe, tmp_path, config)
     segmenter = UnsupervisedSegmenter(random_pipe, 1, config_of(config))
     labels = np.stack([sample.read() for sample in SCENES.samples])
-    regions = np.stack([segmenter(sample.picture).labels for sample in SCENES.samples])
-    expected = matched_scores(labels, regions, len(SCENES.classes))
+    regions = np.stack([segmenter(sample.image).labels for sample in SCENES.samples])
+    expected = matched_metrics(labels, regions, len(SCENES.classes))
     views = result.views.set_index(["matching", "layer"])
     assert views.loc[("paper", 1), "miou"] == pytest.approx(expected.miou)
     assert views.loc[("paper", 1), "pacc"] == pytest.approx(expected.accuracy)
     assert views.loc[("order-independent", 1), "pacc"] == pytest.approx(expected.accuracy)
-    assert list(result.baselines["baseline"].unique()) == list(BASELINES)
-    assert len(result.baselines) == 2 * 3
+    assert list(result.trivial["baseline"].unique()) == list(TRIVIAL)
+    assert len(result.trivial) == 2 * 3
 
 
 def config_of(config):
@@ -88,11 +88,11 @@ def test_heads_are_read_in_the_same_pass_and_their_mean_is_the_mean_map(random_p
     from mmdit_probe.segmentation.map_reader import MapReader
     from mmdit_probe.segmentation.maps import make_readout
 
-    pictures = held_out_scenes(2)
-    result = evaluate(random_pipe, tmp_path, EvaluateConfig(heads="each", layers=(1,), batch=2), pictures)
+    images = held_out_scenes(2)
+    result = evaluate(random_pipe, tmp_path, EvaluateConfig(heads="each", layers=(1,), batch=2), images)
     each = MapReader(random_pipe, make_readout("probs", "all", "none"), [1], [8])
     mean = MapReader(random_pipe, make_readout("probs", "mean", "none"), [1], [8])
-    latents = each.latents([sample.picture for sample in pictures.samples])
+    latents = each.latents([sample.image for sample in images.samples])
     maps = each.read(latents, ["grass", "sand"])
     torch.testing.assert_close(maps.mean(3), mean.read(latents, ["grass", "sand"]))
     assert list(result.views["head"]) == [str(head) for head in range(maps.shape[3])]
@@ -114,12 +114,12 @@ def test_a_killed_run_continues_and_its_numbers_are_the_same(random_pipe, tmp_pa
         evaluate(random_pipe, tmp_path / "parts")
     again = evaluate(random_pipe, tmp_path / "parts")
     assert len(done) == 1 + 3
-    for name in ("views", "classes", "pictures"):
+    for name in ("views", "classes", "images"):
         pd.testing.assert_frame_equal(getattr(whole, name), getattr(again, name), check_exact=True)
 
 
 def test_a_run_that_is_killed_by_force_continues(run, random_folder, tmp_path):
-    """SIGKILL in the third picture of five, then the same command again: the numbers of an undisturbed run."""
+    """SIGKILL in the third image of five, then the same command again: the numbers of an undisturbed run."""
     script = """
 import os
 from mmdit_probe.segmentation import evaluation
@@ -141,7 +141,7 @@ main()
     assert len(list((tmp_path / "killed" / "items").glob("*.nc"))) == 2
     for out in ("killed", "whole"):
         assert run(*command, "--out", out)[0] == 0
-    for name in ("evaluate.csv", "evaluate_classes.csv", "evaluate_pictures.csv"):
+    for name in ("evaluate.csv", "evaluate_classes.csv", "evaluate_images.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
@@ -161,38 +161,38 @@ def test_perfect_maps_score_one(normalize):
     np.testing.assert_array_equal(counts[0, 0, 0, 0], [[1024, 0, 1024, 1024, 0], [0] * 5, [0] * 5])
 
 
-def test_pictures_without_any_label_change_nothing(random_pipe, tmp_path):
-    blank = Sample("blank", SCENES.samples[0].picture, lambda: np.full((64, 64), 255, np.uint8))
-    more = LabelledPictures("scenes", SCENES.classes, [*SCENES.samples, blank])
+def test_images_without_any_label_change_nothing(random_pipe, tmp_path):
+    blank = Sample("blank", SCENES.samples[0].image, lambda: np.full((64, 64), 255, np.uint8))
+    more = LabeledImages("scenes", SCENES.classes, [*SCENES.samples, blank])
     plain = evaluate(random_pipe, tmp_path / "a").views
     pd.testing.assert_frame_equal(plain, evaluate(random_pipe, tmp_path / "b", CONFIG, more).views)
     assert offered(blank.read(), SCENES.classes, "present") == [0]
 
 
-def test_a_centre_crop_scores_the_crop_alone(random_pipe, tmp_path):
+def test_a_center_crop_scores_the_crop_alone(random_pipe, tmp_path):
     def wide(sample):
-        picture = np.pad(sample.picture, ((0, 0), (20, 20), (0, 0)))
-        return Sample(sample.name, picture, lambda: np.pad(sample.read(), ((0, 0), (20, 20)), constant_values=7))
+        image = np.pad(sample.image, ((0, 0), (20, 20), (0, 0)))
+        return Sample(sample.name, image, lambda: np.pad(sample.read(), ((0, 0), (20, 20)), constant_values=7))
 
-    pictures = LabelledPictures("scenes", SCENES.classes, [wide(sample) for sample in SCENES.samples])
-    cropped = evaluate(random_pipe, tmp_path / "a", EvaluateConfig(batch=2, crop="center"), pictures)
+    images = LabeledImages("scenes", SCENES.classes, [wide(sample) for sample in SCENES.samples])
+    cropped = evaluate(random_pipe, tmp_path / "a", EvaluateConfig(batch=2, crop="center"), images)
     plain = evaluate(random_pipe, tmp_path / "b", EvaluateConfig(batch=2))
     pd.testing.assert_frame_equal(cropped.views, plain.views)
 
 
-def test_baselines_on_a_picture_made_for_them():
-    picture = np.zeros((20, 30, 3), np.uint8)
-    picture[:, 10:] = 255
-    labels = (picture[..., 0] > 0).astype(np.uint8)
-    counts = count_baselines(picture, labels, 2, seed=0)
+def test_baselines_on_a_image_made_for_them():
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[:, 10:] = 255
+    labels = (image[..., 0] > 0).astype(np.uint8)
+    counts = count_trivial(image, labels, 2, seed=0)
     accuracy = counts[:, :, 0].sum(-1) / labels.size
     np.testing.assert_allclose(accuracy[:, 0], 2 / 3, atol=1e-6)
     np.testing.assert_array_equal(accuracy[:, 1], 1)
     assert (accuracy[:, 2] < 1).all()
-    again = baseline_regions("k-means on positions", picture, 4, seed=1)
-    np.testing.assert_array_equal(again, baseline_regions("k-means on positions", picture, 4, seed=1))
+    again = trivial_regions("k-means on positions", image, 4, seed=1)
+    np.testing.assert_array_equal(again, trivial_regions("k-means on positions", image, 4, seed=1))
     with pytest.raises(ValueError, match="baseline must be one of one region"):
-        baseline_regions("magic", picture, 2)
+        trivial_regions("magic", image, 2)
 
 
 @pytest.mark.parametrize(
@@ -217,18 +217,18 @@ def test_bad_settings_are_refused_before_any_work(random_pipe, tmp_path, config,
     assert not (tmp_path / "out").exists()
 
 
-def test_label_maps_must_fit_their_pictures(random_pipe, tmp_path):
-    wrong = Sample("wrong", SCENES.samples[0].picture, lambda: np.zeros((3, 3), np.uint8))
+def test_label_maps_must_fit_their_images(random_pipe, tmp_path):
+    wrong = Sample("wrong", SCENES.samples[0].image, lambda: np.zeros((3, 3), np.uint8))
     with pytest.raises(ValueError, match="wrong: the label map is"):
-        evaluate(random_pipe, tmp_path, CONFIG, LabelledPictures("x", SCENES.classes, [wrong]))
+        evaluate(random_pipe, tmp_path, CONFIG, LabeledImages("x", SCENES.classes, [wrong]))
 
 
 def made_up(layers=4, heads=("mean",), timesteps=(4, 8), matchings=("names",)):
     shape = (2, len(matchings), len(timesteps), layers, len(heads), 3, 2)
     counts = np.random.default_rng(0).integers(1, 99, shape)
     counts[:, :, :, 1, :, 1:] //= 20
-    dims = ("picture", "matching", "timestep", "layer", "head", "count", "class")
-    coordinates = {"picture": ["a", "b"], "matching": list(matchings), "timestep": list(timesteps),
+    dims = ("image", "matching", "timestep", "layer", "head", "count", "class")
+    coordinates = {"image": ["a", "b"], "matching": list(matchings), "timestep": list(timesteps),
                    "sigma": ("timestep", [0.1 * t for t in timesteps]), "layer": range(layers), "head": list(heads),
                    "count": ["tp", "fp", "fn"], "class": ["x", "y"]}  # fmt: skip
     return xr.Dataset({"counts": (dims, counts)}, coordinates)
@@ -236,16 +236,16 @@ def made_up(layers=4, heads=("mean",), timesteps=(4, 8), matchings=("names",)):
 
 def test_what_is_read_aloud():
     result = tabulate([made_up()])
-    lines = read_aloud(result, "scenes", 2)
-    assert lines[0] == "scenes, 2 pictures, mIoU in percent:"
+    lines = summary(result, "scenes", 2)
+    assert lines[0] == "scenes, 2 images, mIoU in percent:"
     for line, (_, views) in zip(lines[1:], result.views.groupby("timestep"), strict=True):
         ranked = views.sort_values("miou", ascending=False)
         lead = 100 * (ranked["miou"].iloc[0] - ranked["miou"].iloc[1])
         assert line.startswith(f"by names, timestep {ranked['timestep'].iloc[0]} (sigma 0.")
         assert "layer 1 is best" in line
         assert line.endswith(f", {lead:.1f} above layer {ranked['layer'].iloc[1]}.")
-    assert read_aloud(tabulate([made_up(layers=2).isel(layer=[1])]), "scenes", 2)[1].endswith(").")
-    with pytest.raises(ValueError, match="no picture"):
+    assert summary(tabulate([made_up(layers=2).isel(layer=[1])]), "scenes", 2)[1].endswith(").")
+    with pytest.raises(ValueError, match="no image"):
         tabulate([])
 
 
@@ -268,9 +268,9 @@ def test_figures_show_each_matching_timestep_and_head():
 
 
 def scenes_folder(root, samples):
-    """A data set folder of pictures with the names 0, 1, ..."""
+    """A data set folder of images with the names 0, 1, ..."""
     for number, sample in enumerate(samples):
-        for kind, values in (("images", sample.picture), ("labels", sample.read())):
+        for kind, values in (("images", sample.image), ("labels", sample.read())):
             (root / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(values).save(root / kind / f"{number}.png")
     (root / "classes.json").write_text(json.dumps(SCENES.classes))
@@ -281,7 +281,7 @@ def test_evaluate_on_the_command_line(run, tmp_path):
     code, out, err = run(*command)
     assert code == 0, err
     folder = tmp_path / "results" / "evaluate"
-    for name in ("evaluate.csv", "evaluate_classes.csv", "evaluate_pictures.csv", "evaluate.pdf", "evaluate_heads.png"):
+    for name in ("evaluate.csv", "evaluate_classes.csv", "evaluate_images.csv", "evaluate.pdf", "evaluate_heads.png"):
         assert name in out
         assert (folder / name).stat().st_size > 0
     table = pd.read_csv(folder / "evaluate.csv")
@@ -294,7 +294,7 @@ def test_evaluate_on_the_command_line(run, tmp_path):
 
 def test_evaluate_reads_a_folder_and_compares_with_baselines(run, tmp_path):
     scenes_folder(tmp_path / "own", SCENES.samples[:2])
-    arguments = ["--root", "own", "--task", "unsupervised", "--baselines", "--layers", "1", "--json"]
+    arguments = ["--root", "own", "--task", "unsupervised", "--trivial", "--layers", "1", "--json"]
     code, out, err = run("evaluate", "folder", *arguments)
     assert code == 0, err
     assert len(json.loads(out)["baselines"]) == 6
@@ -307,7 +307,7 @@ def test_evaluate_reads_a_folder_and_compares_with_baselines(run, tmp_path):
 
 
 def test_a_run_is_continued_with_the_same_data_alone(run, tmp_path, monkeypatch):
-    """Other pictures under the same names are another run; the same ones moved elsewhere are not."""
+    """Other images under the same names are another run; the same ones moved elsewhere are not."""
     for name, samples in (("a", SCENES.samples[:2]), ("b", SCENES.samples[2:4])):
         scenes_folder(tmp_path / name, samples)
     command = ["evaluate", "folder", "--layers", "1", "--out", "ev"]
@@ -339,24 +339,24 @@ def test_processes_that_share_a_run_give_the_numbers_of_one(random_pipe, tmp_pat
     waits = []
 
     def part(number):
-        share = Share(number, 2, lambda: waits.append(number))
+        share = WorkerShare(number, 2, lambda: waits.append(number))
         return run_evaluation(random_pipe, SCENES, CONFIG, tmp_path / "parts", "random", share=share)
 
     (tmp_path / "parts" / "items").mkdir(parents=True)  # in life the first process has made it by the first wait
     assert list(part(1)) == []
     shared = tabulate(part(0))
     assert waits == [1, 1, 0, 0]
-    for name in ("views", "classes", "pictures"):
+    for name in ("views", "classes", "images"):
         pd.testing.assert_frame_equal(getattr(whole, name), getattr(shared, name), check_exact=True)
 
 
 def test_a_batch_that_vanishes_is_named(random_pipe, tmp_path):
     def vanish():
-        for file in tmp_path.glob("items/pictures-000002.nc"):
+        for file in tmp_path.glob("items/images-000002.nc"):
             file.unlink()
 
-    batches = run_evaluation(random_pipe, SCENES, CONFIG, tmp_path, "random", share=Share(0, 1, vanish))
-    with pytest.raises(ValueError, match="pictures-000002 is gone; start the run again"):
+    batches = run_evaluation(random_pipe, SCENES, CONFIG, tmp_path, "random", share=WorkerShare(0, 1, vanish))
+    with pytest.raises(ValueError, match="images-000002 is gone; start the run again"):
         list(batches)
 
 
@@ -375,12 +375,12 @@ evaluation._count_batch = logged
 """
 
 
-def test_several_processes_share_the_pictures_and_change_no_number(run, tmp_path, random_folder):
+def test_several_processes_share_the_images_and_change_no_number(run, tmp_path, random_folder):
     """The whole command in two CPU processes, each of which computes half the batches."""
     command = ["evaluate", "scenes", "--limit", "4", "--layers", "1", "--batch", "1"]
     assert run(*command, "--out", "one")[0] == 0
     options = ["--out", "two", "--model", str(random_folder), "--json"]
     assert len(json.loads(in_two_processes([*command, *options], tmp_path, _LOGGED))["table"]) == 1
     assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["batch batch "] * 2
-    for name in ("evaluate.csv", "evaluate_classes.csv", "evaluate_pictures.csv"):
+    for name in ("evaluate.csv", "evaluate_classes.csv", "evaluate_images.csv"):
         pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "one" / name), pd.read_csv(tmp_path / "two" / name))

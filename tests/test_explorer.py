@@ -22,10 +22,10 @@ from mmdit_probe.configs import ExploreConfig, GenerationConfig
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.explorer import contents_of, make_page, measure_exploration
 from mmdit_probe.explorer.measure import chosen, spread
-from mmdit_probe.explorer.quantize import MAP_ERROR, SHARE_ERROR, quantised, quantised_shares, restored, restored_shares
+from mmdit_probe.explorer.quantize import MAP_ERROR, SHARE_ERROR, quantized, quantized_shares, restored, restored_shares
 from mmdit_probe.readouts.base import read
 from mmdit_probe.readouts.head_groups import HeadGroupMaps, group_labels, group_sizes
-from mmdit_probe.storage.images import save_picture
+from mmdit_probe.storage.images import save_image
 
 PROMPT = "a red circle on grass"
 GENERATION = GenerationConfig(steps=3, guidance_scale=3.0, max_sequence_length=3)
@@ -53,7 +53,7 @@ def test_a_groups_map_is_the_mean_over_its_heads_of_the_full_softmax(groups):
     assert found.dims == ("batch", "head_group", "row", "col", "token")
 
 
-def test_groups_are_runs_of_neighbours():
+def test_groups_are_runs_of_neighbors():
     assert group_sizes(10, 4) == [3, 3, 2, 2]
     assert group_labels([3, 1, 2]) == ["0-2", "3", "4-5"]
     assert group_labels(group_sizes(2, 8)) == ["0", "1"]
@@ -66,7 +66,7 @@ def test_groups_are_runs_of_neighbours():
 
 @given(arrays.arrays(np.float32, (3, 40), elements=st.floats(0, 1, width=32)))
 def test_maps_are_off_by_what_the_page_says(maps):
-    codes, largest = quantised(maps)
+    codes, largest = quantized(maps)
     assert codes.dtype == np.uint8
     error = np.abs(restored(codes, largest) - maps)
     root = np.sqrt(maps / np.maximum(largest, 1e-30)[:, None])
@@ -78,11 +78,11 @@ def test_maps_are_off_by_what_the_page_says(maps):
 
 @given(arrays.arrays(np.float32, 50, elements=st.floats(0, 1, width=32)))
 def test_shares_are_off_by_what_the_page_says(shares):
-    assert np.abs(restored_shares(quantised_shares(shares)) - shares).max() <= SHARE_ERROR + 1e-7
+    assert np.abs(restored_shares(quantized_shares(shares)) - shares).max() <= SHARE_ERROR + 1e-7
 
 
 def test_a_map_of_zeros_and_a_layer_that_did_not_run():
-    codes, largest = quantised(np.array([[0.0, 0.0], [np.nan, 0.5]]))
+    codes, largest = quantized(np.array([[0.0, 0.0], [np.nan, 0.5]]))
     assert largest.tolist() == [0, 0.5]
     assert restored(codes, largest).tolist() == [[0, 0], [0, 0.5]]
 
@@ -99,12 +99,10 @@ def test_the_record_holds_the_probes_own_maps_and_curves_of_every_layer(random_p
         random_pipe(PROMPT, num_inference_steps=3, guidance_scale=3.0, max_sequence_length=3, output_type="latent",
                     generator=torch.Generator().manual_seed(0))  # fmt: skip
     alone = probe.dataset("conditional")["i2t"].isel(call=0, batch=0).sel(layer=2)
-    np.testing.assert_allclose(
-        record["i2t_group"].isel(sampling_timestep=0, map_layer=0).values, alone.values, rtol=1e-5
-    )
+    np.testing.assert_allclose(record["i2t_group"].isel(timestep=0, map_layer=0).values, alone.values, rtol=1e-5)
     assert list(record["token_kind"].values[:3]) == ["start", "word", "word"]
-    i2t = record["i2t_group"].isel(sampling_timestep=0, map_layer=0).sum("token").mean(("row", "col"))
-    mass = record["region_mass"].isel(sampling_timestep=0).sel(layer=2, region="I2T")
+    i2t = record["i2t_group"].isel(timestep=0, map_layer=0).sum("token").mean(("row", "col"))
+    mass = record["region_mass"].isel(timestep=0).sel(layer=2, region="I2T")
     np.testing.assert_allclose(i2t.values, mass.values, rtol=1e-4)
 
 
@@ -128,12 +126,12 @@ def test_small_grids_keep_everything_large_ones_a_choice(random_pipe):
     assert spread(range(3), None) == (0, 1, 2)
 
 
-def test_a_given_picture_is_explored_too(random_pipe):
-    picture = scene("test", 0).image
-    recording = measure_exploration(random_pipe, config(timesteps=(2, 1)), picture)
-    assert recording.record["region_mass"].sizes["sampling_timestep"] == 2
-    page = make_page(contents_of(recording.record), recording.picture)
-    assert "a given picture, one forward pass a timestep" in page.text
+def test_a_given_image_is_explored_too(random_pipe):
+    image = scene("test", 0).image
+    recording = measure_exploration(random_pipe, config(timesteps=(2, 1)), image)
+    assert recording.record["region_mass"].sizes["timestep"] == 2
+    page = make_page(contents_of(recording.record), recording.image)
+    assert "a given image, one forward pass a timestep" in page.text
 
 
 # --- contents
@@ -246,7 +244,7 @@ def test_nothing_is_fetched_and_nothing_escapes(random_pipe):
 
 def test_tiny_sd3_with_all_layers_and_timesteps_fits(tiny):
     recording = measure_exploration(tiny, ExploreConfig("a red circle and a blue star on grass"))
-    page = make_page(contents_of(recording.record), recording.picture)
+    page = make_page(contents_of(recording.record), recording.image)
     assert recording.record["i2t_group"].shape[:3] == (28, 12, 4)
     assert page.groups == 4
     assert page.megabytes < 15
@@ -259,8 +257,8 @@ def test_an_sd3_size_record_with_6_layers_fits():
     maps = np.concatenate([np.roll(noise, shift, 2 + shift % 2) for shift in range(20)], -1)[None, ..., :154]
     kinds = ["start", *["word"] * 20, "end", *["padding"] * 55, *["absent"] * 77]
     record = random_record(kinds=kinds, maps=maps, layers=range(24), kept=range(0, 24, 4), heads=(12, 12))
-    picture = generator.integers(0, 255, (1024, 1024, 3)).astype(np.uint8)
-    page = make_page(contents_of(record), np.tile(picture[::8, ::8], (8, 8, 1)))
+    image = generator.integers(0, 255, (1024, 1024, 3)).astype(np.uint8)
+    page = make_page(contents_of(record), np.tile(image[::8, ::8], (8, 8, 1)))
     assert page.groups >= 1
     assert 5 < page.megabytes < 15
 
@@ -305,11 +303,11 @@ def test_explore_reads_what_maps_left(run, tmp_path):
     assert "3 text tokens, 2 layers, 1 timestep," in out
     text = (tmp_path / "page.html").read_text()
     assert '"whole":false' in text
-    assert '"source":"data:image/png' in text  # picture.png beside it
+    assert '"source":"data:image/png' in text  # image.png beside it
 
 
-def test_explore_a_picture_without_words(run, tmp_path):
-    save_picture(scene("test", 1).image, tmp_path / "scene.png")
+def test_explore_a_image_without_words(run, tmp_path):
+    save_image(scene("test", 1).image, tmp_path / "scene.png")
     code, _, _ = run("explore", "--image", "scene.png", "--timesteps", "1", "--layers", "all", "--out", "page.html")
     assert code == 0
     assert '"prompt":""' in (tmp_path / "page.html").read_text()
@@ -317,12 +315,12 @@ def test_explore_a_picture_without_words(run, tmp_path):
 
 def test_bad_input_is_one_line(run, tmp_path):
     save_record(random_record(), tmp_path / "r.nc")
-    save_picture(np.zeros((30, 90, 3), np.uint8), tmp_path / "wide.png")
+    save_image(np.zeros((30, 90, 3), np.uint8), tmp_path / "wide.png")
     assert refused(run("explore", "r.nc", "--prompt", "x"), "give RECORD.nc or --prompt, not both")
-    assert refused(run("explore", "r.nc", "--picture", "wide.png"), "90 x 30 px, the maps 4 x 3 tokens")
+    assert refused(run("explore", "r.nc", "--image", "wide.png"), "90 x 30 px, the maps 4 x 3 tokens")
     assert refused(run("explore", "r.nc", "--layers", "9"), "it has them of [3, 5]")
     assert refused(run("explore", "missing.nc"), "no file missing.nc")
-    assert refused(run("explore", "--prompt", "x", "--picture", "wide.png"), "give --image FILE")
+    assert refused(run("explore", "--prompt", "x", "--image", "wide.png"), "give --image FILE")
     assert refused(run("explore", "--prompt", "x", "--timesteps", "99"), "timesteps: must be in 1 to 28")
     assert refused(run("explore"), "give --prompt or --prompts FILE")
     assert not list(tmp_path.glob("results/explore/*"))

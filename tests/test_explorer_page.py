@@ -36,10 +36,10 @@ KINDS = ["start", "word", "word", "word", "end", "padding", "padding"]
 def page(tmp_path_factory):
     """A page of 3 x 4 pixels whose every number is known: layers 3 and 5 of 6, timesteps 20 and 8, heads 0 and 1."""
     record = random_record(kinds=KINDS, words=WORDS).assign_attrs(expert_layer=5)
-    picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
     contents = contents_of(record)
     path = tmp_path_factory.mktemp("page") / "explore.html"
-    make_page(contents, picture).save(path)
+    make_page(contents, image).save(path)
     return path, contents
 
 
@@ -99,7 +99,7 @@ class Explorer:
         return np.array(self.js(code)).reshape(3, 4, 4)
 
     def hover(self, selector, row=None, col=None):
-        """Move the mouse to an element, or to a pixel of the picture."""
+        """Move the mouse to an element, or to a pixel of the image."""
         from selenium.webdriver.common.action_chains import ActionChains
 
         target = self.find(selector)
@@ -184,7 +184,7 @@ def test_a_click_keeps_the_pixel(explorer):
     assert kept in ("Pixel in row 1, column 2", "Pixel in row 1, column 1")
 
 
-def test_hovering_a_word_shows_its_map_over_the_picture(explorer, page):
+def test_hovering_a_word_shows_its_map_over_the_image(explorer, page):
     maps = page[1].group_maps(1, 1)[0]
     for number in (1, 3):
         explorer.hover(f"#chips [data-entry=token-{number}]")
@@ -215,7 +215,7 @@ def test_sliders_and_heads_change_what_is_shown(explorer, page):
     explorer.until(lambda: explorer.text("#layer-name") == "3")
     assert near(explorer.bars()["token-1"], contents.group_maps(1, 0)[0, 1, place])
     assert explorer.text("#budget-chart text.here") == "3"
-    mass = contents.curves["region_mass"].sel(layer=3, region=1).isel(sampling_timestep=1).mean("head")
+    mass = contents.curves["region_mass"].sel(layer=3, region=1).isel(timestep=1).mean("head")
     assert percent(float(mass)) in explorer.text("#budget-lines")
     explorer.slide("timestep", 0)
     explorer.until(lambda: explorer.text("#timestep-name") == "t = 20, sigma 0.880")
@@ -223,11 +223,11 @@ def test_sliders_and_heads_change_what_is_shown(explorer, page):
     explorer.js("const h = document.getElementById('heads'); h.selectedIndex = 2; h.dispatchEvent(new Event('change'))")
     explorer.until(lambda: near(explorer.bars()["token-1"], contents.group_maps(0, 0)[2, 1, place]))
     assert explorer.find("#heads").text.splitlines() == ["all heads, mean", "head 0", "head 1"]
-    norm = contents.curves["value_norm"].sel(layer=3, stream=0).isel(sampling_timestep=0, head=1)
+    norm = contents.curves["value_norm"].sel(layer=3, stream=0).isel(timestep=0, head=1)
     assert f"image tokens {float(norm):.2f}" in explorer.text("#norm-lines")
 
 
-def test_one_colour_scale_for_all_layers(explorer, page):
+def test_one_color_scale_for_all_layers(explorer, page):
     explorer.hover("#chips [data-entry=token-1]")
     explorer.js("const s = document.getElementById('scale'); s.value = 'all'; s.dispatchEvent(new Event('change'))")
     highest = max(page[1].group_maps(t, layer)[0, 1].max() for t in (0, 1) for layer in (0, 1))
@@ -335,7 +335,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(chromium, page):
     explorer.until(lambda: explorer.text("#pixel-title") == "Pixel in row 2, column 3")
     explorer.js("window.scrollTo(0, 1200)")
     frame = explorer.js("return document.getElementById('frame').getBoundingClientRect().top")
-    assert 0 <= frame < 60  # the picture stays in view beside its words
+    assert 0 <= frame < 60  # the image stays in view beside its words
     assert explorer.errors() == []
 
 

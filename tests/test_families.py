@@ -57,7 +57,7 @@ def layer_0(case, inputs):
     return keep.seen[0]
 
 
-def image_scores(attention):
+def image_metrics(attention):
     """Scores of the image queries on all keys, (batch, heads, image, keys); masked ones are 0."""
     return attention.scores(attention.layout.image_queries, slice(0, attention.layout.keys)).nan_to_num(neginf=0)
 
@@ -137,7 +137,7 @@ def test_a_word_is_where_the_layout_says(case):
     other = deepcopy(inputs)
     case.words(other)
     attention, changed = layer_0(case, inputs), layer_0(case, other)
-    difference = (image_scores(attention) - image_scores(changed)).abs().amax((0, 1, 2))
+    difference = (image_metrics(attention) - image_metrics(changed)).abs().amax((0, 1, 2))
     text = attention.layout.text_keys
     outside = torch.ones(len(difference), dtype=torch.bool)
     outside[text] = False
@@ -153,7 +153,7 @@ def test_a_patch_is_where_the_layout_says(case):
     case.pixels(other)
     attention, changed = layer_0(case, inputs), layer_0(case, other)
     text = attention.layout.text_keys
-    scores = [image_scores(a)[..., text] for a in (attention, changed)]
+    scores = [image_metrics(a)[..., text] for a in (attention, changed)]
     difference = (scores[0] - scores[1]).abs().amax((0, 1, 3)).unflatten(0, attention.layout.grid)
     assert np.unravel_index(int(difference.argmax()), attention.layout.grid) == case.patch
     assert case.mixed or difference.nonzero().tolist() == [list(case.patch)]

@@ -216,12 +216,12 @@ def test_any_class_file_is_read_or_a_value_error(tmp_path, content):
         Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / kind / "a.png")
     (tmp_path / "classes.json").write_bytes(content)
     try:
-        pictures = open_dataset("folder", tmp_path)
-        pictures.samples[0].read()
+        images = open_dataset("folder", tmp_path)
+        images.samples[0].read()
     except ValueError:
         return
-    assert len(set(pictures.classes)) == len(pictures.classes) > 0
-    assert all(name.strip() for name in pictures.classes)
+    assert len(set(images.classes)) == len(images.classes) > 0
+    assert all(name.strip() for name in images.classes)
 
 
 MASKS = st.tuples(st.integers(0, 7), st.integers(0, 7)).flatmap(

@@ -28,7 +28,7 @@ def predictions(pipe, guidance_scale, **more):
     return seen
 
 
-def test_scale_zero_is_the_plain_picture_bit_for_bit(random_pipe):
+def test_scale_zero_is_the_plain_image_bit_for_bit(random_pipe):
     plain = generate(random_pipe)
     with PerturbedGuidance(random_pipe, [BlurText(1)], 0.0):
         assert torch.equal(generate(random_pipe), plain)
@@ -122,11 +122,11 @@ def test_rows_that_are_not_known_are_not_guessed():
 
 
 def test_batched_and_separate_calls_agree(random_pipe):
-    pictures = []
+    images = []
     for batched in (True, False):
         with PerturbedGuidance(random_pipe, [BlurText([0, 1])], 1.5, batched=batched):
-            pictures.append(generate(random_pipe, num_images_per_prompt=2))
-    torch.testing.assert_close(*pictures, atol=1e-3, rtol=1e-3)
+            images.append(generate(random_pipe, num_images_per_prompt=2))
+    torch.testing.assert_close(*images, atol=1e-3, rtol=1e-3)
 
 
 def test_it_leaves_nothing_behind(random_pipe):
@@ -168,16 +168,16 @@ def test_a_missing_layer_is_named(random_pipe):
         PerturbedGuidance(random_pipe, [BlurText(9)], 1.0)
 
 
-def test_study_pictures_of_scale_zero_are_the_plain_ones(random_pipe, tmp_path):
+def test_study_images_of_scale_zero_are_the_plain_ones(random_pipe, tmp_path):
     from mmdit_probe.configs import GenerationConfig, GuideConfig
     from mmdit_probe.studies.guidance import run_guidance
 
     generation = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=0)
     config = GuideConfig(("sand", "a red circle"), (1,), (0.0, 3.0), seeds=(0,), batch=2, generation=generation)
-    pictures = run_guidance(random_pipe, config, tmp_path, "random")
-    assert set(pictures.images) == {"plain", "scale3"}
-    assert pictures.images["plain"].shape == (2, 1, 64, 64, 3)
-    assert not np.array_equal(pictures.images["plain"], pictures.images["scale3"])
+    images = run_guidance(random_pipe, config, tmp_path, "random")
+    assert set(images.images) == {"plain", "scale3"}
+    assert images.images["plain"].shape == (2, 1, 64, 64, 3)
+    assert not np.array_equal(images.images["plain"], images.images["scale3"])
 
 
 def make_flux():

@@ -26,7 +26,7 @@ def tokens(layout, batch):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["image first", "text first"])
 def test_the_statistics_are_those_of_the_full_softmax(layout):
-    """The slow twin: each row cut out of the full matrix, renormalised, its entropy summed term by term."""
+    """The slow twin: each row cut out of the full matrix, renormalized, its entropy summed term by term."""
     call = random_call(2, 3, layout.tokens, 8)
     fields = read([HeadStats()], JointAttention(call, layout, text=tokens(layout, 2)))
     matrix = full_matrix(call)[:, :, layout.image_slice, layout.text_slice].numpy()

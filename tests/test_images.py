@@ -1,4 +1,4 @@
-"""Picture files of every kind, and that a given picture leaves the same record as a generated one."""
+"""Image files of every kind, and that a given image leaves the same record as a generated one."""
 
 import numpy as np
 import pytest
@@ -10,41 +10,41 @@ from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.pipelines.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
 from mmdit_probe.pipelines.image_size import load_image, native_size, token_pixels
 from mmdit_probe.probe.probe import Probe
-from mmdit_probe.storage.images import fitted, read_rgb, save_picture
+from mmdit_probe.storage.images import fitted, read_rgb, save_image
 from mmdit_probe.studies.recording import record_generated, record_image
 
 GENERATION = GenerationConfig(steps=4, guidance_scale=3.0, max_sequence_length=3)
 
 
 @pytest.fixture
-def picture():
-    """3 x 4 px, every pixel another colour."""
+def image():
+    """3 x 4 px, every pixel another color."""
     return np.arange(36, dtype=np.uint8).reshape(3, 4, 3) * 7
 
 
-def test_pixels_come_through_unchanged(picture, tmp_path):
-    path = save_picture(picture, tmp_path / "deep" / "a.png")
-    np.testing.assert_array_equal(read_rgb(path), picture)
+def test_pixels_come_through_unchanged(image, tmp_path):
+    path = save_image(image, tmp_path / "deep" / "a.png")
+    np.testing.assert_array_equal(read_rgb(path), image)
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(picture, tmp_path, orientation):
+def test_exif_orientation_is_applied(image, tmp_path, orientation):
     """The slow twin: what each orientation number means, by hand."""
     stored = {
-        1: picture,
-        2: picture[:, ::-1],
-        3: picture[::-1, ::-1],
-        4: picture[::-1],
-        5: picture.transpose(1, 0, 2),
-        6: picture.transpose(1, 0, 2)[::-1],
-        7: picture.transpose(1, 0, 2)[::-1, ::-1],
-        8: picture.transpose(1, 0, 2)[:, ::-1],
+        1: image,
+        2: image[:, ::-1],
+        3: image[::-1, ::-1],
+        4: image[::-1],
+        5: image.transpose(1, 0, 2),
+        6: image.transpose(1, 0, 2)[::-1],
+        7: image.transpose(1, 0, 2)[::-1, ::-1],
+        8: image.transpose(1, 0, 2)[:, ::-1],
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), picture)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), image)
 
 
 def test_transparency_lies_over_white(tmp_path):
@@ -58,7 +58,7 @@ def test_transparency_lies_over_white(tmp_path):
     assert (abs(read[1, 1].astype(int) - 127) <= 1).all()
 
 
-def test_a_transparent_palette_colour_is_white(tmp_path):
+def test_a_transparent_palette_color_is_white(tmp_path):
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 255, 0])
     image.putdata([0, 1])
@@ -67,7 +67,7 @@ def test_a_transparent_palette_colour_is_white(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("L", "png"), ("1", "png"), ("CMYK", "jpg"), ("LA", "png"), ("P", "png")])
-def test_other_colour_modes_become_rgb(tmp_path, mode, kind):
+def test_other_color_modes_become_rgb(tmp_path, mode, kind):
     Image.new("RGB", (4, 3), "white").convert(mode).save(tmp_path / f"a.{kind}")
     read = read_rgb(tmp_path / f"a.{kind}")
     assert read.shape == (3, 4, 3)
@@ -90,7 +90,7 @@ def test_sides_are_the_nearest_multiples(size, longest, expected):
     assert fitted(np.zeros((*size, 3), np.uint8), 8, longest).shape == (*expected, 3)
 
 
-def test_a_picture_of_the_right_size_is_not_resampled():
+def test_a_image_of_the_right_size_is_not_resampled():
     drawn = scene("test", 0).image
     assert fitted(drawn, 8, 64) is drawn
 
@@ -101,7 +101,7 @@ def _broken(path, content):
 
 
 def _animation(path):
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "green")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue", "green")]
     frames[0].save(path, save_all=True, append_images=frames[1:])
     return path
 
@@ -122,7 +122,7 @@ def _cut(path):
         (lambda folder: folder / "missing.png", "no file .*missing.png"),
         (lambda folder: folder, "no file"),
         (lambda folder: _broken(folder / "a.png", b""), "a.png is empty"),
-        (lambda folder: _broken(folder / "a.png", b"words"), "no picture that can be read"),
+        (lambda folder: _broken(folder / "a.png", b"words"), "no image that can be read"),
         (lambda folder: _cut(folder / "a.png"), "damaged or cut short"),
         (lambda folder: _cut(folder / "a.jpg"), "damaged or cut short"),
         (lambda folder: _animation(folder / "a.gif"), "has 3 frames"),
@@ -130,13 +130,13 @@ def _cut(path):
     ],
     ids=["missing", "folder", "empty", "text", "cut png", "cut jpeg", "animated", "16 bits"],
 )
-def test_what_is_no_picture_is_explained_in_one_line(tmp_path, make, message):
+def test_what_is_no_image_is_explained_in_one_line(tmp_path, make, message):
     with pytest.raises(ValueError, match=message) as raised:
         read_rgb(make(tmp_path))
     assert "\n" not in str(raised.value)
 
 
-def test_huge_pictures_are_refused_before_they_are_unpacked(tmp_path):
+def test_huge_images_are_refused_before_they_are_unpacked(tmp_path):
     Image.new("1", (20_000, 6_000)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="20000 x 6000 px"):
         read_rgb(tmp_path / "a.png")
@@ -152,7 +152,7 @@ def test_the_size_follows_the_model(random_pipe, tmp_path):
         load_image(tmp_path / "a.png", random_pipe, 4)
 
 
-def test_a_given_picture_leaves_the_record_of_a_generated_one(random_pipe):
+def test_a_given_image_leaves_the_record_of_a_generated_one(random_pipe):
     readouts = [RegionMass(), ValueNorms(), HeadStats()]
     given = record_image(random_pipe, scene("test", 0).image, "a red circle", readouts, (1, 3), GENERATION)
     made = record_generated(random_pipe, "a red circle", readouts, (1, 3), GENERATION, decode=True)
@@ -161,15 +161,15 @@ def test_a_given_picture_leaves_the_record_of_a_generated_one(random_pipe):
         assert given.record[name].dims == made.record[name].dims
         assert given.record[name].shape == made.record[name].shape
     assert set(given.record.coords) == set(made.record.coords)
-    for name in ("sigma", "step", "sampling_timestep"):
+    for name in ("sigma", "step", "timestep"):
         np.testing.assert_allclose(given.record[name], made.record[name], rtol=1e-5)
     assert given.record.attrs["source"] == "image"
     assert made.record.attrs["source"] == "generated"
-    assert made.picture.shape == (64, 64, 3)
-    assert made.picture.dtype == np.uint8
+    assert made.image.shape == (64, 64, 3)
+    assert made.image.dtype == np.uint8
 
 
-def test_a_given_picture_is_read_by_one_plain_forward(random_pipe):
+def test_a_given_image_is_read_by_one_plain_forward(random_pipe):
     """The twin: encode, noise and forward by hand, one timestep alone."""
     drawn = scene("test", 1).image
     record = record_image(random_pipe, drawn, "sand", [RegionMass()], (3, 1), GENERATION).record
@@ -178,10 +178,10 @@ def test_a_given_picture_is_read_by_one_plain_forward(random_pipe):
         noisy = add_noise(encode_images(random_pipe, [drawn]), sigma, 0)
         forward_once(random_pipe, noisy, sigma, encode_prompts(random_pipe, ["sand"], 3))
     by_hand = probe.dataset()["region_mass"].isel(call=0, batch=0)
-    np.testing.assert_array_equal(record["region_mass"].sel(sampling_timestep=1), by_hand)
-    assert float(record["sigma"].sel(sampling_timestep=1)) == pytest.approx(sigma)
+    np.testing.assert_array_equal(record["region_mass"].sel(timestep=1), by_hand)
+    assert float(record["sigma"].sel(timestep=1)) == pytest.approx(sigma)
 
 
-def test_a_picture_may_be_wide(random_pipe):
+def test_a_image_may_be_wide(random_pipe):
     record = record_image(random_pipe, np.zeros((16, 64, 3), np.uint8), "sand", [RegionMass()], (2,), GENERATION).record
     assert list(record.attrs["grid"]) == [2, 8]

@@ -70,10 +70,10 @@ def test_a_probe_in_one_thread_is_not_seen_by_another():
     other.start()
 
     class Wait(RegionMass):
-        def start(self, attention):
+        def reduction(self, attention):
             inside.set()
             other.join(60)
-            return super().start(attention)
+            return super().reduction(attention)
 
     with Probe(probed, [Wait()], edits=[BlurText(1, 1.0, 3)]):
         probed(**inputs)

@@ -1,7 +1,7 @@
 """LoRAs and offload hooks, on small models: they load, and they do not disturb the probe."""
 
 import accelerate
-import models_rivals
+import models_baselines
 import numpy as np
 import pytest
 import torch
@@ -85,45 +85,46 @@ def test_offload_hooks_do_not_disturb_the_probe(kind):
     assert probe.dataset().sizes["layer"] == 3
 
 
-PICTURE, CLASSES = scene("val", 0).image, ["grass", "circle"]
+IMAGE, CLASSES = scene("val", 0).image, ["grass", "circle"]
 
 
 @pytest.mark.parametrize("kind", ["model", "sequential"])
-def test_masks_of_given_pictures_are_the_same_offloaded(random_pipe, kind):
-    encoded = encode_images(random_pipe, [PICTURE])
-    plain = OpenVocabularySegmenter(random_pipe, 1)(PICTURE, CLASSES)
+def test_masks_of_given_images_are_the_same_offloaded(random_pipe, kind):
+    encoded = encode_images(random_pipe, [IMAGE])
+    plain = OpenVocabularySegmenter(random_pipe, 1)(IMAGE, CLASSES)
     pipe = offload_pipeline(random_pipe, kind)
-    assert torch.equal(encode_images(pipe, [PICTURE]), encoded)
-    np.testing.assert_array_equal(OpenVocabularySegmenter(pipe, 1)(PICTURE, CLASSES).logits, plain.logits)
+    assert torch.equal(encode_images(pipe, [IMAGE]), encoded)
+    np.testing.assert_array_equal(OpenVocabularySegmenter(pipe, 1)(IMAGE, CLASSES).logits, plain.logits)
 
 
 @pytest.mark.parametrize("kind", ["model", "sequential"])
 def test_what_a_distilled_model_is_told_is_where_it_works(kind):
     flux = small_pipeline("flux")
-    picture, sigma = PICTURE[:24, :24], 0.5
-    plain = forward_once(flux, encode_images(flux, [picture]), sigma, encode_prompts(flux, ["sand"]))
+    image, sigma = IMAGE[:24, :24], 0.5
+    plain = forward_once(flux, encode_images(flux, [image]), sigma, encode_prompts(flux, ["sand"]))
     offload_pipeline(flux, kind)
-    offloaded = forward_once(flux, encode_images(flux, [picture]), sigma, encode_prompts(flux, ["sand"]))
+    offloaded = forward_once(flux, encode_images(flux, [image]), sigma, encode_prompts(flux, ["sand"]))
     assert torch.equal(plain, offloaded)
 
 
 @pytest.mark.parametrize("kind", ["model", "sequential"])
-def test_u_nets_read_pictures_offloaded(kind):
+def test_u_nets_read_images_offloaded(kind):
     def read():
         reader = UNetReader(pipe, 64, 50)
-        return reader.kept(reader.latents(PICTURE), reader.encode("grass"), [1]).found[1].i2t()
+        return reader.kept(reader.latents(IMAGE), reader.encode("grass"), [1]).found[1].i2t()
 
-    pipe = models_rivals.stable_diffusion()
+    pipe = models_baselines.stable_diffusion()
     plain = read()
     offload_pipeline(pipe, kind)
     assert torch.equal(read(), plain)
 
 
-def test_pictures_go_where_an_offloaded_model_works_and_not_where_it_rests():
+def test_images_go_where_an_offloaded_model_works_and_not_where_it_rests():
     """PyTorch's meta device in the GPU's place: the weights are moved there, and so must be the pixels."""
     flux, unet = (
-        offload_pipeline(pipe, "model", "meta") for pipe in (small_pipeline("flux"), models_rivals.stable_diffusion())
+        offload_pipeline(pipe, "model", "meta")
+        for pipe in (small_pipeline("flux"), models_baselines.stable_diffusion())
     )
     assert flux.vae.device.type == unet.vae.device.type == "cpu"
-    assert encode_images(flux, [PICTURE]).is_meta
-    assert UNetReader(unet, 64, 50, noisy=False).latents(PICTURE).is_meta
+    assert encode_images(flux, [IMAGE]).is_meta
+    assert UNetReader(unet, 64, 50, noisy=False).latents(IMAGE).is_meta

@@ -39,8 +39,8 @@ def test_bootstrap_weights_draw_as_many_as_there_are():
     assert weights[:, 0].std() == pytest.approx((6 / 7) ** 0.5, rel=0.1)  # multinomial
 
 
-def test_the_gain_is_paired_by_picture():
-    """The same counts on both sides gain exactly 0 in every draw; a gain in every picture is outside chance."""
+def test_the_gain_is_paired_by_image():
+    """The same counts on both sides gain exactly 0 in every draw; a gain in every image is outside chance."""
     rng = np.random.default_rng(1)
     pairs = [rng.integers(0, 3, (2, 8, 8)) for _ in range(20)]
     before = np.stack([counts_of(labels, guess, 3) for labels, guess in pairs])
@@ -58,10 +58,10 @@ def test_the_interval_is_that_of_a_loop():
     weights = bootstrap_weights(5, 2000)
     gains = []
     for row in weights[:50]:
-        old, new = (sum(n * side[picture] for picture, n in enumerate(row)) for side in (before, after))
+        old, new = (sum(n * side[image] for image, n in enumerate(row)) for side in (before, after))
         gains.append(miou(new) - miou(old))
-    vectorised = [miou(np.tensordot(weights[:50], side.astype(float), 1)) for side in (before, after)]
-    np.testing.assert_allclose(vectorised[1] - vectorised[0], gains)
+    vectorized = [miou(np.tensordot(weights[:50], side.astype(float), 1)) for side in (before, after)]
+    np.testing.assert_allclose(vectorized[1] - vectorized[0], gains)
 
 
 TRAIN = [
@@ -142,11 +142,11 @@ def test_before_and_after_are_what_evaluate_says(compared):
         assert masks.loc["open-vocabulary", name] == pytest.approx(said)
 
 
-def test_other_pictures_of_the_same_names_are_another_comparison(compared):
+def test_other_images_of_the_same_names_are_another_comparison(compared):
     comparing, _, _ = compared
     scenes = open_dataset("scenes", limit=2)
     for root, sample in zip("xy", scenes.samples, strict=True):
-        for kind, values in (("images", sample.picture), ("labels", sample.read())):
+        for kind, values in (("images", sample.image), ("labels", sample.read())):
             Path(root, kind).mkdir(parents=True)
             Image.fromarray(values).save(Path(root, kind, "0.png"))
         Path(root, "classes.json").write_text(json.dumps(scenes.classes))

@@ -109,7 +109,7 @@ def test_head_matching_pairs_the_maps_of_all_heads_and_positions_with_the_masks(
 
 
 @pytest.mark.parametrize("matching", ["token", "head"])
-def test_pictures_without_masks_cost_nothing(matching):
+def test_images_without_masks_cost_nothing(matching):
     attention = random_attention()
     nothing = Target(torch.zeros(0, 3, 4), positions=[1])
     found = mask_loss(attention, [nothing, nothing], replace(CONFIG, matching=matching))
@@ -271,7 +271,7 @@ def test_a_mask_weight_of_zero_is_a_plain_lora(random_folder, tmp_path):
 
 
 def test_the_mask_loss_falls_where_it_is_trained_and_not_without(random_folder, tmp_path):
-    """One picture, nearly clean, the same noise in both runs."""
+    """One image, nearly clean, the same noise in both runs."""
     config = replace(CONFIG, steps=12, batch=1, rate=5e-2, save_every=12, noise_mean=-6.0)
     one = replace(SCENES, count=1)
     weighted, plain = (
@@ -378,7 +378,7 @@ def test_a_mask_head_that_only_some_processes_ran_is_shared_by_all(ours, theirs)
     ("options", "message"),
     [
         ({"layer": 7}, r"edited layers \[7\] do not exist; this model has layers 0 to 2"),
-        ({"matching": "colour"}, "matching must be one of token, head"),
+        ({"matching": "color"}, "matching must be one of token, head"),
         ({"rank": 0}, "rank must be at least 1, got 0"),
         ({"rate": 0.0}, "rate must be a number above 0"),
         ({"dice_weight": -1.0}, "dice_weight must be a number of 0 or more"),

@@ -15,7 +15,7 @@ from mmdit_probe.readouts.maps import I2TScores, RefinedI2T
 from mmdit_probe.readouts.word_maps import WordMaps
 from mmdit_probe.studies.recording import record_generated
 from mmdit_probe.utils import memory
-from mmdit_probe.utils.memory import check_room, free_bytes, in_parts, in_words
+from mmdit_probe.utils.memory import check_room, free_bytes, in_words, run_in_batches
 
 READOUTS = [
     RegionMass(),
@@ -41,14 +41,14 @@ def test_the_estimate_is_the_size_of_the_record(sd3, inputs, readout):
         sd3(**inputs)
         sd3(**inputs)
     measured = sum(values.nbytes for values in probe.dataset().data_vars.values())
-    assert probe.kept_bytes(TokenLayout((4, 6), 7), 2, 2) == measured > 0
+    assert probe.stored_bytes(TokenLayout((4, 6), 7), 2, 2) == measured > 0
 
 
 def test_a_record_for_which_there_is_no_room_is_refused_before_it_is_made(sd3, inputs, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda: 5000)
     with Probe(sd3, [RegionMass()]) as probe:
         sd3(**inputs)
-    kept = probe.kept_bytes(TokenLayout((4, 6), 7), 2, 2)
+    kept = probe.stored_bytes(TokenLayout((4, 6), 7), 2, 2)
     assert kept < 2500
     with (
         pytest.raises(
@@ -107,28 +107,28 @@ class _SmallGPU:
 
 def test_halves_are_tried_until_they_fit():
     gpu = _SmallGPU(2)
-    assert in_parts(gpu, range(7)) == ([0, 10, 20, 30, 40, 50, 60], 2)
+    assert run_in_batches(gpu, range(7)) == ([0, 10, 20, 30, 40, 50, 60], 2)
     assert gpu.asked == [7, 4, 2, 2, 2, 1]
-    assert in_parts(_SmallGPU(9), range(7))[1] == 7
+    assert run_in_batches(_SmallGPU(9), range(7))[1] == 7
     few = _SmallGPU(2)
-    assert in_parts(few, range(5), most=3) == ([0, 10, 20, 30, 40], 2)
+    assert run_in_batches(few, range(5), most=3) == ([0, 10, 20, 30, 40], 2)
     assert few.asked == [3, 2, 2, 1]
     with pytest.raises(torch.OutOfMemoryError):
-        in_parts(_SmallGPU(0), range(3))
+        run_in_batches(_SmallGPU(0), range(3))
 
 
 @pytest.mark.parametrize("readout", [I2TMaps("all"), RegionMass(), RefinedI2T()], ids=repr)
 def test_out_of_memory_in_a_readout_shrinks_its_chunks_and_the_record_says_so(sd3, inputs, readout, monkeypatch):
     with Probe(sd3, [readout]) as plain:
         sd3(**inputs)
-    original = type(readout).start
+    original = type(readout).reduction
 
-    def start(self, attention):
+    def reduction(self, attention):
         if attention.row_chunk > 64:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(self, attention)
 
-    monkeypatch.setattr(type(readout), "start", start)
+    monkeypatch.setattr(type(readout), "reduction", reduction)
     with Probe(sd3, [readout]) as probe:
         sd3(**inputs)
     for name, values in plain.dataset().data_vars.items():
@@ -138,10 +138,10 @@ def test_out_of_memory_in_a_readout_shrinks_its_chunks_and_the_record_says_so(sd
 
 
 def test_chunks_of_one_row_are_the_end(sd3, inputs, monkeypatch):
-    def start(self, attention):
+    def reduction(self, attention):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(RegionMass, "start", start)
+    monkeypatch.setattr(RegionMass, "reduction", reduction)
     with pytest.raises(torch.OutOfMemoryError), Probe(sd3, [RegionMass()]):
         sd3(**inputs)
 
@@ -168,7 +168,7 @@ def test_blocks_are_the_same_in_any_chunks(sd3, inputs, shrunk, monkeypatch):
         sd3(**inputs)
 
 
-def test_an_evaluation_takes_fewer_pictures_at_a_time_and_says_so(random_pipe, tmp_path, monkeypatch):
+def test_an_evaluation_takes_fewer_images_at_a_time_and_says_so(random_pipe, tmp_path, monkeypatch):
     from mmdit_probe.configs import EvaluateConfig
     from mmdit_probe.datasets.registry import held_out_scenes
     from mmdit_probe.evaluation import run as evaluation
@@ -179,15 +179,15 @@ def test_an_evaluation_takes_fewer_pictures_at_a_time_and_says_so(random_pipe, t
     whole = list(run_evaluation(random_pipe, scenes, config, tmp_path / "a", "m"))
     original = evaluation.read_class_maps
 
-    def small(reader, pictures, names):
-        if len(pictures) > 2:
+    def small(reader, images, names):
+        if len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(reader, pictures, names)
+        return original(reader, images, names)
 
     monkeypatch.setattr(evaluation, "read_class_maps", small)
     halves = list(run_evaluation(random_pipe, scenes, config, tmp_path / "b", "m"))
-    assert [item.attrs["pictures_at_once"] for item in (*whole, *halves)] == [4, 2]
-    for name in ("views", "pictures"):
+    assert [item.attrs["images_at_once"] for item in (*whole, *halves)] == [4, 2]
+    for name in ("views", "images"):
         a, b = getattr(tabulate(whole), name), getattr(tabulate(halves), name)
         np.testing.assert_allclose(a["pacc"], b["pacc"], atol=1e-3)
 
@@ -196,10 +196,10 @@ def test_generation_takes_fewer_prompts_at_a_time(random_pipe, tmp_path, monkeyp
     from contextlib import nullcontext
 
     from mmdit_probe.storage.runs import RunFolder
-    from mmdit_probe.studies import image_grid as pictures
-    from mmdit_probe.studies.image_grid import Variant, make_pictures
+    from mmdit_probe.studies import image_grid as images
+    from mmdit_probe.studies.image_grid import Variant, generate_grid
 
-    original = pictures.generate_batch
+    original = images.generate_batch
 
     def small(pipe, prompts, seed, generation):
         if len(prompts) > 1:
@@ -209,26 +209,26 @@ def test_generation_takes_fewer_prompts_at_a_time(random_pipe, tmp_path, monkeyp
     generation = GenerationConfig(steps=1, max_sequence_length=0)
     arguments = [Variant("plain", nullcontext)], ("sand", "grass"), (0,), 2, generation
     with RunFolder(tmp_path / "a", {}).open() as run:
-        whole = make_pictures(random_pipe, run, *arguments)
-    monkeypatch.setattr(pictures, "generate_batch", small)
+        whole = generate_grid(random_pipe, run, *arguments)
+    monkeypatch.setattr(images, "generate_batch", small)
     with RunFolder(tmp_path / "b", {}).open() as run:
-        halves = make_pictures(random_pipe, run, *arguments)
-        assert run.item("plain-seed0-prompt0000").attrs["pictures_at_once"] == 1
+        halves = generate_grid(random_pipe, run, *arguments)
+        assert run.item("plain-seed0-prompt0000").attrs["images_at_once"] == 1
     assert abs(whole.images["plain"].astype(int) - halves.images["plain"]).max() <= 1
 
 
-def test_pictures_for_which_there_is_no_room_are_not_begun(random_pipe, tmp_path, monkeypatch):
+def test_images_for_which_there_is_no_room_are_not_begun(random_pipe, tmp_path, monkeypatch):
     from contextlib import nullcontext
 
     from mmdit_probe.storage.runs import RunFolder
-    from mmdit_probe.studies.image_grid import Variant, make_pictures
+    from mmdit_probe.studies.image_grid import Variant, generate_grid
 
     monkeypatch.setattr(memory, "free_bytes", lambda: 2 * 64 * 64 * 3 - 1)
     with (
-        pytest.raises(ValueError, match=r"1 pictures: 24\.6 kB are needed, 24\.6 kB are free; take fewer"),
+        pytest.raises(ValueError, match=r"1 images: 24\.6 kB are needed, 24\.6 kB are free; take fewer"),
         RunFolder(tmp_path / "a", {}).open() as run,
     ):
-        make_pictures(random_pipe, run, [Variant("plain", nullcontext)], ("sand",), (0,), 1, GenerationConfig(steps=1))
+        generate_grid(random_pipe, run, [Variant("plain", nullcontext)], ("sand",), (0,), 1, GenerationConfig(steps=1))
     assert not (tmp_path / "a").exists()
 
 

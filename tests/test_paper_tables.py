@@ -2,7 +2,7 @@
 
 import dataclasses
 
-import models_rivals as small
+import models_baselines as small
 import numpy as np
 import pytest
 
@@ -64,7 +64,7 @@ def test_rows_for_what_is_there_and_notes_for_what_is_not(random_pipe, tmp_path,
 
 
 @pytest.mark.parametrize(("method", "task"), [("diffsegmenter", "open-vocabulary"), ("diffseg", "unsupervised")])
-def test_rival_rows_are_evaluated_as_their_papers_do(method, task, tmp_path, monkeypatch):
+def test_baseline_rows_are_evaluated_as_their_papers_do(method, task, tmp_path, monkeypatch):
     pipe, made = small.stable_diffusion(), []
     original = paper_rows.unet_system
 
@@ -73,14 +73,14 @@ def test_rival_rows_are_evaluated_as_their_papers_do(method, task, tmp_path, mon
         return original(name, pipe, dataclasses.replace(config, side=64))
 
     monkeypatch.setattr(paper_rows, "unet_system", recorded)
-    rows = {"rival": system_row(method, "somewhere", lambda source, device, dtype: pipe)}
+    rows = {"baseline": system_row(method, "somewhere", lambda source, device, dtype: pipe)}
     roots = {"scenes": None, "cityscapes": tmp_path / "none"}
     table = beside_the_paper(rows, roots, {}, EvaluateConfig(task=task, limit=1), tmp_path / "out")
     assert 0 <= table["ours"].iloc[0] <= 100
     assert "--root" in table["note"].iloc[1]
     if method == "diffseg":
         assert made == [DiffSegConfig(), DiffSegConfig(threshold=0.9)]
-    ready = rows["rival"].load()(EvaluateConfig(task=task))
+    ready = rows["baseline"].load()(EvaluateConfig(task=task))
     assert ready.config.crop == ("center" if task == "unsupervised" else "stretch")
     assert ready.config.vocabulary == "present"
     gone = system_row("proxyclip", "no-such-folder", lambda source, device, dtype: pipe)
@@ -88,7 +88,7 @@ def test_rival_rows_are_evaluated_as_their_papers_do(method, task, tmp_path, mon
         gone.load()
 
 
-def test_a_lora_trained_anew_is_not_scored_from_old_pictures(random_pipe, tmp_path, monkeypatch):
+def test_a_lora_trained_anew_is_not_scored_from_old_images(random_pipe, tmp_path, monkeypatch):
     """The row's label holds the LoRA's digest, so that its old folder is refused."""
     monkeypatch.setattr(reading, "model_defaults", lambda pipe: ModelDefaults(1))
     lora = tmp_path / "lora.safetensors"
@@ -121,7 +121,7 @@ def test_unlike_protocols_are_noted_beside_the_papers_figures(random_pipe, tmp_p
     table = beside_the_paper(rows, roots, paper, config, tmp_path)
     assert list(table.columns) == ["system", "dataset", "paper", "ours", "differs", "note"]
     differs = table.set_index(["system", "dataset"])["differs"]
-    assert "2,175 pictures of val2017, ours all 5,000" in differs["DiffSeg", "coco-stuff-27"]
+    assert "2,175 images of val2017, ours all 5,000" in differs["DiffSeg", "coco-stuff-27"]
     assert "2,175" not in differs["DiffSeg", "voc21"]
     assert "27 classes (cityscapes-27), ours 19" in differs["DiffSeg", "cityscapes"]
     assert "classes" not in differs["DiffSeg", "cityscapes-27"]
@@ -130,8 +130,8 @@ def test_unlike_protocols_are_noted_beside_the_papers_figures(random_pipe, tmp_p
     assert differs["DiffCut", "cityscapes"] == ""  # no figure of the paper's to differ from
     assert "scored at the resized size" in differs["Seg4Diff SD3", "voc21"]
     text = told(table).splitlines()
-    assert "measured otherwise: DiffSeg on coco-stuff-27: theirs has 2,175 pictures of val2017, ours all 5,000" in text
-    size = "theirs is scored at 128 px, ours at the picture's own size"
+    assert "measured otherwise: DiffSeg on coco-stuff-27: theirs has 2,175 images of val2017, ours all 5,000" in text
+    size = "theirs is scored at 128 px, ours at the image's own size"
     assert f"measured otherwise: DiffCut on voc21, coco-stuff-27, cityscapes-27: {size}" in text
 
 
@@ -149,6 +149,6 @@ def test_other_families_are_refused_in_one_line():
     cogview = CogView4Transformer2DModel(in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
         out_channels=4, text_embed_dim=16, time_embed_dim=8, condition_dim=4, rope_axes_dim=(8, 8))  # fmt: skip
     with pytest.raises(
-        ValueError, match=r"pictures can be read by Stable Diffusion 3, 3\.5, Flux.1, .*; this is a model of Cog"
+        ValueError, match=r"images can be read by Stable Diffusion 3, 3\.5, Flux.1, .*; this is a model of Cog"
     ):
         MapReader(cogview, I2TMaps(), [0], [8])

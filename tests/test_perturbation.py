@@ -11,9 +11,9 @@ from mmdit_probe.edits import BlurGrid, BlurText, Knockout, Uniform
 from mmdit_probe.figures.contact import contact_sheet
 from mmdit_probe.figures.drops import drop_figure
 from mmdit_probe.probe.probe import Probe
-from mmdit_probe.studies import image_grid as pictures_module
+from mmdit_probe.studies import image_grid as images_module
 from mmdit_probe.studies.image_grid import generate_batch
-from mmdit_probe.studies.paired_scores import drop_table, score_pictures
+from mmdit_probe.studies.paired_metrics import drop_table, measure_images
 from mmdit_probe.studies.perturbation import make_edit, most_harmful, run_perturbation
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=0)
@@ -24,19 +24,19 @@ def brightness(images, references, prompts):
     return np.asarray(images, float).mean((1, 2, 3))
 
 
-def test_plain_and_edited_pictures_start_from_the_same_noise(random_pipe, tmp_path):
-    pictures = run_perturbation(random_pipe, CONFIG, tmp_path, "random")
-    assert list(pictures.images) == ["plain", "layer00", "layer02"]
-    plain = pictures.images["plain"].astype(int)
+def test_plain_and_edited_images_start_from_the_same_noise(random_pipe, tmp_path):
+    images = run_perturbation(random_pipe, CONFIG, tmp_path, "random")
+    assert list(images.images) == ["plain", "layer00", "layer02"]
+    plain = images.images["plain"].astype(int)
     assert plain.shape == (3, 2, 64, 64, 3)
     for name in ("layer00", "layer02"):
-        change = np.abs(pictures.images[name].astype(int) - plain)
+        change = np.abs(images.images[name].astype(int) - plain)
         assert 0 < change.mean() < np.abs(plain[:, 0] - plain[:, 1]).mean()
 
 
 def test_an_interrupted_run_continues_and_ends_the_same(random_pipe, tmp_path, monkeypatch):
     whole = run_perturbation(random_pipe, CONFIG, tmp_path / "a", "random")
-    original, made = pictures_module.generate_batch, []
+    original, made = images_module.generate_batch, []
 
     def counted(pipe, prompts, seed, generation):
         if len(made) == 5:
@@ -45,7 +45,7 @@ def test_an_interrupted_run_continues_and_ends_the_same(random_pipe, tmp_path, m
         made.append((prompts, seed))
         return original(pipe, prompts, seed, generation)
 
-    monkeypatch.setattr(pictures_module, "generate_batch", counted)
+    monkeypatch.setattr(images_module, "generate_batch", counted)
     with pytest.raises(KeyboardInterrupt):
         run_perturbation(random_pipe, CONFIG, tmp_path / "b", "random")
     again = run_perturbation(random_pipe, CONFIG, tmp_path / "b", "random")
@@ -54,12 +54,12 @@ def test_an_interrupted_run_continues_and_ends_the_same(random_pipe, tmp_path, m
         np.testing.assert_array_equal(images, again.images[name])
 
 
-def test_every_picture_is_scored(random_pipe, tmp_path):
-    pictures = run_perturbation(random_pipe, CONFIG, tmp_path, "random")
-    scored = score_pictures(pictures, {"brightness": brightness})
+def test_every_image_is_scored(random_pipe, tmp_path):
+    images = run_perturbation(random_pipe, CONFIG, tmp_path, "random")
+    scored = measure_images(images, {"brightness": brightness})
     assert len(scored) == 3 * 3 * 2
     one = scored[(scored["variant"] == "layer02") & (scored["number"] == 1) & (scored["seed"] == 1)]
-    assert one["brightness"].item() == pytest.approx(pictures.images["layer02"][1, 1].mean())
+    assert one["brightness"].item() == pytest.approx(images.images["layer02"][1, 1].mean())
     assert one["prompt"].item() == "a red circle"
 
 
@@ -105,7 +105,7 @@ def test_each_edit_has_a_name(name, kind):
 
 @pytest.mark.parametrize("edit", ["blur-text", "blur-grid", "uniform", "knockout"])
 def test_the_negative_prompts_half_is_edited_if_it_is_asked_for(random_pipe, tmp_path, edit):
-    """Only with guidance; plain pictures are the same; a folder belongs to one way."""
+    """Only with guidance; plain images are the same; a folder belongs to one way."""
     generation = GenerationConfig(steps=2, guidance_scale=7.5, max_sequence_length=0)
     config = PerturbConfig(("sand",), (1,), edit, seeds=(0,), generation=generation)
     half = run_perturbation(random_pipe, config, tmp_path / "half", "random").images
@@ -139,11 +139,11 @@ def test_bad_settings_are_explained_before_any_work(random_pipe, tmp_path, confi
 
 
 def test_figures_show_every_variant(random_pipe, tmp_path):
-    pictures = run_perturbation(random_pipe, CONFIG, tmp_path, "random")
+    images = run_perturbation(random_pipe, CONFIG, tmp_path, "random")
     titles = {"plain": "plain", "layer00": "layer 0", "layer02": "layer 2"}
-    sheet = contact_sheet({name: images[:, 0] for name, images in pictures.images.items()}, CONFIG.prompts, titles)
+    sheet = contact_sheet({name: images[:, 0] for name, images in images.images.items()}, CONFIG.prompts, titles)
     assert len(sheet.axes) == 9
     assert sheet.axes[1].get_title() == "layer 0"
-    np.testing.assert_array_equal(sheet.axes[5].images[0].get_array(), pictures.images["layer02"][1, 0])
+    np.testing.assert_array_equal(sheet.axes[5].images[0].get_array(), images.images["layer02"][1, 0])
     figure = drop_figure(drop_table(made_up([0.02, 0.1]), ["clip_t"]), {"layer00": "0", "layer01": "1"}, "edited layer")
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1"]

@@ -78,7 +78,7 @@ def test_the_contract_of_the_dataset(sd3, inputs):
     assert list(record["layer"].values) == [0, 1, 2]
     assert list(record["step"].values) == [0, 1]
     assert list(record["sigma"].values) == [0.5, 0.5]
-    assert list(record["timestep"].values) == [500, 500]
+    assert list(record["scheduler_timestep"].values) == [500, 500]
     assert record["value_norm"].sel(stream="prompt").isnull().all()  # no prompt was seen
     mass = record["region_mass"]
     assert float(mass.min()) >= 0

@@ -78,7 +78,7 @@ def test_a_record_of_another_version_is_refused(record, tmp_path):
 def test_an_unknown_half_is_refused(sd3):
     with Probe(sd3, [RegionMass()]) as probe:
         sd3(**make_inputs())
-    with pytest.raises(ValueError, match="half must be"):
+    with pytest.raises(ValueError, match="cfg_branch must be"):
         probe.dataset("left")
 
 

@@ -84,7 +84,7 @@ def test_timesteps_are_the_schedules_at_a_pipelines_default_guidance(name):
             **SIZE,
         )
     calls = probe.dataset("conditional")["region_mass"].isel(batch=-1)
-    np.testing.assert_array_equal(record["region_mass"].sel(sampling_timestep=1), calls.isel(call=7))
+    np.testing.assert_array_equal(record["region_mass"].sel(timestep=1), calls.isel(call=7))
     assert len(seen) == 8
 
 

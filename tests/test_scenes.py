@@ -18,14 +18,14 @@ def test_a_scene_is_a_function_of_split_and_index():
 
 
 def test_the_data_have_not_changed():
-    """The shipped weights were trained on these pictures; labels are exact integers on every machine."""
+    """The shipped weights were trained on these images; labels are exact integers on every machine."""
     digest = hashlib.sha256(b"".join(s.labels.tobytes() for s in scenes("train", 20))).hexdigest()
     assert digest[:16] == "731badfdfdfdce1f"
 
 
 def uncovered(s):
     """Each thing with its signed distance, infinite where a later thing lies over it (corners may touch)."""
-    signed = [distance(thing.shape, thing.centre, thing.radius, 64) for thing in s.things]
+    signed = [distance(thing.shape, thing.center, thing.radius, 64) for thing in s.things]
     for i, thing in enumerate(s.things):
         covered = np.any([later < 1 for later in signed[i + 1 :]], axis=0) if signed[i + 1 :] else False
         yield thing, np.where(covered, np.inf, signed[i])
@@ -49,12 +49,12 @@ def test_the_lower_ground_is_named_first():
             assert set(top[np.isin(top, stuff)]) <= {CLASSES.index(s.grounds[1])}
 
 
-def test_a_thing_has_its_colour_in_its_middle():
+def test_a_thing_has_its_color_in_its_middle():
     for s in scenes("test", 20):
         for thing, signed in uncovered(s):
             core = signed < -2.5
-            colour = np.rint(np.array(COLOURS[thing.colour]) * 255)
-            assert np.abs(s.image[core] - colour).max() <= 1
+            color = np.rint(np.array(COLOURS[thing.color]) * 255)
+            assert np.abs(s.image[core] - color).max() <= 1
 
 
 def test_captions_say_what_is_there():

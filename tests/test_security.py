@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmdit_probe import load_pipeline
-from mmdit_probe.segmentation.image_files import picture_files
+from mmdit_probe.segmentation.image_files import image_files
 from mmdit_probe.segmentation.result import Segmentation
 from mmdit_probe.studies.word_maps import file_names
 
@@ -114,7 +114,7 @@ class _Bomb:
 
 
 def test_pickled_weights_of_a_score_model_run_nothing(tmp_path):
-    from mmdit_probe.metrics.image_scores import Clip
+    from mmdit_probe.metrics.image_metrics import Clip
     from mmdit_probe.tiny.clip import make_clip, make_processor
     from mmdit_probe.tiny.recipe import Recipe
     from mmdit_probe.tiny.tokenizer import make_tokenizer
@@ -146,7 +146,7 @@ def test_words_that_look_like_paths_leave_files_in_the_folder(run, tmp_path):
     code, _, err = run("maps", *words, "--out", str(deep / "out"))
     assert code == 0, err
     made = set(tmp_path.rglob("*")) - before
-    assert {path.name for path in made if path.suffix == ".png"} == {"map_x.png", "map_etc-y.png", "picture.png"}
+    assert {path.name for path in made if path.suffix == ".png"} == {"map_x.png", "map_etc-y.png", "image.png"}
     assert all(path.is_relative_to(deep / "out") for path in made)
 
 
@@ -160,7 +160,7 @@ def test_class_names_that_look_like_paths_are_only_text(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["..hidden", "-rf", "a b", "CON", "\u202e", "a" * 200])
-def test_pictures_of_any_file_name_leave_their_files_in_the_folder(run, tmp_path, name):
+def test_images_of_any_file_name_leave_their_files_in_the_folder(run, tmp_path, name):
     (tmp_path / "in").mkdir()
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "in" / f"{name}.png")
     code, _, err = run("segment", "in", "--classes", "sand", "--layer", "1", "--out", "out")
@@ -169,17 +169,17 @@ def test_pictures_of_any_file_name_leave_their_files_in_the_folder(run, tmp_path
     assert (tmp_path / "out" / f"{name}_labels.png").is_file()
 
 
-def test_a_link_to_a_picture_is_written_under_its_own_name(tmp_path):
+def test_a_link_to_a_image_is_written_under_its_own_name(tmp_path):
     (tmp_path / "real").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "real" / "a.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "real" / "a.png")
-    assert list(picture_files([tmp_path / "link.png"])) == ["link"]
+    assert list(image_files([tmp_path / "link.png"])) == ["link"]
 
 
 def test_html_shows_class_names_as_text():
     names = ("<script>alert(1)</script>", '" onload="alert(1)')
-    picture = np.zeros((4, 4, 3), np.uint8)
-    made = Segmentation(np.zeros((4, 4), np.uint8), np.ones((2, 1, 1), np.float32), names, picture)
+    image = np.zeros((4, 4, 3), np.uint8)
+    made = Segmentation(np.zeros((4, 4), np.uint8), np.ones((2, 1, 1), np.float32), names, image)
     page = made._repr_html_()
     assert "<script" not in page
     assert 'onload="' not in page.replace("&quot;", "")

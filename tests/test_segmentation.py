@@ -23,7 +23,7 @@ from mmdit_probe.segmentation.class_prompts import class_prompts
 from mmdit_probe.segmentation.map_reader import MapReader
 from mmdit_probe.segmentation.maps import make_readout, scaled
 from mmdit_probe.segmentation.palette import palette, seen_as
-from mmdit_probe.segmentation.render import blended, coloured, displayed, sheet
+from mmdit_probe.segmentation.render import blended, colored, displayed, sheet
 from mmdit_probe.storage.images import cropped
 
 CLASSES = ("grass", "wood floor", "circle")
@@ -63,7 +63,7 @@ def test_annotations_are_the_masks_of_the_classes_that_occur():
         np.testing.assert_array_equal(decode(annotation["segmentation"]), labels == annotation["category_id"])
 
 
-def test_colours_are_far_apart_for_every_kind_of_sight():
+def test_colors_are_far_apart_for_every_kind_of_sight():
     for count, least in ((8, 15), (20, 15), (40, 10)):
         seen = seen_as(palette(count))
         apart = np.linalg.norm(seen[:, :, None] - seen[:, None], axis=-1).min(0) + 1000 * np.eye(count)
@@ -76,31 +76,31 @@ def test_palettes_start_alike_and_hold_any_number():
     assert palette(300).shape == (300, 3)
 
 
-def test_overlay_leaves_unlabelled_pixels_and_shows_pure_colours_at_full_opacity():
-    picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
+def test_overlay_leaves_unlabeled_pixels_and_shows_pure_colors_at_full_opacity():
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
     labels = np.full((4, 6), 255, np.uint8)
-    np.testing.assert_array_equal(blended(picture, labels, 3), picture)
+    np.testing.assert_array_equal(blended(image, labels, 3), image)
     labels[:2] = 1
-    np.testing.assert_array_equal(blended(picture, labels, 3, 1.0)[:2], coloured(labels, 3)[:2])
-    np.testing.assert_array_equal(coloured(labels, 3)[3], 0)
+    np.testing.assert_array_equal(blended(image, labels, 3, 1.0)[:2], colored(labels, 3)[:2])
+    np.testing.assert_array_equal(colored(labels, 3)[3], 0)
 
 
 def test_the_sheet_is_the_right_way_up_and_names_what_occurs():
-    picture = np.zeros((10, 20, 3), np.uint8)
-    picture[:5, :10] = 255
-    shown = np.asarray(sheet(picture, np.zeros((10, 20), np.uint8), ["sky", "sea"]))
+    image = np.zeros((10, 20, 3), np.uint8)
+    image[:5, :10] = 255
+    shown = np.asarray(sheet(image, np.zeros((10, 20), np.uint8), ["sky", "sea"]))
     assert (shown[5, 5] == 255).all()
     assert (shown[150, 5] == 0).all()
-    more = sheet(picture, np.eye(10, 20, dtype=np.uint8), ["sky", "a much longer name than the other"])
+    more = sheet(image, np.eye(10, 20, dtype=np.uint8), ["sky", "a much longer name than the other"])
     assert more.width > shown.shape[1]
 
 
-def test_large_pictures_are_shown_smaller_and_keep_their_labels():
-    picture, labels = np.zeros((1500, 3000, 3), np.uint8), np.zeros((1500, 3000), np.uint8)
+def test_large_images_are_shown_smaller_and_keep_their_labels():
+    image, labels = np.zeros((1500, 3000, 3), np.uint8), np.zeros((1500, 3000), np.uint8)
     labels[:, 1500:] = 7
-    assert displayed(picture).shape == (512, 1024, 3)
+    assert displayed(image).shape == (512, 1024, 3)
     assert set(np.unique(displayed(labels))) == {0, 7}
-    assert sheet(picture, labels, [str(n) for n in range(8)]).height == 512
+    assert sheet(image, labels, [str(n) for n in range(8)]).height == 512
 
 
 @pytest.mark.parametrize("elements", [1, 130, 1 << 20])
@@ -113,14 +113,14 @@ def test_labels_do_not_depend_on_how_many_classes_are_upsampled_at_once(monkeypa
 
 
 @pytest.fixture
-def picture():
+def image():
     return scene("val", 0).image
 
 
-def by_hand(pipe, picture, prompt, words, layer, timestep_sigma):
+def by_hand(pipe, image, prompt, words, layer, timestep_sigma):
     """Class maps from a forward pass written out."""
     features = encode_prompts(pipe, [prompt], 77)
-    latents = add_noise(encode_images(pipe, [picture]), timestep_sigma, 0)
+    latents = add_noise(encode_images(pipe, [image]), timestep_sigma, 0)
     with Probe(pipe, [I2TMaps()]) as probe:
         forward_once(pipe, latents, timestep_sigma, features)
     maps = probe.dataset()["i2t"].sel(layer=layer).isel(call=0, batch=0)
@@ -128,10 +128,10 @@ def by_hand(pipe, picture, prompt, words, layer, timestep_sigma):
     return np.stack([maps.isel(token=span).mean("token") for span in spans])
 
 
-def test_labels_are_the_argmax_of_the_names_maps(random_pipe, picture):
+def test_labels_are_the_argmax_of_the_names_maps(random_pipe, image):
     segmenter = OpenVocabularySegmenter(random_pipe, layer=1)
-    made = segmenter(picture, CLASSES)
-    expected = by_hand(random_pipe, picture, " ".join(CLASSES), CLASSES, 1, made.settings["sigma"])
+    made = segmenter(image, CLASSES)
+    expected = by_hand(random_pipe, image, " ".join(CLASSES), CLASSES, 1, made.settings["sigma"])
     np.testing.assert_allclose(made.logits, expected, atol=1e-6)
     big = torch.nn.functional.interpolate(torch.from_numpy(made.logits)[None], size=(64, 64), mode="bilinear")[0]
     np.testing.assert_array_equal(made.labels, big.argmax(0).numpy())
@@ -140,15 +140,15 @@ def test_labels_are_the_argmax_of_the_names_maps(random_pipe, picture):
     assert sum(made.shares.values()) == pytest.approx(1)
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(random_pipe, picture):
+def test_a_image_does_not_depend_on_its_neighbors(random_pipe, image):
     segmenter = OpenVocabularySegmenter(random_pipe, layer=1)
-    wide = np.asarray(Image.fromarray(picture).resize((90, 50)))
-    together = segmenter.batch([wide, Image.fromarray(picture)], CLASSES)
+    wide = np.asarray(Image.fromarray(image).resize((90, 50)))
+    together = segmenter.batch([wide, Image.fromarray(image)], CLASSES)
     assert [made.labels.shape for made in together] == [(50, 90), (64, 64)]
-    np.testing.assert_allclose(together[1].logits, segmenter(picture, CLASSES).logits, atol=1e-6)
+    np.testing.assert_allclose(together[1].logits, segmenter(image, CLASSES).logits, atol=1e-6)
 
 
-def test_only_the_blocks_up_to_the_layer_run_and_prompts_are_encoded_once(random_pipe, picture, monkeypatch):
+def test_only_the_blocks_up_to_the_layer_run_and_prompts_are_encoded_once(random_pipe, image, monkeypatch):
     ran = []
     for number, block in enumerate(random_pipe.transformer.transformer_blocks):
         block.register_forward_hook(lambda *_, number=number: ran.append(number))
@@ -158,23 +158,23 @@ def test_only_the_blocks_up_to_the_layer_run_and_prompts_are_encoded_once(random
     original = kind.encode_prompt
     monkeypatch.setattr(kind, "encode_prompt", lambda *a, **k: encoded.append(a) or original(*a, **k))
     for _ in range(3):
-        segmenter(picture, CLASSES)
+        segmenter(image, CLASSES)
     assert set(ran) == {0}
     assert len(encoded) == 1
 
 
-def test_names_beyond_the_tokenizer_are_split_over_prompts(random_pipe, picture):
+def test_names_beyond_the_tokenizer_are_split_over_prompts(random_pipe, image):
     from mmdit_probe.datasets.scenes import CLASSES as NAMES
 
-    many = tuple(f"{colour} {name}" for name in NAMES for colour in ("red", "blue"))
+    many = tuple(f"{color} {name}" for name in NAMES for color in ("red", "blue"))
     parts = class_prompts(random_pipe, many, 0)
     assert len(parts) > 1
     assert [number for part in parts for number in part.numbers] == list(range(len(many)))
-    made = OpenVocabularySegmenter(random_pipe, layer=1)(picture, many)
+    made = OpenVocabularySegmenter(random_pipe, layer=1)(image, many)
     assert made.logits.shape == (len(many), 8, 8)
     part = parts[1]
     names = [many[number] for number in part.numbers]
-    alone = OpenVocabularySegmenter(random_pipe, layer=1)(picture, names)
+    alone = OpenVocabularySegmenter(random_pipe, layer=1)(image, names)
     np.testing.assert_allclose(made.logits[list(part.numbers)], alone.logits, atol=1e-6)
 
 
@@ -185,7 +185,7 @@ def test_spans_are_each_names_own_tokens(random_pipe):
     assert ids[2] == ids[3] == ids[5]
 
 
-def test_names_of_any_characters_have_tokens_of_their_own(random_pipe, picture, capfd):
+def test_names_of_any_characters_have_tokens_of_their_own(random_pipe, image, capfd):
     names = ["😀 lava", "日本", "night  sky", "$x$", "Ünïted", "sand"]
     parts = class_prompts(random_pipe, names, 0)
     spans = [span for part in parts for span in part.spans]
@@ -194,7 +194,7 @@ def test_names_of_any_characters_have_tokens_of_their_own(random_pipe, picture, 
         taken = [position for span in part.spans for position in span]
         ids = random_pipe.tokenizer(part.prompt).input_ids
         assert taken == list(range(1, len(ids) - 1))  # every token but start and end belongs to one name
-    assert OpenVocabularySegmenter(random_pipe, layer=1)(picture, names).logits.shape == (6, 8, 8)
+    assert OpenVocabularySegmenter(random_pipe, layer=1)(image, names).logits.shape == (6, 8, 8)
     assert "longer than the specified maximum" not in capfd.readouterr().err
 
 
@@ -208,9 +208,9 @@ def test_names_of_any_characters_have_tokens_of_their_own(random_pipe, picture, 
         ([" ".join(["grass"] * 40)], "has 40 tokens"),
     ],
 )
-def test_bad_class_lists_are_explained(random_pipe, picture, classes, message):
+def test_bad_class_lists_are_explained(random_pipe, image, classes, message):
     with pytest.raises(ValueError, match=message):
-        OpenVocabularySegmenter(random_pipe, layer=1)(picture, classes)
+        OpenVocabularySegmenter(random_pipe, layer=1)(image, classes)
 
 
 def test_a_model_without_a_known_expert_asks_for_a_layer(random_pipe, monkeypatch):
@@ -230,9 +230,9 @@ def test_a_model_without_a_known_expert_asks_for_a_layer(random_pipe, monkeypatc
         (SegmentConfig(timestep=0), "timestep must be in 1 to 28"),
     ],
 )
-def test_bad_settings_are_explained(random_pipe, picture, config, message):
+def test_bad_settings_are_explained(random_pipe, image, config, message):
     with pytest.raises(ValueError, match=message):
-        OpenVocabularySegmenter(random_pipe, 1, config)(picture, CLASSES)
+        OpenVocabularySegmenter(random_pipe, 1, config)(image, CLASSES)
 
 
 def test_images_must_be_rgb(random_pipe):
@@ -240,7 +240,7 @@ def test_images_must_be_rgb(random_pipe):
         OpenVocabularySegmenter(random_pipe, 1)(np.zeros((4, 4)), CLASSES)
 
 
-def test_the_centre_square_is_cut_out():
+def test_the_center_square_is_cut_out():
     wide = np.arange(6 * 10 * 3, dtype=np.uint8).reshape(6, 10, 3)
     np.testing.assert_array_equal(cropped(wide, "center"), wide[:, 2:8])
     assert cropped(wide, "stretch") is wide
@@ -276,9 +276,9 @@ def test_refinement_and_scores_agree_with_the_whole_softmax(sd3, inputs, monkeyp
         np.testing.assert_allclose(record["i2t"], expected, atol=1e-5)
 
 
-def test_refined_maps_make_other_labels_from_the_same_names(random_pipe, picture):
-    plain = OpenVocabularySegmenter(random_pipe, 1)(picture, CLASSES)
-    refined = OpenVocabularySegmenter(random_pipe, 1, SegmentConfig(refine="i2i"))(picture, CLASSES)
+def test_refined_maps_make_other_labels_from_the_same_names(random_pipe, image):
+    plain = OpenVocabularySegmenter(random_pipe, 1)(image, CLASSES)
+    refined = OpenVocabularySegmenter(random_pipe, 1, SegmentConfig(refine="i2i"))(image, CLASSES)
     assert refined.logits.std((1, 2)).max() < plain.logits.std((1, 2)).max()  # means of means are flatter
     assert refined.logits.shape == plain.logits.shape
 
@@ -294,22 +294,22 @@ def test_readouts_for_the_settings_of_table_5():
         make_readout("scores", "mean", "i2i")
 
 
-def test_regions_come_from_the_empty_prompts_tokens(random_pipe, picture):
+def test_regions_come_from_the_empty_prompts_tokens(random_pipe, image):
     segmenter = UnsupervisedSegmenter(random_pipe, 1, GroupConfig(threshold=0.02))
-    made = segmenter(picture)
+    made = segmenter(image)
     features = encode_prompts(random_pipe, [""], 77)
     words = int((features.text.kinds[0] != "absent").sum())
     reader = MapReader(random_pipe, I2TMaps(), [1], [8])
-    maps = reader.read(reader.latents([picture]), [""])[0, 0, 0][..., :words].movedim(-1, 0)
+    maps = reader.read(reader.latents([image]), [""])[0, 0, 0][..., :words].movedim(-1, 0)
     expected = segmenters.merge(maps, GroupConfig(threshold=0.02))
     np.testing.assert_allclose(made.logits, expected.numpy(), atol=1e-6)
     assert made.classes[0] == "region 1"
-    assert len(UnsupervisedSegmenter(random_pipe, 1, GroupConfig(threshold=9.0))(picture).classes) == 1
+    assert len(UnsupervisedSegmenter(random_pipe, 1, GroupConfig(threshold=9.0))(image).classes) == 1
 
 
-def test_unknown_variants_are_refused(random_pipe, picture):
+def test_unknown_variants_are_refused(random_pipe, image):
     with pytest.raises(ValueError, match="variant must be one of released, paper-text"):
-        UnsupervisedSegmenter(random_pipe, 1, GroupConfig(variant="other"))(picture)
+        UnsupervisedSegmenter(random_pipe, 1, GroupConfig(variant="other"))(image)
 
 
 def made_up():
@@ -331,7 +331,7 @@ def test_files_hold_what_was_found(tmp_path):
     legend = json.loads(files[1].read_text())
     assert [(item["label"], item["class"], item["share"]) for item in legend] == [
         (0, "a", 0.5), (1, "b < c", 0.0), (2, "d", 0.5)]  # fmt: skip
-    assert legend[0]["colour"] == "#e69f00"
+    assert legend[0]["color"] == "#e69f00"
     assert json.loads(files[3].read_text())["image"] == {"file_name": "x", "height": 2, "width": 3}
     record = load_record(files[4])
     np.testing.assert_array_equal(record["logits"], made.logits)

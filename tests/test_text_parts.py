@@ -243,47 +243,47 @@ def qwen_image():
     return pipe
 
 
-PICTURE = {"height": 32, "width": 32, "num_inference_steps": 1, "output_type": "latent"}
-UNBINNED = PICTURE | {"use_resolution_binning": False}
+IMAGE = {"height": 32, "width": 32, "num_inference_steps": 1, "output_type": "latent"}
+UNBINNED = IMAGE | {"use_resolution_binning": False}
 GUIDED = {"negative_prompt": ["sand", "Grass and lava"], "guidance_scale": 3.0}
 LENGTH, LONGER = {"max_sequence_length": 12}, {"max_sequence_length": 21}
 INSTRUCTION = ["above red sand", "a moon:"]
 
 CASES = {
-    "lumina2": (lumina2, PICTURE | GUIDED | LONGER),
-    "lumina2-told": (lumina2, PICTURE | GUIDED | LONGER | {"system_prompt": "under sand"}),
+    "lumina2": (lumina2, IMAGE | GUIDED | LONGER),
+    "lumina2-told": (lumina2, IMAGE | GUIDED | LONGER | {"system_prompt": "under sand"}),
     "pixart-sigma": (pixart, UNBINNED | GUIDED | LENGTH),
     "pixart-alpha": (lambda: pixart(True), UNBINNED | GUIDED | LENGTH | {"clean_caption": False}),
     "sana": (sana, UNBINNED | GUIDED | LENGTH | {"complex_human_instruction": INSTRUCTION}),
     "sana-plain": (sana, UNBINNED | GUIDED | LENGTH | {"complex_human_instruction": None}),
 }
 CASES |= {
-    "cogview4": (cogview4, PICTURE | GUIDED | {"max_sequence_length": 9}),
-    "easyanimate": (easyanimate, PICTURE | GUIDED | {"num_frames": 5, "height": 32, "width": 32}),
+    "cogview4": (cogview4, IMAGE | GUIDED | {"max_sequence_length": 9}),
+    "easyanimate": (easyanimate, IMAGE | GUIDED | {"num_frames": 5, "height": 32, "width": 32}),
 }
-REPHRASED = PICTURE | GUIDED | {"enable_prompt_rewrite": False}
+REPHRASED = IMAGE | GUIDED | {"enable_prompt_rewrite": False}
 CASES |= {
-    "bria": (bria, PICTURE | GUIDED | LENGTH),
-    "bria-fibo": (bria_fibo, PICTURE | GUIDED | LENGTH),
-    "bria-fibo-left": (lambda: bria_fibo("left"), PICTURE | GUIDED | LENGTH),
+    "bria": (bria, IMAGE | GUIDED | LENGTH),
+    "bria-fibo": (bria_fibo, IMAGE | GUIDED | LENGTH),
+    "bria-fibo-left": (lambda: bria_fibo("left"), IMAGE | GUIDED | LENGTH),
     "longcat": (longcat, REPHRASED),
-    "ovis": (ovis, PICTURE | GUIDED | LENGTH),
+    "ovis": (ovis, IMAGE | GUIDED | LENGTH),
 }
 CASES |= {
-    "krea2": (krea2, PICTURE | GUIDED | LENGTH),
-    "nucleus": (nucleus, PICTURE | GUIDED | {"max_sequence_length": 16}),
-    "nucleus-left": (lambda: nucleus("left"), PICTURE | GUIDED | {"max_sequence_length": 16}),
-    "joyimage": (joyimage, PICTURE | GUIDED | LONGER),
-    "joyimage-right": (lambda: joyimage("right"), PICTURE | GUIDED),
-    "ernie": (ernie, PICTURE | GUIDED),
+    "krea2": (krea2, IMAGE | GUIDED | LENGTH),
+    "nucleus": (nucleus, IMAGE | GUIDED | {"max_sequence_length": 16}),
+    "nucleus-left": (lambda: nucleus("left"), IMAGE | GUIDED | {"max_sequence_length": 16}),
+    "joyimage": (joyimage, IMAGE | GUIDED | LONGER),
+    "joyimage-right": (lambda: joyimage("right"), IMAGE | GUIDED),
+    "ernie": (ernie, IMAGE | GUIDED),
     "prx": (prx, UNBINNED | GUIDED),
     "prx-cut": (prx, UNBINNED | GUIDED | {"tokenizer_max_length": 8, "skip_text_cleaning": True}),
 }
 CASES |= {
-    "flux2": (flux2, PICTURE | {"max_sequence_length": 24}),
-    "flux2-klein": (lambda: flux2(True), PICTURE | {"max_sequence_length": 24, "guidance_scale": 1.0}),
-    "cogview3": (cogview3, PICTURE | GUIDED | LENGTH),
-    "qwen-image": (qwen_image, PICTURE | {"negative_prompt": GUIDED["negative_prompt"], "true_cfg_scale": 3.0}),
+    "flux2": (flux2, IMAGE | {"max_sequence_length": 24}),
+    "flux2-klein": (lambda: flux2(True), IMAGE | {"max_sequence_length": 24, "guidance_scale": 1.0}),
+    "cogview3": (cogview3, IMAGE | GUIDED | LENGTH),
+    "qwen-image": (qwen_image, IMAGE | {"negative_prompt": GUIDED["negative_prompt"], "true_cfg_scale": 3.0}),
 }
 CUT = {"lumina2": 5, "lumina2-told": 6, "cogview4": 7, "krea2": 6, "ernie": 7, "prx-cut": 6}
 """Where the prompt is cut: these templates take some of the length."""
@@ -362,7 +362,7 @@ def test_words_of_a_prompt_are_where_the_call_has_them(name):
     calls = watched(pipe, ["a red heart"], options | ({"negative_prompt": guided} if guided else {}))
     [text] = [text.conditional_rows() for text, _ in calls if text.conditional.any()]
     told = {"max_sequence_length": call_default(pipe, "max_sequence_length")}
-    told |= {name: value for name, value in options.items() if name not in PICTURE}
+    told |= {name: value for name, value in options.items() if name not in IMAGE}
     parts = family_of(pipe.transformer).parts_of(pipe, told)
     assert find_words(parts, "a red heart", ["red", "heart"]) == [
         np.flatnonzero(text.spelling(word)[0]).tolist() for word in ("red", "heart")
@@ -461,14 +461,14 @@ def test_hunyuan_reads_quoted_texts_as_bytes_before_the_prompt(negative):
 def test_bria_without_a_negative_prompt_has_zeros_in_its_place(negative):
     pipe = made("bria")
     prompts = ["a red heart", "sand"] if isinstance(negative, list) else ["a red heart"]
-    [(text, features)] = watched(pipe, prompts, PICTURE | LENGTH | {"negative_prompt": negative})
+    [(text, features)] = watched(pipe, prompts, IMAGE | LENGTH | {"negative_prompt": negative})
     assert (text.kinds[: len(prompts)] == "absent").all()
     assert not features[: len(prompts)].any()
     assert text.conditional.tolist() == [False] * len(prompts) + [True] * len(prompts)
 
 
 def test_cogview3_without_a_negative_prompt_has_zeros_in_its_place():
-    [(text, features)] = watched(made("cogview3"), ["a red heart"], PICTURE | LENGTH | {"guidance_scale": 3.0})
+    [(text, features)] = watched(made("cogview3"), ["a red heart"], IMAGE | LENGTH | {"guidance_scale": 3.0})
     assert (text.kinds[0] == "absent").all()
     assert not features[0].any()
     assert text.conditional.tolist() == [False, True]
@@ -477,7 +477,7 @@ def test_cogview3_without_a_negative_prompt_has_zeros_in_its_place():
 @pytest.mark.parametrize("negative", [None, ["", "grass and lava"]])
 def test_fibo_begins_a_text_for_an_empty_prompt(negative):
     pipe = made("bria-fibo")
-    [(text, features)] = watched(pipe, ["a red heart", "sand"], PICTURE | LENGTH | {"negative_prompt": negative})
+    [(text, features)] = watched(pipe, ["a red heart", "sand"], IMAGE | LENGTH | {"negative_prompt": negative})
     for kinds, shown in zip(text.kinds, features, strict=True):
         np.testing.assert_array_equal(kinds == "start", shown[:, -2] == 128000)
         np.testing.assert_array_equal(kinds != "padding", shown[:, -3] == 1)
@@ -486,17 +486,17 @@ def test_fibo_begins_a_text_for_an_empty_prompt(negative):
 
 def test_fibo_is_guided_in_the_layers_that_are_told_of_the_text():
     """Its transformer is given a list of features, one for each layer and not for each sample."""
-    pipe, pictures = made("bria-fibo"), []
+    pipe, images = made("bria-fibo"), []
     for batched in (True, False):
         with PerturbedGuidance(pipe, [BlurText(0)], 2.0, batched=batched):
-            options = PICTURE | LENGTH | {"generator": torch.Generator().manual_seed(0)}
-            pictures.append(pipe("a red heart", **options).images)
-    torch.testing.assert_close(*pictures)
+            options = IMAGE | LENGTH | {"generator": torch.Generator().manual_seed(0)}
+            images.append(pipe("a red heart", **options).images)
+    torch.testing.assert_close(*images)
 
 
 @pytest.mark.parametrize("name", ["flux2", "cogview3"])
 def test_commands_give_the_prompt_by_name(name):
-    """In some pipelines pictures come before it."""
+    """In some pipelines images come before it."""
     generation = GenerationConfig(steps=2, height=32, width=32, max_sequence_length=24)
     record = record_generated(made(name), "a red heart", [I2TMaps()], (1, 2), generation).record
     words = record["token_text"].values[record["token_kind"].values == "word"]
@@ -505,7 +505,7 @@ def test_commands_give_the_prompt_by_name(name):
 
 def test_longcat_reads_quoted_texts_letter_by_letter():
     pipe, prompt = made("longcat"), "a 'red' heart on sand's \"lava\""
-    options = PICTURE | {"enable_prompt_rewrite": False, "guidance_scale": 3.0}
+    options = IMAGE | {"enable_prompt_rewrite": False, "guidance_scale": 3.0}
     calls = watched(pipe, prompt, options)
     assert checked(*calls[0], pipe)[0] == (True, "a ' r e d ' heart on sand ' s \" l a v a \"")
     assert checked(*calls[1], pipe) == [(False, "")]
@@ -523,7 +523,7 @@ def test_wan_mends_the_prompt():
     assert find_words(parts, "  a&amp;#32; red   heart", ["heart"]) == [[3]]
 
 
-def test_pictures_among_the_words_leave_them_unknown():
+def test_images_among_the_words_leave_them_unknown():
     pipe = made("longcat")
     assert family_of(pipe.transformer).parts_of(pipe, {"prompt": "sand", "image": object()}) == []
 
@@ -533,7 +533,7 @@ def test_words_are_read_beside_a_shorter_negative_prompt():
     pipe = made("lumina2")
     parts = family_of(pipe.transformer).text_parts(pipe, 24)
     with Probe(pipe, [WordMaps(find_words(parts, "a red heart", ["heart"]))]) as probe:
-        pipe("a red heart", guidance_scale=3.0, max_sequence_length=24, **PICTURE)
+        pipe("a red heart", guidance_scale=3.0, max_sequence_length=24, **IMAGE)
     maps = probe.dataset("conditional")["word_map"]
     assert (maps > 0).all()
     assert (probe.dataset("unconditional")["word_map"] == 0).all()

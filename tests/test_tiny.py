@@ -115,12 +115,12 @@ def test_the_rate_warms_up_stays_and_falls_to_zero(tmp_path):
     assert t.rate(1000) == pytest.approx(0)
 
 
-def test_the_autoencoder_keeps_its_pictures_when_its_latents_are_evened_out(tmp_path, monkeypatch):
+def test_the_autoencoder_keeps_its_images_when_its_latents_are_evened_out(tmp_path, monkeypatch):
     corpus = make_corpus(4, 1, tmp_path)
     from mmdit_probe.tiny import autoencoder
 
     kept = {}
-    original = autoencoder._standardise
+    original = autoencoder._standardize
 
     def noted(vae, pixels):
         with torch.no_grad():
@@ -128,7 +128,7 @@ def test_the_autoencoder_keeps_its_pictures_when_its_latents_are_evened_out(tmp_
             original(vae, pixels)
             kept["after"] = vae.decode(vae.encode(pixels).latent_dist.mean).sample
 
-    monkeypatch.setattr(autoencoder, "_standardise", noted)
+    monkeypatch.setattr(autoencoder, "_standardize", noted)
     vae = train_autoencoder(make_autoencoder(SMALL), corpus.images, SMALL, CPU)
     torch.testing.assert_close(kept["before"], kept["after"], atol=1e-4, rtol=0)
     latents = encode_all(vae, corpus.images, CPU).float()

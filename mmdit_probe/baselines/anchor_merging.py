@@ -1,6 +1,6 @@
 """Regions from self-attention by iterative merging (DiffSeg: Tian et al. 2023, "Diffuse, Attend, and Segment").
 
-Each row of the attention matrix is a distribution over the picture. A grid of anchors each averages all rows that are
+Each row of the attention matrix is a distribution over the image. A grid of anchors each averages all rows that are
 near its own, then the anchors are merged greedily. Rows are streamed: only the anchors' are held.
 """
 

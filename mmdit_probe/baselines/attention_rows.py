@@ -1,4 +1,4 @@
-"""Image-to-image attention of one picture, a few rows at a time: the N x N matrix is never held unless it is small."""
+"""Image-to-image attention of one image, a few rows at a time: the N x N matrix is never held unless it is small."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_HELD = 1 << 26
 """Matrices of up to so many elements (256 MB of fp32) are kept where they are needed again."""
 
 
-def normalised(rows: Float[Tensor, "queries keys"]) -> Float[Tensor, "queries keys"]:
+def normalized(rows: Float[Tensor, "queries keys"]) -> Float[Tensor, "queries keys"]:
     """Each row divided by its sum; a row of zeros stays one."""
     return rows / rows.sum(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
 
@@ -70,7 +70,7 @@ def image_rows(attention: JointAttention, heads: Sequence[int] | None = None) ->
         first = layout.image_queries.start
         queries = slice(first + chosen.start, first + chosen.stop)
         probs = attention.probs(queries, layout.image_keys)[0]
-        return normalised((probs if heads is None else probs[list(heads)]).mean(0))
+        return normalized((probs if heads is None else probs[list(heads)]).mean(0))
 
     return of
 

@@ -15,13 +15,13 @@ import pandas as pd
 
 from ..configs import EvaluateConfig
 from ..configs.baselines import DiffCutConfig, DiffSegConfig, RefineConfig
-from ..datasets.labelled import LabelledPictures
+from ..datasets.labeled import LabeledImages
 from ..datasets.registry import held_out_scenes
 from ..evaluation.run import Counter, run_evaluation
 from ..evaluation.tables import Evaluation, tabulate
-from ..evaluation.trivial import BASELINES
+from ..evaluation.trivial import TRIVIAL
 from ..pipelines.defaults import expert_layer
-from ..storage.digests import named
+from ..storage.digests import model_fingerprint
 from .counters import RegionCounter, joint_config, refined_counter
 from .registry import REFINERS
 
@@ -81,8 +81,8 @@ class Comparison:
                 found = self._unsupervised(method, threshold, scenes)
                 rows.append({"method": method, "threshold": threshold, "miou": 100 * found.views["miou"].iloc[0]})
         for entropy, iterations in product(config.entropies, config.iterations):
-            rival = RefineConfig(entropy=entropy, iterations=iterations)
-            found = self._named(self.pipe, self.model, "iseg", scenes, rival)
+            baseline = RefineConfig(entropy=entropy, iterations=iterations)
+            found = self._named(self.pipe, self.model, "iseg", scenes, baseline)
             own = {"method": "iseg", "entropy": entropy, "iterations": iterations}
             rows.append({**own, "miou": 100 * found.views["miou"].iloc[0]})
         return pd.DataFrame(rows)
@@ -92,7 +92,7 @@ class Comparison:
 
         ``magnet`` is the pipeline with ``lora``. Regions are scored by the paper's matching.
         """
-        lora = lora and named(lora)
+        lora = lora and model_fingerprint(lora)
         scenes = held_out_scenes(self.config.scenes)
         best = tuning.loc[tuning.groupby("method")["miou"].idxmax()].set_index("method")
         return pd.DataFrame(
@@ -100,7 +100,7 @@ class Comparison:
         )
 
     def _by_names(
-        self, scenes: LabelledPictures, best: pd.DataFrame, magnet: Any, lora: str | None
+        self, scenes: LabeledImages, best: pd.DataFrame, magnet: Any, lora: str | None
     ) -> Iterator[dict[str, Any]]:
         for refine in ("none", *REFINERS):
             name = "Seg4Diff" + ("" if refine == "none" else f" + {refine}")
@@ -114,7 +114,7 @@ class Comparison:
             yield _row("open-vocabulary", "Seg4Diff + MAGNET", None, found, scenes)
 
     def _without_words(
-        self, scenes: LabelledPictures, best: pd.DataFrame, magnet: Any, lora: str | None
+        self, scenes: LabeledImages, best: pd.DataFrame, magnet: Any, lora: str | None
     ) -> Iterator[dict[str, Any]]:
         chosen = best["threshold"]
         for method, name in NAMES.items():
@@ -124,8 +124,8 @@ class Comparison:
         if magnet is not None:
             found = self._unsupervised("seg4diff", float(chosen["seg4diff"]), scenes, magnet, f", LoRA {lora}")
             yield _row("unsupervised", "Seg4Diff + MAGNET (tuned)", float(chosen["seg4diff"]), found, scenes)
-        for baseline in BASELINES:
-            rows = found.baselines[(found.baselines["baseline"] == baseline) & (found.baselines["matching"] == "paper")]
+        for baseline in TRIVIAL:
+            rows = found.trivial[(found.trivial["baseline"] == baseline) & (found.trivial["matching"] == "paper")]
             row = rows.iloc[0]
             yield {"task": "unsupervised", "system": baseline, "miou": 100 * row["miou"], "pacc": 100 * row["pacc"]}
 
@@ -136,16 +136,16 @@ class Comparison:
         )
 
     def _named(
-        self, pipe: Any, model: str, refine: str, scenes: LabelledPictures, rival: RefineConfig | None = None
+        self, pipe: Any, model: str, refine: str, scenes: LabeledImages, baseline: RefineConfig | None = None
     ) -> Evaluation:
         config, name = self._config(refine=refine), refine
-        if rival is not None:
-            name = f"{refine}-{rival.entropy:g}-{rival.iterations}"
-        counter = refined_counter(pipe, config, rival or RefineConfig()) if refine in REFINERS else None
+        if baseline is not None:
+            name = f"{refine}-{baseline.entropy:g}-{baseline.iterations}"
+        counter = refined_counter(pipe, config, baseline or RefineConfig()) if refine in REFINERS else None
         return self._run(pipe, config, scenes, counter, model, name)
 
     def _unsupervised(
-        self, method: str, threshold: float, scenes: LabelledPictures, pipe: Any = None, lora: str = ""
+        self, method: str, threshold: float, scenes: LabeledImages, pipe: Any = None, lora: str = ""
     ) -> Evaluation:
         pipe = self.pipe if pipe is None else pipe
         config = self._config(task="unsupervised", method=method, threshold=threshold, baselines=True)
@@ -158,7 +158,7 @@ class Comparison:
         self,
         pipe: Any,
         config: EvaluateConfig,
-        scenes: LabelledPictures,
+        scenes: LabeledImages,
         counter: Counter | None,
         model: str,
         name: str,
@@ -169,7 +169,7 @@ class Comparison:
         return tabulate(run_evaluation(pipe, scenes, limited, self.out / folder, model, counter=counter))
 
 
-def _row(task: str, name: str, threshold: float | None, found: Evaluation, scenes: LabelledPictures) -> dict[str, Any]:
+def _row(task: str, name: str, threshold: float | None, found: Evaluation, scenes: LabeledImages) -> dict[str, Any]:
     view = found.views.iloc[0]
     return {
         "task": task,

@@ -7,7 +7,7 @@ class token (semantic branch). Last, every mask takes the class that most of its
 
 Deviations: sentences and background as in `proxyclip`; lower layers enter the last block's value projection as they are;
 a region's class token is the last block's class token attending to that region alone; masks are found once on the whole
-picture; of overlapping masks the smallest counts, in the regions and in the vote.
+image; of overlapping masks the smallest counts, in the regions and in the vote.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from torch.nn import functional
 from ..configs.baselines import CorrCLIPConfig
 from ..segmentation.class_prompts import checked_classes
 from ..segmentation.result import Segmentation
-from ..segmentation.segmenters import Picture
+from ..segmentation.segmenters import ImageLike
 from ..storage.images import as_rgb
 from .dense_clip import (
     DINO_MEAN,
     DINO_STD,
     DenseCLIP,
     Windows,
-    class_scores,
+    class_metrics,
     dino_features,
     name_variants,
     on_grid,
@@ -81,7 +81,7 @@ class CorrCLIP:
         clip: a CLIPModel, such as facebook/metaclip-b16-fullcc2.5b.
         processor: its CLIPProcessor.
         dino: a ViTModel, such as facebook/dino-vitb8.
-        masks: from a picture (height, width, 3) to mask numbers (height, width), -1 for none; `sam_masks.SamMasks`.
+        masks: from an image (height, width, 3) to mask numbers (height, width), -1 for none; `sam_masks.SamMasks`.
         config: the released settings by default.
     """
 
@@ -96,21 +96,21 @@ class CorrCLIP:
         self.clip, self.dino, self.masks = DenseCLIP(clip, processor), dino, masks
         self.config = config or CorrCLIPConfig()
 
-    def segment(self, image: Picture, classes: Sequence[str]) -> Segmentation:
-        """One picture, (height, width, 3) uint8 RGB or PIL."""
-        picture, names = as_rgb(image), checked_classes(classes)
+    def segment(self, image: ImageLike, classes: Sequence[str]) -> Segmentation:
+        """One image, (height, width, 3) uint8 RGB or PIL."""
+        image, names = as_rgb(image), checked_classes(classes)
         words, owners = name_variants(names)
-        masks = self.masks(picture)
+        masks = self.masks(image)
         with torch.no_grad():
-            scores = self._scores(picture, masks, self.clip.text(words))
+            scores = self._scores(image, masks, self.clip.text(words))
             maps = probabilities(scores, owners, names, self.config.scale, self.config.background)
         labels = maps.argmax(0).cpu().numpy()
         labels = majority_vote(labels, masks) if self.config.vote else labels
-        return result(picture, maps, names, {"method": "corrclip"}, labels)
+        return result(image, maps, names, {"method": "corrclip"}, labels)
 
-    def _scores(self, picture: np.ndarray, masks: np.ndarray, text: Tensor) -> Tensor:
+    def _scores(self, image: np.ndarray, masks: np.ndarray, text: Tensor) -> Tensor:
         config = self.config
-        resized, windows = windows_of(picture, config.side, config.crop, config.stride)
+        resized, windows = windows_of(image, config.side, config.crop, config.stride)
         states = self.clip.layers(windows.cut(pixels(resized, self.clip.mean, self.clip.std, self.clip.model)))
         features = dino_features(self.dino, windows.cut(pixels(resized, DINO_MEAN, DINO_STD, self.dino)), "query-key")
         grid = features.shape[1:3]
@@ -120,7 +120,7 @@ class CorrCLIP:
             self._window([layer[row : row + 1] for layer in states], points[row], regions[row], grid)
             for row in range(len(points))
         ]
-        return class_scores(torch.cat(parts), grid, text, windows, picture.shape[:2])
+        return class_metrics(torch.cat(parts), grid, text, windows, image.shape[:2])
 
     def _regions(self, points: Tensor, masks: np.ndarray, windows: Windows, grid: Sequence[int]) -> list[Tensor]:
         """Region of each grid point of each window: of the mask at its middle, merged over the window."""

@@ -1,4 +1,4 @@
-"""Rivals as counters of an evaluation: the same pictures, classes, scoring and resuming as Seg4Diff's."""
+"""Baselines as counters of an evaluation: the same images, classes, scoring and resuming as Seg4Diff's."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..segmentation.map_reader import MapReader
 from ..segmentation.maps import make_readout
 from ..segmentation.segmenters import Correct, OpenVocabularySegmenter
 from .loading import Masks
-from .on_mmdit import RefinedReader, RegionReader, colour_masks, regions_work, vote_by
+from .on_mmdit import RefinedReader, RegionReader, color_masks, regions_work, vote_by
 
 
-class SystemCounter:
-    """A whole system, one picture at a time; its single view has the layer 0."""
+class BaselineCounter:
+    """A whole system, one image at a time; its single view has the layer 0."""
 
     layers: tuple[int, ...] = (0,)
 
@@ -34,36 +34,36 @@ class SystemCounter:
     def count(self, loaded: Loaded, classes: tuple[str, ...]) -> list[np.ndarray]:
         of = self._named if self.config.task == "open-vocabulary" else self._regions
         # (matching, count, class) with the axes timestep, layer and head of length 1
-        return [np.expand_dims(of(picture, labels, classes), (1, 2, 3)).astype(np.int32) for picture, labels in loaded]
+        return [np.expand_dims(of(image, labels, classes), (1, 2, 3)).astype(np.int32) for image, labels in loaded]
 
-    def _named(self, picture: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    def _named(self, image: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
         offer = offered(labels, classes, self.config.vocabulary)
-        made = self.system.segment(picture, [classes[number] for number in offer])
+        made = self.system.segment(image, [classes[number] for number in offer])
         return named_counts(labels, offer, made.labels.astype(np.int64), len(classes))
 
-    def _regions(self, picture: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-        return matched_counts(labels, self.system.group(picture).labels.astype(np.int64), len(classes))
+    def _regions(self, image: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+        return matched_counts(labels, self.system.group(image).labels.astype(np.int64), len(classes))
 
 
 class RegionCounter:
     """DiffSeg's or DiffCut's steps on an MM-DiT, all layers and timesteps asked for."""
 
-    def __init__(self, pipe: Any, config: EvaluateConfig, rival: DiffSegConfig | DiffCutConfig) -> None:
+    def __init__(self, pipe: Any, config: EvaluateConfig, baseline: DiffSegConfig | DiffCutConfig) -> None:
         if config.heads != "mean":
             raise ValueError(f"evaluate: --method {config.method} takes the mean over heads; leave --heads as it is")
         self.reader = RegionReader(
             pipe,
-            regions_work(rival),
+            regions_work(baseline),
             config.layers,
             config.timesteps,
             seed=config.seed,
             max_sequence_length=config.max_sequence_length,
         )
         self.timesteps, self.sigmas, self.layers = self.reader.timesteps, self.reader.sigmas, self.reader.layers
-        self.settings: Mapping[str, Any] = {"rival": as_dict(rival)}
+        self.settings: Mapping[str, Any] = {"baseline": as_dict(baseline)}
 
     def count(self, loaded: Loaded, classes: tuple[str, ...]) -> list[np.ndarray]:
-        views = self.reader.regions([picture for picture, _ in loaded])
+        views = self.reader.regions([image for image, _ in loaded])
         return [
             np.stack(
                 [
@@ -80,42 +80,44 @@ class RegionCounter:
         return matched_counts(labels, label_map(maps, labels.shape).numpy(), len(classes))
 
 
-def joint_config(rival: Any, threshold: float) -> Any:
+def joint_config(baseline: Any, threshold: float) -> Any:
     """DiffSeg's or DiffCut's settings with the threshold that was asked for."""
-    return replace(rival, **{"threshold" if isinstance(rival, DiffSegConfig) else "tau": threshold})
+    return replace(baseline, **{"threshold" if isinstance(baseline, DiffSegConfig) else "tau": threshold})
 
 
-def refined_counter(pipe: Any, config: EvaluateConfig, rival: RefineConfig, masks: Masks | None = None) -> MapCounter:
-    """Seg4Diff with a rival's refinement; ``masks`` serve the vote, k-means on colours without them."""
+def refined_counter(
+    pipe: Any, config: EvaluateConfig, baseline: RefineConfig, masks: Masks | None = None
+) -> MapCounter:
+    """Seg4Diff with a baseline's refinement; ``masks`` serve the vote, k-means on colors without them."""
     if config.heads != "mean":
         raise ValueError(f"evaluate: refine {config.refine} takes the mean over heads; leave --heads as it is")
     if config.refine != "corrclip-vote" and not config.normalize.startswith("probs"):
         raise ValueError(f"evaluate: refine {config.refine} works on probabilities; leave --normalize as it is")
-    reader = refined_reader(pipe, rival, config, config.layers, config.timesteps)
-    return MapCounter(pipe, config, reader, correction(config.refine, rival, masks), {"rival": as_dict(rival)})
+    reader = refined_reader(pipe, baseline, config, config.layers, config.timesteps)
+    return MapCounter(pipe, config, reader, correction(config.refine, baseline, masks), {"baseline": as_dict(baseline)})
 
 
 def refined_reader(
-    pipe: Any, rival: RefineConfig, config: EvaluateConfig | SegmentConfig, layers: Any, timesteps: Any
+    pipe: Any, baseline: RefineConfig, config: EvaluateConfig | SegmentConfig, layers: Any, timesteps: Any
 ) -> MapReader:
     """Reads maps as ``config.refine`` asks; for the vote they are the plain ones."""
     options: dict[str, Any] = {"seed": config.seed, "max_sequence_length": config.max_sequence_length}
     if config.refine == "corrclip-vote":
         normalize = config.normalize if isinstance(config, EvaluateConfig) else "probs"
         return MapReader(pipe, make_readout(normalize, "mean", "none"), layers, timesteps, **options)
-    return RefinedReader(pipe, config.refine, rival, layers, timesteps, **options)
+    return RefinedReader(pipe, config.refine, baseline, layers, timesteps, **options)
 
 
-def correction(refine: str, rival: RefineConfig, masks: Masks | None) -> Correct | None:
+def correction(refine: str, baseline: RefineConfig, masks: Masks | None) -> Correct | None:
     """The vote, where it is asked for."""
     if refine != "corrclip-vote":
         return None
-    return vote_by(masks or (lambda picture: colour_masks(picture, rival.regions)))
+    return vote_by(masks or (lambda image: color_masks(image, baseline.regions)))
 
 
 def refined_segmenter(
-    pipe: Any, layer: int, config: SegmentConfig, rival: RefineConfig, masks: Masks | None = None
+    pipe: Any, layer: int, config: SegmentConfig, baseline: RefineConfig, masks: Masks | None = None
 ) -> OpenVocabularySegmenter:
-    """Seg4Diff's segmenter with a rival's refinement."""
-    reader = refined_reader(pipe, rival, config, [layer], [config.timestep])
-    return OpenVocabularySegmenter(pipe, layer, config, reader, correction(config.refine, rival, masks))
+    """Seg4Diff's segmenter with a baseline's refinement."""
+    reader = refined_reader(pipe, baseline, config, [layer], [config.timestep])
+    return OpenVocabularySegmenter(pipe, layer, config, reader, correction(config.refine, baseline, masks))

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from .prompt_words import BACKGROUND
 
-MEDIA = ("photo", "picture", "close-up photo", "cropped photo", "drawing", "painting", "sketch", "rendering")
+MEDIA = ("photo", "image", "close-up photo", "cropped photo", "drawing", "painting", "sketch", "rendering")
 KINDS = ("", "good ", "bad ", "bright ", "dark ", "blurry ", "small ", "large ")
 TEMPLATES = tuple(
     f"a {medium} of {article} {kind}{{}}." for medium in MEDIA for article in ["a", "the"] for kind in KINDS
@@ -29,7 +29,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Where the windows of one picture lie: its size in px (height, width), the window's side, and their corners."""
+    """Where the windows of one image lie: its size in px (height, width), the window's side, and their corners."""
 
     size: tuple[int, int]
     side: int
@@ -48,22 +48,22 @@ class Windows:
         return total / count
 
 
-def windows_of(picture: np.ndarray, shorter: int, crop: int, stride: int) -> tuple[np.ndarray, Windows]:
-    """The picture with its shorter side ``shorter`` px (at least ``crop``), and its windows; they cover every pixel."""
+def windows_of(image: np.ndarray, shorter: int, crop: int, stride: int) -> tuple[np.ndarray, Windows]:
+    """The image with its shorter side ``shorter`` px (at least ``crop``), and its windows; they cover every pixel."""
     if not 0 < stride <= crop:
         raise ValueError(f"windows: the stride must be in 1 to crop ({crop}), got {stride}")
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = max(shorter, crop) / min(height, width)
     size = max(crop, round(height * scale)), max(crop, round(width * scale))
-    resized = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC))
+    resized = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
     starts = ([*range(0, length - crop, stride), length - crop] for length in size)
     return resized, Windows(size, crop, tuple(product(*starts)))
 
 
-def pixels(picture: np.ndarray, mean: Sequence[float], std: Sequence[float], like: nn.Module) -> Tensor:
-    """(3, height, width) on the module's device and in its number format, normalised."""
+def pixels(image: np.ndarray, mean: Sequence[float], std: Sequence[float], like: nn.Module) -> Tensor:
+    """(3, height, width) on the module's device and in its number format, normalized."""
     weight = next(like.parameters())
-    values = rearrange(torch.from_numpy(picture.copy()), "h w c -> c h w").to(weight.device).float() / 255
+    values = rearrange(torch.from_numpy(image.copy()), "h w c -> c h w").to(weight.device).float() / 255
     shift, scale = torch.tensor(mean).to(values), torch.tensor(std).to(values)
     return ((values - shift[:, None, None]) / scale[:, None, None]).to(weight.dtype)
 
@@ -164,14 +164,14 @@ def on_grid(values: Float[Tensor, "windows patches width"], grid: Sequence[int])
     return rearrange(finer, "w d r c -> w (r c) d").to(values)
 
 
-def class_scores(
+def class_metrics(
     embeddings: Float[Tensor, "windows points embedding"],
     grid: Sequence[int],
     text: Tensor,
     windows: Windows,
     size: tuple[int, int],
 ) -> Float[Tensor, "classes height width"]:
-    """Cosines of every pixel with every class on a picture of ``size``, windows averaged."""
+    """Cosines of every pixel with every class on an image of ``size``, windows averaged."""
     cosines = rearrange(embeddings @ text.float().T, "w (r c) k -> w k r c", r=grid[0])
     upsampled = functional.interpolate(cosines, size=windows.side, mode="bilinear", align_corners=False)
     whole = windows.joined(upsampled)

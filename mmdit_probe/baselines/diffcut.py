@@ -1,11 +1,11 @@
-"""DiffCut: regions by recursive normalised cuts of diffusion features (Couairon et al. 2024, "DiffCut: Catalyzing
+"""DiffCut: regions by recursive normalized cuts of diffusion features (Couairon et al. 2024, "DiffCut: Catalyzing
 Zero-Shot Semantic Segmentation with Diffusion Features and Recursive Normalized Cut").
 
-The original takes the output of the last self-attention layer of SSD-1B's encoder on a picture of 1024 x 1024 px with an
+The original takes the output of the last self-attention layer of SSD-1B's encoder on an image of 1024 x 1024 px with an
 empty prompt. Here any Stable Diffusion 1, 2 or XL U-Net can be given.
 
 Deviations: without PAMR and the 3 x 3 median behind it, which the paper's figures are given with and without; the
-picture's original size is labelled, not 128 x 128 px; clusters that match no class are not merged into a background by
+image's original size is labeled, not 128 x 128 px; clusters that match no class are not merged into a background by
 the evaluation.
 """
 
@@ -22,9 +22,9 @@ from torch.nn import functional
 from ..configs.baselines import DiffCutConfig
 from ..families import output_projection, unet_places
 from ..segmentation.result import Segmentation
-from ..segmentation.segmenters import Picture
+from ..segmentation.segmenters import ImageLike
 from ..storage.images import as_rgb
-from .normalised_cut import recursive_cut, region_cosines
+from .normalized_cut import recursive_cut, region_cosines
 from .results import region_result
 from .unet_reader import UNetReader
 
@@ -61,14 +61,14 @@ class DiffCut:
             raise ValueError("DiffCut needs attention in the U-Net's encoder; this model has none there")
         self.layer = down[-1]
 
-    def group(self, image: Picture) -> Segmentation:
-        """One picture, (height, width, 3) uint8 RGB or PIL."""
-        picture = as_rgb(image)
-        return region_result(picture, cut_features(self.features(picture), self.config), {"method": "diffcut"})
+    def group(self, image: ImageLike) -> Segmentation:
+        """One image, (height, width, 3) uint8 RGB or PIL."""
+        image = as_rgb(image)
+        return region_result(image, cut_features(self.features(image), self.config), {"method": "diffcut"})
 
     @torch.no_grad()
-    def features(self, picture: np.ndarray) -> Float[Tensor, "width rows cols"]:
+    def features(self, image: np.ndarray) -> Float[Tensor, "width rows cols"]:
         """The self-attention layer's output, after its output projection."""
-        attention, module = self.reader.self_attention(picture, "", self.layer)
+        attention, module = self.reader.self_attention(image, "", self.layer)
         output = attention.output[0].transpose(0, 1).flatten(1)  # heads side by side
         return output_projection(module)(output).float().T.unflatten(1, attention.layout.grid)

@@ -1,12 +1,12 @@
 """DiffSeg: regions by merging self-attention maps (Tian et al. 2023, "Diffuse, Attend, and Segment: Unsupervised
 Zero-Shot Segmentation using Stable Diffusion").
 
-The original takes every self-attention layer of Stable Diffusion 1.4 on a picture of 512 x 512 px with an empty prompt:
+The original takes every self-attention layer of Stable Diffusion 1.4 on an image of 512 x 512 px with an empty prompt:
 the mean over heads and layers of each resolution, keys upsampled to 64 x 64, queries tiled, resolutions weighed in
 proportion to their width. The matrix of 4096 x 4096 is made a few rows at a time.
 
-Deviations: the picture's original size is labelled, not 512 x 512 px; the evaluation's ``crop`` chooses between the
-centre, as the original, and the whole picture stretched.
+Deviations: the image's original size is labeled, not 512 x 512 px; the evaluation's ``crop`` chooses between the
+center, as the original, and the whole image stretched.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch.nn import functional
 from ..attention.joint import JointAttention
 from ..configs.baselines import DiffSegConfig
 from ..segmentation.result import Segmentation
-from ..segmentation.segmenters import Picture
+from ..segmentation.segmenters import ImageLike
 from ..storage.images import as_rgb
 from .anchor_merging import merge_regions
-from .attention_rows import Rows, image_rows, mean_rows, normalised
+from .attention_rows import Rows, image_rows, mean_rows, normalized
 from .results import region_result
 from .unet_reader import UNetReader, at_level
 
@@ -44,16 +44,16 @@ class DiffSeg:
         self.config = config or DiffSegConfig()
         self.reader = UNetReader(pipe, self.config.side, self.config.timestep, noisy=False)
 
-    def group(self, image: Picture) -> Segmentation:
-        """One picture, (height, width, 3) uint8 RGB or PIL."""
-        picture, config = as_rgb(image), self.config
+    def group(self, image: ImageLike) -> Segmentation:
+        """One image, (height, width, 3) uint8 RGB or PIL."""
+        image, config = as_rgb(image), self.config
         with torch.no_grad():
-            latents = self.reader.latents(picture)
+            latents = self.reader.latents(image)
             found = self.reader.kept(latents, self.reader.encode(""), None).found
             grid = tuple(latents.shape[-2:])
             rows = all_resolutions(found, latents)
             maps = merge_regions(rows, grid, config.threshold, config.iterations, config.anchors)
-        return region_result(picture, maps, {"method": "diffseg"})
+        return region_result(image, maps, {"method": "diffseg"})
 
 
 def all_resolutions(found: dict[int, JointAttention], latents: Tensor) -> Rows:
@@ -73,7 +73,7 @@ def tiled(sources: Sequence[Rows], grids: Sequence[tuple[int, ...]], grid: tuple
         total = torch.zeros(())
         for rows, own, weight, where in zip(sources, grids, weights, queries, strict=True):
             total = total + weight * _upsampled(_picked(rows, where[chosen]), own, grid)
-        return normalised(total)
+        return normalized(total)
 
     return of
 
@@ -85,7 +85,7 @@ def _coarse(own: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
 
 
 def _picked(rows: Rows, positions: Tensor) -> Tensor:
-    """The rows at ``positions``; neighbours that are the same are computed once."""
+    """The rows at ``positions``; neighbors that are the same are computed once."""
     low, high = int(positions.min()), int(positions.max())
     return rows(slice(low, high + 1))[positions - low]
 
@@ -94,4 +94,4 @@ def _upsampled(rows: Tensor, own: tuple[int, ...], grid: tuple[int, ...]) -> Ten
     if own == grid:
         return rows
     maps = functional.interpolate(rows.unflatten(1, own)[None], size=grid, mode="bilinear", align_corners=False)
-    return normalised(maps[0].flatten(1))
+    return normalized(maps[0].flatten(1))

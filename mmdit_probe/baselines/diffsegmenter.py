@@ -5,7 +5,7 @@ One pass of Stable Diffusion 1.5 for each class, with a prompt of its own; the c
 layers of each resolution, are brought to one grid, each to [0, 1] by its own range, and added up by fixed weights; the sum
 is multiplied by the mean self-attention of the finest resolution. A class called "background" gets a constant score.
 
-Deviations: each class is brought to [0, 1] before the maps are upsampled to the picture, not after; no picture caption
+Deviations: each class is brought to [0, 1] before the maps are upsampled to the image, not after; no image caption
 follows the class in the prompt unless ``caption`` makes one (the original asks BLIP); the weight of a word is applied to
 its features' difference from the empty prompt's.
 """
@@ -26,13 +26,13 @@ from ..families import UNET_SELF
 from ..probe.probe import Probe
 from ..segmentation.class_prompts import checked_classes
 from ..segmentation.result import Segmentation
-from ..segmentation.segmenters import Picture
+from ..segmentation.segmenters import ImageLike
 from ..storage.images import as_rgb
 from .attention_rows import image_rows, mean_rows
 from .prompt_words import spans_in, split_background, weighted
 from .refinement import min_max, smooth
 from .results import result
-from .unet_reader import Kept, UNetReader, at_level
+from .unet_reader import KeepAttention, UNetReader, at_level
 
 SUB_TOKENS = 2
 """A class word counts with its first token and, where it is split, the next one."""
@@ -44,7 +44,7 @@ class DiffSegmenter:
     Args:
         pipe: a Stable Diffusion 1 or 2 pipeline, such as stable-diffusion-v1-5/stable-diffusion-v1-5.
         config: the released settings by default.
-        caption: what to write behind the class in a picture's prompts, if anything.
+        caption: what to write behind the class in an image's prompts, if anything.
     """
 
     def __init__(
@@ -56,25 +56,25 @@ class DiffSegmenter:
         self.pipe, self.config, self.caption = pipe, config or DiffSegmenterConfig(), caption
         self.reader = UNetReader(pipe, self.config.side, self.config.timestep, self.config.seed, sample=True)
 
-    def segment(self, image: Picture, classes: Sequence[str]) -> Segmentation:
-        """One picture, (height, width, 3) uint8 RGB or PIL."""
-        picture, names = as_rgb(image), checked_classes(classes)
+    def segment(self, image: ImageLike, classes: Sequence[str]) -> Segmentation:
+        """One image, (height, width, 3) uint8 RGB or PIL."""
+        image, names = as_rgb(image), checked_classes(classes)
         words, background = split_background(names)
-        caption = self.caption(picture) if self.caption is not None else ""
+        caption = self.caption(image) if self.caption is not None else ""
         with torch.no_grad():
-            latents = self.reader.latents(picture)
+            latents = self.reader.latents(image)
             maps = [self._map(latents, word, caption) for word in words]
             grid = tuple(latents.shape[-2:])
         if background is not None:
             maps.insert(background, torch.full(grid, self.config.background, device=latents.device))
-        return result(picture, torch.stack(maps), names, {"method": "diffsegmenter"})
+        return result(image, torch.stack(maps), names, {"method": "diffsegmenter"})
 
     def _map(self, latents: Tensor, word: str, caption: str) -> Tensor:
         """(rows, cols) in [0, 1] of one class."""
         prompt = " ".join([self.config.prompt.format(word), caption]).strip()
         span = spans_in(self.pipe.tokenizer, prompt, [word])[0]
         (states, more), (empty, _) = self.reader.encode(prompt), self.reader.encode("")
-        cross, own = Kept(), Kept()
+        cross, own = KeepAttention(), KeepAttention()
         with Probe(self.pipe.unet, [cross]), Probe(self.pipe.unet, [own], family=UNET_SELF):
             self.reader.run(latents, (weighted(states, [span], self.config.word_weight, empty), more))
         maps = word_map(cross.found, latents, span[:SUB_TOKENS], self.config.level_weights)

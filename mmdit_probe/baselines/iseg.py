@@ -25,7 +25,7 @@ from ..families import UNET_SELF, unet_places
 from ..probe.probe import Probe
 from ..segmentation.class_prompts import checked_classes
 from ..segmentation.result import Segmentation
-from ..segmentation.segmenters import Picture
+from ..segmentation.segmenters import ImageLike
 from ..storage.images import as_rgb
 from .anchor_merging import anchors_of
 from .attention_rows import Rows, image_rows, kept_if_small
@@ -33,7 +33,7 @@ from .diffsegmenter import token_map, upsampled
 from .prompt_words import spans_in, split_background, weighted
 from .refinement import cluster_means, iterate, min_max, sharpened
 from .results import result
-from .unet_reader import Kept, UNetReader, at_level
+from .unet_reader import KeepAttention, UNetReader, at_level
 
 
 class ISeg:
@@ -58,15 +58,15 @@ class ISeg:
             raise ValueError("iSeg needs attention in the U-Net's decoder; this model has none there")
         return next((layer for layer in late if places[layer].attention == self.config.self_attention), late[-1])
 
-    def segment(self, image: Picture, classes: Sequence[str]) -> Segmentation:
-        """One picture, (height, width, 3) uint8 RGB or PIL."""
-        picture, names = as_rgb(image), checked_classes(classes)
+    def segment(self, image: ImageLike, classes: Sequence[str]) -> Segmentation:
+        """One image, (height, width, 3) uint8 RGB or PIL."""
+        image, names = as_rgb(image), checked_classes(classes)
         words, background = split_background(names)
         with torch.no_grad():
-            maps = list(self._maps(self.reader.latents(picture), words)) if words else []
+            maps = list(self._maps(self.reader.latents(image), words)) if words else []
         if background is not None:
             maps.insert(background, self._background(maps, background))
-        return result(picture, torch.stack(maps), names, {"method": "iseg"})
+        return result(image, torch.stack(maps), names, {"method": "iseg"})
 
     def _background(self, maps: list[Tensor], place: int) -> Tensor:
         if not maps:
@@ -81,7 +81,7 @@ class ISeg:
         prompt = config.prompt.format(" and ".join(words))
         spans = spans_in(self.pipe.tokenizer, prompt, words)
         states, more = self.reader.encode(prompt)
-        cross, own = Kept(), Kept()
+        cross, own = KeepAttention(), KeepAttention()
         with Probe(self.pipe.unet, [cross]), Probe(self.pipe.unet, [own], layers=[self.layer], family=UNET_SELF):
             self.reader.run(latents, (weighted(states, spans, config.word_scale), more))
         attention = own.found[self.layer]

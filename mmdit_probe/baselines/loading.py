@@ -1,4 +1,4 @@
-"""Rival systems from hub ids or folders."""
+"""Baseline systems from hub ids or folders."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def load_masks(source: str | None, device: str = "cpu", config: CorrCLIPConfig |
 
     source, config = source or SAM, config or CorrCLIPConfig()
     kind = load_part("SAM", AutoConfig, source).model_type
-    # SAM 2's video checkpoints hold the picture model
+    # SAM 2's video checkpoints hold the image model
     classes = {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model}
     if kind not in classes:
         raise ValueError(f"masks: {source!r} is a {kind} model; give a SAM or SAM 2, such as {SAM}")

@@ -1,4 +1,4 @@
-"""The rivals' steps on an MM-DiT's own attention, so that they can be compared on one backbone.
+"""The baselines' steps on an MM-DiT's own attention, so that they can be compared on one backbone.
 
 Open vocabulary: Seg4Diff's class maps of a layer, refined by the same layer's I2I as DiffSegmenter or iSeg refine
 cross-attention by self-attention, or the label map corrected by masks as CorrCLIP does. Without words: DiffSeg's merging
@@ -22,16 +22,16 @@ from torch import Tensor
 from ..attention.joint import JointAttention
 from ..configs import GroupConfig
 from ..configs.baselines import DiffCutConfig, DiffSegConfig, RefineConfig
-from ..evaluation.trivial import baseline_regions
+from ..evaluation.trivial import trivial_regions
 from ..families import denoiser_of, family_of
 from ..pipelines.defaults import expert_layer
-from ..pipelines.forward import PromptFeatures
+from ..pipelines.forward import PromptEmbeddings
 from ..readouts.base import Fields, Readout
 from ..segmentation.class_prompts import ClassPrompt
 from ..segmentation.label_map import class_maps
 from ..segmentation.map_reader import MapReader
 from ..segmentation.result import Segmentation
-from ..segmentation.segmenters import Correct, Picture
+from ..segmentation.segmenters import Correct, ImageLike
 from ..storage.images import as_rgb, cropped
 from .anchor_merging import merge_regions
 from .attention_rows import image_rows, single
@@ -43,7 +43,7 @@ Work = Callable[[JointAttention], list[Tensor]]
 """From one layer's attention to a tensor for each batch row."""
 
 
-class Worked(Readout):
+class ApplyPerLayer(Readout):
     """Hands each layer's attention to ``work`` and keeps what it returns in ``found``; nothing enters the record."""
 
     def __init__(self, work: Work) -> None:
@@ -65,7 +65,7 @@ class RefinedReader(MapReader):
         if method not in ("diffsegmenter", "iseg"):
             raise ValueError(f"refine must be diffsegmenter or iseg here, got {method!r}")
         self.method, self.config = method, config
-        self.readout = Worked(self._refined)
+        self.readout = ApplyPerLayer(self._refined)
         self._prompts: Sequence[ClassPrompt] = ()
         super().__init__(pipe, self.readout, *arguments, **options)
 
@@ -82,11 +82,11 @@ class RefinedReader(MapReader):
     def _layers(self) -> list[list[Tensor]]:
         return [self.readout.found[layer] for layer in self.layers]
 
-    def _weighted(self, features: PromptFeatures) -> PromptFeatures:
+    def _weighted(self, features: PromptEmbeddings) -> PromptEmbeddings:
         """iSeg: the class words' features times ``word_scale``."""
         if self.method != "iseg":
             return features
-        name = family_of(denoiser_of(self.pipe)).features
+        name = family_of(denoiser_of(self.pipe)).text_argument
         states = features.inputs[name]  # one tensor, or in some families a list of prompts of their own lengths
         rows = [row.clone() for row in states]
         for row, prompt in zip(rows, self._prompts, strict=True):
@@ -121,7 +121,7 @@ def regions_work(config: DiffSegConfig | DiffCutConfig) -> Work:
 def _merged(attention: JointAttention, config: DiffSegConfig) -> Tensor:
     grid = attention.layout.grid
     if len(grid) != 2:
-        raise ValueError(f"DiffSeg's merging works on pictures, this model's grid is {grid}")
+        raise ValueError(f"DiffSeg's merging works on images, this model's grid is {grid}")
     return merge_regions(image_rows(attention), grid, config.threshold, config.iterations, config.anchors)
 
 
@@ -132,15 +132,15 @@ def image_features(attention: JointAttention) -> Tensor:
 
 
 class RegionReader(MapReader):
-    """Regions of pictures from an MM-DiT's layers, with an empty prompt; the arguments are those of `MapReader`."""
+    """Regions of images from an MM-DiT's layers, with an empty prompt; the arguments are those of `MapReader`."""
 
     def __init__(self, pipe: Any, work: Work, *arguments: Any, **options: Any) -> None:
-        self.readout = Worked(work)
+        self.readout = ApplyPerLayer(work)
         super().__init__(pipe, self.readout, *arguments, **options)
 
-    def regions(self, pictures: Sequence[np.ndarray]) -> list[list[list[Tensor]]]:
-        """For each timestep, layer and picture (regions, rows, cols)."""
-        latents, features = self.latents(pictures), self.features(("",) * len(pictures))
+    def regions(self, images: Sequence[np.ndarray]) -> list[list[list[Tensor]]]:
+        """For each timestep, layer and image (regions, rows, cols)."""
+        latents, features = self.latents(images), self.features(("",) * len(images))
         views = []
         with torch.no_grad():
             for sigma in self.sigmas:
@@ -149,24 +149,24 @@ class RegionReader(MapReader):
         return views
 
 
-def colour_masks(picture: np.ndarray, regions: int) -> np.ndarray:
-    """Masks (height, width) without any model: the connected parts of k-means on colours."""
+def color_masks(image: np.ndarray, regions: int) -> np.ndarray:
+    """Masks (height, width) without any model: the connected parts of k-means on colors."""
     from scipy.ndimage import label
 
-    colours = baseline_regions("k-means on colours", picture, regions)
-    parts, count = np.full(colours.shape, -1), 0
-    for colour in np.unique(colours):
-        found, number = label(colours == colour)
+    colors = trivial_regions("k-means on colors", image, regions)
+    parts, count = np.full(colors.shape, -1), 0
+    for color in np.unique(colors):
+        found, number = label(colors == color)
         parts = np.where(found > 0, found - 1 + count, parts)
         count += number
     return parts
 
 
 def vote_by(masks: Callable[[np.ndarray], np.ndarray]) -> Correct:
-    """CorrCLIP's correction of a picture's label maps by the masks that ``masks`` finds in it, once for all of them."""
+    """CorrCLIP's correction of an image's label maps by the masks that ``masks`` finds in it, once for all of them."""
 
-    def of(picture: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        found = masks(picture)
+    def of(image: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        found = masks(image)
         return lambda labels: majority_vote(labels, found)
 
     return of
@@ -178,37 +178,37 @@ class JointGrouper:
     Args:
         pipe: a Stable Diffusion 3 pipeline.
         layer: None takes the model's expert layer.
-        rival: whose settings they are chooses the method.
+        baseline: whose settings they are chooses the method.
         config: timestep, crop and seed.
     """
 
     def __init__(
-        self, pipe: Any, layer: int | None, rival: DiffSegConfig | DiffCutConfig, config: GroupConfig | None = None
+        self, pipe: Any, layer: int | None, baseline: DiffSegConfig | DiffCutConfig, config: GroupConfig | None = None
     ) -> None:
         self.config = config or GroupConfig()
         self.layer = expert_layer(pipe) if layer is None else layer
         self.reader = RegionReader(
             pipe,
-            regions_work(rival),
+            regions_work(baseline),
             [self.layer],
             [self.config.timestep],
             seed=self.config.seed,
             max_sequence_length=self.config.max_sequence_length,
         )
-        self.method = "diffseg" if isinstance(rival, DiffSegConfig) else "diffcut"
+        self.method = "diffseg" if isinstance(baseline, DiffSegConfig) else "diffcut"
 
-    def group(self, image: Picture) -> Segmentation:
-        """One picture, (height, width, 3) uint8 RGB or PIL."""
+    def group(self, image: ImageLike) -> Segmentation:
+        """One image, (height, width, 3) uint8 RGB or PIL."""
         return self.batch([image])[0]
 
-    def batch(self, images: Sequence[Picture]) -> list[Segmentation]:
-        """Pictures of any sizes together."""
-        pictures = [cropped(as_rgb(image), self.config.crop) for image in images]
+    def batch(self, images: Sequence[ImageLike]) -> list[Segmentation]:
+        """Images of any sizes together."""
+        cuts = [cropped(as_rgb(image), self.config.crop) for image in images]
         settings = {
             "method": self.method,
             "layer": self.layer,
             "timestep": self.config.timestep,
             "sigma": self.reader.sigmas[0],
         }
-        found = self.reader.regions(pictures)[0][0]
-        return [region_result(picture, maps, settings) for picture, maps in zip(pictures, found, strict=True)]
+        found = self.reader.regions(cuts)[0][0]
+        return [region_result(image, maps, settings) for image, maps in zip(cuts, found, strict=True)]

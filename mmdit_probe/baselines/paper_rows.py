@@ -1,4 +1,4 @@
-"""The rivals as rows of the paper's tables."""
+"""The baselines as rows of the paper's tables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from ..configs import EvaluateConfig
 from ..configs.baselines import for_dataset
 from ..evaluation.paper_tables import Prepare, Ready, Row
-from ..storage.digests import model_label, named
-from .counters import SystemCounter
+from ..storage.digests import model_fingerprint, model_label
+from .counters import BaselineCounter
 from .loading import clip_system, load_clip_parts, unet_system
 from .published_differences import differences
 from .registry import SYSTEMS
@@ -26,7 +26,7 @@ def system_row(
     device: str = "cpu",
     dtype: str = "fp32",
 ) -> Row:
-    """A whole system as its paper evaluates it: CLIP ones are offered all classes, DiffSeg and DiffCut the centre.
+    """A whole system as its paper evaluates it: CLIP ones are offered all classes, DiffSeg and DiffCut the center.
 
     ``load`` is what loads a U-Net's pipeline: given its source, the device and the dtype, as `load_pipeline`.
     """
@@ -38,7 +38,7 @@ def system_row(
         pipe = load(source, device=device, dtype=dtype)
         return lambda config: _ready(method, config, lambda own: unet_system(method, pipe, own))
 
-    parts = [model_label(source, dtype), *(named(part) for part in (dino, masks) if part)]
+    parts = [model_label(source, dtype), *(model_fingerprint(part) for part in (dino, masks) if part)]
     return Row(", ".join(parts), prepare, lambda task, dataset: differences(method, dataset))
 
 
@@ -47,4 +47,4 @@ def _ready(method: str, config: EvaluateConfig, make: Callable[[Any], Any]) -> R
     crop = "center" if config.task == "unsupervised" else config.crop
     vocabulary = "full" if SYSTEMS[method].kind == "clip" else config.vocabulary
     own = replace(config, method=method, crop=crop, vocabulary=vocabulary)
-    return Ready(None, SystemCounter(system, own), own)
+    return Ready(None, BaselineCounter(system, own), own)

@@ -1,7 +1,7 @@
 """ProxyCLIP: CLIP's last block attends as DINO's features say (Lan et al. 2024, "ProxyCLIP: Proxy Attention Improves
 CLIP for Open-Vocabulary Segmentation").
 
-In the last block of CLIP's picture encoder the attention is replaced by the cosines S of DINO's patch features:
+In the last block of CLIP's image encoder the attention is replaced by the cosines S of DINO's patch features:
 ``(S - shift mean(S)) sharpness``, what is negative left out, softmax; without residual and MLP. Pixels take the class
 whose text is nearest.
 
@@ -23,13 +23,13 @@ from torch.nn import functional
 from ..configs.baselines import ProxyCLIPConfig
 from ..segmentation.class_prompts import checked_classes
 from ..segmentation.result import Segmentation
-from ..segmentation.segmenters import Picture
+from ..segmentation.segmenters import ImageLike
 from ..storage.images import as_rgb
 from .dense_clip import (
     DINO_MEAN,
     DINO_STD,
     DenseCLIP,
-    class_scores,
+    class_metrics,
     dino_features,
     name_variants,
     on_grid,
@@ -67,21 +67,21 @@ class ProxyCLIP:
     def __init__(self, clip: Any, processor: Any, dino: Any, config: ProxyCLIPConfig | None = None) -> None:
         self.clip, self.dino, self.config = DenseCLIP(clip, processor), dino, config or ProxyCLIPConfig()
 
-    def segment(self, image: Picture, classes: Sequence[str]) -> Segmentation:
-        """One picture, (height, width, 3) uint8 RGB or PIL."""
-        picture, names = as_rgb(image), checked_classes(classes)
+    def segment(self, image: ImageLike, classes: Sequence[str]) -> Segmentation:
+        """One image, (height, width, 3) uint8 RGB or PIL."""
+        image, names = as_rgb(image), checked_classes(classes)
         words, owners = name_variants(names)
         with torch.no_grad():
-            scores = self._scores(picture, self.clip.text(words))
+            scores = self._scores(image, self.clip.text(words))
             maps = probabilities(scores, owners, names, self.config.scale, self.config.background)
-        return result(picture, maps, names, {"method": "proxyclip"})
+        return result(image, maps, names, {"method": "proxyclip"})
 
-    def _scores(self, picture: np.ndarray, text: Tensor) -> Tensor:
+    def _scores(self, image: np.ndarray, text: Tensor) -> Tensor:
         config = self.config
-        resized, windows = windows_of(picture, config.side, config.crop, config.stride)
+        resized, windows = windows_of(image, config.side, config.crop, config.stride)
         states = self.clip.layers(windows.cut(pixels(resized, self.clip.mean, self.clip.std, self.clip.model)))
         features = dino_features(self.dino, windows.cut(pixels(resized, DINO_MEAN, DINO_STD, self.dino)), "last")
         grid = features.shape[1:3]
         attention = proxy_attention(features.flatten(1, 2), config.shift, config.sharpness)
         values = on_grid(self.clip.values(states[-2])[:, 1:], grid)
-        return class_scores(self.clip.embedded(attention.to(values) @ values), grid, text, windows, picture.shape[:2])
+        return class_metrics(self.clip.embedded(attention.to(values) @ values), grid, text, windows, image.shape[:2])

@@ -1,4 +1,4 @@
-"""Class maps refined by a picture's own attention, and label maps by its masks.
+"""Class maps refined by an image's own attention, and label maps by its masks.
 
 `smooth` is DiffSegmenter's (Wang et al. 2023, "Diffusion Model is Secretly a Training-free Open Vocabulary Semantic
 Segmenter"), `sharpened` and `iterate` are iSeg's (Sun et al. 2024, "iSeg: An Iterative Refinement-based Framework for
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .attention_rows import Rows, blocks, kept_if_small, normalised
+from .attention_rows import Rows, blocks, kept_if_small, normalized
 
 
 def smooth(rows: Rows, maps: Float[Tensor, "pixels classes"], steps: int = 1) -> Float[Tensor, "pixels classes"]:
@@ -45,7 +45,7 @@ def sharpened(rows: Rows, pixels: int, strength: float) -> Rows:
         plain = rows(chosen)
         scaled = plain / highest
         moved = (scaled + strength * (1 + scaled.clamp(min=tiny).log()) / np.log(10)).clamp(min=0)
-        return torch.where(moved.sum(-1, keepdim=True) > 0, normalised(moved), plain)
+        return torch.where(moved.sum(-1, keepdim=True) > 0, normalized(moved), plain)
 
     return of
 
@@ -72,29 +72,29 @@ def cluster_means(
     """Maps averaged inside clusters of pixels whose attention is alike.
 
     k-means with the Kullback-Leibler divergence on the attention's rows, from the rows of the pixels ``seeds``: each
-    pixel joins the centre with the smallest KL(row, centre), each centre becomes the mean of its rows.
+    pixel joins the center with the smallest KL(row, center), each center becomes the mean of its rows.
     """
     pixels = len(maps)
     rows = kept_if_small(rows, pixels, pixels)
-    centres = torch.cat([rows(slice(int(seed), int(seed) + 1)) for seed in seeds])
+    centers = torch.cat([rows(slice(int(seed), int(seed) + 1)) for seed in seeds])
     joined = torch.zeros(pixels, dtype=torch.long, device=maps.device)
     for _ in range(iterations):
-        logs = centres.clamp(min=1e-12).log().T
+        logs = centers.clamp(min=1e-12).log().T
         joined = torch.cat([(block @ logs).argmax(-1) for block in blocks(rows, pixels)])
-        centres = _sums(rows, joined, centres)
-    members = torch.nn.functional.one_hot(joined, len(centres)).to(maps)
+        centers = _sums(rows, joined, centers)
+    members = torch.nn.functional.one_hot(joined, len(centers)).to(maps)
     means = members.T @ maps / members.sum(0).clamp(min=1)[:, None]
     return means[joined]
 
 
-def _sums(rows: Rows, joined: Tensor, centres: Tensor) -> Tensor:
-    """The mean row of each cluster; an empty one keeps its centre."""
-    total, start = torch.zeros_like(centres), 0
+def _sums(rows: Rows, joined: Tensor, centers: Tensor) -> Tensor:
+    """The mean row of each cluster; an empty one keeps its center."""
+    total, start = torch.zeros_like(centers), 0
     for block in blocks(rows, len(joined)):
         total.index_add_(0, joined[start : start + len(block)], block)
         start += len(block)
-    count = joined.bincount(minlength=len(centres)).to(centres)[:, None]
-    return torch.where(count > 0, total / count.clamp(min=1), centres)
+    count = joined.bincount(minlength=len(centers)).to(centers)[:, None]
+    return torch.where(count > 0, total / count.clamp(min=1), centers)
 
 
 def majority_vote(labels: Int[np.ndarray, "height width"], masks: Int[np.ndarray, "rows cols"]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The rival systems by name: what they do, what they run on, where they come from. Imports no torch."""
+"""The baselines by name: what they do, what they run on, where they come from. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..configs.baselines import (
 SEG4DIFF = "seg4diff"
 EMBEDDED = "tiny-sd3"
 REFINERS = ("diffsegmenter", "iseg", "corrclip-vote")
-"""Steps of rivals that also work on Seg4Diff's maps."""
+"""Steps of baselines that also work on Seg4Diff's maps."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Masks of whatever is in a picture: SAM or SAM 2 asked at a grid of points."""
+"""Masks of whatever is in an image: SAM or SAM 2 asked at a grid of points."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OFFSET = 1.0
 class SamMasks:
     """Masks of a transformers SamModel or Sam2Model.
 
-    The picture is stretched to the model's square (the original SAM pads it).
+    The image is stretched to the model's square (the original SAM pads it).
 
     Args:
         model: such as facebook/sam2.1-hiera-large or facebook/sam-vit-huge.
@@ -38,15 +38,15 @@ class SamMasks:
         self.side = int(size[0] if isinstance(size, list | tuple) else size)
 
     @torch.no_grad()
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Mask numbers (height, width) from 0, -1 where there is none; smaller masks lie over larger ones."""
-        values = pixels(squared(picture, self.side), DINO_MEAN, DINO_STD, self.model)[None]
+        values = pixels(squared(image, self.side), DINO_MEAN, DINO_STD, self.model)[None]
         steps = (torch.arange(self.points) + 0.5) / self.points * self.side
         grid = torch.cartesian_prod(steps, steps).flip(-1)[None, :, None].to(values)
         made = self.model(pixel_values=values, input_points=grid, multimask_output=True)
         logits, scores = made.pred_masks[0].flatten(0, 1).float(), made.iou_scores[0].flatten().float()
         chosen = kept_masks(logits, scores, self.iou, self.stability)
-        return flattened(self._upsampled(logits[chosen], picture.shape[:2]))
+        return flattened(self._upsampled(logits[chosen], image.shape[:2]))
 
     @staticmethod
     def _upsampled(logits: Tensor, size: tuple[int, int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A Stable Diffusion U-Net on a given picture: encode, mix with noise, one forward pass read by probes."""
+"""A Stable Diffusion U-Net on a given image: encode, mix with noise, one forward pass read by probes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..readouts.base import Fields, Readout
 from ..storage.images import squared
 
 
-class Kept(Readout):
+class KeepAttention(Readout):
     """Keeps each layer's attention, queries and keys on their device; nothing enters the record."""
 
     def __init__(self) -> None:
@@ -29,13 +29,13 @@ class Kept(Readout):
 
 
 class UNetReader:
-    """Reads the attention of one picture at a time.
+    """Reads the attention of one image at a time.
 
     Args:
         pipe: a Stable Diffusion 1, 2 or XL pipeline.
-        side: the picture is stretched to ``side`` x ``side`` px.
+        side: the image is stretched to ``side`` x ``side`` px.
         timestep: of 1000; the U-Net is told this one.
-        seed: of the one noise that every picture is mixed with.
+        seed: of the one noise that every image is mixed with.
         noisy: False gives the U-Net the clean latents.
         sample: take a sample of the autoencoder's posterior, not its mean.
     """
@@ -56,10 +56,10 @@ class UNetReader:
             raise ValueError(f"timestep must be in 0 to {steps - 1}, got {timestep}")
 
     @torch.no_grad()
-    def latents(self, picture: np.ndarray) -> Tensor:
-        """(1, channels, rows, cols) of a picture (height, width, 3) uint8, mixed with noise."""
+    def latents(self, image: np.ndarray) -> Tensor:
+        """(1, channels, rows, cols) of an image (height, width, 3) uint8, mixed with noise."""
         vae, generator = self.pipe.vae, torch.Generator().manual_seed(self.seed)
-        pixels = to_pixels([squared(picture, self.side)], device_of(self.pipe))
+        pixels = to_pixels([squared(image, self.side)], device_of(self.pipe))
         posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
         clean = posterior.mean
         if self.sample:
@@ -88,16 +88,18 @@ class UNetReader:
         unet = self.pipe.unet
         unet(latents.to(unet.dtype), self.timestep, encoder_hidden_states=states, **more)
 
-    def kept(self, latents: Tensor, features: tuple[Tensor, dict[str, Any]], layers: Sequence[int] | None) -> Kept:
+    def kept(
+        self, latents: Tensor, features: tuple[Tensor, dict[str, Any]], layers: Sequence[int] | None
+    ) -> KeepAttention:
         """The self-attention of some layers, all if None; the pass ends after the last one."""
-        readout = Kept()
+        readout = KeepAttention()
         with Probe(self.pipe.unet, [readout], layers=layers, stop_early=True, family=UNET_SELF):
             self.run(latents, features)
         return readout
 
-    def self_attention(self, picture: np.ndarray, prompt: str, layer: int) -> tuple[JointAttention, nn.Module]:
-        """One layer's self-attention on a picture, and its module."""
-        kept = self.kept(self.latents(picture), self.encode(prompt), [layer])
+    def self_attention(self, image: np.ndarray, prompt: str, layer: int) -> tuple[JointAttention, nn.Module]:
+        """One layer's self-attention on an image, and its module."""
+        kept = self.kept(self.latents(image), self.encode(prompt), [layer])
         return kept.found[layer], UNET_SELF.layers(self.pipe.unet)[layer]
 
 

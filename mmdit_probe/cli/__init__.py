@@ -11,7 +11,7 @@ from . import options as common
 from .analyze import analyze
 from .attention_budget import attention_budget
 from .diff import diff
-from .errors import explained
+from .errors import user_message
 from .evaluate import evaluate
 from .explore import explore
 from .find_expert import find_expert
@@ -66,13 +66,13 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
-        message = explained(error)
+        message = user_message(error)
         if message is None:
             raise
         typer.echo(f"error: {message}", err=True)
         code = 2
     finally:
-        common.let_go()
+        common.release()
     if code == INTERRUPTED:
         typer.echo("stopped; finished work is kept", err=True)
     sys.exit(code if isinstance(code, int) else 0)

@@ -38,7 +38,7 @@ def attention_budget(
 ) -> None:
     """Who attends to whom: I2I, I2T, T2I and T2T attention per layer, against uniform attention.
 
-    Generates a picture for each prompt and reads the attention of the prompt's half of classifier-free guidance.
+    Generates an image for each prompt and reads the attention of the prompt's half of classifier-free guidance.
     Without --prompt and --prompts it takes 20 prompts of held-out synthetic scenes, which is what tiny-sd3 knows.
 
     Writes attention_budget.pdf / .png (Seg4Diff, Fig. 2), attention_budget.csv and attention_budget.nc.
@@ -47,7 +47,7 @@ def attention_budget(
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.storage.records import save_record
     from mmdit_probe.storage.runs import write_text
-    from mmdit_probe.studies.attention_budget import budget_table, read_aloud, run_budget
+    from mmdit_probe.studies.attention_budget import budget_table, run_budget, summary
 
     config = BudgetConfig(
         common.chosen_prompts(model, prompt, prompts),
@@ -56,7 +56,7 @@ def attention_budget(
     )
     source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
-    common.fitting(pipe, config.prompts, max_sequence_length)
+    common.check_prompts_fit(pipe, config.prompts, max_sequence_length)
     with common.Bar("prompts", as_json) as bar:
         record = run_budget(pipe, config, out, source.label, bar.update)
     table = budget_table(record)
@@ -65,4 +65,4 @@ def attention_budget(
         write_text(out / "attention_budget.csv", table.to_csv(index=False)),
         save_record(record, out / "attention_budget.nc"),
     ]
-    common.finish(read_aloud(table), files, as_json, table=json.loads(table.to_json(orient="records")))
+    common.finish(summary(table), files, as_json, table=json.loads(table.to_json(orient="records")))

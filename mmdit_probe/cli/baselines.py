@@ -1,4 +1,4 @@
-"""What segment, group and evaluate share about the rival systems: options, settings and loading."""
+"""What segment, group and evaluate share about the baselines: options, settings and loading."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import typer
 from mmdit_probe.baselines.registry import SEG4DIFF, SYSTEMS, source_of
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.configs.baselines import DiffSegConfig, RefineConfig, for_dataset
-from mmdit_probe.storage.digests import named
+from mmdit_probe.storage.digests import model_fingerprint
 
 from . import options as common
 
 Refine = Annotated[
     Literal["none", "i2i", "diffsegmenter", "iseg", "corrclip-vote"],
     typer.Option(
-        help="Seg4Diff's maps refined: i2i or diffsegmenter, smoothed by the picture's own attention; iseg, smoothed again "
-        "and again by it sharpened, with longer words; corrclip-vote, every mask (--masks, else one colour) one class."
+        help="Seg4Diff's maps refined: i2i or diffsegmenter, smoothed by the image's own attention; iseg, smoothed again "
+        "and again by it sharpened, with longer words; corrclip-vote, every mask (--masks, else one color) one class."
     ),
 ]
 Masks = Annotated[
     str | None,
     typer.Option(
         help="SAM or SAM 2 for corrclip and corrclip-vote, hub id or folder. corrclip's default: "
-        "facebook/sam2.1-hiera-large; corrclip-vote's: connected parts of one colour, without any model."
+        "facebook/sam2.1-hiera-large; corrclip-vote's: connected parts of one color, without any model."
     ),
 ]
 Dino = Annotated[
@@ -56,9 +56,9 @@ def label(method: str, source: common.Source, dino: str | None, masks: str | Non
     """What the numbers depend on, in words."""
     parts = [source.label]
     if method in SYSTEMS and SYSTEMS[method].kind == "clip" and dino is not None:
-        parts.append(f"DINO {named(dino)}")
+        parts.append(f"DINO {model_fingerprint(dino)}")
     if (method == "corrclip" or refine == "corrclip-vote") and masks is not None:
-        parts.append(f"masks {named(masks)}")
+        parts.append(f"masks {model_fingerprint(masks)}")
     return ", ".join(parts)
 
 
@@ -122,21 +122,21 @@ def load_system(method: str, source: common.Source, config: Any, dino: str | Non
 def counted(
     config: EvaluateConfig, source: common.Source, threshold: float | None, dino: str | None, masks: str | None
 ) -> tuple[Any, Any]:
-    """A rival for `run_evaluation`: the pipeline and its counter on an MM-DiT, None and its counter for a whole system."""
-    from mmdit_probe.baselines.counters import RegionCounter, SystemCounter
+    """A baseline for `run_evaluation`: the pipeline and its counter on an MM-DiT, None and its counter for a whole system."""
+    from mmdit_probe.baselines.counters import BaselineCounter, RegionCounter
     from mmdit_probe.baselines.loading import unet_system
 
     method = config.method
     if not SYSTEMS[method].joint:
         own = settings(method, threshold, config.dataset)
         check_whole(config)
-        return None, SystemCounter(load_system(method, source, own, dino, masks), config)
+        return None, BaselineCounter(load_system(method, source, own, dino, masks), config)
     pipe = source.load()
     own = settings(method, threshold, config.dataset, is_joint(pipe))
     if is_joint(pipe):
         return pipe, RegionCounter(pipe, config, own)
     check_whole(config)
-    return None, SystemCounter(unet_system(method, pipe, own), config)
+    return None, BaselineCounter(unet_system(method, pipe, own), config)
 
 
 def check_whole(config: EvaluateConfig) -> None:

@@ -28,14 +28,14 @@ def diff(
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.storage.records import load_record
     from mmdit_probe.storage.runs import write_text
-    from mmdit_probe.studies.diff import MEASURES, compare, read_aloud, what_differs
+    from mmdit_probe.studies.diff import MEASURES, compare, summary, what_differs
 
     a, b = load_record(first), load_record(second)
     table, differing = compare(a, b), what_differs(a, b)
-    common.take_folder(out)
+    common.lock_output(out)
     files = [
         *save_figure(difference_figure(table, {name: m.unit for name, m in MEASURES.items()}), out / "diff"),
         write_text(out / "diff.csv", table.to_csv(index=False)),
     ]
-    lines = [*differing, *read_aloud(table)]
+    lines = [*differing, *summary(table)]
     common.finish(lines, files, as_json, table=json.loads(table.to_json(orient="records")))

@@ -8,7 +8,7 @@ from typing import Any
 from mmdit_probe.utils.text import one_line
 
 
-def explained(error: Exception) -> str | None:
+def user_message(error: Exception) -> str | None:
     """One line for what comes of arguments, files, disks or memory; None for a mistake of this program."""
     if hasattr(error, "format_message"):
         return _usage(error)

@@ -24,7 +24,7 @@ def explore(
     prompt: Annotated[
         str | None, typer.Option(help="The prompt; one of the built-in scenes' for tiny-sd3 if not given.")
     ] = None,
-    image: common.Picture = None,
+    image: common.ImageLike = None,
     longest: common.Longest = None,
     model: common.Model = "tiny-sd3",
     layers: Annotated[
@@ -45,8 +45,8 @@ def explore(
     megabytes: Annotated[
         float, typer.Option(min=0.1, help="Size of the page at most; fewer groups of heads are kept if need be.")
     ] = ExploreConfig.megabytes,
-    picture: Annotated[
-        Path | None, typer.Option(help="The picture of RECORD.nc, where neither it nor picture.png beside it holds it.")
+    record_image: Annotated[
+        Path | None, typer.Option(help="The image of RECORD.nc, where neither it nor image.png beside it holds it.")
     ] = None,
     steps: common.Steps = GenerationConfig.steps,
     guidance_scale: common.GuidanceScale = None,
@@ -69,7 +69,7 @@ def explore(
 ) -> None:
     """A page to look around in: which words each pixel listens to, and where each word is looked at.
 
-    By layer, timestep and group of heads, with attention budget and value norms beside. The picture is generated from
+    By layer, timestep and group of heads, with attention budget and value norms beside. The image is generated from
     --prompt, given by --image, or that of RECORD.nc.
 
     Writes one HTML file that holds everything: open it in a browser, mail it, put it on a web page. It needs no server
@@ -77,13 +77,13 @@ def explore(
     """
     from mmdit_probe.explorer import make_page
 
-    common.take_folder(out.parent)
+    common.lock_output(out.parent)
     if record is not None:
-        contents, shown = _read(record, picture, _chosen("--layers", layers), _clashes(prompt, image, keep))
+        contents, shown = _read(record, record_image, _chosen("--layers", layers), _clashes(prompt, image, keep))
         files: list[Path] = []
     else:
-        if picture is not None:
-            raise ValueError("--picture goes with RECORD.nc; give --image FILE to read a picture through the model")
+        if record_image is not None:
+            raise ValueError("--record-image goes with RECORD.nc; give --image FILE to read an image through the model")
         config = ExploreConfig(
             _prompt(model, prompt, image),
             _chosen("--layers", layers),
@@ -119,15 +119,15 @@ def _chosen(option: str, text: str, steps: int = 0) -> tuple[int, ...] | None:
     return tuple(range(steps, 0, -1)) if word == "all" else common.numbers(option, text)
 
 
-def _read(file: Path, picture: Path | None, layers: tuple[int, ...] | None, clashes: list[str]) -> tuple[Any, Any]:
+def _read(file: Path, image: Path | None, layers: tuple[int, ...] | None, clashes: list[str]) -> tuple[Any, Any]:
     from mmdit_probe.explorer import contents_of
-    from mmdit_probe.explorer.records import picture_of
+    from mmdit_probe.explorer.records import image_of
     from mmdit_probe.storage.records import load_record
 
     if clashes:
         raise ValueError(f"give RECORD.nc or {' and '.join(clashes)}, not both")
     found = load_record(file)
-    return contents_of(found, layers), picture_of(found, file, picture)
+    return contents_of(found, layers), image_of(found, file, image)
 
 
 def _measure(
@@ -142,20 +142,20 @@ def _measure(
     from dataclasses import replace
 
     from mmdit_probe.explorer import contents_of, measure_exploration
-    from mmdit_probe.explorer.records import with_picture
+    from mmdit_probe.explorer.records import with_image
     from mmdit_probe.probe.probe import Probe
     from mmdit_probe.storage.records import save_record
 
     pipe = source.load()
-    common.fitting(pipe, [config.prompt], config.generation.max_sequence_length)
+    common.check_prompts_fit(pipe, [config.prompt], config.generation.max_sequence_length)
     if every_layer:
         config = replace(config, layers=tuple(Probe(pipe, []).modules))
     with _steps_shown(pipe, config.generation.steps if image is None else None, quiet):
-        recording = measure_exploration(pipe, config, common.given_picture(image, longest, pipe))
+        recording = measure_exploration(pipe, config, common.input_image(image, longest, pipe))
     record = recording.record.assign_attrs(model=source.label)
-    kept = type(recording)(record, recording.picture)
-    files = [] if keep is None else [save_record(with_picture(kept), keep)]
-    return contents_of(record), recording.picture, files
+    kept = type(recording)(record, recording.image)
+    files = [] if keep is None else [save_record(with_image(kept), keep)]
+    return contents_of(record), recording.image, files
 
 
 @contextmanager

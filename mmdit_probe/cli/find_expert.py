@@ -55,10 +55,10 @@ def find_expert(
 
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed)
-    common.take_folder(out)
+    common.lock_output(out)
     source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
-    common.fitting(pipe, chosen, max_sequence_length)
+    common.check_prompts_fit(pipe, chosen, max_sequence_length)
     with common.Bar("prompts", as_json) as bar:
         expert = find(pipe, ExpertConfig(chosen, timestep, generation), bar.update)
     table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}."]

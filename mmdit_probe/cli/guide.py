@@ -19,7 +19,7 @@ _SHEET_ROWS = 8
 def guide(
     model: common.Model = "tiny-sd3",
     layer: common.Layer = None,
-    scale: Annotated[str, typer.Option(help="Scales of the guidance, to compare; 0 is the plain picture.")] = ",".join(
+    scale: Annotated[str, typer.Option(help="Scales of the guidance, to compare; 0 is the plain image.")] = ",".join(
         map(str, GuideConfig.scales)
     ),
     sigma: Annotated[float, typer.Option(help="Width of the blur, in tokens.")] = GuideConfig.sigma,
@@ -58,15 +58,15 @@ def guide(
     pipelines and at 0 for Z-Image; a model distilled with guidance, such as Flux.1-dev, is told the number instead.
 
     Writes guide_sheet.pdf / .png (Seg4Diff, Fig. 6), guide_gains.pdf / .png, guide_gains.csv with 95% bootstrap
-    intervals over prompts and seeds, and guide_scores.csv with every picture's scores.
+    intervals over prompts and seeds, and guide_scores.csv with every image's scores.
     """
     from mmdit_probe.figures.contact import contact_sheet
     from mmdit_probe.figures.drops import drop_figure
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.metrics.image_scores import make_scores
+    from mmdit_probe.metrics.image_metrics import make_metrics
     from mmdit_probe.storage.runs import write_text
     from mmdit_probe.studies.guidance import gain_lines, gain_table, run_guidance, scale_name
-    from mmdit_probe.studies.paired_scores import score_pictures
+    from mmdit_probe.studies.paired_metrics import measure_images
 
     chosen = common.chosen_prompts(model, prompt, prompts)
     generation = GenerationConfig(steps, guidance_scale, max_sequence_length, height, width)
@@ -74,18 +74,18 @@ def guide(
     scales = common.decimals("--scale", scale)
     source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
-    common.fitting(pipe, chosen, max_sequence_length)
-    scores = make_scores(model, clip, dino, device)
+    common.check_prompts_fit(pipe, chosen, max_sequence_length)
+    scores = make_metrics(model, clip, dino, device)
     layers = chosen_layers(pipe, layer, all_layers=False)
     config = GuideConfig(chosen, layers, scales, sigma, kernel, padding, numbers, batch, batched, generation)
-    with common.Bar("batches of pictures", as_json) as bar:
-        pictures = run_guidance(pipe, config, out, source.label, bar.update)
+    with common.Bar("batches of images", as_json) as bar:
+        grid = run_guidance(pipe, config, out, source.label, bar.update)
     names = [name for name in scores if name not in ("clip_i", "dino")]  # how close to plain is no gain
-    scored = score_pictures(pictures, scores)
+    scored = measure_images(grid, scores)
     table = gain_table(scored, names)
     titles = {"plain": "plain", **{scale_name(one): f"scale {one:g}" for one in scales if one}}
     ticks = {scale_name(one): f"{one:g}" for one in scales if one}
-    sheet = {name: images[:_SHEET_ROWS, 0] for name, images in pictures.images.items()}
+    sheet = {name: images[:_SHEET_ROWS, 0] for name, images in grid.images.items()}
     files = [
         *save_figure(contact_sheet(sheet, chosen[:_SHEET_ROWS], titles), out / "guide_sheet"),
         *save_figure(drop_figure(table, ticks, "scale", "gain over plain"), out / "guide_gains"),

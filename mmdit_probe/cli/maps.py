@@ -19,7 +19,7 @@ def maps(
     prompt: Annotated[str, typer.Option(help="The prompt.")],
     words: Annotated[str, typer.Option(help="Words or phrases of the prompt, separated by commas.")],
     model: common.Model = "tiny-sd3",
-    image: common.Picture = None,
+    image: common.ImageLike = None,
     longest: common.Longest = None,
     layers: common.Layers = "all",
     timesteps: common.Timesteps = TIMESTEPS,
@@ -42,18 +42,18 @@ def maps(
     out: common.Out = common.RESULTS / "maps",
     as_json: common.AsJson = False,
 ) -> None:
-    """Where words are: heat maps over the generated picture, or over a given one, by layer and timestep.
+    """Where words are: heat maps over the generated image, or over a given one, by layer and timestep.
 
-    A given picture is mixed with the noise of each timestep and passed through the transformer once.
+    A given image is mixed with the noise of each timestep and passed through the transformer once.
     Words are found by their tokens; a word that is not in the prompt is an error that shows the tokens.
 
-    Writes map_WORD.pdf / .png (one page a word: rows are timesteps, columns are layers, one colour scale a page),
-    with --heads all also map_WORD_heads_tN, and maps.csv, maps.nc and picture.png.
+    Writes map_WORD.pdf / .png (one page a word: rows are timesteps, columns are layers, one color scale a page),
+    with --heads all also map_WORD_heads_tN, and maps.csv, maps.nc and image.png.
     """
-    from mmdit_probe.storage.images import save_picture
+    from mmdit_probe.storage.images import save_image
     from mmdit_probe.storage.records import save_record
     from mmdit_probe.storage.runs import write_text
-    from mmdit_probe.studies.word_maps import chosen_words, maps_table, measure_maps, read_aloud
+    from mmdit_probe.studies.word_maps import chosen_words, maps_table, measure_maps, summary
 
     from .pages import map_pages
 
@@ -66,17 +66,17 @@ def maps(
         heads,
         GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
     )
-    common.take_folder(out)
+    common.lock_output(out)
     source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
-    common.fitting(pipe, [prompt], max_sequence_length)
-    recording = measure_maps(pipe, config, common.given_picture(image, longest, pipe))
+    common.check_prompts_fit(pipe, [prompt], max_sequence_length)
+    recording = measure_maps(pipe, config, common.input_image(image, longest, pipe))
     record = recording.record.assign_attrs(model=source.label)
     table = maps_table(record)
     files = [
-        *map_pages(record, recording.picture, out),
+        *map_pages(record, recording.image, out),
         write_text(out / "maps.csv", table.to_csv(index=False)),
         save_record(record, out / "maps.nc"),
-        save_picture(recording.picture, out / "picture.png"),
+        save_image(recording.image, out / "image.png"),
     ]
-    common.finish(read_aloud(table), files, as_json, table=json.loads(table.to_json(orient="records")))
+    common.finish(summary(table), files, as_json, table=json.loads(table.to_json(orient="records")))

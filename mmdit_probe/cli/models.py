@@ -13,7 +13,7 @@ def models(as_json: common.AsJson = False) -> None:
     """The embedded model and the families of transformers that can be probed.
 
     Each can be watched while it generates. Of most it is known which token stands at which text position (words: --words,
-    find-expert, prompt norms), of some how a picture is given to them (pictures: segment, group, evaluate, --image).
+    find-expert, prompt norms), of some how an image is given to them (images: segment, group, evaluate, --image).
     """
     from mmdit_probe.families import FAMILIES
     from mmdit_probe.pipelines.loading import EMBEDDED, embedded_folder
@@ -27,7 +27,7 @@ def models(as_json: common.AsJson = False) -> None:
             "expert_layer": f.expert,
             "of_layers": f.depth,
             "words": f.knows_words,
-            "pictures": f.given is not None,
+            "images": f.image_input is not None,
         }
         for f in FAMILIES
     ]
@@ -38,7 +38,7 @@ def models(as_json: common.AsJson = False) -> None:
     typer.echo("Families (--model FOLDER or hub id):")
     widths = [max(len(str(row[key])) for row in rows) for key in ("family", "models")]
     for row in rows:
-        marks = "  ".join(f"{name if row[name] else '':<{len(name)}}" for name in ("words", "pictures"))
+        marks = "  ".join(f"{name if row[name] else '':<{len(name)}}" for name in ("words", "images"))
         expert = "" if row["expert_layer"] is None else f"  expert layer {row['expert_layer']} of {row['of_layers']}"
         typer.echo(
             f"  {row['family']:<{widths[0]}}  {row['models']:<{widths[1]}}  {marks}  {row['transformer']}{expert}"

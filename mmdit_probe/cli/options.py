@@ -45,8 +45,8 @@ MaxSequenceLength = Annotated[
         min=0, help="T5 positions; the model's own default if not given (SD3: 77, the paper's 154 text tokens)."
     ),
 ]
-Height = Annotated[int | None, typer.Option(min=1, help="Picture height in px.")]
-Width = Annotated[int | None, typer.Option(min=1, help="Picture width in px.")]
+Height = Annotated[int | None, typer.Option(min=1, help="Image height in px.")]
+Width = Annotated[int | None, typer.Option(min=1, help="Image width in px.")]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the starting noise.")]
 Layer = Annotated[
     list[str] | None,
@@ -57,8 +57,8 @@ ClipModel = Annotated[
     typer.Option("--clip", help="CLIP for the scores, e.g. openai/clip-vit-base-patch16; tiny-sd3 brings its own."),
 ]
 DinoModel = Annotated[str | None, typer.Option("--dino", help="DINO for the scores, e.g. facebook/dino-vits16.")]
-Picture = Annotated[
-    Path | None, typer.Option("--image", help="A picture file to read instead of generating one; one forward pass.")
+ImageLike = Annotated[
+    Path | None, typer.Option("--image", help="An image file to read instead of generating one; one forward pass.")
 ]
 Longest = Annotated[
     int | None, typer.Option(min=1, help="Longer side of --image in px; the model's own size if not given.")
@@ -133,19 +133,19 @@ def layer_numbers(text: str) -> tuple[int, ...] | None:
 _held = ExitStack()
 
 
-def take_folder(out: Path) -> None:
+def lock_output(out: Path) -> None:
     """Hold the output folder until the command ends; `ValueError` before any work if it can't be written or is taken."""
     from mmdit_probe.storage.runs import held_folder
 
     _held.enter_context(held_folder(out))
 
 
-def let_go() -> None:
+def release() -> None:
     """The command has ended: give up its output folder, which goes if it is empty, and the messages of its memory."""
     _held.close()
 
 
-def fitting(pipe: Any, prompts: Sequence[str], max_sequence_length: int | None) -> None:
+def check_prompts_fit(pipe: Any, prompts: Sequence[str], max_sequence_length: int | None) -> None:
     """`ValueError` if the model would read only the beginning of a prompt."""
     from mmdit_probe.pipelines.defaults import model_defaults
     from mmdit_probe.pipelines.prompts import check_length
@@ -154,17 +154,17 @@ def fitting(pipe: Any, prompts: Sequence[str], max_sequence_length: int | None) 
     check_length(pipe, prompts, default if max_sequence_length is None else max_sequence_length)
 
 
-def given_picture(image: Path | None, longest: int | None, pipe: Any) -> Any:
-    """The picture of --image as the model takes it, None if there is none."""
+def input_image(image: Path | None, longest: int | None, pipe: Any) -> Any:
+    """The image of --image as the model takes it, None if there is none."""
     from mmdit_probe.pipelines.image_size import load_image
 
     if image is None and longest is not None:
-        raise ValueError("--longest is the size of --image; give --height and --width for a generated picture")
+        raise ValueError("--longest is the size of --image; give --height and --width for a generated image")
     return None if image is None else load_image(image, pipe, longest)
 
 
 _SHOWN = 2
-"""Estimates printed: of one picture or batch, and of all of them."""
+"""Estimates printed: of one image or batch, and of all of them."""
 
 
 class _Echo(logging.Handler):
@@ -175,7 +175,7 @@ class _Echo(logging.Handler):
 
 
 def show_memory() -> None:
-    """Print on standard error what a run will keep, once and not for every picture, and every lack of memory."""
+    """Print on standard error what a run will keep, once and not for every image, and every lack of memory."""
     seen: set[str] = set()
 
     def chosen(message: logging.LogRecord) -> bool:

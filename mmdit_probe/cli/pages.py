@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-def map_pages(record: Any, picture: Any, out: Path) -> list[Path]:
+def map_pages(record: Any, image: Any, out: Path) -> list[Path]:
     """A page for each word, and where heads were kept a sheet for each word and timestep."""
     from mmdit_probe.figures.maps import heads_page, word_page
     from mmdit_probe.figures.style import save_figure
@@ -15,30 +15,30 @@ def map_pages(record: Any, picture: Any, out: Path) -> list[Path]:
     words, direction = [str(word) for word in record["word"].values], record.attrs["direction"]
     files: list[Path] = []
     for word, name in zip(words, file_names(words), strict=True):
-        page = word_page(still(head_mean(record)).sel(word=word), picture, word, direction)
+        page = word_page(still(head_mean(record)).sel(word=word), image, word, direction)
         files += save_figure(page, out / f"map_{name}")
         if "head" not in record["word_map"].dims:
             continue
-        for timestep in record["sampling_timestep"].values:
-            chosen = still(record["word_map"]).sel(word=word, sampling_timestep=timestep)
+        for timestep in record["timestep"].values:
+            chosen = still(record["word_map"]).sel(word=word, timestep=timestep)
             files += save_figure(heads_page(chosen, word, direction), out / f"map_{name}_heads_t{timestep}")
     return files
 
 
-def pca_pages(record: Any, picture: Any, out: Path) -> list[Path]:
+def pca_pages(record: Any, image: Any, out: Path) -> list[Path]:
     """A page of components for each timestep and stream, and the lines of R^2 of the image's."""
     from mmdit_probe.figures.pca import pca_page, r2_figure, text_page
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.studies.feature_pca import colours, pca_table, text_colours
+    from mmdit_probe.studies.feature_pca import colors, pca_table, text_colors
 
     files: list[Path] = []
     if "pca" in record:
-        shown = colours(record)
-        for timestep in record["sampling_timestep"].values:
-            files += save_figure(pca_page(shown.sel(sampling_timestep=timestep), picture), out / f"pca_t{timestep}")
+        shown = colors(record)
+        for timestep in record["timestep"].values:
+            files += save_figure(pca_page(shown.sel(timestep=timestep), image), out / f"pca_t{timestep}")
         files += save_figure(r2_figure(pca_table(record)), out / "pca_r2")
     if "text_pca" in record:
-        shown = text_colours(record)
-        for timestep in record["sampling_timestep"].values:
-            files += save_figure(text_page(shown.sel(sampling_timestep=timestep)), out / f"pca_text_t{timestep}")
+        shown = text_colors(record)
+        for timestep in record["timestep"].values:
+            files += save_figure(text_page(shown.sel(timestep=timestep)), out / f"pca_text_t{timestep}")
     return files

@@ -20,7 +20,7 @@ def pca(
         str | None, typer.Option(help="The prompt; with --scene, the scene's sentence if not given.")
     ] = None,
     model: common.Model = "tiny-sd3",
-    image: common.Picture = None,
+    image: common.ImageLike = None,
     longest: common.Longest = None,
     scene: Annotated[
         str | None, typer.Option(help="Read built-in test scenes with their label maps: a number, or several: 0,1,2.")
@@ -50,16 +50,16 @@ def pca(
 ) -> None:
     """What each layer's features vary with: principal components, and R^2 from position and from the class.
 
-    Reads query, key and value of the tokens of a generated picture (--prompt), of a given one (--image) or of built-in
+    Reads query, key and value of the tokens of a generated image (--prompt), of a given one (--image) or of built-in
     scenes (--scene), whose classes are known. With several scenes the table is their mean, the page the first.
 
-    Writes pca_tN.pdf / .png for each timestep (Seg4Diff, Fig. 3), pca_r2.pdf / .png, pca.csv, pca.nc and picture.png;
-    for text tokens pca_text_tN.pdf / .png: tokens along x, layers as rows, three components as colours.
+    Writes pca_tN.pdf / .png for each timestep (Seg4Diff, Fig. 3), pca_r2.pdf / .png, pca.csv, pca.nc and image.png;
+    for text tokens pca_text_tN.pdf / .png: tokens along x, layers as rows, three components as colors.
     """
-    from mmdit_probe.storage.images import save_picture
+    from mmdit_probe.storage.images import save_image
     from mmdit_probe.storage.records import save_record
     from mmdit_probe.storage.runs import write_text
-    from mmdit_probe.studies.feature_pca import measure_pca, pca_table, read_aloud
+    from mmdit_probe.studies.feature_pca import measure_pca, pca_table, summary
 
     from .pages import pca_pages
 
@@ -78,17 +78,17 @@ def pca(
         raise ValueError("give --image or --scene, not both")
     if prompt is None and scene is None:
         raise ValueError("give --prompt, or --scene NUMBER to read a built-in scene")
-    common.take_folder(out)
+    common.lock_output(out)
     source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
-    common.fitting(pipe, [] if prompt is None else [prompt], max_sequence_length)
-    recording = measure_pca(pipe, config, common.given_picture(image, longest, pipe))
+    common.check_prompts_fit(pipe, [] if prompt is None else [prompt], max_sequence_length)
+    recording = measure_pca(pipe, config, common.input_image(image, longest, pipe))
     record = recording.record.assign_attrs(model=source.label)
     table = pca_table(record)
     files = [
-        *pca_pages(record, recording.picture, out),
+        *pca_pages(record, recording.image, out),
         write_text(out / "pca.csv", table.to_csv(index=False)),
         save_record(record, out / "pca.nc"),
-        save_picture(recording.picture, out / "picture.png"),
+        save_image(recording.image, out / "image.png"),
     ]
-    common.finish(read_aloud(table), files, as_json, table=json.loads(table.to_json(orient="records")))
+    common.finish(summary(table), files, as_json, table=json.loads(table.to_json(orient="records")))

@@ -58,21 +58,21 @@ def perturb(
     / "perturb",
     as_json: common.AsJson = False,
 ) -> None:
-    """The causal test: edit one layer's attention to the words and see what the pictures lose.
+    """The causal test: edit one layer's attention to the words and see what the images lose.
 
     The same prompts and seeds are generated plainly and with each layer edited. Without --layer it takes the model's
     expert layer and says which; --layer auto finds one. Scores: CLIP-T and CLIP-I by --clip (the embedded tiny CLIP for
     tiny-sd3), DINO by --dino, and for tiny-sd3 the share of the prompt's facts that a scene reader finds.
 
     Writes perturb_sheet.pdf / .png (Seg4Diff, Fig. 5), perturb_drops.pdf / .png (Fig. 18), perturb_drops.csv with 95%
-    bootstrap intervals over prompts and seeds, and perturb_scores.csv with every picture's scores.
+    bootstrap intervals over prompts and seeds, and perturb_scores.csv with every image's scores.
     """
     from mmdit_probe.figures.contact import contact_sheet
     from mmdit_probe.figures.drops import drop_figure
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.metrics.image_scores import make_scores
+    from mmdit_probe.metrics.image_metrics import make_metrics
     from mmdit_probe.storage.runs import write_text
-    from mmdit_probe.studies.paired_scores import drop_table, score_pictures
+    from mmdit_probe.studies.paired_metrics import drop_table, measure_images
     from mmdit_probe.studies.perturbation import layer_name, most_harmful, run_perturbation
 
     chosen = common.chosen_prompts(model, prompt, prompts)
@@ -80,17 +80,17 @@ def perturb(
     numbers = common.seed_numbers("--seeds", seeds)
     source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
-    common.fitting(pipe, chosen, max_sequence_length)
-    scores = make_scores(model, clip, dino, device)
+    common.check_prompts_fit(pipe, chosen, max_sequence_length)
+    scores = make_metrics(model, clip, dino, device)
     layers = chosen_layers(pipe, layer, all_layers)
     config = PerturbConfig(chosen, layers, edit, sigma, kernel, padding, rows, numbers, batch, generation)
-    with common.Bar("batches of pictures", as_json) as bar:
-        pictures = run_perturbation(pipe, config, out, source.label, bar.update)
-    scored = score_pictures(pictures, scores)
+    with common.Bar("batches of images", as_json) as bar:
+        grid = run_perturbation(pipe, config, out, source.label, bar.update)
+    scored = measure_images(grid, scores)
     table = drop_table(scored, list(scores))
     titles = {"plain": "plain", **{layer_name(number): f"layer {number}" for number in layers}}
     ticks = {layer_name(number): str(number) for number in layers}
-    sheet = {name: images[:_SHEET_ROWS, 0] for name, images in pictures.images.items()}
+    sheet = {name: images[:_SHEET_ROWS, 0] for name, images in grid.images.items()}
     files = [
         *save_figure(contact_sheet(sheet, chosen[:_SHEET_ROWS], titles), out / "perturb_sheet"),
         *save_figure(drop_figure(table, ticks, "edited layer"), out / "perturb_drops"),

@@ -12,22 +12,22 @@ import typer
 from mmdit_probe.baselines.registry import REFINERS, SEG4DIFF
 from mmdit_probe.configs import GroupConfig, SegmentConfig, as_dict
 
-from . import baselines as rivals
+from . import baselines as systems
 from . import options as common
 from .layers import chosen_layers
 
 _LISTED = 3
-"""For more pictures their files are shown as NAME_..., not one by one."""
-Images = Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.", show_default=False)]
+"""For more images their files are shown as NAME_..., not one by one."""
+Images = Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)]
 OneLayer = Annotated[str | None, typer.Option(help="A layer number, or 'auto' to find one. Default: the expert layer.")]
 Timestep = Annotated[int, typer.Option(help="Timestep of 28 to read, counted from the clean end.")]
 Crop = Annotated[
     Literal["stretch", "center"],
     typer.Option(
-        help="stretch: the whole picture, as the released code; center: the square in its centre, as the paper."
+        help="stretch: the whole image, as the released code; center: the square in its center, as the paper."
     ),
 ]
-Batch = Annotated[int, typer.Option(min=1, help="Pictures of one forward pass.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images of one forward pass.")]
 
 
 def segment(
@@ -39,15 +39,15 @@ def segment(
     method: Annotated[
         Literal["seg4diff", "diffsegmenter", "iseg", "proxyclip", "corrclip"],
         typer.Option(
-            help="seg4diff, or a rival system with --model for its backbone, the released one by default: diffsegmenter, "
+            help="seg4diff, or a baseline with --model for its backbone, the released one by default: diffsegmenter, "
             "iseg (U-Nets), proxyclip, corrclip (CLIP)."
         ),
     ] = "seg4diff",
-    refine: rivals.Refine = "none",
-    refine_steps: rivals.RefineSteps = None,
-    refine_entropy: rivals.RefineEntropy = None,
-    masks: rivals.Masks = None,
-    dino: rivals.Dino = None,
+    refine: systems.Refine = "none",
+    refine_steps: systems.RefineSteps = None,
+    refine_entropy: systems.RefineEntropy = None,
+    masks: systems.Masks = None,
+    dino: systems.Dino = None,
     crop: Crop = "stretch",
     batch: Batch = 8,
     seed: common.Seed = SegmentConfig.seed,
@@ -66,26 +66,26 @@ def segment(
 
     Names that do not fit into one prompt are split over several forward passes; none is cut.
 
-    Writes for each picture NAME_labels.png (palette PNG, pixel values are positions in --classes), NAME_legend.json,
+    Writes for each image NAME_labels.png (palette PNG, pixel values are positions in --classes), NAME_legend.json,
     NAME_overlay.png, NAME_rle.json (COCO run-length codes) and NAME_maps.nc (soft maps on the token grid), and
     segment.csv.
     """
     from mmdit_probe.baselines.counters import refined_segmenter
     from mmdit_probe.segmentation.class_prompts import checked_classes, class_prompts
-    from mmdit_probe.segmentation.image_files import picture_files
+    from mmdit_probe.segmentation.image_files import image_files
     from mmdit_probe.segmentation.segmenters import OpenVocabularySegmenter
 
-    rivals.checked(method, refine, masks, dino)
+    systems.checked(method, refine, masks, dino)
     names = checked_classes(classes.split(","))
-    files = picture_files(images)
-    source = rivals.chosen(method, common.Source(model, dtype, device, revision, offload, lora, quantize))
+    files = image_files(images)
+    source = systems.chosen(method, common.Source(model, dtype, device, revision, offload, lora, quantize))
     if method != SEG4DIFF:
-        rivals.without_layer(method, layer)
-        own = rivals.settings(method, None)
-        system = rivals.load_system(method, source, own, dino, masks)
-        text = rivals.label(method, source, dino, masks)
+        systems.without_layer(method, layer)
+        own = systems.settings(method, None)
+        system = systems.load_system(method, source, own, dino, masks)
+        text = systems.label(method, source, dino, masks)
         _run_system(
-            lambda picture: system.segment(picture, names),
+            lambda image: system.segment(image, names),
             files,
             out,
             "segment",
@@ -99,21 +99,21 @@ def segment(
         return
     pipe = source.load()
     config = SegmentConfig(timestep, crop, refine, seed, max_sequence_length)
-    number, rival = one_layer(pipe, layer), rivals.refinement(refine_steps, refine_entropy)
+    number, baseline = one_layer(pipe, layer), systems.refinement(refine_steps, refine_entropy)
     if refine in REFINERS:
-        segmenter = refined_segmenter(pipe, number, config, rival, rivals.load_masks(masks, source))
+        segmenter = refined_segmenter(pipe, number, config, baseline, systems.load_masks(masks, source))
     else:
         segmenter = OpenVocabularySegmenter(pipe, number, config)
     class_prompts(pipe, names, segmenter.reader.max_sequence_length)  # bad names fail before any work
     settings = {
         "study": "segment",
-        "model": rivals.label(method, source, dino, masks, refine),
+        "model": systems.label(method, source, dino, masks, refine),
         "layer": segmenter.layer,
         "classes": names,
         **as_dict(config),
-        **({"rival": as_dict(rival)} if refine in REFINERS else {}),
+        **({"baseline": as_dict(baseline)} if refine in REFINERS else {}),
     }
-    _run(lambda pictures: segmenter.batch(pictures, names), files, out, settings, batch, as_json)
+    _run(lambda images: segmenter.batch(images, names), files, out, settings, batch, as_json)
 
 
 def group(
@@ -125,13 +125,13 @@ def group(
         Literal["seg4diff", "diffseg", "diffcut"],
         typer.Option(
             help="seg4diff merges the tokens' maps; diffseg merges the pixels' own attention; diffcut cuts their features "
-            "apart. The two rivals also run on their own U-Nets, given by --model."
+            "apart. The two baselines also run on their own U-Nets, given by --model."
         ),
     ] = "seg4diff",
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="seg4diff, diffseg: maps closer than this (symmetric KL, nats) become one region; diffcut: normalised cuts "
+            help="seg4diff, diffseg: maps closer than this (symmetric KL, nats) become one region; diffcut: normalized cuts "
             f"below this are made. Default: {GroupConfig.threshold}; "
             "diffseg 1.1, on an MM-DiT 0.4 (tuned on tiny-sd3); diffcut 0.5."
         ),
@@ -158,34 +158,34 @@ def group(
     as_json: common.AsJson = False,
 ) -> None:
     """Regions without words: where the tokens of an empty prompt look, merged by KL divergence (Seg4Diff, section 4.3), or
-    by a rival's steps.
+    by a baseline's steps.
 
     Writes the files of `mmdit-probe segment` with regions for classes, and group.csv.
     """
     from mmdit_probe.baselines.loading import unet_system
     from mmdit_probe.baselines.on_mmdit import JointGrouper
-    from mmdit_probe.segmentation.image_files import picture_files
+    from mmdit_probe.segmentation.image_files import image_files
     from mmdit_probe.segmentation.segmenters import UnsupervisedSegmenter
 
     if threshold is not None and not threshold > 0:
         raise ValueError(
             f"--threshold must be above 0, got {threshold}; the released code's is {GroupConfig.threshold}"
         )
-    files = picture_files(images)
+    files = image_files(images)
     source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
     merge_at = GroupConfig.threshold if threshold is None else threshold
     config = GroupConfig(merge_at, variant, min_max, timestep, crop, seed, max_sequence_length)
-    own = None if method == SEG4DIFF else rivals.settings(method, threshold, joint=rivals.is_joint(pipe))
-    if own is not None and not rivals.is_joint(pipe):
-        rivals.without_layer(method, layer)
+    own = None if method == SEG4DIFF else systems.settings(method, threshold, joint=systems.is_joint(pipe))
+    if own is not None and not systems.is_joint(pipe):
+        systems.without_layer(method, layer)
         system = unet_system(method, pipe, own)
         _run_system(system.group, files, out, "group", method, source.label, own, crop, as_json)
         return
     number = one_layer(pipe, layer)
     segmenter = UnsupervisedSegmenter(pipe, number, config) if own is None else JointGrouper(pipe, number, own, config)
     settings = {"study": "group", "model": source.label, "layer": segmenter.layer, "method": method, **as_dict(config)}
-    settings |= {} if own is None else {"rival": as_dict(own)}
+    settings |= {} if own is None else {"baseline": as_dict(own)}
     _run(segmenter.batch, files, out, settings, batch, as_json)
 
 
@@ -206,18 +206,18 @@ def _run_system(
     as_json: bool,
     **more: Any,
 ) -> None:
-    """The pictures through a whole system, one at a time."""
+    """The images through a whole system, one at a time."""
     from mmdit_probe.storage.images import cropped
 
     settings = {"study": study, "model": model, "method": method, "crop": crop, "system": as_dict(config), **more}
-    _run(lambda pictures: [label(cropped(picture, crop)) for picture in pictures], files, out, settings, 1, as_json)
+    _run(lambda images: [label(cropped(image, crop)) for image in images], files, out, settings, 1, as_json)
 
 
 def _run(segment: Any, files: dict[str, Path], out: Path, settings: dict[str, Any], batch: int, as_json: bool) -> None:
-    from mmdit_probe.segmentation.image_files import FILES, read_aloud, segment_files
+    from mmdit_probe.segmentation.image_files import FILES, segment_files, summary
     from mmdit_probe.storage.runs import write_text
 
-    with common.Bar("pictures", as_json) as bar:
+    with common.Bar("images", as_json) as bar:
         table = segment_files(segment, files, out, settings, batch, bar.update)
     shown = files if as_json or len(files) <= _LISTED else ["NAME"]
     written = [out / f"{name}_{kind}" for name in shown for kind in FILES]
@@ -227,5 +227,5 @@ def _run(segment: Any, files: dict[str, Path], out: Path, settings: dict[str, An
         if "layer" in settings
         else settings["method"]
     )
-    lines = [how, *read_aloud(table)]
+    lines = [how, *summary(table)]
     common.finish(lines, written, as_json, table=json.loads(table.to_json(orient="records")))

@@ -38,7 +38,7 @@ def value_norms(
 ) -> None:
     """How long the value vectors of image tokens, all text tokens and words are, per layer and head.
 
-    Generates a picture for each prompt and reads the value projections of the prompt's half of classifier-free
+    Generates an image for each prompt and reads the value projections of the prompt's half of classifier-free
     guidance. Without --prompt and --prompts it takes 20 prompts of held-out synthetic scenes.
 
     Writes value_norms.pdf / .png and value_norms_heads.pdf / .png (Seg4Diff, Fig. 4 and 28), value_norms.csv,
@@ -48,7 +48,7 @@ def value_norms(
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.storage.records import save_record
     from mmdit_probe.storage.runs import write_text
-    from mmdit_probe.studies.value_norms import heads_table, norms_table, read_aloud, run_norms
+    from mmdit_probe.studies.value_norms import heads_table, norms_table, run_norms, summary
 
     config = ValueNormsConfig(
         common.chosen_prompts(model, prompt, prompts),
@@ -57,7 +57,7 @@ def value_norms(
     )
     source = common.Source(model, dtype, device, revision, offload, lora, quantize)
     pipe = source.load()
-    common.fitting(pipe, config.prompts, max_sequence_length)
+    common.check_prompts_fit(pipe, config.prompts, max_sequence_length)
     with common.Bar("prompts", as_json) as bar:
         record = run_norms(pipe, config, out, source.label, bar.update)
     table, heads = norms_table(record), heads_table(record)
@@ -68,4 +68,4 @@ def value_norms(
         write_text(out / "value_norms_heads.csv", heads.to_csv(index=False)),
         save_record(record, out / "value_norms.nc"),
     ]
-    common.finish(read_aloud(table), files, as_json, table=json.loads(table.to_json(orient="records")))
+    common.finish(summary(table), files, as_json, table=json.loads(table.to_json(orient="records")))

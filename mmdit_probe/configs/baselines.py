@@ -1,4 +1,4 @@
-"""The rival systems' settings: the defaults are those of their released code. Imports no torch.
+"""The baselines' settings: the defaults are those of their released code. Imports no torch.
 
 Diffusion timesteps are of 1000, 0 the clean end. U-Net resolutions are given by how often the latents are halved: of
 64 x 64 latents, level 0 has 64 x 64 tokens and level 3 has 8 x 8.
@@ -56,7 +56,7 @@ class ISegConfig:
 class ProxyCLIPConfig:
     """ProxyCLIP on CLIP ViT-B/16 with DINO ViT-B/8.
 
-    ``side`` px are the picture's shorter side, cut into windows of ``crop`` px every ``stride`` px. ``scale`` multiplies
+    ``side`` px are the image's shorter side, cut into windows of ``crop`` px every ``stride`` px. ``scale`` multiplies
     the cosines of text and patches before the softmax; ``background`` is the least probability that counts.
     """
 
@@ -98,7 +98,7 @@ class CorrCLIPConfig:
 class DiffSegConfig:
     """DiffSeg on Stable Diffusion 1.4; ``threshold`` (symmetric KL, nats) is the one for COCO-Stuff.
 
-    ``joint_threshold`` is the one for a layer of an MM-DiT, tuned on tiny-sd3 (`analyses/rivals_on_mmdit.py`).
+    ``joint_threshold`` is the one for a layer of an MM-DiT, tuned on tiny-sd3 (`analyses/baselines_on_mmdit.py`).
     """
 
     side: int = 512
@@ -125,10 +125,10 @@ class DiffCutConfig:
 
 @dataclass(frozen=True)
 class RefineConfig:
-    """A rival's refinement on the maps of an MM-DiT layer.
+    """A baseline's refinement on the maps of an MM-DiT layer.
 
     ``steps`` multiplications by I2I are DiffSegmenter's refinement (1 is faithful); ``entropy``, ``iterations`` and
-    ``word_scale`` are iSeg's; ``regions`` is how many masks k-means on colours makes for CorrCLIP's vote where no SAM
+    ``word_scale`` are iSeg's; ``regions`` is how many masks k-means on colors makes for CorrCLIP's vote where no SAM
     is given.
     """
 

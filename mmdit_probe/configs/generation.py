@@ -1,4 +1,4 @@
-"""How pictures are generated."""
+"""How images are generated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LARGEST_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How pictures are generated.
+    """How images are generated.
 
     ``guidance_scale`` and ``max_sequence_length`` None take the model's own default: the paper's 7.5 and 77
     (77 CLIP + 77 zero T5 positions = 154) for SD3. Which scale turns guidance off depends on the pipeline: 1 for most, SD3

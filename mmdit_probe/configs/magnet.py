@@ -15,13 +15,13 @@ class MagnetConfig:
     ``matching`` is token, which pairs each class name's map with that class's mask, or head, which pairs the maps of every
     text position and head with the masks by the Hungarian method on ``match_focal focal + match_dice dice``.
 
-    One step takes ``batch * accumulate`` pictures in each process. ``rate`` rises over ``warmup`` steps, then falls to 0
+    One step takes ``batch * accumulate`` images in each process. ``rate`` rises over ``warmup`` steps, then falls to 0
     by a cosine; ``gradient_clip`` is the largest L2 norm of all gradients together. Noise levels are logit-normal with
     ``noise_mean`` and ``noise_std``, shifted as the model's scheduler does. ``read`` says what the mask loss reads: scores
     before the softmax, as released, or probs. ``released_focal`` takes the released code's focal loss, ``mask_head`` its small
     convolution on top of the maps (while training only).
 
-    Masks of less than ``least_area`` of the picture are left out, of the others the ``most_masks`` largest kept;
+    Masks of less than ``least_area`` of the image are left out, of the others the ``most_masks`` largest kept;
     ``sentences`` cuts captions (None leaves them whole). ``ema`` is the decay of the averaged weights that are then saved
     in place of the last ones.
     """
@@ -80,8 +80,8 @@ MAGNET_PRESETS = {
 their manner, folders of one's own) the paper's.
 
 Scenes are trained with less noise and a larger mask weight than the paper's, which move the embedded model's masks little,
-and without masks of less than 0.005 of the picture, where the paper names no smallest one.
-The paper's learning rate is 1e-4 times 0.1; the released SA-1B run had 8 pictures a step, the paper says 16.
+and without masks of less than 0.005 of the image, where the paper names no smallest one.
+The paper's learning rate is 1e-4 times 0.1; the released SA-1B run had 8 images a step, the paper says 16.
 """
 
 
@@ -89,7 +89,7 @@ The paper's learning rate is 1e-4 times 0.1; the released SA-1B run had 8 pictur
 class CompareConfig:
     """A model before and after MAGNET (Seg4Diff, Tables 1 to 3, Fig. 12, 13).
 
-    Masks are compared on ``limit`` pictures of ``dataset`` at ``timesteps`` counted from the clean end; pictures are
+    Masks are compared on ``limit`` images of ``dataset`` at ``timesteps`` counted from the clean end; images are
     generated for ``prompts`` and ``seeds``, the same before and after.
     """
 

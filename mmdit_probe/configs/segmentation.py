@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class SegmentConfig:
     """Open-vocabulary segmentation (Seg4Diff, section 4.2).
 
-    ``timestep`` counts from the clean end, of 28. ``crop`` stretches the whole picture to the model's square, as the
-    released evaluation does, or takes the square in its centre, as the paper says. ``refine`` is none, i2i, or a rival's
-    refinement (`rivals.joint`).
+    ``timestep`` counts from the clean end, of 28. ``crop`` stretches the whole image to the model's square, as the
+    released evaluation does, or takes the square in its center, as the paper says. ``refine`` is none, i2i, or a baseline's
+    refinement (`baselines.joint`).
     """
 
     timestep: int = 8
@@ -42,11 +42,11 @@ class GroupConfig:
 class EvaluateConfig:
     """Masks against ground truth (Seg4Diff, Tables 1, 2, 5, Fig. 8, 15, 17).
 
-    ``task`` is open-vocabulary or unsupervised; ``method`` is seg4diff or one of its rivals; ``layers`` None is all;
+    ``task`` is open-vocabulary or unsupervised; ``method`` is seg4diff or one of its baselines; ``layers`` None is all;
     ``heads`` is mean or each; ``timesteps`` count from the clean end, of 28; ``vocabulary`` offers the classes present in
-    each picture, as the paper does, or all of the data set's (full). ``normalize`` is probs, probs-minmax, scores or
+    each image, as the paper does, or all of the data set's (full). ``normalize`` is probs, probs-minmax, scores or
     scores-minmax (Table 5). ``threshold`` is the unsupervised method's, ``variant`` and ``min_max`` Seg4Diff's merge's,
-    ``baselines`` scores three simple ones beside it. ``batch`` pictures go through the model together; the numbers depend
+    ``trivial`` scores three trivial baselines beside it. ``batch`` images go through the model together; the numbers depend
     on it in the last digits only.
     """
 
@@ -63,7 +63,7 @@ class EvaluateConfig:
     threshold: float = 0.1
     variant: str = "released"
     min_max: bool = True
-    baselines: bool = False
+    trivial: bool = False
     batch: int = 8
     seed: int = 0
     limit: int | None = None

@@ -1,4 +1,4 @@
-"""What is looked at in one picture: maps of words, principal components, everything at once, the explorer page."""
+"""What is looked at in one image: maps of words, principal components, everything at once, the explorer page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MapsConfig:
 class PCAConfig:
     """Principal components of the tokens' features (Seg4Diff, Fig. 3).
 
-    ``scenes`` are numbers of built-in test scenes to read; without them a picture is generated from ``prompt``, or given.
+    ``scenes`` are numbers of built-in test scenes to read; without them an image is generated from ``prompt``, or given.
     ``stream`` is image, text or both; ``padding`` counts padding among the text tokens.
     """
 
@@ -42,7 +42,7 @@ class PCAConfig:
 
 @dataclass(frozen=True)
 class AnalyzeConfig:
-    """All studies of one picture in one pass; no ``words`` maps every content word of the prompt."""
+    """All studies of one image in one pass; no ``words`` maps every content word of the prompt."""
 
     prompt: str
     words: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class AnalyzeConfig:
 
 @dataclass(frozen=True)
 class ExploreConfig:
-    """The explorer page of one picture.
+    """The explorer page of one image.
 
     ``layers`` and ``timesteps`` None keep all of them for grids of up to ``small`` image tokens, otherwise the expert
     layer with five others and the timesteps 8 and 28. At most ``head_groups`` groups of heads are kept beside the mean

@@ -35,7 +35,7 @@ class PerturbConfig:
     ``edit`` is blur-text (the paper's), blur-grid, uniform or knockout; ``sigma``, ``kernel`` (None: 3 sigma to each
     side) and ``padding`` belong to the blurs. ``rows`` is conditional, the prompt's half of classifier-free guidance alone,
     or all, the negative prompt's too; the paper does not say which. ``batch`` prompts are generated together; the
-    pictures depend on it in the last digits only.
+    images depend on it in the last digits only.
     """
 
     prompts: tuple[str, ...]

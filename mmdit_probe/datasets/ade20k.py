@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .labelled import LabelledPictures, folder_of, labelling, paired
+from .labeled import LabeledImages, folder_of, labeling, paired
 
 
-def read_ade20k(root: Path) -> LabelledPictures:
+def read_ade20k(root: Path) -> LabeledImages:
     """``root`` is ADEChallengeData2016 or the folder that holds it. The values 0 and 65535 are ignored."""
     name = "ade20k"
-    pictures = folder_of(name, root, "images/validation", "ADEChallengeData2016/images/validation")
-    maps = pictures.parent.parent / "annotations" / "validation"
-    files = sorted(pictures.glob("*.jpg"))
-    return paired(name, labelling(name), ((file.stem, file, maps / f"{file.stem}.png") for file in files))
+    images = folder_of(name, root, "images/validation", "ADEChallengeData2016/images/validation")
+    maps = images.parent.parent / "annotations" / "validation"
+    files = sorted(images.glob("*.jpg"))
+    return paired(name, labeling(name), ((file.stem, file, maps / f"{file.stem}.png") for file in files))

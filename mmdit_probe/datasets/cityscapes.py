@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .labelled import LabelledPictures, folder_of, labelling, paired
+from .labeled import LabeledImages, folder_of, labeling, paired
 
 
-def read_cityscapes(root: Path, name: str = "cityscapes") -> LabelledPictures:
+def read_cityscapes(root: Path, name: str = "cityscapes") -> LabeledImages:
     """cityscapes has the benchmark's 19 classes, cityscapes-27 all label ids from 7 to 33, as DiffSeg and DiffCut evaluate.
 
     ``root`` holds leftImg8bit and gtFine; other label ids are ignored.
     """
-    pictures = folder_of(name, root, "leftImg8bit/val")
-    files = sorted(pictures.glob("*/*_leftImg8bit.png"))
+    images = folder_of(name, root, "leftImg8bit/val")
+    files = sorted(images.glob("*/*_leftImg8bit.png"))
     stems = [(file.name.removesuffix("_leftImg8bit.png"), file) for file in files]
     maps = root / "gtFine" / "val"
     pairs = ((stem, file, maps / file.parent.name / f"{stem}_gtFine_labelIds.png") for stem, file in stems)
-    return paired(name, labelling(name), pairs)
+    return paired(name, labeling(name), pairs)

@@ -11,33 +11,33 @@ import numpy as np
 
 from ..storage.digests import digest
 from .coco_rle import Annotation, decode_mask
-from .labelled import LabelledPictures, Labelling, Sample, folder_of, labelling, lines_of, paired
+from .labeled import LabeledImages, Labeling, Sample, folder_of, labeling, lines_of, paired
 
 _NAME = "context"
 
 
-def read_context(root: Path) -> LabelledPictures:
+def read_context(root: Path) -> LabeledImages:
     """From trainval_merged.json beside JPEGImages; without it from the label maps of SegmentationClassContext.
 
     ``root`` is the folder that holds VOCdevkit/VOC2010, VOC2010, or JPEGImages itself.
     """
-    pictures = folder_of(_NAME, root, "VOCdevkit/VOC2010/JPEGImages", "VOC2010/JPEGImages", "JPEGImages")
-    merged = pictures.parent / "trainval_merged.json"
-    return _from_annotations(pictures, merged) if merged.is_file() else _from_maps(pictures)
+    images = folder_of(_NAME, root, "VOCdevkit/VOC2010/JPEGImages", "VOC2010/JPEGImages", "JPEGImages")
+    merged = images.parent / "trainval_merged.json"
+    return _from_annotations(images, merged) if merged.is_file() else _from_maps(images)
 
 
-def _from_maps(pictures: Path) -> LabelledPictures:
+def _from_maps(images: Path) -> LabeledImages:
     """Label maps of values 1 to 59 in the order of the classes, 0 for everything else."""
-    base, classes = pictures.parent, labelling(_NAME).classes
-    labels = Labelling(classes, tuple((number + 1, number) for number in range(len(classes))), (0, 255))
+    base, classes = images.parent, labeling(_NAME).classes
+    labels = Labeling(classes, tuple((number + 1, number) for number in range(len(classes))), (0, 255))
     lists = base / "ImageSets" / "SegmentationContext" / "val.txt"
     if not lists.is_file():
         raise ValueError(f"{_NAME}: {base} holds neither trainval_merged.json nor {lists.relative_to(base)}")
     maps = base / "SegmentationClassContext"
-    return paired(_NAME, labels, ((s, pictures / f"{s}.jpg", maps / f"{s}.png") for s in lines_of(_NAME, lists)))
+    return paired(_NAME, labels, ((s, images / f"{s}.jpg", maps / f"{s}.png") for s in lines_of(_NAME, lists)))
 
 
-def _from_annotations(pictures: Path, merged: Path) -> LabelledPictures:
+def _from_annotations(folder: Path, merged: Path) -> LabeledImages:
     try:
         content = json.loads(merged.read_text())
         images = [image for image in content["images"] if image["phase"] == "val"]
@@ -48,21 +48,21 @@ def _from_annotations(pictures: Path, merged: Path) -> LabelledPictures:
         raise ValueError(f"{_NAME}: {merged} is no Pascal-in-Detail file ({error!r})") from error
     samples = []
     for image in sorted(images, key=lambda image: image["file_name"]):
-        file = pictures / image["file_name"]
+        file = folder / image["file_name"]
         if not file.is_file():
             raise ValueError(f"{_NAME}: {file} is missing; {merged.name} lists it")
         own = masks[image["image_id"]]
         source = (digest([json.dumps([image, own])]),)
         samples.append(Sample(file.stem, file, partial(_paint, image, own, merged), source))
-    return LabelledPictures(_NAME, labelling(_NAME).classes, samples)
+    return LabeledImages(_NAME, labeling(_NAME).classes, samples)
 
 
 def _paint(image: Annotation, masks: list[Annotation], source: Path) -> np.ndarray:
-    """The label map of one picture: its masks one over the other, in the file's order."""
+    """The label map of one image: its masks one over the other, in the file's order."""
     try:
         values = np.zeros((image["height"], image["width"]), np.int64)
         for mask in masks:
             values[decode_mask(mask["segmentation"])] = mask["category_id"]
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise ValueError(f"{source}: a mask of {image.get('file_name')} can't be drawn ({error})") from error
-    return labelling(_NAME).apply(values, source)
+    return labeling(_NAME).apply(values, source)

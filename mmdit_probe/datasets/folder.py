@@ -6,21 +6,21 @@ import json
 from pathlib import Path
 
 from ..utils.text import LONGEST_NAME, checked_once, checked_text
-from .labelled import IGNORE, LabelledPictures, Labelling, folder_of, paired
+from .labeled import IGNORE, LabeledImages, Labeling, folder_of, paired
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-def read_folder(root: Path) -> LabelledPictures:
+def read_folder(root: Path) -> LabeledImages:
     """classes.json is a list of names, for the values 0, 1, ..., or an object from value to name; 255 is ignored."""
     name = "folder"
-    pictures, maps = folder_of(name, root, "images"), folder_of(name, root, "labels")
-    files = sorted(file for file in pictures.iterdir() if file.suffix.lower() in SUFFIXES)
+    images, maps = folder_of(name, root, "images"), folder_of(name, root, "labels")
+    files = sorted(file for file in images.iterdir() if file.suffix.lower() in SUFFIXES)
     pairs = ((file.stem, file, maps / f"{file.stem}.png") for file in files)
     return paired(name, _classes(root / "classes.json"), pairs)
 
 
-def _classes(path: Path) -> Labelling:
+def _classes(path: Path) -> Labeling:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         names = dict(enumerate(content)) if isinstance(content, list) else {int(k): v for k, v in content.items()}
@@ -34,4 +34,4 @@ def _classes(path: Path) -> Labelling:
             f'folder: {path} must be a list of class names, or an object such as {{"7": "road"}} ({error})'
         ) from error
     values = tuple((value, number) for number, value in enumerate(names))
-    return Labelling(tuple(names.values()), values, () if IGNORE in names else (IGNORE,))
+    return Labeling(tuple(names.values()), values, () if IGNORE in names else (IGNORE,))

@@ -1,4 +1,4 @@
-"""Labelled data sets by name."""
+"""Labeled data sets by name."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .cityscapes import read_cityscapes
 from .coco import read_coco
 from .context import read_context
 from .folder import read_folder
-from .labelled import LabelledPictures, Sample
+from .labeled import LabeledImages, Sample
 from .scenes import CLASSES, Split, scene
 from .voc import read_voc
 
 SCENES = 300
 """Held-out scenes that are evaluated where no limit is given."""
-READERS: Mapping[str, Callable[[Path], LabelledPictures]] = {
+READERS: Mapping[str, Callable[[Path], LabeledImages]] = {
     "voc20": partial(read_voc, name="voc20"),
     "voc21": partial(read_voc, name="voc21"),
     "context": read_context,
@@ -36,8 +36,8 @@ DATASETS = ("scenes", *READERS)
 ALIASES = {"pc59": "context", "ade20k-150": "ade20k", "cityscapes-19": "cityscapes"}
 
 
-def open_dataset(name: str, root: Path | None = None, limit: int | None = None) -> LabelledPictures:
-    """The first ``limit`` pictures of a data set; "scenes" is built in, the others are read from ``root`` as released.
+def open_dataset(name: str, root: Path | None = None, limit: int | None = None) -> LabeledImages:
+    """The first ``limit`` images of a data set; "scenes" is built in, the others are read from ``root`` as released.
 
     `ValueError` if the name is unknown, or files are missing.
     """
@@ -59,10 +59,10 @@ def dataset_name(given: str) -> str:
     return name
 
 
-def held_out_scenes(count: int, split: Split = "test") -> LabelledPictures:
+def held_out_scenes(count: int, split: Split = "test") -> LabeledImages:
     """The first ``count`` scenes of the test split, or of val, on which settings are chosen; each drawn when it is asked for."""
     name = "scenes" if split == "test" else f"scenes-{split}"
-    return LabelledPictures(name, CLASSES, _Scenes(range(count), split), built_in=True)
+    return LabeledImages(name, CLASSES, _Scenes(range(count), split), built_in=True)
 
 
 class _Scenes(Sequence[Sample]):

@@ -1,6 +1,6 @@
 """Synthetic scenes: shapes (things) on textured grounds (stuff), with captions and exact masks.
 
-A scene is a pure function of ``(split, index)``: the same pair gives the same picture, mask and
+A scene is a pure function of ``(split, index)``: the same pair gives the same image, mask and
 caption on every machine, and the splits never share a random stream. Nothing is stored.
 """
 
@@ -28,17 +28,17 @@ _SEED = 20250918
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape: its name, colour, centre (x, y) in pixels and radius in pixels."""
+    """One shape: its name, color, center (x, y) in pixels and radius in pixels."""
 
     shape: str
-    colour: str
-    centre: tuple[float, float]
+    color: str
+    center: tuple[float, float]
     radius: float
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture, its exact label map, and what is in it.
+    """An image, its exact label map, and what is in it.
 
     ``image`` is (64, 64, 3) uint8 RGB, ``labels`` (64, 64) uint8 indices into `CLASSES`, and
     ``grounds`` names the lower ground, then the upper one if there are two.
@@ -95,13 +95,13 @@ class Scene:
 
     @staticmethod
     def _name(thing: Thing, rng: np.random.Generator | None) -> str:
-        with_colour = rng is None or rng.random() < 0.8
-        words = f"{thing.colour} {thing.shape}" if with_colour else thing.shape
+        with_color = rng is None or rng.random() < 0.8
+        words = f"{thing.color} {thing.shape}" if with_color else thing.shape
         return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
 def _relation(first: Thing, second: Thing) -> str:
-    across, down = first.centre[0] - second.centre[0], first.centre[1] - second.centre[1]
+    across, down = first.center[0] - second.center[0], first.center[1] - second.center[1]
     if abs(across) >= abs(down):
         return "left of" if across < 0 else "right of"
     return "above" if down < 0 else "below"
@@ -129,12 +129,12 @@ def _place_things(rng: np.random.Generator) -> tuple[Thing, ...]:
     things: list[Thing] = []
     shapes = rng.choice(len(THINGS), rng.choice(4, p=[0.08, 0.40, 0.40, 0.12]), replace=False)
     for shape in (THINGS[i] for i in shapes):
-        colour = TYPICAL_COLOUR[shape] if rng.random() < 0.6 else str(rng.choice(list(COLOURS)))
+        color = TYPICAL_COLOUR[shape] if rng.random() < 0.6 else str(rng.choice(list(COLOURS)))
         for _ in range(20):  # a thing that finds no free place is left out
             radius = rng.uniform(13.0, 19.0) if len(shapes) < 3 else rng.uniform(11.0, 14.0)
             x, y = rng.uniform(radius, SIZE - radius, 2)
-            if all(np.hypot(x - t.centre[0], y - t.centre[1]) > radius + t.radius for t in things):
-                things.append(Thing(shape, colour, (float(x), float(y)), float(radius)))
+            if all(np.hypot(x - t.center[0], y - t.center[1]) > radius + t.radius for t in things):
+                things.append(Thing(shape, color, (float(x), float(y)), float(radius)))
                 break
     return tuple(things)
 
@@ -149,8 +149,8 @@ def scene(split: Split, index: int) -> Scene:
     canvas, labels, grounds = _grounds(rng)
     things = _place_things(rng)
     for thing in things:
-        signed = distance(thing.shape, thing.centre, thing.radius, SIZE)
-        canvas = draw(canvas, signed, thing.colour)
+        signed = distance(thing.shape, thing.center, thing.radius, SIZE)
+        canvas = draw(canvas, signed, thing.color)
         labels[signed < 0] = CLASSES.index(thing.shape)
     image = np.clip(np.rint(canvas * 255), 0, 255).astype(np.uint8)
     return Scene(split, index, image, labels, grounds, things)

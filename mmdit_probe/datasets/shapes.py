@@ -91,18 +91,18 @@ SHAPES: dict[str, Shape] = {
 }
 
 TYPICAL_COLOUR = dict(zip(SHAPES, ("red", "blue", "green", "yellow", "white", "orange", "pink", "purple"), strict=True))
-"""The colour that a shape wears in most scenes."""
+"""The color that a shape wears in most scenes."""
 
 
-def distance(name: str, centre: tuple[float, float], radius: float, size: int) -> np.ndarray:
-    """Signed distance in pixels, ``(size, size)``, of a shape at ``centre`` (x, y) in pixels."""
+def distance(name: str, center: tuple[float, float], radius: float, size: int) -> np.ndarray:
+    """Signed distance in pixels, ``(size, size)``, of a shape at ``center`` (x, y) in pixels."""
     y, x = np.mgrid[0:size, 0:size] + 0.5
-    return radius * SHAPES[name]((x - centre[0]) / radius, (y - centre[1]) / radius)
+    return radius * SHAPES[name]((x - center[0]) / radius, (y - center[1]) / radius)
 
 
-def draw(canvas: np.ndarray, signed: np.ndarray, colour: str) -> np.ndarray:
+def draw(canvas: np.ndarray, signed: np.ndarray, color: str) -> np.ndarray:
     """Paint a shape with a dark 1.5 px rim over ``canvas`` (h, w, 3); returns a new canvas."""
-    fill = np.asarray(COLOURS[colour])
+    fill = np.asarray(COLOURS[color])
     cover = np.clip(0.5 - signed, 0, 1)[..., None]
     core = np.clip(0.5 - (signed + 1.5), 0, 1)[..., None]
     return canvas * (1 - cover) + (0.25 * fill) * (cover - core) + fill * core

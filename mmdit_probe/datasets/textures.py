@@ -1,7 +1,7 @@
 """The eight textured grounds of the synthetic scenes.
 
 Each texture is a function ``(rows, cols, rng) -> (..., 3)`` giving RGB in [0, 1]. Phases,
-spacings and a small colour cast are random, so that a ground is recognised by its
+spacings and a small color cast are random, so that a ground is recognized by its
 look and never by a fixed pixel pattern.
 """
 
@@ -77,8 +77,8 @@ def night_sky(rows: np.ndarray, cols: np.ndarray, rng: np.random.Generator) -> n
     """Dark blue with one round star in each cell of a jittered 10 px grid."""
     cells = np.stack(np.broadcast_arrays(rows // 10, cols // 10), -1).astype(int)
     jitter = rng.uniform(2.5, 7.5, (cells[..., 0].max() + 1, cells[..., 1].max() + 1, 2))
-    centre = jitter[cells[..., 0], cells[..., 1]]
-    distance = (rows % 10 - centre[..., 0]) ** 2 + (cols % 10 - centre[..., 1]) ** 2
+    center = jitter[cells[..., 0], cells[..., 1]]
+    distance = (rows % 10 - center[..., 0]) ** 2 + (cols % 10 - center[..., 1]) ** 2
     return _blend((0.04, 0.05, 0.18), (0.95, 0.95, 0.80), np.exp(-distance / 1.6))
 
 
@@ -104,7 +104,7 @@ TEXTURES: dict[str, Texture] = {
 
 
 def paint(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """One ground, ``(size, size, 3)`` RGB in [0, 1], with a random colour cast of a few percent."""
+    """One ground, ``(size, size, 3)`` RGB in [0, 1], with a random color cast of a few percent."""
     rows, cols = np.mgrid[0:size, 0:size].astype(float)
     cast = rng.normal(0, 0.025, 3)
     return np.clip(TEXTURES[name](rows, cols, rng) + cast, 0, 1)

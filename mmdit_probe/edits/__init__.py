@@ -1,8 +1,8 @@
 """Edits: each changes the output of some layers' attention, exactly and without the N x N matrix."""
 
-from .base import Edit, View
+from .base import AttentionBlock, Edit
 from .blur import BlurGrid, BlurText
 from .knockout import Knockout, Uniform
 from .scale import Scale
 
-__all__ = ["BlurGrid", "BlurText", "Edit", "Knockout", "Scale", "Uniform", "View"]
+__all__ = ["AttentionBlock", "BlurGrid", "BlurText", "Edit", "Knockout", "Scale", "Uniform"]

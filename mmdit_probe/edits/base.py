@@ -19,7 +19,7 @@ Rows = Literal["conditional", "all"] | Collection[int]
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class AttentionBlock:
     """Some batch rows and heads of one attention call, in fp32.
 
     ``probs`` are the text columns (all queries, text keys), ``values`` the text values, ``output`` the output so far,
@@ -88,11 +88,11 @@ class Edit:
         }
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
-    def change(self, view: View) -> Float[Tensor, "batch heads queries width"]:
+    def change(self, view: AttentionBlock) -> Float[Tensor, "batch heads queries width"]:
         """The edited output of a view; rows of ``view.output`` that the edit does not concern stay as they are."""
         raise TypeError(f"{type(self).__name__}: an edit must override change")
 
-    def chosen_tokens(self, view: View) -> Float[Tensor, "batch 1 1 text"]:
+    def chosen_tokens(self, view: AttentionBlock) -> Float[Tensor, "batch 1 1 text"]:
         """1 at the text tokens that the edit concerns, else 0; all 1 if it names neither words nor kinds."""
         return chosen_tokens(view, self.words, self.kinds)
 
@@ -137,14 +137,14 @@ def text_values(attention: JointAttention) -> Float[Tensor, "batch heads text wi
     return attention.value[:, :, attention.layout.text_keys].float().repeat_interleave(groups, 1)
 
 
-def _view(attention: JointAttention, block: Block, values: Tensor, output: Tensor) -> View:
+def _view(attention: JointAttention, block: Block, values: Tensor, output: Tensor) -> AttentionBlock:
     part = block.batch, block.heads
-    return View(
+    return AttentionBlock(
         block.probs, values[part], output.float(), attention.lse[part], attention.layout, attention.text, block.batch
     )
 
 
-def chosen_tokens(view: View, words: Sequence[str], kinds: Sequence[str]) -> Float[Tensor, "batch 1 1 text"]:
+def chosen_tokens(view: AttentionBlock, words: Sequence[str], kinds: Sequence[str]) -> Float[Tensor, "batch 1 1 text"]:
     """1 at the text tokens of the given words and kinds in each batch row, else 0; all 1 if neither is given.
 
     `ValueError` if the tokens are not known, or a word is in no row's prompt.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Edit, View
+from .base import AttentionBlock, Edit
 
 Padding = Literal["reflect", "symmetric"]
 _PADDINGS = ("reflect", "symmetric")
@@ -22,7 +22,7 @@ class BlurText(Edit):
     blurred values, ``(P G) V = P (G V)``: no map is kept.
 
     ``padding="reflect"`` is the paper's: it mirrors without repeating the edge, so that the first and the last token
-    lose mass and their neighbours gain. ``"symmetric"`` repeats the edge and keeps each query's mass exactly. With
+    lose mass and their neighbors gain. ``"symmetric"`` repeats the edge and keeps each query's mass exactly. With
     ``words`` or ``kinds`` those tokens take their blurred probabilities and the others keep theirs.
     """
 
@@ -38,7 +38,7 @@ class BlurText(Edit):
         _check(self, sigma, kernel, padding)
         self.sigma, self.kernel, self.padding = sigma, kernel, padding
 
-    def change(self, view: View) -> Tensor:
+    def change(self, view: AttentionBlock) -> Tensor:
         values = self.chosen_tokens(view).movedim(-1, -2) * view.values
         blur = torch.from_numpy(blur_matrix(view.layout.text, self.sigma, self.kernel, self.padding)).to(values)
         return view.with_image(view.image_output + view.image_probs @ (blur @ values - values))
@@ -64,7 +64,7 @@ class BlurGrid(Edit):
         _check(self, sigma, kernel, padding)
         self.sigma, self.kernel, self.padding = sigma, kernel, padding
 
-    def change(self, view: View) -> Tensor:
+    def change(self, view: AttentionBlock) -> Tensor:
         from_text = (view.image_probs * self.chosen_tokens(view)) @ view.values
         blurred = from_text.unflatten(2, view.layout.grid)
         first = blurred.dim() - 3  # the last two axes of the grid: rows and columns, frame by frame

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmdit_probe.attention.layout import Region, TokenLayout
 
-from .base import Edit, View
+from .base import AttentionBlock, Edit
 
 
 class Uniform(Edit):
@@ -18,7 +18,7 @@ class Uniform(Edit):
     With ``words`` or ``kinds`` (start, word, end, padding, absent) the mean is taken over those tokens alone.
     """
 
-    def change(self, view: View) -> Tensor:
+    def change(self, view: AttentionBlock) -> Tensor:
         chosen = self.chosen_tokens(view)
         probs = view.image_probs * chosen
         mean = probs.sum(-1, keepdim=True) * (chosen / chosen.sum(-1, keepdim=True).clamp(min=1))
@@ -26,7 +26,7 @@ class Uniform(Edit):
 
 
 class Knockout(Edit):
-    """Set probabilities to 0: of a region, or of some text keys in it; renormalised so that rows still sum to 1, or not.
+    """Set probabilities to 0: of a region, or of some text keys in it; renormalized so that rows still sum to 1, or not.
 
     ``region`` is I2T by default; ``words`` and ``kinds`` choose text keys of I2T or T2T. A query that loses all its
     attention gets 0.
@@ -49,7 +49,7 @@ class Knockout(Edit):
                 f"Knockout: words and kinds are text keys, which region {self.region} has none of; use I2T or T2T"
             )
 
-    def change(self, view: View) -> Tensor:
+    def change(self, view: AttentionBlock) -> Tensor:
         layout = view.layout
         if self.region not in layout.regions or (layout.extra and self.region in (Region.I2I, Region.T2I)):
             raise ValueError(f"Knockout: region {self.region} is not of this model, which has {_regions(layout)}")

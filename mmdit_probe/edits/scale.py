@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Edit, View
+from .base import AttentionBlock, Edit
 
 
 class Scale(Edit):
-    """Multiply the I2T scores by ``factor`` before the softmax (temperature 1 / factor), rows renormalised.
+    """Multiply the I2T scores by ``factor`` before the softmax (temperature 1 / factor), rows renormalized.
 
     A factor over 1 sharpens and, where text scores are positive, strengthens what the image takes from text; 1 changes
     nothing. Exact from the text columns: the image keys' share of each row is what the text leaves.
@@ -24,7 +24,7 @@ class Scale(Edit):
             raise ValueError(f"Scale: factor must be a positive number, got {factor}")
         self.factor = factor
 
-    def change(self, view: View) -> Tensor:
+    def change(self, view: AttentionBlock) -> Tensor:
         probs, lse = view.image_probs, view.lse[:, :, view.layout.image_queries, None]
         scores = (1 + (self.factor - 1) * self.chosen_tokens(view)) * (probs.log() + lse)
         image_lse = lse + torch.log1p(-probs.sum(-1, keepdim=True).clamp(max=1))

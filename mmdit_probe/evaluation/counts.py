@@ -1,4 +1,4 @@
-"""From one picture's maps to pixels counted by class, for every timestep, layer and head."""
+"""From one image's maps to pixels counted by class, for every timestep, layer and head."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ..configs import EvaluateConfig
-from ..datasets.labelled import IGNORE
-from ..metrics.matching import MatchedScores, matched_scores, matched_scores_free
+from ..datasets.labeled import IGNORE
+from ..metrics.matching import MatchedMetrics, matched_metrics, matched_metrics_free
 from ..metrics.segmentation import score
 from ..segmentation.kl_merge import region_maps
 from ..segmentation.label_map import label_map
 from ..segmentation.maps import scaled
-from .trivial import BASELINES, baseline_regions
+from .trivial import TRIVIAL, trivial_regions
 
 COUNTS = ("tp", "fp", "fn")
 MATCHINGS = {"open-vocabulary": ("names",), "unsupervised": ("paper", "order-independent")}
@@ -25,9 +25,9 @@ Predict = Callable[[Tensor], np.ndarray]
 
 
 def offered(labels: np.ndarray, classes: Sequence[str], vocabulary: str) -> list[int]:
-    """Numbers of the classes that a picture's prompt names: those present in ``labels``, or all.
+    """Numbers of the classes that an image's prompt names: those present in ``labels``, or all.
 
-    Where nothing is labelled no pixel counts, and the prompt names the first class.
+    Where nothing is labeled no pixel counts, and the prompt names the first class.
     """
     if vocabulary == "full":
         return list(range(len(classes)))
@@ -71,16 +71,16 @@ def count_regions(maps: Tensor, labels: np.ndarray, classes: int, config: Evalua
     return _every_view(maps, count)
 
 
-def count_baselines(picture: np.ndarray, labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
-    """(matching, baseline, count, class) int32; k-means is told how many classes the picture has."""
+def count_trivial(image: np.ndarray, labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
+    """(matching, baseline, count, class) int32; k-means is told how many classes the image has."""
     present = len(offered(labels, [], "present"))
-    regions = (baseline_regions(name, picture, present, seed) for name in BASELINES)
+    regions = (trivial_regions(name, image, present, seed) for name in TRIVIAL)
     return np.stack([matched_counts(labels, guess, classes) for guess in regions], 1).astype(np.int32)
 
 
 def matched_counts(labels: np.ndarray, regions: np.ndarray, classes: int) -> np.ndarray:
-    """(matching, count, class) of one picture's regions, by both ways of matching."""
-    measures: tuple[Callable[..., MatchedScores], ...] = (matched_scores, matched_scores_free)
+    """(matching, count, class) of one image's regions, by both ways of matching."""
+    measures: tuple[Callable[..., MatchedMetrics], ...] = (matched_metrics, matched_metrics_free)
     return np.stack([np.stack(measure(labels, regions, classes)[:3]) for measure in measures])
 
 

@@ -64,7 +64,7 @@ def seg4diff_row(
 def _seg4diff_differences(task: str, dataset: str) -> tuple[str, ...]:
     notes = ["theirs is first resized to a shorter side of 640 px, ours goes straight to the model's square"]
     if task == "unsupervised":
-        notes.append("theirs is scored at the resized size, ours at the picture's own")
+        notes.append("theirs is scored at the resized size, ours at the image's own")
     elif dataset == "coco-object":
         notes.append("theirs is offered background too, ours the things alone")
     return tuple(notes)
@@ -116,8 +116,8 @@ def _ours(
     """mIoU in percent, by names or by the paper's matching; or NaN and why not."""
     try:
         ready = prepare(replace(config, dataset=dataset))
-        pictures = open_dataset(dataset, root, config.limit)
-        views = tabulate(run_evaluation(ready.pipe, pictures, ready.config, out, label, counter=ready.counter)).views
+        images = open_dataset(dataset, root, config.limit)
+        views = tabulate(run_evaluation(ready.pipe, images, ready.config, out, label, counter=ready.counter)).views
     except ValueError as error:
         return float("nan"), str(error)
     return 100 * float(views["miou"].iloc[0]), ""

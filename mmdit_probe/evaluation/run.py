@@ -1,4 +1,4 @@
-"""Masks against ground truth: all layers, heads and timesteps in one pass over the pictures, resumable."""
+"""Masks against ground truth: all layers, heads and timesteps in one pass over the images, resumable."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import torch
 import xarray as xr
 
 from ..configs import EvaluateConfig, as_dict
-from ..datasets.labelled import LabelledPictures, Sample
+from ..datasets.labeled import LabeledImages, Sample
 from ..segmentation.map_reader import MapReader
 from ..segmentation.maps import make_readout
 from ..segmentation.segmenters import Correct, read_class_maps, read_token_maps
 from ..storage.images import cropped, read_rgb
 from ..storage.records import FORMAT, versions
 from ..storage.runs import RunFolder
-from ..utils.distributed import Share
-from ..utils.memory import in_parts
-from .counts import COUNTS, MATCHINGS, count_baselines, count_classes, count_regions, offered
-from .trivial import BASELINES
+from ..utils.distributed import WorkerShare
+from ..utils.memory import run_in_batches
+from .counts import COUNTS, MATCHINGS, count_classes, count_regions, count_trivial, offered
+from .trivial import TRIVIAL
 
 Progress = Callable[[int, int], None]
 """Called with (batches done, batches in all)."""
 VIEW = ("timestep", "layer", "head")
 Loaded = Sequence[tuple[np.ndarray, np.ndarray]]
-"""Pictures (height, width, 3) uint8 with their label maps."""
+"""Images (height, width, 3) uint8 with their label maps."""
 
 
 @runtime_checkable
 class Counter(Protocol):
-    """Whatever labels pictures: ``count`` gives each one's (matching, timestep, layer, head, count, class) pixels.
+    """Whatever labels images: ``count`` gives each one's (matching, timestep, layer, head, count, class) pixels.
 
     ``sigmas`` are the noise levels of ``timesteps``, ``settings`` what the numbers depend on beside the evaluation's own.
     """
@@ -84,36 +84,36 @@ def _map_reader(pipe: Any, config: EvaluateConfig) -> MapReader:
 
 def run_evaluation(
     pipe: Any,
-    pictures: LabelledPictures,
+    images: LabeledImages,
     config: EvaluateConfig,
     out: Path,
     model: str,
     progress: Progress | None = None,
-    share: Share | None = None,
+    share: WorkerShare | None = None,
     counter: Counter | None = None,
 ) -> Iterator[xr.Dataset]:
-    """The counts of each batch of pictures, in order; finished batches are read from ``out``, not computed.
+    """The counts of each batch of images, in order; finished batches are read from ``out``, not computed.
 
-    ``counts`` (picture, matching, timestep, layer, head, count, class) are pixels: true positives, false positives and
-    false negatives of each class. ``baseline_counts`` (picture, matching, baseline, count, class) is there on request.
+    ``counts`` (image, matching, timestep, layer, head, count, class) are pixels: true positives, false positives and
+    false negatives of each class. ``trivial_counts`` (image, matching, baseline, count, class) is there on request.
     With a ``share`` of several processes each computes its batches, and the first one alone gives the counts of all.
     ``counter`` is another system than Seg4Diff, or a variant of it, on ``pipe``; its settings go into ``out`` with the rest.
     `ValueError` before any work if a setting is wrong, or ``out`` holds a run with other ones.
     """
     check(config)
     if counter is None and config.method != EvaluateConfig.method:
-        raise ValueError(f"evaluate: method {config.method} needs its counter, see rivals.evaluation")
+        raise ValueError(f"evaluate: method {config.method} needs its counter, see baselines.evaluation")
     counter = counter or MapCounter(pipe, config)
-    share = share or Share()
+    share = share or WorkerShare()
     settings = {
         "study": "evaluate",
         "model": model,
-        "pictures": len(pictures.samples),
-        "data": pictures.digest if share.first else "",
+        "images": len(images.samples),
+        "data": images.digest if share.first else "",
         **as_dict(config),
         **counter.settings,
     }
-    return _batches(counter, pictures, config, RunFolder(out, settings), progress, share)
+    return _batches(counter, images, config, RunFolder(out, settings), progress, share)
 
 
 def check(config: EvaluateConfig) -> None:
@@ -134,7 +134,7 @@ def check(config: EvaluateConfig) -> None:
         "present",
     ):
         raise ValueError("evaluate: normalize, refine and vocabulary belong to the open-vocabulary task")
-    if config.task != "unsupervised" and config.baselines:
+    if config.task != "unsupervised" and config.trivial:
         raise ValueError("evaluate: the baselines belong to the unsupervised task")
     if not config.threshold > 0:
         raise ValueError(f"evaluate: the threshold must be above 0, got {config.threshold}")
@@ -142,20 +142,20 @@ def check(config: EvaluateConfig) -> None:
 
 def _batches(
     counter: Counter,
-    pictures: LabelledPictures,
+    images: LabeledImages,
     config: EvaluateConfig,
     folder: RunFolder,
     progress: Progress | None,
-    share: Share,
+    share: WorkerShare,
 ) -> Iterator[xr.Dataset]:
     with folder.open() if share.first else nullcontext(folder) as run:
         share.wait()  # for the first process to have made the folder
-        starts = range(0, len(pictures.samples), config.batch)
+        starts = range(0, len(images.samples), config.batch)
         own = starts[share.number :: share.processes]
         for done, start in enumerate(own):
             if run.item(_name(start)) is None:
-                samples = pictures.samples[start : start + config.batch]
-                run.write(_name(start), _count_batch(counter, samples, pictures.classes, config))
+                samples = images.samples[start : start + config.batch]
+                run.write(_name(start), _count_batch(counter, samples, images.classes, config))
             if progress is not None:
                 progress(done + 1, len(own))
         share.wait()
@@ -164,7 +164,7 @@ def _batches(
 
 
 def _name(start: int) -> str:
-    return f"pictures-{start:06d}"
+    return f"images-{start:06d}"
 
 
 def _finished(run: RunFolder, name: str) -> xr.Dataset:
@@ -175,14 +175,14 @@ def _finished(run: RunFolder, name: str) -> xr.Dataset:
 
 
 def _load(sample: Sample, crop: str) -> tuple[np.ndarray, np.ndarray]:
-    """Picture and label map, both cropped."""
-    picture = read_rgb(sample.picture) if isinstance(sample.picture, Path) else sample.picture
+    """Image and label map, both cropped."""
+    image = read_rgb(sample.image) if isinstance(sample.image, Path) else sample.image
     labels = sample.read()
-    if labels.shape != picture.shape[:2]:
+    if labels.shape != image.shape[:2]:
         raise ValueError(
-            f"{sample.name}: the label map is {labels.shape}, the picture {picture.shape[:2]} (height, width); they must agree"
+            f"{sample.name}: the label map is {labels.shape}, the image {image.shape[:2]} (height, width); they must agree"
         )
-    return cropped(picture, crop), cropped(labels, crop)
+    return cropped(image, crop), cropped(labels, crop)
 
 
 def _count_batch(
@@ -191,11 +191,11 @@ def _count_batch(
     samples = list(samples)
     loaded = [_load(sample, config.crop) for sample in samples]
     start = perf_counter()
-    counts, at_once = in_parts(lambda part: counter.count(part, classes), loaded)
+    counts, at_once = run_in_batches(lambda part: counter.count(part, classes), loaded)
     variables: dict[str, Any] = {"seconds": perf_counter() - start}
-    variables["counts"] = (("picture", "matching", *VIEW, "count", "class"), np.stack(counts))
+    variables["counts"] = (("image", "matching", *VIEW, "count", "class"), np.stack(counts))
     coordinates = {
-        "picture": [sample.name for sample in samples],
+        "image": [sample.name for sample in samples],
         "matching": list(MATCHINGS[config.task]),
         "timestep": list(counter.timesteps),
         "sigma": ("timestep", list(counter.sigmas)),
@@ -204,18 +204,18 @@ def _count_batch(
         "count": list(COUNTS),
         "class": list(classes),
     }
-    if config.baselines:
-        rows = [count_baselines(picture, labels, len(classes), config.seed) for picture, labels in loaded]
-        variables["baseline_counts"] = (("picture", "matching", "baseline", "count", "class"), np.stack(rows))
-        coordinates["baseline"] = list(BASELINES)
-    return xr.Dataset(variables, coordinates, {"format": FORMAT, "pictures_at_once": at_once, **versions()})
+    if config.trivial:
+        rows = [count_trivial(image, labels, len(classes), config.seed) for image, labels in loaded]
+        variables["trivial_counts"] = (("image", "matching", "baseline", "count", "class"), np.stack(rows))
+        coordinates["baseline"] = list(TRIVIAL)
+    return xr.Dataset(variables, coordinates, {"format": FORMAT, "images_at_once": at_once, **versions()})
 
 
 def _classes(counter: MapCounter, loaded: Loaded, classes: tuple[str, ...]) -> list[np.ndarray]:
     config = counter.config
     offers = [offered(labels, classes, config.vocabulary) for _, labels in loaded]
     names = [[classes[number] for number in offer] for offer in offers]
-    found = read_class_maps(counter.reader, [picture for picture, _ in loaded], names)
+    found = read_class_maps(counter.reader, [image for image, _ in loaded], names)
     return [
         count_classes(
             _with_heads(maps, config),
@@ -223,14 +223,14 @@ def _classes(counter: MapCounter, loaded: Loaded, classes: tuple[str, ...]) -> l
             labels,
             len(classes),
             config.normalize,
-            None if counter.correct is None else counter.correct(picture),
+            None if counter.correct is None else counter.correct(image),
         )
-        for (picture, labels), offer, maps in zip(loaded, offers, found, strict=True)
+        for (image, labels), offer, maps in zip(loaded, offers, found, strict=True)
     ]
 
 
 def _regions(counter: MapCounter, loaded: Loaded, classes: tuple[str, ...]) -> list[np.ndarray]:
-    maps = read_token_maps(counter.reader, [picture for picture, _ in loaded])
+    maps = read_token_maps(counter.reader, [image for image, _ in loaded])
     return [
         count_regions(_with_heads(maps[:, row], counter.config), labels, len(classes), counter.config)
         for row, (_, labels) in enumerate(loaded)

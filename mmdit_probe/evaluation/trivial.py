@@ -1,4 +1,4 @@
-"""What regions without any model score: one region, and k-means on colours or on positions."""
+"""What regions without any model score: one region, and k-means on colors or on positions."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import numpy as np
 from PIL import Image
 from scipy.cluster.vq import kmeans2, vq
 
-BASELINES = ("one region", "k-means on colours", "k-means on positions")
+TRIVIAL = ("one region", "k-means on colors", "k-means on positions")
 _FITTED = 64
-"""Clusters are fitted on the picture at so many px a side, then every pixel takes the nearest one."""
+"""Clusters are fitted on the image at so many px a side, then every pixel takes the nearest one."""
 
 
-def baseline_regions(name: str, picture: np.ndarray, regions: int, seed: int = 0) -> np.ndarray:
-    """Region numbers (height, width) of a picture (height, width, 3) uint8; ``regions`` is the k of k-means."""
-    if name not in BASELINES:
-        raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got {name!r}")
-    if name == BASELINES[0] or regions < 2:
-        return np.zeros(picture.shape[:2], np.int64)
-    features = colours if name == BASELINES[1] else positions
-    small = np.asarray(Image.fromarray(picture).resize((_FITTED, _FITTED), Image.Resampling.BILINEAR))
+def trivial_regions(name: str, image: np.ndarray, regions: int, seed: int = 0) -> np.ndarray:
+    """Region numbers (height, width) of an image (height, width, 3) uint8; ``regions`` is the k of k-means."""
+    if name not in TRIVIAL:
+        raise ValueError(f"baseline must be one of {', '.join(TRIVIAL)}, got {name!r}")
+    if name == TRIVIAL[0] or regions < 2:
+        return np.zeros(image.shape[:2], np.int64)
+    features = colors if name == TRIVIAL[1] else positions
+    small = np.asarray(Image.fromarray(image).resize((_FITTED, _FITTED), Image.Resampling.BILINEAR))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of empty clusters: a picture of few colours has fewer regions
-        centres, _ = kmeans2(features(small), regions, minit="++", rng=np.random.default_rng(seed))
-    return vq(features(picture), centres)[0].reshape(picture.shape[:2]).astype(np.int64)
+        warnings.simplefilter("ignore")  # of empty clusters: an image of few colors has fewer regions
+        centers, _ = kmeans2(features(small), regions, minit="++", rng=np.random.default_rng(seed))
+    return vq(features(image), centers)[0].reshape(image.shape[:2]).astype(np.int64)
 
 
-def colours(picture: np.ndarray) -> np.ndarray:
+def colors(image: np.ndarray) -> np.ndarray:
     """(pixels, 3) RGB in [0, 1]."""
-    return picture.reshape(-1, 3) / 255
+    return image.reshape(-1, 3) / 255
 
 
-def positions(picture: np.ndarray) -> np.ndarray:
+def positions(image: np.ndarray) -> np.ndarray:
     """(pixels, 2) row and column in (0, 1)."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     rows, cols = np.mgrid[:height, :width]
     return np.stack([(rows.ravel() + 0.5) / height, (cols.ravel() + 0.5) / width], -1)

@@ -1,4 +1,4 @@
-"""The explorer: one picture's attention as a self-contained HTML page."""
+"""The explorer: one image's attention as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .measure import measure_exploration
 from .page import Page, make_page
 
 
-def explore(pipe: Any, prompt: str, picture: np.ndarray | None = None, **settings: Any) -> Page:
-    """The explorer page of one picture, as notebooks show it; ``.save("page.html")`` writes it.
+def explore(pipe: Any, prompt: str, image: np.ndarray | None = None, **settings: Any) -> Page:
+    """The explorer page of one image, as notebooks show it; ``.save("page.html")`` writes it.
 
-    ``picture`` (height, width, 3) uint8 RGB is read through the model, None generates one; ``settings`` are those of
+    ``image`` (height, width, 3) uint8 RGB is read through the model, None generates one; ``settings`` are those of
     `ExploreConfig`.
     """
     config = ExploreConfig(prompt, **settings)
-    recording = measure_exploration(pipe, config, picture)
-    return make_page(contents_of(recording.record), recording.picture, config.megabytes)
+    recording = measure_exploration(pipe, config, image)
+    return make_page(contents_of(recording.record), recording.image, config.megabytes)
 
 
 __all__ = ["Contents", "Page", "contents_of", "explore", "make_page", "measure_exploration"]

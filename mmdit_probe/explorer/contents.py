@@ -39,7 +39,7 @@ class Token:
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """One picture's attention, ready to be written into a page.
+    """One image's attention, ready to be written into a page.
 
     ``maps`` (timestep, layer, head_group, token, row, col) are I2T probabilities in [0, 1], means over the heads of each
     group; ``sizes`` counts those heads. ``whole`` says whether the tokens are all of the text, so that a pixel's budget is
@@ -79,7 +79,7 @@ class Contents:
         return np.concatenate([np.clip(1 - text.sum(1, keepdims=True), 0, 1), text], 1)
 
     def merged(self, groups: int) -> Contents:
-        """With neighbouring groups of heads joined to so many."""
+        """With neighboring groups of heads joined to so many."""
         parts = np.array_split(np.arange(len(self.sizes)), groups)
         if len(parts) >= len(self.sizes):
             return self
@@ -128,7 +128,7 @@ def contents_of(record: xr.Dataset, layers: tuple[int, ...] | None = None) -> Co
             f"explore: the record holds no I2T maps (it has {', '.join(map(str, record.data_vars)) or 'nothing'}); "
             "make one with mmdit-probe explore --record, or with Probe(pipe, [I2TMaps('all')])"
         )
-    record = _one_picture(record)
+    record = _one_image(record)
     maps = _kept(_ordered(record[name]), layers)
     whole = name != "word_map"
     tokens = _tokens(record, maps) if whole else tuple(_words(record))
@@ -140,7 +140,7 @@ def contents_of(record: xr.Dataset, layers: tuple[int, ...] | None = None) -> Co
     return Contents(maps, sizes, tokens, whole, curves, uniform, 1 / keys, dict(record.attrs))
 
 
-def _one_picture(record: xr.Dataset) -> xr.Dataset:
+def _one_image(record: xr.Dataset) -> xr.Dataset:
     """A probe's own record as a study's: the last batch row, and a number for each call, from the clean end if known."""
     if "prompt" in record.dims:
         record = record.isel(prompt=0)
@@ -148,9 +148,9 @@ def _one_picture(record: xr.Dataset) -> xr.Dataset:
         record = record.isel(batch=-1)
     if "call" in record.dims:
         record = _last_tokens(one_call_a_step(record))
-        record = record.rename(call="sampling_timestep").drop_vars("timestep", errors="ignore")
+        record = record.drop_vars("timestep", errors="ignore").rename(call="timestep")
         numbers = record.attrs["steps"] - record["step"] if "steps" in record.attrs else -record["step"]
-        record = record.assign_coords(sampling_timestep=numbers.values)
+        record = record.assign_coords(timestep=numbers.values)
     return record
 
 
@@ -163,8 +163,7 @@ def _last_tokens(record: xr.Dataset) -> xr.Dataset:
 def _ordered(maps: xr.DataArray) -> xr.DataArray:
     """(timestep, layer, head_group, token, row, col); a video's frames are averaged."""
     maps = maps.mean("frame") if "frame" in maps.dims else maps
-    maps = maps.drop_vars("timestep", errors="ignore")
-    names = {"sampling_timestep": "timestep", "map_layer": "layer", "head": "head_group", "word": "token"}
+    names = {"map_layer": "layer", "head": "head_group", "word": "token"}
     maps = maps.rename({old: new for old, new in names.items() if old in maps.dims})
     maps = maps if "head_group" in maps.dims else maps.expand_dims("head_group")
     return maps.transpose("timestep", "layer", "head_group", "token", "row", "col")

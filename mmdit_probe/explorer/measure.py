@@ -21,37 +21,37 @@ FEW_LAYERS = 6
 FEW_TIMESTEPS = (8, 28)
 
 
-def measure_exploration(pipe: Any, config: ExploreConfig, picture: np.ndarray | None = None) -> Recording:
-    """One picture, generated or given (height, width, 3) uint8 RGB.
+def measure_exploration(pipe: Any, config: ExploreConfig, image: np.ndarray | None = None) -> Recording:
+    """One image, generated or given (height, width, 3) uint8 RGB.
 
-    The record has ``i2t_group`` (sampling_timestep, map_layer, head_group, row, col, token), probabilities in [0, 1], of
+    The record has ``i2t_group`` (timestep, map_layer, head_group, row, col, token), probabilities in [0, 1], of
     the kept layers, and ``region_mass`` and ``value_norm`` of every layer.
     """
-    layers, timesteps = chosen(pipe, config, picture)
+    layers, timesteps = chosen(pipe, config, image)
     readouts, generation = [HeadGroupMaps(config.head_groups)], config.generation
     steps = steps_at(timesteps, generation.steps)
-    calls = steps if picture is None else tuple(range(len(steps)))
+    calls = steps if image is None else tuple(range(len(steps)))
     with Probe(pipe, [RegionMass(), ValueNorms()], steps=calls) as everywhere:
         where = (timesteps, generation, layers)
-        if picture is None:
+        if image is None:
             recording = record_generated(pipe, config.prompt, readouts, *where, decode=True)
         else:
-            recording = record_image(pipe, picture, config.prompt, readouts, *where)
+            recording = record_image(pipe, image, config.prompt, readouts, *where)
     maps = recording.record.rename(layer="map_layer")
     curves = by_timestep(everywhere, calls, timesteps, steps)
     record = curves.merge(maps, compat="override", join="outer", combine_attrs="override")
     sizes = group_sizes(record.sizes["head"], config.head_groups)
     record = record.assign_coords(head_group=group_labels(sizes), heads=("head_group", sizes))
     expert = model_defaults(pipe).expert_layer
-    return Recording(record.assign_attrs(maps.attrs, expert_layer=-1 if expert is None else expert), recording.picture)
+    return Recording(record.assign_attrs(maps.attrs, expert_layer=-1 if expert is None else expert), recording.image)
 
 
 def chosen(
-    pipe: Any, config: ExploreConfig, picture: np.ndarray | None = None
+    pipe: Any, config: ExploreConfig, image: np.ndarray | None = None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The layers and the timesteps that are kept."""
     layers, timesteps = config.layers, config.timesteps
-    small = _image_tokens(pipe, config, picture) <= config.small
+    small = _image_tokens(pipe, config, image) <= config.small
     if timesteps is None:
         count = config.generation.steps
         every = tuple(range(count, 0, -1))
@@ -71,12 +71,12 @@ def spread(layers: Sequence[int], expert: int | None) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def _image_tokens(pipe: Any, config: ExploreConfig, picture: np.ndarray | None) -> float:
+def _image_tokens(pipe: Any, config: ExploreConfig, image: np.ndarray | None) -> float:
     """About how many image tokens there will be; infinity where the pipeline doesn't say."""
     try:
         side, token = native_size(pipe), token_pixels(pipe)
     except AttributeError:
         return float("inf")
     height, width = (config.generation.height or side, config.generation.width or side)
-    height, width = (height, width) if picture is None else picture.shape[:2]
+    height, width = (height, width) if image is None else image.shape[:2]
     return (height / token) * (width / token)

@@ -164,7 +164,7 @@ const groupName = (at) => {
   return name.includes("-") ? `heads ${name}, mean` : `head ${name}`;
 };
 
-// ---- the picture and its map
+// ---- the image and its map
 
 const PLASMA = ["0d0887", "4b03a1", "7d03a8", "a82296", "cb4679", "e56b5d", "f89441", "fdc328", "f0f921"].map((code) =>
   [0, 2, 4].map((at) => parseInt(code.slice(at, at + 2), 16)));
@@ -175,8 +175,8 @@ function plasma(level) {
   return PLASMA[low].map((channel, index) => channel + (at - low) * (PLASMA[low + 1][index] - channel));
 }
 
-/** Where the colours end: this map's peak, or the highest peak of the entry's maps. */
-function colourTop(entry, values) {
+/** Where the colors end: this map's peak, or the highest peak of the entry's maps. */
+function colorTop(entry, values) {
   const own = Math.max(...values, 1e-12);
   if (state.scale === "own") return own;
   let top = own;
@@ -192,15 +192,15 @@ function colourTop(entry, values) {
 function drawMap() {
   const entry = shown();
   const values = Array.from({ length: places }, (_, at) => value(entry, at));
-  const top = colourTop(entry, values);
+  const top = colorTop(entry, values);
   const image = new ImageData(cols, rows);
   values.forEach((probability, at) => {
     const level = probability / top;
-    const solid = data.picture ? state.strength * Math.sqrt(Math.min(level, 1)) : 1;
+    const solid = data.image ? state.strength * Math.sqrt(Math.min(level, 1)) : 1;
     image.data.set([...plasma(level), 255 * solid], 4 * at);
   });
   $("heat").getContext("2d").putImageData(image, 0, 0);
-  $("picture").style.setProperty("--grey", Math.min(1, 2 * state.strength)); // no overlay: the picture as it is
+  $("image").style.setProperty("--grey", Math.min(1, 2 * state.strength)); // no overlay: the image as it is
   $("map-name").replaceChildren("Map of ", element("b", { textContent: entry.label }));
   $("top").textContent = percent(top);
 }
@@ -225,29 +225,29 @@ function drawCursor() {
   $("pin").hidden = state.hoverPlace === null || state.hoverPlace === state.pinnedPlace;
 }
 
-/** The picture as it is, and enlarged the pixel with its neighbours. */
+/** The image as it is, and enlarged the pixel with its neighbors. */
 function drawPatch() {
-  const picture = $("picture");
-  if (!data.picture || !picture.complete || !picture.naturalWidth) return;
+  const image = $("image");
+  if (!data.image || !image.complete || !image.naturalWidth) return;
   const [row, col] = rowCol(place());
-  const [width, height] = [picture.naturalWidth / cols, picture.naturalHeight / rows];
+  const [width, height] = [image.naturalWidth / cols, image.naturalHeight / rows];
   const whole = $("whole");
-  const scale = whole.width / picture.naturalWidth;
+  const scale = whole.width / image.naturalWidth;
   const context = whole.getContext("2d");
   context.imageSmoothingEnabled = scale < 1;
-  context.drawImage(picture, 0, 0, whole.width, whole.height);
+  context.drawImage(image, 0, 0, whole.width, whole.height);
   mark(context, col * width * scale, row * height * scale, width * scale, height * scale);
   const near = $("near");
   const close = near.getContext("2d");
   close.imageSmoothingEnabled = false;
   close.clearRect(0, 0, near.width, near.height);
-  close.drawImage(picture, (col - 1) * width, (row - 1) * height, 3 * width, 3 * height, 0, 0, near.width, near.height);
+  close.drawImage(image, (col - 1) * width, (row - 1) * height, 3 * width, 3 * height, 0, 0, near.width, near.height);
   mark(close, near.width / 3, near.height / 3, near.width / 3, near.height / 3);
 }
 
 function mark(context, ...box) {
-  for (const [colour, width] of [["#000", 5], ["#fff", 2]]) {
-    context.strokeStyle = colour;
+  for (const [color, width] of [["#000", 5], ["#fff", 2]]) {
+    context.strokeStyle = color;
     context.lineWidth = width;
     context.strokeRect(...box);
   }
@@ -435,13 +435,13 @@ function drawCharts() {
   if (budget.length) {
     drawChart($("budget-chart"), budget, layers, 1, share);
     drawLines($("budget-lines"), budget, percent);
-    $("budget-chart").setAttribute("aria-label", "Share of attention by layer; the values at this layer stand below");
+    $("budget-chart").setAttribute("aria-label", "WorkerShare of attention by layer; the values at this layer stand below");
   }
   $("norm-figure").hidden = data.curves.norms === null;
   if (data.curves.norms === null) return;
   const names = [["image tokens", "--image", false], ["all text tokens", "--word", false], ["words of the prompt", "--template", true]];
   const norms = names
-    .map(([label, colour, dash], which) => ({ label, hue: `var(${colour})`, dash, layers, values: curve(data.curves.norms, which) }))
+    .map(([label, color, dash], which) => ({ label, hue: `var(${color})`, dash, layers, values: curve(data.curves.norms, which) }))
     .filter((line) => line.values.some((level) => level !== null));
   const ever = data.curves.norms.flatMap((timestep) => timestep.flatMap((layer) => layer[state.group]));
   const end = Math.max(...ever.filter((level) => level !== null)); // one scale for all timesteps
@@ -514,7 +514,7 @@ function placeUnder(event) {
   return inside(event.clientY - box.top, box.height, rows) * cols + inside(event.clientX - box.left, box.width, cols);
 }
 
-function watchPicture() {
+function watchImage() {
   const frame = $("frame");
   frame.addEventListener("pointermove", (event) => {
     if (event.pointerType === "touch") return;
@@ -527,7 +527,7 @@ function watchPicture() {
     set({ pinnedPlace: placeUnder(event), hoverPlace: null });
   });
   frame.addEventListener("keydown", moveCursor);
-  $("picture").addEventListener("load", drawPatch);
+  $("image").addEventListener("load", drawPatch);
 }
 
 /** Chips and bars: hover or focus previews an entry's map, a click keeps it. */
@@ -576,18 +576,18 @@ function begin() {
   $("frame").style.setProperty("--aspect", cols / rows);
   $("heat").width = cols;
   $("heat").height = rows;
-  for (const id of ["picture", "whole", "near"]) $(id).hidden = !data.picture;
+  for (const id of ["image", "whole", "near"]) $(id).hidden = !data.image;
   $("whole").height = Math.round(($("whole").width * rows) / cols);
-  if (data.picture) {
-    $("picture").src = data.picture.source;
-    $("picture").classList.toggle("blocks", data.picture.width < 256);
+  if (data.image) {
+    $("image").src = data.image.source;
+    $("image").classList.toggle("blocks", data.image.width < 256);
   }
   $("layer").max = data.layers.length - 1;
   $("timestep").max = data.timesteps.length - 1;
   $("heads").replaceChildren(...data.groups.map((_, group) => element("option", { textContent: groupName(group) })));
   drawRamp();
   makeChips();
-  watchPicture();
+  watchImage();
   watchEntries($("chips"));
   watchEntries($("bars"));
   watchControls();

@@ -20,10 +20,10 @@ from PIL import Image
 from ..readouts.head_groups import group_labels
 from ..storage.runs import write_text
 from .contents import Contents
-from .quantize import quantised, quantised_shares
+from .quantize import quantized, quantized_shares
 
 _LOSSLESS_PIXELS = 256 * 256
-"""Pictures with more pixels are kept as JPEG."""
+"""Images with more pixels are kept as JPEG."""
 Progress = Callable[[int, int], None]
 
 
@@ -52,17 +52,17 @@ class Page:
 
 
 def make_page(
-    contents: Contents, picture: np.ndarray | None, megabytes: float = 15.0, progress: Progress | None = None
+    contents: Contents, image: np.ndarray | None, megabytes: float = 15.0, progress: Progress | None = None
 ) -> Page:
     """The page with as many groups of heads as fit into ``megabytes`` (10^6 bytes).
 
-    ``picture`` is (height, width, 3) uint8 RGB, None if there is none. `ValueError` if not even the mean over heads fits.
+    ``image`` is (height, width, 3) uint8 RGB, None if there is none. `ValueError` if not even the mean over heads fits.
     """
     most = len(contents.sizes)
     total = contents.maps.sizes["timestep"] * contents.maps.sizes["layer"]
     for groups in sorted({most, *(n for n in (12, 8, 6, 4, 3, 2, 1) if n < most)}, reverse=True):
         fitting = contents.merged(groups)
-        frame = _frame(fitting, picture)
+        frame = _frame(fitting, image)
         scripts, size = [], len(frame.encode())
         for name, blob in _blobs(fitting):
             scripts.append(_script(name, blob))
@@ -92,9 +92,9 @@ def _blobs(contents: Contents) -> Iterator[tuple[str, np.ndarray]]:
         shares = []
         for layer in range(contents.maps.sizes["layer"]):
             maps = contents.group_maps(timestep, layer)
-            codes, tops = quantised(contents.token_maps(maps))
+            codes, tops = quantized(contents.token_maps(maps))
             largest.append(tops)
-            shares.append(quantised_shares(contents.shares(maps)))
+            shares.append(quantized_shares(contents.shares(maps)))
             yield f"maps-{timestep}-{layer}", codes
         if contents.whole:
             yield f"shares-{timestep}", np.stack(shares)
@@ -106,14 +106,14 @@ def _script(name: str, values: np.ndarray) -> str:
     return f'<script type="application/octet-stream" id="{name}">{code}</script>'
 
 
-def _frame(contents: Contents, picture: np.ndarray | None) -> str:
+def _frame(contents: Contents, image: np.ndarray | None) -> str:
     """The page without its maps."""
     prompt = str(contents.attrs.get("prompt", ""))
     return Template(_part("page.html")).substitute(
         title=html.escape(f"{prompt or 'no words'} - mmdit-probe explorer"),
         style=_part("page.css"),
         script=_part("page.js"),
-        data=json.dumps(_description(contents, picture), separators=(",", ":")).replace("<", "\\u003c"),
+        data=json.dumps(_description(contents, image), separators=(",", ":")).replace("<", "\\u003c"),
     )
 
 
@@ -121,7 +121,7 @@ def _part(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _description(contents: Contents, picture: np.ndarray | None) -> dict[str, Any]:
+def _description(contents: Contents, image: np.ndarray | None) -> dict[str, Any]:
     """What the page's script reads beside the maps."""
     maps, attrs = contents.maps, contents.attrs
     sigmas = maps["sigma"].values if "sigma" in maps.coords else np.full(maps.sizes["timestep"], np.nan)
@@ -129,7 +129,7 @@ def _description(contents: Contents, picture: np.ndarray | None) -> dict[str, An
         "prompt": str(attrs.get("prompt", "")),
         "facts": _facts(attrs),
         "grid": [maps.sizes["row"], maps.sizes["col"]],
-        "picture": None if picture is None else _picture(picture),
+        "image": None if image is None else _image(image),
         "layers": maps["layer"].values.tolist(),
         "timesteps": [
             {"name": f"t = {t}" if t > 0 else f"step {-t}", "sigma": None if np.isnan(s) else round(float(s), 4)}
@@ -154,7 +154,7 @@ def _description(contents: Contents, picture: np.ndarray | None) -> dict[str, An
 
 def _facts(attrs: dict[str, Any]) -> list[str]:
     """What the record says of its origin, in a few words each."""
-    made = {"generated": "generated", "image": "a given picture, one forward pass a timestep"}.get(
+    made = {"generated": "generated", "image": "a given image, one forward pass a timestep"}.get(
         attrs.get("source", "")
     )
     known = [attrs.get("model"), made]
@@ -168,7 +168,7 @@ def _by_group(contents: Contents, name: str) -> list[Any] | None:
     """A curve (timestep, layer, 1 + groups, region or stream) as lists, None for NaN; None if the record has it not."""
     if name not in contents.curves:
         return None
-    values = contents.curves[name].transpose("sampling_timestep", "layer", "head", ...).values
+    values = contents.curves[name].transpose("timestep", "layer", "head", ...).values
     found = [values.mean(2)]
     if len(contents.sizes) > 1:
         found += [part.mean(2) for part in np.split(values, np.cumsum(contents.sizes)[:-1], 2)]
@@ -178,13 +178,13 @@ def _by_group(contents: Contents, name: str) -> list[Any] | None:
     return known.tolist()
 
 
-def _picture(picture: np.ndarray) -> dict[str, Any]:
-    height, width = picture.shape[:2]
+def _image(image: np.ndarray) -> dict[str, Any]:
+    height, width = image.shape[:2]
     small = height * width <= _LOSSLESS_PIXELS
     buffer = io.BytesIO()
     if small:
-        Image.fromarray(picture).save(buffer, format="PNG")
+        Image.fromarray(image).save(buffer, format="PNG")
     else:
-        Image.fromarray(picture).save(buffer, format="JPEG", quality=90)
+        Image.fromarray(image).save(buffer, format="JPEG", quality=90)
     kind, code = ("png" if small else "jpeg"), base64.b64encode(buffer.getvalue()).decode()
     return {"source": f"data:image/{kind};base64,{code}", "width": width, "height": height}

@@ -10,7 +10,7 @@ SHARE_ERROR = 0.5 / 65535
 """Shares of a pixel's attention are off by at most this."""
 
 
-def quantised(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantized(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Maps (..., place) as codes, uint8 of the same shape, and the largest value of each, fp32 (...).
 
     ``code = round(255 sqrt(p / largest))``: with s = sqrt(p / largest) the error is at most
@@ -27,7 +27,7 @@ def restored(codes: np.ndarray, largest: np.ndarray) -> np.ndarray:
     return (codes.astype(np.float32) / 255) ** 2 * largest[..., None]
 
 
-def quantised_shares(shares: np.ndarray) -> np.ndarray:
+def quantized_shares(shares: np.ndarray) -> np.ndarray:
     """Shares in [0, 1] as little-endian uint16."""
     return np.rint(65535 * np.clip(np.nan_to_num(shares), 0, 1)).astype("<u2")
 

@@ -16,7 +16,7 @@ from .cross_attention import CROSS_ATTENTION, UNET_SELF, UNetPlace, output_proje
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
 from .flux import FLUX
 from .generic import generic_family
-from .image_input import Given, call_default, device_of
+from .image_input import ImageInput, call_default, device_of
 from .latents import LATENTS
 from .qwen import QWEN
 from .single_stream import SINGLE_STREAM
@@ -64,18 +64,18 @@ def denoiser_of(pipe: Any) -> Any:
     return uncompiled(pipe if found is None else found)
 
 
-def given_of(pipe: Any) -> Given:
-    """How the pipeline's family is given a picture; `ValueError` if that is not known, as of pipelines that read pictures
+def image_input_of(pipe: Any) -> ImageInput:
+    """How the pipeline's family is given an image; `ValueError` if that is not known, as of pipelines that read images
     among the words."""
     family = family_of(denoiser_of(pipe))
-    if family.given is None:
-        able = ", ".join(family.models for family in FAMILIES if family.given is not None)
-        raise ValueError(f"image: pictures can be read by {able}; this is a model of {family.models}")
+    if family.image_input is None:
+        able = ", ".join(family.models for family in FAMILIES if family.image_input is not None)
+        raise ValueError(f"image: images can be read by {able}; this is a model of {family.models}")
     if "image" in inspect.signature(type(pipe).encode_prompt).parameters:
         raise ValueError(
-            f"image: {type(pipe).__name__} reads pictures among the words; load the model as one that is given text alone"
+            f"image: {type(pipe).__name__} reads images among the words; load the model as one that is given text alone"
         )
-    return family.given
+    return family.image_input
 
 
 __all__ = [
@@ -83,7 +83,7 @@ __all__ = [
     "PLAIN",
     "UNET_SELF",
     "Family",
-    "Given",
+    "ImageInput",
     "Inputs",
     "TextPart",
     "UNetPlace",
@@ -91,7 +91,7 @@ __all__ = [
     "denoiser_of",
     "device_of",
     "family_of",
-    "given_of",
+    "image_input_of",
     "named_inputs",
     "output_projection",
     "unet_places",

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..attention.layout import Extra, TokenLayout
 from .family import Family, Inputs, fraction, grid_of, modules, t5
-from .image_input import Given, same
+from .image_input import ImageInput, same
 
 
 def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -31,5 +31,5 @@ AURA_FLOW = Family(
     layout=_layout,
     sigmas=fraction,
     text_parts=t5,
-    given=Given(_prompts, time=same),
+    image_input=ImageInput(_prompts, time=same),
 )

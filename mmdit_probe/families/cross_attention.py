@@ -122,7 +122,7 @@ UNET = Family(
     layers=_unet_layers,
     layout=_unet_layout,
     text_parts=_clip,
-    main="sample",
+    image_argument="sample",
     call_layout=_unet_level,
 )
 UNET_SELF = replace(UNET, name="unet-self", layers=_unet_self_layers, layout=_unet_self_layout)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..attention.layout import TokenLayout
-from .image_input import Given
+from .image_input import ImageInput
 
 Inputs = Mapping[str, Any]
 Layout = Callable[[Any, Inputs], TokenLayout]
@@ -107,15 +107,15 @@ class Family:
         text_parts: the text positions that a pipeline makes, given ``max_sequence_length`` (0: its own); none if they
             are not described. Further parameters are those of its `encode_prompt`, with what its call gives them.
         expert: the published expert layer, of the models with ``depth`` layers; others of the family have none known.
-        given: how the family is given a picture to read; None if that is not known.
-        main: name of the argument that carries the image; its first axis, or its length, is the batch.
-        time: name of the timestep argument.
-        features: name of the argument that carries the text.
+        image_input: how the family is given an image to read; None if that is not known.
+        image_argument: name of the argument that carries the image; its first axis, or its length, is the batch.
+        timestep_argument: name of the timestep argument.
+        text_argument: name of the argument that carries the text.
         call_layout: the layout of one attention call with so many queries and keys, None if it is to be ignored.
-        source: where the tokens stand if not in the layout's order, (batch, tokens) positions in the attention
+        token_order: where the tokens stand if not in the layout's order, (batch, tokens) positions in the attention
             call, -1 where it leaves a token out; None if they are in order.
         patch: width of an image token in the px of the pipeline's ``vae_scale_factor``, where its ``patch_size`` does not say.
-        as_given: arguments of the pipeline's call with which it draws the prompt itself, not one that it writes anew.
+        verbatim_prompt_args: arguments of the pipeline's call with which it draws the prompt itself, not one that it writes anew.
     """
 
     name: str
@@ -127,14 +127,14 @@ class Family:
     text_parts: Callable[..., list[TextPart]] = unknown_text
     expert: int | None = None
     depth: int | None = None
-    given: Given | None = None
-    main: str = "hidden_states"
-    time: str = "timestep"
-    features: str = "encoder_hidden_states"
+    image_input: ImageInput | None = None
+    image_argument: str = "hidden_states"
+    timestep_argument: str = "timestep"
+    text_argument: str = "encoder_hidden_states"
     call_layout: Callable[[TokenLayout, int, int], TokenLayout | None] = same_layout
-    source: Callable[[Inputs, TokenLayout], Tensor | None] = in_order
+    token_order: Callable[[Inputs, TokenLayout], Tensor | None] = in_order
     patch: int = 2
-    as_given: Mapping[str, Any] = field(default_factory=dict)
+    verbatim_prompt_args: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def knows_words(self) -> bool:
@@ -144,7 +144,7 @@ class Family:
     def parts_of(self, pipe: Any, arguments: Mapping[str, Any]) -> list[TextPart]:
         """The text positions that a pipeline's `encode_prompt` makes with these arguments.
 
-        Among words and pictures they are not described.
+        Among words and images they are not described.
         """
         if arguments.get("image") is not None:
             return []

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..attention.layout import Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, beside, fraction, modules, t5
 from .image_input import (
-    Given,
+    ImageInput,
     Text,
     even_sigmas,
     given_sigmas,
@@ -150,7 +150,7 @@ def _flux_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
 
 
 def _flux2_latents(pipe: Any, pixels: Tensor) -> Tensor:
-    """Already 2 x 2 latent pixels a token, channels first, each channel normalised by the autoencoder's running statistics."""
+    """Already 2 x 2 latent pixels a token, channels first, each channel normalized by the autoencoder's running statistics."""
     encoded = pipe.vae.encode(pixels).latent_dist.mean
     patched = rearrange(
         encoded, "batch channel (row two) (col pair) -> batch (channel two pair) row col", two=2, pair=2
@@ -230,7 +230,7 @@ def _bria_sigmas(pipe: Any, steps: int, tokens: int) -> list[float]:
     config = pipe.scheduler.config
     if "use_dynamic_shifting" not in config:
         raise ValueError(
-            f"image: pictures are read with Bria's flow-matching schedule, not with {type(pipe.scheduler).__name__}; "
+            f"image: images are read with Bria's flow-matching schedule, not with {type(pipe.scheduler).__name__}; "
             "set pipe.scheduler to a FlowMatchEulerDiscreteScheduler"
         )
     if config["use_dynamic_shifting"]:
@@ -250,7 +250,7 @@ FLUX = (
         text_parts=_second_t5,
         expert=12,
         depth=57,  # 19 double-stream and 38 single-stream blocks
-        given=Given(_flux_prompts, _flux_arguments, sigmas=even_sigmas, time=same),
+        image_input=ImageInput(_flux_prompts, _flux_arguments, sigmas=even_sigmas, time=same),
     ),
     Family(
         name="flux2",
@@ -260,7 +260,7 @@ FLUX = (
         layout=_layout,
         sigmas=fraction,
         text_parts=_flux2_text,
-        given=Given(_flux2_prompts, _flux2_arguments, _flux2_latents, _flux2_sigmas, same),
+        image_input=ImageInput(_flux2_prompts, _flux2_arguments, _flux2_latents, _flux2_sigmas, same),
     ),
     Family(
         name="chroma",
@@ -270,7 +270,7 @@ FLUX = (
         layout=_layout,
         sigmas=fraction,
         text_parts=t5,
-        given=Given(_chroma_prompts, _chroma_arguments, sigmas=even_sigmas, time=same),
+        image_input=ImageInput(_chroma_prompts, _chroma_arguments, sigmas=even_sigmas, time=same),
     ),
     Family(
         name="bria",
@@ -279,7 +279,7 @@ FLUX = (
         layers=modules("attn", *_BLOCKS),
         layout=_layout,
         text_parts=_bria_text,
-        given=Given(_bria_prompts, _packed_arguments, sigmas=_bria_sigmas),
+        image_input=ImageInput(_bria_prompts, _packed_arguments, sigmas=_bria_sigmas),
         patch=1,  # its pipeline counts one halving more than its autoencoder makes
     ),
     Family(
@@ -298,8 +298,8 @@ FLUX = (
         layout=_layout,
         sigmas=fraction,
         text_parts=_longcat_text,
-        given=Given(_longcat_prompts, _longcat_arguments, sigmas=even_sigmas, time=same),
-        as_given={"enable_prompt_rewrite": False},
+        image_input=ImageInput(_longcat_prompts, _longcat_arguments, sigmas=even_sigmas, time=same),
+        verbatim_prompt_args={"enable_prompt_rewrite": False},
     ),
     Family(
         name="ovis-image",
@@ -309,7 +309,7 @@ FLUX = (
         layout=_layout,
         sigmas=fraction,
         text_parts=_ovis_text,
-        given=Given(_ovis_prompts, _packed_arguments, sigmas=even_sigmas, time=same),
+        image_input=ImageInput(_ovis_prompts, _packed_arguments, sigmas=even_sigmas, time=same),
     ),
     Family(
         name="krea2",

@@ -20,7 +20,7 @@ def generic_family(transformer: nn.Module) -> Family | None:
     if not layers:
         return None
     name = type(transformer).__name__
-    return Family("generic", name, name, lambda _: layers, _layout, _levels, main=_main(transformer))
+    return Family("generic", name, name, lambda _: layers, _layout, _levels, image_argument=_main(transformer))
 
 
 def _main(transformer: nn.Module) -> str:

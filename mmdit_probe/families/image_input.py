@@ -1,4 +1,4 @@
-"""How a family is given a picture: pixels to latents, a prompt and noisy latents to the transformer's arguments."""
+"""How a family is given an image: pixels to latents, a prompt and noisy latents to the transformer's arguments."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def reverse(sigma: float) -> float:
 
 
 @dataclass(frozen=True)
-class Given:
-    """How a picture is encoded, mixed with noise and passed through the transformer once, without guidance.
+class ImageInput:
+    """How an image is encoded, mixed with noise and passed through the transformer once, without guidance.
 
     Attributes:
         text: what the transformer is told of prompts, by argument, given ``max_sequence_length``.

@@ -73,7 +73,7 @@ def _joyimage_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _joyimage_text(pipe: Any, max_sequence_length: int, template_type: str = "image") -> list[TextPart]:
-    """Qwen of a prompt without pictures, as long as the longest, without the beginning of its chat."""
+    """Qwen of a prompt without images, as long as the longest, without the beginning of its chat."""
     length = min(max_sequence_length or pipe.text_token_max_length, pipe.text_token_max_length)
     template = pipe.prompt_template_encode[template_type]
     dropped = pipe.prompt_template_encode_start_idx[template_type]
@@ -130,7 +130,7 @@ LATENTS = (
         layers=modules("block.attn1", "double_stream_blocks", "single_stream_blocks"),
         layout=_hidream_layout,
         text_parts=_hidream_text,
-        time="timesteps",
+        timestep_argument="timesteps",
     ),
     Family(
         name="joyimage",
@@ -147,8 +147,8 @@ LATENTS = (
         layers=modules("self_attention", "layers"),
         layout=latents_then_text("image-text", text=["text_bth"]),
         text_parts=_ernie_text,
-        features="text_bth",
-        as_given={"use_pe": False},
+        text_argument="text_bth",
+        verbatim_prompt_args={"use_pe": False},
     ),
     Family(
         name="prx",

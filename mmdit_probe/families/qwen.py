@@ -11,7 +11,7 @@ from torch import Tensor
 from ..attention.layout import TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, fraction, modules
 from .flux import with_references
-from .image_input import Given, Text, even_sigmas, guidance_of, packed, same
+from .image_input import ImageInput, Text, even_sigmas, guidance_of, packed, same
 
 
 def grid_from_shapes(shapes: Any, layered: bool = False) -> tuple[int, ...]:
@@ -77,7 +77,7 @@ QWEN = (
         layout=_layout,
         sigmas=fraction,
         text_parts=_text,
-        given=Given(_prompts, _arguments, _latents, even_sigmas, same),
+        image_input=ImageInput(_prompts, _arguments, _latents, even_sigmas, same),
     ),
     Family(
         name="nucleus-image",

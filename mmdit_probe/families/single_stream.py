@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..attention.layout import Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, grid_of, modules, reversed_fraction
-from .image_input import Given, Text, even_sigmas, moved_sigmas, reverse, shift_of
+from .image_input import ImageInput, Text, even_sigmas, moved_sigmas, reverse, shift_of
 
 _Z_MULTIPLE = 32
 """Z-Image pads image and text, each, to a multiple of so many tokens."""
@@ -99,10 +99,10 @@ SINGLE_STREAM = (
         layout=_z_image_layout,
         sigmas=reversed_fraction,
         text_parts=_z_image_text,
-        main="x",
-        time="t",
-        features="cap_feats",
-        given=Given(_z_image_prompts, _z_image_arguments, sigmas=even_sigmas, time=reverse),
+        image_argument="x",
+        timestep_argument="t",
+        text_argument="cap_feats",
+        image_input=ImageInput(_z_image_prompts, _z_image_arguments, sigmas=even_sigmas, time=reverse),
     ),
     Family(
         name="lumina2",
@@ -112,7 +112,7 @@ SINGLE_STREAM = (
         layout=_lumina2_layout,
         sigmas=reversed_fraction,
         text_parts=_lumina2_text,
-        given=Given(_lumina2_prompts, sigmas=_lumina2_sigmas, time=reverse),
-        source=_lumina2_source,
+        image_input=ImageInput(_lumina2_prompts, sigmas=_lumina2_sigmas, time=reverse),
+        token_order=_lumina2_source,
     ),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..attention.layout import TokenLayout
 from .family import Family, Inputs, TextPart, grid_of, modules
-from .image_input import Given
+from .image_input import ImageInput
 
 
 def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -39,5 +39,5 @@ STABLE_DIFFUSION_3 = Family(
     text_parts=_text,
     expert=9,
     depth=24,  # SD3 and SD3.5 medium; SD3.5 large has 38
-    given=Given(_prompts),
+    image_input=ImageInput(_prompts),
 )

@@ -160,6 +160,6 @@ VIDEO = (
         layout=_text_last_layout,
         sigmas=_thousandths_reversed,
         text_parts=t5,
-        source=_mochi_source,
+        token_order=_mochi_source,
     ),
 )

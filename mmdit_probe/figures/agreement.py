@@ -22,10 +22,10 @@ def agreement_figure(table: pd.DataFrame, correlations: Mapping[str, float]) -> 
     """A panel per measure over layers, its largest value marked; ``table`` is made by `layer_agreement`."""
     with house_style():
         figure, axes = plt.subplots(1, len(PANELS), figsize=(6.6, 2.2), squeeze=False, sharex=True)
-        for ax, (name, (label, colour)) in zip(axes[0], PANELS.items(), strict=True):
+        for ax, (name, (label, color)) in zip(axes[0], PANELS.items(), strict=True):
             best = table.loc[table[name].idxmax()]
             ax.axvline(best["layer"], color=GUIDE_COLOUR, linestyle=":", linewidth=1)
-            ax.plot(table["layer"], table[name], color=colour, marker="o", markersize=3)
+            ax.plot(table["layer"], table[name], color=color, marker="o", markersize=3)
             ax.set_ylim(min(0, 1.1 * table[name].min()), 1.12 * table[name].max())
             rank = f", rank corr. {correlations[name]:+.2f}" if name in correlations else ""
             ax.set_title(f"layer {best['layer']:.0f}{rank}")

@@ -17,14 +17,14 @@ def plot_budget(ax: Axes, frame: pd.DataFrame, queries: str) -> None:
     ``frame`` is a budget table of one timestep.
     """
     start = queries[0].upper()
-    for key, colour in (("I", IMAGE_COLOUR), ("T", TEXT_COLOUR)):
+    for key, color in (("I", IMAGE_COLOUR), ("T", TEXT_COLOUR)):
         rows = frame[frame["region"] == f"{start}2{key}"].sort_values("layer")
         label = f"{start}2{key}: {queries} to {'image' if key == 'I' else 'text'}"
-        ax.plot(rows["layer"], rows["mass"], color=colour, marker="o", markersize=2.5, label=label)
+        ax.plot(rows["layer"], rows["mass"], color=color, marker="o", markersize=2.5, label=label)
         ax.fill_between(
-            rows["layer"], rows["mass"] - rows["spread"], rows["mass"] + rows["spread"], color=colour, alpha=0.2, lw=0
+            rows["layer"], rows["mass"] - rows["spread"], rows["mass"] + rows["spread"], color=color, alpha=0.2, lw=0
         )
-        ax.axhline(rows["uniform"].iloc[0], color=colour, linestyle=":", linewidth=1)
+        ax.axhline(rows["uniform"].iloc[0], color=color, linestyle=":", linewidth=1)
     ax.set_ylim(0, 1)
     ax.set_xlabel("layer")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))

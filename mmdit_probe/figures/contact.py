@@ -17,12 +17,10 @@ def contact_sheet(images: Mapping[str, np.ndarray], prompts: Sequence[str], titl
     with house_style():
         rows, cols = len(prompts), len(images)
         figure, axes = plt.subplots(rows, cols, figsize=(1.3 + 0.75 * cols, 0.35 + 0.8 * rows), squeeze=False)
-        for col, (name, pictures) in enumerate(images.items()):
+        for col, (name, column) in enumerate(images.items()):
             axes[0][col].set_title(titles[name], fontsize=7)
             for row in range(rows):
-                axes[row][col].imshow(
-                    pictures[row], interpolation="nearest" if pictures.shape[1] < 128 else "antialiased"
-                )
+                axes[row][col].imshow(column[row], interpolation="nearest" if column.shape[1] < 128 else "antialiased")
                 axes[row][col].set_xticks([])
                 axes[row][col].set_yticks([])
                 axes[row][col].spines[:].set_visible(False)

@@ -14,7 +14,7 @@ from .style import GUIDE_COLOUR, house_style
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dvx+"
-"""Okabe-Ito's colours, each with a marker of its own."""
+"""Okabe-Ito's colors, each with a marker of its own."""
 
 
 def plot_difference(ax: Axes, frame: pd.DataFrame) -> None:

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
 
 
-def evaluation_figure(views: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
-    """A panel for each matching: mIoU by layer, a line for each timestep, baselines dotted (Seg4Diff, Fig. 8, 15).
+def evaluation_figure(views: pd.DataFrame, trivial: pd.DataFrame) -> Figure:
+    """A panel for each matching: mIoU by layer, a line for each timestep, trivial dotted (Seg4Diff, Fig. 8, 15).
 
     ``views`` has one head, or several: then each point is a head and the lines join the best ones.
     """
@@ -22,7 +22,7 @@ def evaluation_figure(views: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
         size = (3.6 * len(matchings), 2.6)
         figure, axes = plt.subplots(1, len(matchings), figsize=size, squeeze=False, sharey=True)
         for axis, matching in zip(axes[0], matchings, strict=True):
-            own = baselines[baselines["matching"] == matching] if len(baselines) else baselines
+            own = trivial[trivial["matching"] == matching] if len(trivial) else trivial
             draw_layers(axis, views[views["matching"] == matching], own)
             if len(matchings) > 1:
                 axis.set_title(f"{matching} matching")
@@ -33,19 +33,19 @@ def evaluation_figure(views: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
         return figure
 
 
-def draw_layers(ax: Axes, views: pd.DataFrame, baselines: pd.DataFrame) -> None:
+def draw_layers(ax: Axes, views: pd.DataFrame, trivial: pd.DataFrame) -> None:
     """One panel of `evaluation_figure`."""
     timesteps = sorted(views["timestep"].unique())
-    colours = plt.get_cmap("viridis")
+    colors = plt.get_cmap("viridis")
     for number, timestep in enumerate(timesteps):
         rows = views[views["timestep"] == timestep]
         best = rows.groupby("layer")["miou"].max()
-        colour = colours(0.85 * number / max(1, len(timesteps) - 1))
+        color = colors(0.85 * number / max(1, len(timesteps) - 1))
         label = f"t = {timestep} (sigma {rows['sigma'].iloc[0]:.2f})"
-        ax.plot(best.index, 100 * best, marker="o", markersize=3, color=colour, label=label)
+        ax.plot(best.index, 100 * best, marker="o", markersize=3, color=color, label=label)
         if rows["head"].nunique() > 1:
-            ax.plot(rows["layer"], 100 * rows["miou"], ".", markersize=2, color=colour, alpha=0.5)
-    for _, row in baselines.iterrows():
+            ax.plot(rows["layer"], 100 * rows["miou"], ".", markersize=2, color=color, alpha=0.5)
+    for _, row in trivial.iterrows():
         ax.axhline(100 * row["miou"], color=GUIDE_COLOUR, linestyle=":", linewidth=0.8)
         name, height = row["baseline"].replace(" on ", "\non "), 100 * row["miou"]
         ax.annotate(name, (1.01, height), xycoords=("axes fraction", "data"), va="center", fontsize=6)
@@ -76,7 +76,7 @@ def heads_figure(views: pd.DataFrame) -> Figure:
 
 
 def timesteps_figure(views: pd.DataFrame, expert: int) -> Figure:
-    """mIoU by timestep, a line for each layer, the expert layer in colour; sigma above (Seg4Diff, Fig. 15)."""
+    """mIoU by timestep, a line for each layer, the expert layer in color; sigma above (Seg4Diff, Fig. 15)."""
     views = views[views["matching"] == views["matching"].iloc[0]]
     with house_style():
         figure, ax = plt.subplots(figsize=(3.6, 2.7))
@@ -100,9 +100,9 @@ def directions_figure(table: pd.DataFrame, expert: int) -> Figure:
     looks = {"i2t": ("I2T: image queries", TEXT_COLOUR, "o"), "t2i": ("T2I: text queries", IMAGE_COLOUR, "s")}
     with house_style():
         figure, ax = plt.subplots(figsize=(3.6, 2.4))
-        for direction, (label, colour, marker) in looks.items():
+        for direction, (label, color, marker) in looks.items():
             rows = table[table["direction"] == direction].sort_values("layer")
-            ax.plot(rows["layer"], 100 * rows["miou"], marker=marker, markersize=3, color=colour, label=label)
+            ax.plot(rows["layer"], 100 * rows["miou"], marker=marker, markersize=3, color=color, label=label)
         ax.axvline(expert, color=GUIDE_COLOUR, linestyle=":", linewidth=0.8)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         title = f"t = {table['timestep'].iloc[0]} (sigma {table['sigma'].iloc[0]:.3f})"

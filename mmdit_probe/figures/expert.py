@@ -12,7 +12,7 @@ from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
 _PANELS = {
     "value_norm_ratio": "text / image value norm",
     "coherence": "map coherence (Moran's I)",
-    "certainty": "certainty of words",
+    "selectivity": "selectivity of words",
     "blur_sensitivity": "change by blur",
     "miou": "mIoU of masks",
 }
@@ -25,8 +25,8 @@ def expert_figure(table: pd.DataFrame) -> Figure:
         figure, axes = plt.subplots(1, len(names), figsize=(1.75 * len(names), 1.9), squeeze=False)
         best = table.loc[table["mean_rank"].idxmin(), "layer"]
         for ax, name in zip(axes[0], names, strict=True):
-            colour = TEXT_COLOUR if name == "miou" else IMAGE_COLOUR
-            ax.plot(table["layer"], table[name], color=colour, marker="o", markersize=2.5)
+            color = TEXT_COLOUR if name == "miou" else IMAGE_COLOUR
+            ax.plot(table["layer"], table[name], color=color, marker="o", markersize=2.5)
             ax.axvline(best, color=GUIDE_COLOUR, lw=0.8, ls=":")
             ax.set_title(_PANELS[name])
             ax.set_xlabel("layer")

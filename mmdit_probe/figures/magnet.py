@@ -46,9 +46,9 @@ def attention_figure(table: pd.DataFrame, layer: int) -> Figure:
         figure, axes = plt.subplots(1, len(shown), figsize=(0.6 + 2.2 * len(shown), 2.3), squeeze=False)
         for ax, name in zip(axes[0], shown, strict=True):
             ax.axvline(layer, color=GUIDE_COLOUR, lw=0.8, ls=":")
-            for side, (colour, line, marker) in SIDES.items():
+            for side, (color, line, marker) in SIDES.items():
                 rows = table[table["side"] == side].sort_values("layer")
-                ax.plot(rows["layer"], rows[name], line, color=colour, marker=marker, markersize=3, label=side)
+                ax.plot(rows["layer"], rows[name], line, color=color, marker=marker, markersize=3, label=side)
             ax.set_title(ATTENTION[name])
             ax.set_xlabel("layer")
             ax.set_ylim(bottom=0)
@@ -59,24 +59,24 @@ def attention_figure(table: pd.DataFrame, layer: int) -> Figure:
 
 @dataclass(frozen=True, eq=False)
 class MaskRow:
-    """One picture and its label maps in colours, each (height, width, 3) uint8; ``words`` says which classes it shows."""
+    """One image and its label maps in colors, each (height, width, 3) uint8; ``words`` says which classes it shows."""
 
     words: str
-    picture: np.ndarray
+    image: np.ndarray
     truth: np.ndarray
     before: np.ndarray
     after: np.ndarray
 
 
 def masks_figure(rows: Sequence[MaskRow]) -> Figure:
-    """A row per picture: itself, the true masks, and the masks before and after."""
-    titles = ("picture", "truth", "before", "after")
+    """A row per image: itself, the true masks, and the masks before and after."""
+    titles = ("image", "truth", "before", "after")
     with house_style():
         figure, axes = plt.subplots(len(rows), 4, figsize=(4.6, 0.3 + 0.85 * len(rows)), squeeze=False)
         for ax, title in zip(axes[0], titles, strict=True):
             ax.set_title(title)
         for line, row in zip(axes, rows, strict=True):
-            for ax, image in zip(line, (row.picture, row.truth, row.before, row.after), strict=True):
+            for ax, image in zip(line, (row.image, row.truth, row.before, row.after), strict=True):
                 ax.imshow(image, interpolation="nearest" if len(image) < 128 else "antialiased")
                 ax.set_xticks([])
                 ax.set_yticks([])

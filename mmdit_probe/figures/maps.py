@@ -1,4 +1,4 @@
-"""The pages of word maps: heat maps over the picture, the right way up."""
+"""The pages of word maps: heat maps over the image, the right way up."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ HEAT: dict[str, Any] = {"cmap": "plasma", "interpolation": "nearest", "vmin": 0.
 DIRECTIONS = {"i2t": "image queries to the word", "t2i": "the word to image positions"}
 
 
-def plot_overlay(ax: Axes, grid: np.ndarray, picture: np.ndarray | None, top: float) -> Any:
-    """A map (row, col) over the picture in grey; row 0 is at the top, one unit is one token."""
+def plot_overlay(ax: Axes, grid: np.ndarray, image: np.ndarray | None, top: float) -> Any:
+    """A map (row, col) over the image in grey; row 0 is at the top, one unit is one token."""
     rows, cols = grid.shape
     where = (0, cols, rows, 0)
-    if picture is not None:
-        grey = picture.astype(float) @ (0.299, 0.587, 0.114)
+    if image is not None:
+        grey = image.astype(float) @ (0.299, 0.587, 0.114)
         ax.imshow(grey, cmap="gray", vmin=-60, vmax=255, extent=where)
         solid = 0.25 + 0.6 * np.sqrt(np.clip(np.nan_to_num(grid) / top, 0, 1))  # little probability hides little
-    shown = ax.imshow(grid, extent=where, vmax=top, alpha=None if picture is None else solid, **HEAT)
+    shown = ax.imshow(grid, extent=where, vmax=top, alpha=None if image is None else solid, **HEAT)
     _bare(ax)
     return shown
 
 
-def word_page(maps: xr.DataArray, picture: np.ndarray | None, word: str, direction: str) -> Figure:
-    """One word: rows are timesteps, columns are layers; one colour scale for the page.
+def word_page(maps: xr.DataArray, image: np.ndarray | None, word: str, direction: str) -> Figure:
+    """One word: rows are timesteps, columns are layers; one color scale for the page.
 
-    ``maps`` is (sampling_timestep, layer, row, col), probabilities; ``picture`` (height, width, 3) uint8.
+    ``maps`` is (timestep, layer, row, col), probabilities; ``image`` (height, width, 3) uint8.
     """
     values, layers = maps.values, maps["layer"].values
     bands = -(-len(layers) // ACROSS)
@@ -51,12 +51,12 @@ def word_page(maps: xr.DataArray, picture: np.ndarray | None, word: str, directi
         figure, axes = plt.subplots(bands * len(values), across + 1, figsize=size, squeeze=False)
         for ax in axes.flat:
             ax.axis("off")
-        for number, timestep in enumerate(maps["sampling_timestep"].values):
+        for number, timestep in enumerate(maps["timestep"].values):
             first = number * bands
-            _picture(axes[first, 0], picture, f"t = {timestep}\nsigma {float(maps['sigma'][number]):.3f}")
+            _image(axes[first, 0], image, f"t = {timestep}\nsigma {float(maps['sigma'][number]):.3f}")
             for index, layer in enumerate(layers):
                 ax = axes[first + index // across, 1 + index % across]
-                shown = plot_overlay(ax, values[number, index], picture, top)
+                shown = plot_overlay(ax, values[number, index], image, top)
                 ax.set_title(f"layer {layer}", pad=2)
         figure.suptitle(f"“{plain(word)}”: {DIRECTIONS[direction]}, mean over heads", fontsize=9)
         _bar(figure, shown, axes, top)
@@ -79,14 +79,14 @@ def heads_page(maps: xr.DataArray, word: str, direction: str) -> Figure:
             axes[row, 0].set_ylabel(str(layer), rotation=0, ha="right", va="center", labelpad=4)
         for head in heads:
             axes[0, head].set_title(str(head), pad=2)
-        sigma = f"t = {int(maps['sampling_timestep'])} (sigma {float(maps['sigma']):.3f})"
+        sigma = f"t = {int(maps['timestep'])} (sigma {float(maps['sigma']):.3f})"
         figure.suptitle(f"“{plain(word)}”, {sigma}: heads across, layers down", fontsize=9)
         _bar(figure, shown, axes, top)
         return figure
 
 
-def tokens_page(maps: np.ndarray, names: list[str], picture: np.ndarray, regions: np.ndarray, title: str) -> Figure:
-    """The picture, its regions in colours (height, width, 3), and each token's map (token, row, col) in [0, 1]."""
+def tokens_page(maps: np.ndarray, names: list[str], image: np.ndarray, regions: np.ndarray, title: str) -> Figure:
+    """The image, its regions in colors (height, width, 3), and each token's map (token, row, col) in [0, 1]."""
     across = min(TOKENS_ACROSS, len(maps) + 2)
     down = -(-(len(maps) + 2) // across)
     height = 0.62 * maps.shape[1] / max(maps.shape[1:])
@@ -96,8 +96,8 @@ def tokens_page(maps: np.ndarray, names: list[str], picture: np.ndarray, regions
         figure.get_layout_engine().set(w_pad=0.012, h_pad=0.012, wspace=0.02, hspace=0.02)
         for ax in axes.flat:
             ax.axis("off")
-        _picture(axes.flat[0], picture, "picture")
-        _picture(axes.flat[1], regions, "regions")
+        _image(axes.flat[0], image, "image")
+        _image(axes.flat[1], regions, "regions")
         for number, (ax, grid, name) in enumerate(zip(axes.flat[2:], maps, names, strict=False)):
             shown = plot_overlay(ax, grid, None, 1.0)
             ax.set_title(name if name != "padding" else str(number), pad=2, fontsize=7)
@@ -111,9 +111,9 @@ def _top(values: np.ndarray) -> float:
     return float(np.nanmax(values)) if np.isfinite(values).any() and np.nanmax(values) > 0 else 1.0
 
 
-def _picture(ax: Axes, picture: np.ndarray | None, label: str) -> None:
-    if picture is not None:
-        ax.imshow(picture)
+def _image(ax: Axes, image: np.ndarray | None, label: str) -> None:
+    if image is not None:
+        ax.imshow(image)
     _bare(ax)
     ax.set_title(label, pad=2)
 
@@ -127,6 +127,6 @@ def _bare(ax: Axes) -> None:
 
 
 def _bar(figure: Figure, shown: Any, axes: np.ndarray, top: float, label: str | None = None) -> None:
-    scale = ScalarMappable(Normalize(0, top), shown.get_cmap())  # solid colours, whatever the overlay's
+    scale = ScalarMappable(Normalize(0, top), shown.get_cmap())  # solid colors, whatever the overlay's
     bar = figure.colorbar(scale, ax=axes, fraction=0.03, pad=0.02, shrink=0.9, aspect=25)
     bar.set_label(label or f"probability\n(one scale, 0 to {top:.2g})")

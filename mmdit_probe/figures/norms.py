@@ -16,17 +16,17 @@ STREAMS = {
     "text": ("all text tokens", TEXT_COLOUR, "s", "-"),
     "prompt": ("words of the prompt", "#009E73", "^", "--"),
 }
-"""Label, colour, marker and line of each stream."""
+"""Label, color, marker and line of each stream."""
 
 
 def plot_norms(ax: Axes, frame: pd.DataFrame) -> None:
     """Mean value norm per layer of each stream, with its spread over prompts; ``frame`` is of one timestep."""
-    for stream, (label, colour, marker, line) in STREAMS.items():
+    for stream, (label, color, marker, line) in STREAMS.items():
         if frame[stream].isna().all():
             continue
-        ax.plot(frame["layer"], frame[stream], line, color=colour, marker=marker, markersize=3, label=label)
+        ax.plot(frame["layer"], frame[stream], line, color=color, marker=marker, markersize=3, label=label)
         low, high = frame[stream] - frame[f"{stream}_spread"], frame[stream] + frame[f"{stream}_spread"]
-        ax.fill_between(frame["layer"], low, high, color=colour, alpha=0.2, lw=0)
+        ax.fill_between(frame["layer"], low, high, color=color, alpha=0.2, lw=0)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("layer")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
@@ -48,7 +48,7 @@ def norms_figure(table: pd.DataFrame) -> Figure:
 
 
 def norm_heads_figure(heads: pd.DataFrame) -> Figure:
-    """Seg4Diff's Fig. 28: a row per timestep, a layer x head sheet per stream, one colour scale for all."""
+    """Seg4Diff's Fig. 28: a row per timestep, a layer x head sheet per stream, one color scale for all."""
     timesteps = sorted(heads["timestep"].unique())
     streams = [s for s in STREAMS if heads.loc[heads["stream"] == s, "norm"].notna().any()]
     with house_style():

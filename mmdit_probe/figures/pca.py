@@ -20,15 +20,15 @@ SOURCES = {"position_r2": ("row and column", IMAGE_COLOUR, "o"), "class_r2": ("c
 LINES = {"query": ":", "key": "--", "value": "-"}
 
 
-def pca_page(colours: xr.DataArray, picture: np.ndarray) -> Figure:
+def pca_page(colors: xr.DataArray, image: np.ndarray) -> Figure:
     """One timestep: rows are query, key and value, columns are layers, three components as red, green and blue.
 
-    ``colours`` is (layer, feature, row, col, component) in [0, 1]; ``picture`` (height, width, 3) uint8.
+    ``colors`` is (layer, feature, row, col, component) in [0, 1]; ``image`` (height, width, 3) uint8.
     """
-    layers, features = colours["layer"].values, colours["feature"].values
+    layers, features = colors["layer"].values, colors["feature"].values
     bands = -(-len(layers) // ACROSS)
     across = -(-len(layers) // bands)
-    shape = colours.shape[2:4]
+    shape = colors.shape[2:4]
     with house_style():
         tile = 0.62 * shape[0] / max(shape)
         size = (max(4.2, 0.62 * (across + 1) + 0.5), max(1.6, bands * (len(features) * (tile + 0.03) + 0.25) + 0.35))
@@ -36,27 +36,27 @@ def pca_page(colours: xr.DataArray, picture: np.ndarray) -> Figure:
         figure.get_layout_engine().set(w_pad=0.012, h_pad=0.012, wspace=0.02, hspace=0.02)
         for ax in axes.flat:
             ax.axis("off")
-        axes[0, 0].imshow(picture)
+        axes[0, 0].imshow(image)
         for index, layer in enumerate(layers):
             first, col = index // across * len(features), 1 + index % across
             axes[first, col].set_title(f"layer {layer}" if index % across == 0 else str(layer), pad=2)
             for number, feature in enumerate(features):
-                axes[first + number, col].imshow(colours.values[index, number], interpolation="nearest")
+                axes[first + number, col].imshow(colors.values[index, number], interpolation="nearest")
                 if col == 1:
                     _row_label(axes[first + number, col], str(feature))
-        sigma = f"t = {int(colours['sampling_timestep'])} (sigma {float(colours['sigma']):.3f})"
+        sigma = f"t = {int(colors['timestep'])} (sigma {float(colors['sigma']):.3f})"
         figure.suptitle(f"Components 1, 2, 3 as red, green, blue; {sigma}", fontsize=9)
         return figure
 
 
-def text_page(colours: xr.DataArray) -> Figure:
+def text_page(colors: xr.DataArray) -> Figure:
     """One timestep of the text tokens: a panel for query, key and value; tokens along x, layers as rows.
 
-    ``colours`` is (layer, feature, token, component) in [0, 1], with the coordinate ``token_text`` where it is known;
+    ``colors`` is (layer, feature, token, component) in [0, 1], with the coordinate ``token_text`` where it is known;
     three components as red, green and blue.
     """
-    features, names = colours["feature"].values, token_names(colours)
-    size = colours.sizes
+    features, names = colors["feature"].values, token_names(colors)
+    size = colors.sizes
     beside = size["token"] <= BESIDE
     with house_style():
         wide, high = 0.17 * size["token"] + 0.4, 0.11 * size["layer"] + 0.2
@@ -65,22 +65,22 @@ def text_page(colours: xr.DataArray) -> Figure:
         total = (max(4.2, shape[1] * wide + 0.4), 0.5 + shape[0] * high + longest)
         figure, axes = plt.subplots(*shape, figsize=total, squeeze=False, sharex=True, sharey=True)
         for ax, feature in zip(axes.flat, features, strict=True):
-            plot_tokens(ax, colours.sel(feature=feature), names)
+            plot_tokens(ax, colors.sel(feature=feature), names)
             ax.set_title(str(feature), pad=3)
         for ax in axes[:, 0]:
             ax.set_ylabel("layer")
-        sigma = f"t = {int(colours['sampling_timestep'])} (sigma {float(colours['sigma']):.3f})"
+        sigma = f"t = {int(colors['timestep'])} (sigma {float(colors['sigma']):.3f})"
         figure.suptitle(f"Text tokens: components 1, 2, 3 as red, green, blue; {sigma}", fontsize=9)
         return figure
 
 
-def plot_tokens(ax: Axes, colours: xr.DataArray, names: list[str]) -> None:
-    """Colours (layer, token, component) as a sheet, each token's string below it."""
-    shown = colours.values
+def plot_tokens(ax: Axes, colors: xr.DataArray, names: list[str]) -> None:
+    """Colors (layer, token, component) as a sheet, each token's string below it."""
+    shown = colors.values
     known = np.isfinite(shown).all(-1, keepdims=True)
     ax.imshow(np.where(known, shown, 1), aspect="auto", interpolation="nearest")
     ax.set_xticks(range(len(names)), names, rotation=90)
-    layers = colours["layer"].values
+    layers = colors["layer"].values
     every = -(-len(layers) // 12)
     ax.set_yticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]])
     ax.tick_params(length=0, pad=2)
@@ -90,11 +90,11 @@ def plot_tokens(ax: Axes, colours: xr.DataArray, names: list[str]) -> None:
     ax.spines[:].set_visible(False)
 
 
-def token_names(colours: xr.DataArray) -> list[str]:
+def token_names(colors: xr.DataArray) -> list[str]:
     """Each token's string as a label: special tokens by their kind, positions where nothing is known."""
-    if "token_text" not in colours.coords:
-        return [str(number) for number in range(colours.sizes["token"])]
-    pairs = zip(colours["token_text"].values, colours["token_kind"].values, strict=True)
+    if "token_text" not in colors.coords:
+        return [str(number) for number in range(colors.sizes["token"])]
+    pairs = zip(colors["token_text"].values, colors["token_kind"].values, strict=True)
     return [f"[{kind}]" if kind in ("start", "end", "padding", "absent") else plain(str(text)) for text, kind in pairs]
 
 
@@ -104,10 +104,10 @@ def _row_label(ax: Axes, text: str) -> None:
 
 def plot_r2(ax: Axes, frame: pd.DataFrame, source: str) -> None:
     """R^2 of query, key and value per layer; ``frame`` is of one timestep, ``source`` a key of `SOURCES`."""
-    name, colour, marker = SOURCES[source]
+    name, color, marker = SOURCES[source]
     for feature, line in LINES.items():
         rows = frame[frame["feature"] == feature].sort_values("layer")
-        ax.plot(rows["layer"], rows[source], line, color=colour, marker=marker, markersize=3, label=feature)
+        ax.plot(rows["layer"], rows[source], line, color=color, marker=marker, markersize=3, label=feature)
     ax.axhline(0, color=GUIDE_COLOUR, linewidth=0.6)
     ax.set_xlabel("layer")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))

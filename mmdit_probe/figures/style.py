@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from ..storage.files import whole
+from ..storage.files import atomic_write
 
 IMAGE_COLOUR, TEXT_COLOUR, GUIDE_COLOUR = "#0072B2", "#D55E00", "#555555"  # Okabe-Ito: told apart by everyone
 STYLE: dict[str, Any] = {
@@ -47,7 +47,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
         path = stem.with_name(f"{stem.name}.{kind}")
         metadata = {"CreationDate": None} if kind == "pdf" else None  # the same data give the same file
         with (
-            whole(path) as part,
+            atomic_write(path) as part,
             house_style(),
             warnings.catch_warnings(),
         ):  # fonts are embedded when the file is written

@@ -1,4 +1,4 @@
-"""Captions of pictures by any image-to-text model of transformers."""
+"""Captions of images by any image-to-text model of transformers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..storage.files import write_text
 from ..storage.images import read_rgb
 
 Progress = Callable[[int, int], None]
-"""Called with (pictures done, pictures in all)."""
+"""Called with (images done, images in all)."""
 
 
 class Captioner:
     """An image-to-text model: BLIP, GIT, LLaVA, Qwen-VL and others, a folder or a hub id.
 
-    ``prompt`` asks for the caption: chat models get it as a question about the picture, others as the caption's beginning.
+    ``prompt`` asks for the caption: chat models get it as a question about the image, others as the caption's beginning.
     ``remote_code`` lets the model bring code of its own, which is run.
     """
 
@@ -52,12 +52,12 @@ class Captioner:
         self.model = loaded.eval().to(self.device)
 
     @torch.no_grad()
-    def __call__(self, pictures: Sequence[np.ndarray]) -> list[str]:
-        """A caption for each (height, width, 3) uint8 RGB picture."""
-        images = [Image.fromarray(picture) for picture in pictures]
+    def __call__(self, images: Sequence[np.ndarray]) -> list[str]:
+        """A caption for each (height, width, 3) uint8 RGB image."""
+        converted = [Image.fromarray(image) for image in images]
         text = self._asked()
         inputs = self.processor(
-            images=images, text=None if text is None else [text] * len(images), return_tensors="pt", padding=True
+            images=converted, text=None if text is None else [text] * len(converted), return_tensors="pt", padding=True
         )
         inputs = inputs.to(self.device, self.model.dtype)
         made = self.model.generate(**inputs, max_new_tokens=self.longest, do_sample=False)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..storage.files import unwritable, whole, write_text
+from ..storage.files import atomic_write, unwritable, write_text
 
 Row = Mapping[str, float | int]
 """A row of losses.csv."""
@@ -27,7 +27,7 @@ class Checkpoint:
     def save(self, state: Mapping[str, Any]) -> None:
         content = io.BytesIO()  # PyTorch's own error on a full disk is not the system's
         torch.save(dict(state), content)
-        with whole(self.file) as part:
+        with atomic_write(self.file) as part:
             part.write_bytes(content.getvalue())
 
     def load(self) -> dict[str, Any] | None:
@@ -43,7 +43,7 @@ class Checkpoint:
 class LossLog:
     """losses.csv: a row a step.
 
-    ``loss`` is what was minimised, ``flow``, ``focal`` and ``dice`` its parts before weighting, ``pairs`` the number of
+    ``loss`` is what was minimized, ``flow``, ``focal`` and ``dice`` its parts before weighting, ``pairs`` the number of
     masks that were compared, ``rate`` the learning rate, ``gradient`` the norm of all gradients before clipping.
     """
 

@@ -40,13 +40,13 @@ def check(config: MagnetConfig, data: TrainingSet) -> None:
         )
 
 
-def read_aloud(table: pd.DataFrame, config: MagnetConfig) -> list[str]:
+def summary(table: pd.DataFrame, config: MagnetConfig) -> list[str]:
     """How the losses moved, from the first tenth of the steps to the last."""
     tenth = max(1, len(table) // 10)
     first, last = table.head(tenth).mean(), table.tail(tenth).mean()
     moved = ", ".join(f"{name} {first[name]:.4f} -> {last[name]:.4f}" for name in ("flow", "focal", "dice"))
-    pictures = len(table) * config.batch * config.accumulate
+    images = len(table) * config.batch * config.accumulate
     return [
-        f"layer {config.layer}, {config.matching} matching, {len(table)} steps, {pictures} pictures in each process",
+        f"layer {config.layer}, {config.matching} matching, {len(table)} steps, {images} images in each process",
         f"means over the first and the last {tenth} steps: {moved}",
     ]

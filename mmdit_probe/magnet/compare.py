@@ -1,4 +1,4 @@
-"""A model before and after MAGNET: its masks, the layer's attention, and its pictures (Seg4Diff, Tables 1 to 3)."""
+"""A model before and after MAGNET: its masks, the layer's attention, and its images (Seg4Diff, Tables 1 to 3)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pandas as pd
 import xarray as xr
 
 from ..configs import CompareConfig, EvaluateConfig, as_dict
-from ..datasets.labelled import LabelledPictures
+from ..datasets.labeled import LabeledImages
 from ..evaluation.run import run_evaluation
 from ..evaluation.tables import MATCHING_NAMES
 from ..metrics.bootstrap import bootstrap_weights
 from ..readouts.region_mass import RegionMass
 from ..readouts.value_norms import ValueNorms
 from ..storage.runs import RunFolder
-from ..studies.image_grid import PLAIN, Pictures, Variant, make_pictures
-from ..studies.paired_scores import drop_table
+from ..studies.image_grid import PLAIN, ImageGrid, Variant, generate_grid
+from ..studies.paired_metrics import drop_table
 from ..studies.recording import record_generated, run_prompts
 from ..studies.value_norms import norms_table
 from .lora import without_lora
@@ -48,16 +48,16 @@ def sides_of(pipe: Any) -> Sides:
 
 
 def compare_masks(
-    pipe: Any, pictures: LabelledPictures, layer: int, config: CompareConfig, out: Path, model: str, progress: Progress
+    pipe: Any, images: LabeledImages, layer: int, config: CompareConfig, out: Path, model: str, progress: Progress
 ) -> pd.DataFrame:
     """mIoU of both tasks before and after, one row for each task, way of matching and timestep.
 
-    ``gain`` is after less before, ``low`` and ``high`` its 95% interval by drawing pictures with replacement, the same ones
+    ``gain`` is after less before, ``low`` and ``high`` its 95% interval by drawing images with replacement, the same ones
     on both sides.
     """
     parts: dict[str, dict[str, xr.DataArray]] = {task: {} for task in TASKS}
-    batch = min(50, len(pictures.samples))
-    each = -(-len(pictures.samples) // batch)
+    batch = min(50, len(images.samples))
+    each = -(-len(images.samples) // batch)
     for number, task in enumerate(TASKS):
         for side, (name, context) in enumerate(sides_of(pipe)):
             start = (2 * number + side) * each
@@ -77,18 +77,18 @@ def compare_masks(
             )
             with context():
                 folder = out / f"masks-{task}-{name}"
-                batches = list(run_evaluation(pipe, pictures, settings, folder, model, shown))
-            parts[task][name] = xr.concat([part["counts"] for part in batches], "picture").isel(layer=0, head=0)
+                batches = list(run_evaluation(pipe, images, settings, folder, model, shown))
+            parts[task][name] = xr.concat([part["counts"] for part in batches], "image").isel(layer=0, head=0)
     return pd.concat([mask_gains(task, **counts) for task, counts in parts.items()], ignore_index=True)
 
 
 def mask_gains(task: str, before: xr.DataArray, after: xr.DataArray) -> pd.DataFrame:
-    """The rows of one task, from counts (picture, matching, timestep, count, class)."""
+    """The rows of one task, from counts (image, matching, timestep, count, class)."""
     rows = []
     for matching in before["matching"].values:
         for timestep in before["timestep"].values:
             chosen = {"matching": matching, "timestep": timestep}
-            old, new = (side.sel(chosen).transpose("picture", "count", "class").values for side in (before, after))
+            old, new = (side.sel(chosen).transpose("image", "count", "class").values for side in (before, after))
             gain, low, high = miou_gain(old, new)
             scores = {"before": miou(old.sum(0)), "after": miou(new.sum(0)), "gain": gain, "low": low, "high": high}
             sigma = float(before["sigma"].sel(timestep=timestep))
@@ -104,7 +104,7 @@ def miou(counts: np.ndarray) -> Any:
 
 
 def miou_gain(before: np.ndarray, after: np.ndarray, draws: int = 2000) -> tuple[float, float, float]:
-    """After less before, from counts (picture, 3, class), and its 95% interval over pictures."""
+    """After less before, from counts (image, 3, class), and its 95% interval over images."""
     weights = bootstrap_weights(len(before), draws)
     drawn = [miou(np.tensordot(weights, counts.astype(float), 1)) for counts in (before, after)]
     low, high = np.quantile(drawn[1] - drawn[0], [0.025, 0.975])
@@ -129,18 +129,18 @@ def compare_attention(pipe: Any, config: CompareConfig, out: Path, model: str, p
 
         with context():
             record = run_prompts(measure, config.prompts, out / f"attention-{name}", settings, shown)
-        mass = record["region_mass"].sel(region="I2T").mean(("prompt", "sampling_timestep", "head"))
+        mass = record["region_mass"].sel(region="I2T").mean(("prompt", "timestep", "head"))
         norms = norms_table(record).groupby("layer")[["text_to_image", "prompt_to_image"]].mean()
         tables.append(norms.assign(i2t=mass.to_series(), side=name).reset_index())
     return pd.concat(tables, ignore_index=True)[["side", "layer", "i2t", "text_to_image", "prompt_to_image"]]
 
 
-def compare_pictures(pipe: Any, config: CompareConfig, out: Path, model: str, progress: Progress) -> Pictures:
-    """The prompts' pictures without the LoRA ("plain") and with it, from the same seeds; an interrupted run continues."""
+def compare_images(pipe: Any, config: CompareConfig, out: Path, model: str, progress: Progress) -> ImageGrid:
+    """The prompts' images without the LoRA ("plain") and with it, from the same seeds; an interrupted run continues."""
     variants = [Variant(PLAIN, lambda: without_lora(pipe)), Variant(AFTER, nullcontext)]
-    settings = {"study": "magnet-pictures", "model": model, **as_dict(replace(config, dataset="", limit=None))}
-    with RunFolder(out / "pictures", settings).open() as run:
-        return make_pictures(
+    settings = {"study": "magnet-images", "model": model, **as_dict(replace(config, dataset="", limit=None))}
+    with RunFolder(out / "images", settings).open() as run:
+        return generate_grid(
             pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
         )
 
@@ -156,7 +156,7 @@ def score_gains(scored: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def read_aloud(masks: pd.DataFrame, attention: pd.DataFrame, scores: pd.DataFrame, layer: int) -> list[str]:
+def summary(masks: pd.DataFrame, attention: pd.DataFrame, scores: pd.DataFrame, layer: int) -> list[str]:
     """What changed, a line each, and whether it is outside chance."""
     lines = [
         f"{row['task']}, {MATCHING_NAMES[row['matching']]}, timestep {row['timestep']} (sigma {row['sigma']:.3f}): mIoU "

@@ -1,4 +1,4 @@
-"""Pictures in the folder layout that T2I-CompBench++'s evaluators read: samples/PROMPT_000000.png."""
+"""Images in the folder layout that T2I-CompBench++'s evaluators read: samples/PROMPT_000000.png."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..configs import GenerationConfig
-from ..storage.images import save_picture
+from ..storage.images import save_image
 from ..studies.image_grid import generate_batch
 from ..utils.text import checked_text
 
 Progress = Callable[[int, int], None]
-"""Called with (pictures done, pictures in all)."""
+"""Called with (images done, images in all)."""
 FIRST_SEED = 42
 LONGEST_NAME = 240
 """Bytes of a file name without number and suffix: file systems take 255."""
@@ -33,14 +33,14 @@ def read_compbench(path: Path) -> tuple[str, ...]:
     for prompt in prompts:
         if "_" in prompt or "/" in prompt or "\0" in prompt or len(prompt.encode()) > LONGEST_NAME or prompt[0] == ".":
             raise ValueError(
-                f"compbench: {prompt[:60]!r} can't be the name of a picture, from which the evaluators read it "
+                f"compbench: {prompt[:60]!r} can't be the name of an image, from which the evaluators read it "
                 f"(no _ or /, no leading dot, at most {LONGEST_NAME} bytes)"
             )
     return prompts
 
 
 def sample_file(folder: Path, prompt: str, number: int) -> Path:
-    """Where picture ``number``, counted over all prompts, is written."""
+    """Where image ``number``, counted over all prompts, is written."""
     return folder / "samples" / f"{prompt}_{number:06d}.png"
 
 
@@ -54,9 +54,9 @@ def export_samples(
     batch: int = 8,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """``each`` pictures of every prompt, from seeds 42, 43, ...; those that are there stay.
+    """``each`` images of every prompt, from seeds 42, 43, ...; those that are there stay.
 
-    The n-th picture of every prompt starts from the same noise, as in T2I-CompBench's own script.
+    The n-th image of every prompt starts from the same noise, as in T2I-CompBench's own script.
     """
     jobs = [
         (column, row, sample_file(folder, prompt, row * each + column))
@@ -70,8 +70,8 @@ def export_samples(
         for start in range(0, len(rows), batch):
             chosen = rows[start : start + batch]
             made = generate_batch(pipe, [prompts[row] for row, _ in chosen], FIRST_SEED + column, generation)
-            for picture, (_, file) in zip(made, chosen, strict=True):
-                save_picture(picture, file)
+            for image, (_, file) in zip(made, chosen, strict=True):
+                save_image(image, file)
             done += len(chosen)
             if progress is not None:
                 progress(done, len(jobs))

@@ -1,4 +1,4 @@
-"""What MAGNET learns from: pictures with masks and captions, brought to the model's square and the token grid."""
+"""What MAGNET learns from: images with masks and captions, brought to the model's square and the token grid."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from ..datasets.labelled import IGNORE
+from ..datasets.labeled import IGNORE
 from ..storage.images import cropped, squared
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedPicture:
-    """One training picture.
+class MaskedImage:
+    """One training image.
 
-    ``picture`` is (height, width, 3) uint8 RGB, ``masks`` (masks, height, width) bool. ``names`` are the classes of the
+    ``image`` is (height, width, 3) uint8 RGB, ``masks`` (masks, height, width) bool. ``names`` are the classes of the
     masks, None where masks have no names, as in SA-1B.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     masks: np.ndarray
     names: tuple[str, ...] | None
     caption: str = ""
@@ -32,14 +32,14 @@ class MaskedPicture:
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """``count`` masked pictures; ``read(number)`` gives one, the same each time. ``named`` says whether masks have names.
+    """``count`` masked images; ``read(number)`` gives one, the same each time. ``named`` says whether masks have names.
 
     ``digest`` tells the set from others of the same name.
     """
 
     name: str
     count: int
-    read: Callable[[int], MaskedPicture]
+    read: Callable[[int], MaskedImage]
     named: bool
     captioned: bool
     digest: str = ""
@@ -47,7 +47,7 @@ class TrainingSet:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A masked picture as the model takes it: square px (side, side, 3) uint8 and masks as shares of each grid point."""
+    """A masked image as the model takes it: square px (side, side, 3) uint8 and masks as shares of each grid point."""
 
     pixels: np.ndarray
     masks: Float[Tensor, "masks rows cols"]
@@ -63,7 +63,7 @@ def masks_of(labels: np.ndarray, classes: tuple[str, ...]) -> tuple[np.ndarray, 
 
 
 def prepared(
-    source: MaskedPicture,
+    source: MaskedImage,
     side: int,
     grid: tuple[int, int],
     *,
@@ -71,15 +71,15 @@ def prepared(
     least_area: float = 0.0,
     most_masks: int = 32,
 ) -> Example:
-    """The picture at ``side`` px, and its masks on the token grid, largest first where there are too many.
+    """The image at ``side`` px, and its masks on the token grid, largest first where there are too many.
 
     A grid point holds the share of its area that the mask covers, in [0, 1]. Masks of less than ``least_area`` of the
-    cropped picture, and empty ones, are left out.
+    cropped image, and empty ones, are left out.
     """
     masks = np.stack([cropped(mask, crop) for mask in source.masks]) if len(source.masks) else source.masks
     kept = largest(masks, least_area, most_masks)
     names = None if source.names is None else tuple(source.names[number] for number in kept)
-    pixels = squared(cropped(source.picture, crop), side)
+    pixels = squared(cropped(source.image, crop), side)
     return Example(pixels, on_grid(masks[kept], grid), names, source.caption)
 
 

@@ -19,7 +19,7 @@ Read = Literal["scores", "probs"]
 class AttentionTap(Edit):
     """Keeps the last attention call of a layer, and changes nothing.
 
-    Given to a `Probe` among the edits: its queries and keys then carry gradients.
+    ImageInput to a `Probe` among the edits: its queries and keys then carry gradients.
     """
 
     def __init__(self, layer: int) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..configs import GenerationConfig, SegmentConfig
-from ..datasets.labelled import LabelledPictures
+from ..datasets.labeled import LabeledImages
 from ..figures.magnet import MaskRow
-from ..segmentation.render import coloured, displayed
+from ..segmentation.render import colored, displayed
 from ..segmentation.segmenters import OpenVocabularySegmenter
 from ..storage.images import read_rgb
 from .compare import sides_of
@@ -18,22 +18,22 @@ from .examples import masks_of
 
 
 def mask_rows(
-    pipe: Any, pictures: LabelledPictures, layer: int, timestep: int, generation: GenerationConfig
+    pipe: Any, images: LabeledImages, layer: int, timestep: int, generation: GenerationConfig
 ) -> list[MaskRow]:
-    """Each picture with its true label map and those of one layer without and with the LoRA, by the names present."""
+    """Each image with its true label map and those of one layer without and with the LoRA, by the names present."""
     config = SegmentConfig(timestep, seed=generation.seed, max_sequence_length=generation.max_sequence_length)
     segmenter = OpenVocabularySegmenter(pipe, layer, config)
     rows = []
-    for sample in pictures.samples:
-        picture = read_rgb(sample.picture) if isinstance(sample.picture, Path) else sample.picture
-        masks, names = masks_of(sample.read(), pictures.classes)
+    for sample in images.samples:
+        image = read_rgb(sample.image) if isinstance(sample.image, Path) else sample.image
+        masks, names = masks_of(sample.read(), images.classes)
         if not names:
             continue
         truth = np.where(masks.any(0), masks.argmax(0), len(names))
         maps = {}
         for side, context in sides_of(pipe):
             with context():
-                maps[side] = segmenter(picture, names).labels
-        shown = {side: coloured(displayed(labels), len(names)) for side, labels in {"truth": truth, **maps}.items()}
-        rows.append(MaskRow(", ".join(names), displayed(picture), **shown))
+                maps[side] = segmenter(image, names).labels
+        shown = {side: colored(displayed(labels), len(names)) for side, labels in {"truth": truth, **maps}.items()}
+        rows.append(MaskRow(", ".join(names), displayed(image), **shown))
     return rows

@@ -1,4 +1,4 @@
-"""Which pictures and which noise each training step takes: a function of seed and position alone.
+"""Which images and which noise each training step takes: a function of seed and position alone.
 
 A run that was killed therefore goes on as if nothing had been, and several processes see what one would see.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .examples import Example, MaskedPicture, TrainingSet
+from .examples import Example, MaskedImage, TrainingSet
 
 
 def positions_of(step: int, micro: int, batch: int, accumulate: int, process: int, processes: int) -> range:
@@ -23,7 +23,7 @@ def positions_of(step: int, micro: int, batch: int, accumulate: int, process: in
 
 
 class Order:
-    """Epochs of shuffled picture numbers, one after the other."""
+    """Epochs of shuffled image numbers, one after the other."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
@@ -33,7 +33,7 @@ class Order:
         return np.random.default_rng([self.seed, epoch]).permutation(self.count)
 
     def __getitem__(self, position: int) -> int:
-        """The picture at a position."""
+        """The image at a position."""
         epoch, place = divmod(position, self.count)
         return int(self._epoch(epoch)[place])
 
@@ -51,8 +51,8 @@ def noise_at(
     return torch.randn(tuple(shape), generator=generator), shift * level / (1 + (shift - 1) * level)
 
 
-class _Pictures(Dataset[Example]):
-    def __init__(self, data: TrainingSet, order: Order, prepare: Callable[[MaskedPicture], Example], chosen: list[int]):
+class _Images(Dataset[Example]):
+    def __init__(self, data: TrainingSet, order: Order, prepare: Callable[[MaskedImage], Example], chosen: list[int]):
         self.data, self.order, self.prepare, self.chosen = data, order, prepare, chosen
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class _Pictures(Dataset[Example]):
 def examples(
     data: TrainingSet,
     seed: int,
-    prepare: Callable[[MaskedPicture], Example],
+    prepare: Callable[[MaskedImage], Example],
     chosen: Sequence[range],
     workers: int = 0,
 ) -> Iterator[list[Example]]:
@@ -73,5 +73,5 @@ def examples(
     if not chosen:
         return iter(())
     flat = [position for positions in chosen for position in positions]
-    pictures = _Pictures(data, Order(data.count, seed), prepare, flat)
-    return iter(DataLoader(pictures, batch_size=len(chosen[0]), num_workers=workers, collate_fn=list))
+    images = _Images(data, Order(data.count, seed), prepare, flat)
+    return iter(DataLoader(images, batch_size=len(chosen[0]), num_workers=workers, collate_fn=list))

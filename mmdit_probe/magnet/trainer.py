@@ -20,7 +20,7 @@ from ..attention.text_tokens import Kind
 from ..configs import MagnetConfig, as_dict
 from ..families import denoiser_of, family_of
 from ..pipelines.defaults import expert_layer, model_defaults
-from ..pipelines.forward import PromptFeatures, encode_images, encode_prompts
+from ..pipelines.forward import PromptEmbeddings, encode_images, encode_prompts
 from ..pipelines.image_size import native_size, token_pixels
 from ..probe.probe import Probe
 from ..readouts.region_mass import RegionMass
@@ -63,7 +63,7 @@ class MagnetTrainer:
         out: gets run.json, checkpoint.pt, losses.csv and pytorch_lora_weights.safetensors.
         model: what the numbers depend on, in words; a folder is continued only with the same.
         accelerator: mixed precision and processes; made from the config if None.
-        workers: processes that read pictures ahead.
+        workers: processes that read images ahead.
 
     Gradients reach the LoRA alone (and the mask head, if there is one). `ValueError` before any work if a setting is wrong.
     """
@@ -99,7 +99,7 @@ class MagnetTrainer:
             most_masks=config.most_masks,
         )
         settings = {"study": "magnet", "model": model, **as_dict(config), "layer": self.layer}
-        settings |= {"pictures": data.count, "digest": data.digest}
+        settings |= {"images": data.count, "digest": data.digest}
         self.folder = RunFolder(out, settings)
         self.checkpoint, self.log = Checkpoint(out), LossLog(out)
         self.accelerator = accelerator or make_accelerator(config.mixed_precision, self.transformer.device)
@@ -229,7 +229,7 @@ class MagnetTrainer:
     def _share_head(self) -> None:
         """The mask head's gradients, mean over the processes, as the transformer's are; none where no process has any.
 
-        By hand: a process whose pictures have no masks does not run the head, which a wrapped one would wait for.
+        By hand: a process whose images have no masks does not run the head, which a wrapped one would wait for.
         """
         if self.head is None or self.accelerator.num_processes == 1:
             return
@@ -276,7 +276,7 @@ class MagnetTrainer:
         noise = torch.stack([noise for noise, _ in drawn]).to(clean.device)
         return noise, torch.tensor([sigma for _, sigma in drawn], device=clean.device)
 
-    def _text(self, chosen: Sequence[Example]) -> tuple[PromptFeatures, list[Target]]:
+    def _text(self, chosen: Sequence[Example]) -> tuple[PromptEmbeddings, list[Target]]:
         """The prompts' features, and what the maps of each prompt's tokens are compared with."""
         if self.config.matching == "token":
             asked = [self._names(example) for example in chosen]
@@ -289,7 +289,7 @@ class MagnetTrainer:
             for example, row in zip(chosen, real, strict=True)
         ]
 
-    def _encode(self, prompts: Sequence[str]) -> PromptFeatures:
+    def _encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
         return encode_prompts(self.pipe, prompts, self.text_positions)
 
     def _names(self, example: Example) -> tuple[str, Target]:

@@ -14,12 +14,12 @@ import numpy as np
 from ..datasets.coco import coco_maps
 from ..datasets.coco_rle import decode_mask
 from ..datasets.folder import read_folder
-from ..datasets.labelled import LabelledPictures, Sample, folder_of
+from ..datasets.labeled import LabeledImages, Sample, folder_of
 from ..datasets.scenes import CLASSES, scene
 from ..storage.digests import digest
 from ..storage.images import read_rgb
 from .captions import captions_for, read_captions
-from .examples import MaskedPicture, TrainingSet, masks_of
+from .examples import MaskedImage, TrainingSet, masks_of
 
 SCENES = 100_000
 """Training scenes; each is drawn when it is read."""
@@ -39,9 +39,9 @@ def split_source(data: str) -> tuple[str, Path | None]:
 def open_training_set(data: str, captions: Path | None = None) -> TrainingSet:
     """The training set that ``data`` names.
 
-    ``captions`` is a JSON file: COCO's own form, or an object from picture file to caption. Without it COCO's
+    ``captions`` is a JSON file: COCO's own form, or an object from image file to caption. Without it COCO's
     ``annotations/captions_train2017.json`` and a folder's ``captions.json`` are taken where they exist. `ValueError` if a
-    file is missing, or the captions do not fit the pictures.
+    file is missing, or the captions do not fit the images.
     """
     kind, root = split_source(data)
     if root is None:
@@ -52,34 +52,34 @@ def open_training_set(data: str, captions: Path | None = None) -> TrainingSet:
     texts = None if given is None else read_captions(given)
     if kind == "sa1b":
         return _sa1b(root, texts, given)
-    labelled = read_folder(root) if kind == "folder" else coco_maps(root, "coco-stuff", "train2017")
-    return _labelled(labelled, texts, given)
+    labeled = read_folder(root) if kind == "folder" else coco_maps(root, "coco-stuff", "train2017")
+    return _labeled(labeled, texts, given)
 
 
 def _found(root: Path, name: str) -> Path | None:
     return root / name if (root / name).is_file() else None
 
 
-def _scene(number: int) -> MaskedPicture:
+def _scene(number: int) -> MaskedImage:
     drawn = scene("train", number)
     masks, names = masks_of(drawn.labels, CLASSES)
-    return MaskedPicture(drawn.image, masks, names, drawn.sentence(np.random.default_rng(number)))
+    return MaskedImage(drawn.image, masks, names, drawn.sentence(np.random.default_rng(number)))
 
 
-def _labelled(pictures: LabelledPictures, captions: Mapping[str, str] | None, source: Path | None) -> TrainingSet:
-    if not pictures.samples:
-        raise ValueError(f"{pictures.name}: there is no picture to learn from")
-    texts = captions_for([sample.name for sample in pictures.samples], captions, source)
+def _labeled(images: LabeledImages, captions: Mapping[str, str] | None, source: Path | None) -> TrainingSet:
+    if not images.samples:
+        raise ValueError(f"{images.name}: there is no image to learn from")
+    texts = captions_for([sample.name for sample in images.samples], captions, source)
 
-    def read(number: int) -> MaskedPicture:
-        sample: Sample = pictures.samples[number]
-        picture = read_rgb(sample.picture) if isinstance(sample.picture, Path) else sample.picture
-        masks, names = masks_of(sample.read(), pictures.classes)
-        return _checked(MaskedPicture(picture, masks, names, texts[number]), sample.name)
+    def read(number: int) -> MaskedImage:
+        sample: Sample = images.samples[number]
+        image = read_rgb(sample.image) if isinstance(sample.image, Path) else sample.image
+        masks, names = masks_of(sample.read(), images.classes)
+        return _checked(MaskedImage(image, masks, names, texts[number]), sample.name)
 
-    files = [(sample.picture, *(sample.source or ())) for sample in pictures.samples]
-    known = _digest([*pictures.classes, *texts], chain.from_iterable(files))
-    return TrainingSet(pictures.name, len(files), read, named=True, captioned=captions is not None, digest=known)
+    files = [(sample.image, *(sample.source or ())) for sample in images.samples]
+    known = _digest([*images.classes, *texts], chain.from_iterable(files))
+    return TrainingSet(images.name, len(files), read, named=True, captioned=captions is not None, digest=known)
 
 
 def _digest(texts: Iterable[str], files: Iterable[Any]) -> str:
@@ -93,23 +93,23 @@ def _sa1b(root: Path, captions: Mapping[str, str] | None, source: Path | None) -
     folder = folder_of("sa1b", root, "images", ".")
     files = sorted(file for file in folder.glob("*.jpg") if file.with_suffix(".json").is_file())
     if not files:
-        raise ValueError(f"sa1b: {folder} holds no picture NAME.jpg with its masks in NAME.json")
+        raise ValueError(f"sa1b: {folder} holds no image NAME.jpg with its masks in NAME.json")
     if captions is None:
         raise ValueError(
-            f"sa1b: its pictures have no captions; give --captions FILE, or write one with `mmdit-probe magnet caption {root}`"
+            f"sa1b: its images have no captions; give --captions FILE, or write one with `mmdit-probe magnet caption {root}`"
         )
     texts = captions_for([file.stem for file in files], captions, source)
     known = _digest(texts, (part for file in files for part in (file, file.with_suffix(".json"))))
     return TrainingSet("sa1b", len(files), partial(_read_sa1b, files, texts), named=False, captioned=True, digest=known)
 
 
-def _read_sa1b(files: list[Path], captions: list[str], number: int) -> MaskedPicture:
+def _read_sa1b(files: list[Path], captions: list[str], number: int) -> MaskedImage:
     file = files[number]
-    picture = read_rgb(file)
+    image = read_rgb(file)
     annotations = _annotations(file.with_suffix(".json"))
     masks = [decode_mask(annotation["segmentation"]) for annotation in annotations]
-    stacked = np.stack(masks) if masks else np.zeros((0, *picture.shape[:2]), bool)
-    return _checked(MaskedPicture(picture, stacked, None, captions[number]), file.stem)
+    stacked = np.stack(masks) if masks else np.zeros((0, *image.shape[:2]), bool)
+    return _checked(MaskedImage(image, stacked, None, captions[number]), file.stem)
 
 
 def _annotations(path: Path) -> list[dict[str, Any]]:
@@ -120,7 +120,7 @@ def _annotations(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"sa1b: {path} is no SA-1B annotation file ({error!r})") from error
 
 
-def _checked(masked: MaskedPicture, name: str) -> MaskedPicture:
-    if masked.masks.shape[1:] != masked.picture.shape[:2]:
-        raise ValueError(f"{name}: the masks are {masked.masks.shape[1:]}, the picture {masked.picture.shape[:2]}")
+def _checked(masked: MaskedImage, name: str) -> MaskedImage:
+    if masked.masks.shape[1:] != masked.image.shape[:2]:
+        raise ValueError(f"{name}: the masks are {masked.masks.shape[1:]}, the image {masked.image.shape[:2]}")
     return masked

@@ -10,7 +10,7 @@ def bootstrap_mean(
 ) -> tuple[float, float, float]:
     """Mean and percentile interval of ``values`` (prompts, seeds), at least one of them a number.
 
-    Prompts are drawn with replacement, and for each the seeds: pictures of one prompt are not independent. NaN is left out.
+    Prompts are drawn with replacement, and for each the seeds: images of one prompt are not independent. NaN is left out.
     """
     values = np.atleast_2d(values)
     rng = np.random.default_rng(seed)

@@ -12,10 +12,10 @@ from torch import Tensor
 Labels = np.ndarray | Tensor
 
 
-class MatchedScores(NamedTuple):
+class MatchedMetrics(NamedTuple):
     """Sums over a data set after matching: ``tp``, ``fp``, ``fn`` are pixels by class, (classes,).
 
-    ``total`` counts the labelled pixels. ``miou`` in [0, 1] is the mean of tp / (tp + fp + fn) over the classes for
+    ``total`` counts the labeled pixels. ``miou`` in [0, 1] is the mean of tp / (tp + fp + fn) over the classes for
     which that is not 0 / 0 (NaN if there is none), ``accuracy`` in [0, 1] the share of matched pixels.
     """
 
@@ -27,23 +27,23 @@ class MatchedScores(NamedTuple):
     accuracy: float
 
 
-def from_counts(counts: np.ndarray, total: int) -> MatchedScores:
+def from_counts(counts: np.ndarray, total: int) -> MatchedMetrics:
     """The scores of ``counts`` (3, classes): true positives, false positives, false negatives."""
     tp, fp, fn = counts
     union = tp + fp + fn
     iou = tp[union > 0] / union[union > 0]
     miou = float(iou.mean()) if len(iou) else float("nan")
-    return MatchedScores(tp, fp, fn, total, miou, float(tp.sum() / total) if total else float("nan"))
+    return MatchedMetrics(tp, fp, fn, total, miou, float(tp.sum() / total) if total else float("nan"))
 
 
-def sum_scores(parts: Iterable[MatchedScores]) -> MatchedScores:
+def sum_matched(parts: Iterable[MatchedMetrics]) -> MatchedMetrics:
     """The scores of several sets of images together."""
     listed = list(parts)
     counts = np.sum([[part.tp, part.fp, part.fn] for part in listed], 0)
     return from_counts(counts, sum(part.total for part in listed))
 
 
-def matched_scores(labels: Labels, predictions: Labels, n_classes: int, *, ignore: int = 255) -> MatchedScores:
+def matched_metrics(labels: Labels, predictions: Labels, n_classes: int, *, ignore: int = 255) -> MatchedMetrics:
     """The paper's protocol: per image, classes and regions are paired one to one with the largest overlap in all.
 
     Args:
@@ -52,35 +52,35 @@ def matched_scores(labels: Labels, predictions: Labels, n_classes: int, *, ignor
         n_classes: number of classes of the data set; all take part in every image's matching, also absent ones.
 
     A region left over is paired with some class that it does not overlap, and its pixels become that class's false
-    positives: the scores depend on how the classes are numbered. `matched_scores_free` does not.
+    positives: the scores depend on how the classes are numbered. `matched_metrics_free` does not.
     """
     return _sum_images(labels, predictions, n_classes, ignore, free=False)
 
 
-def matched_scores_free(labels: Labels, predictions: Labels, n_classes: int, *, ignore: int = 255) -> MatchedScores:
-    """The order-independent variant of `matched_scores`: the numbering of classes and regions changes nothing.
+def matched_metrics_free(labels: Labels, predictions: Labels, n_classes: int, *, ignore: int = 255) -> MatchedMetrics:
+    """The order-independent variant of `matched_metrics`: the numbering of classes and regions changes nothing.
 
     Three things differ. Only classes present in an image take part in its matching; a pair that does not overlap is no
     pair, so that a region left over is missing from its true classes (false negatives) and nobody's false positive; and
-    classes and regions stand in the order of their first pixel, row by row, so that a tie is broken by the picture.
+    classes and regions stand in the order of their first pixel, row by row, so that a tie is broken by the image.
     """
     return _sum_images(labels, predictions, n_classes, ignore, free=True)
 
 
-def _sum_images(labels: Labels, predictions: Labels, n_classes: int, ignore: int, free: bool) -> MatchedScores:
+def _sum_images(labels: Labels, predictions: Labels, n_classes: int, ignore: int, free: bool) -> MatchedMetrics:
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim not in (2, 3):
         raise ValueError(
-            f"matched_scores: labels and predictions must be (images, height, width) alike, got {labels.shape} and "
+            f"matched_metrics: labels and predictions must be (images, height, width) alike, got {labels.shape} and "
             f"{predictions.shape}"
         )
     kept = labels[labels != ignore]
     if kept.size and (kept.min() < 0 or kept.max() >= n_classes):
         raise ValueError(
-            f"matched_scores: labels must be in 0 to {n_classes - 1} or {ignore}, got {kept.min()} to {kept.max()}"
+            f"matched_metrics: labels must be in 0 to {n_classes - 1} or {ignore}, got {kept.min()} to {kept.max()}"
         )
     if predictions.size and predictions.min() < 0:
-        raise ValueError(f"matched_scores: region numbers must be 0 or more, got {predictions.min()}")
+        raise ValueError(f"matched_metrics: region numbers must be 0 or more, got {predictions.min()}")
     shape = (-1, *labels.shape[-2:])
     counts = np.zeros((3, n_classes))
     for truth, guess in zip(labels.reshape(shape), predictions.reshape(shape), strict=True):
@@ -90,7 +90,7 @@ def _sum_images(labels: Labels, predictions: Labels, n_classes: int, ignore: int
 
 
 def _one_image(truth: np.ndarray, guess: np.ndarray, n_classes: int, free: bool) -> np.ndarray:
-    """(3, classes): true positives, false positives and false negatives of one image's labelled pixels."""
+    """(3, classes): true positives, false positives and false negatives of one image's labeled pixels."""
     counts = np.zeros((3, n_classes))
     if not truth.size:
         return counts

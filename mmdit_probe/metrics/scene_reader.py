@@ -1,4 +1,4 @@
-"""An exact score for scenes: which of the prompt's grounds, shapes and colours are in the picture.
+"""An exact score for scenes: which of the prompt's grounds, shapes and colors are in the image.
 
 The reader is a small convolutional network trained on scenes; its own accuracy on held-out scenes is in the model card
 of tiny-sd3 (and at least 95%, which a test checks).
@@ -19,17 +19,17 @@ from ..datasets.scenes import GROUNDS, THINGS, Scene
 from ..datasets.shapes import COLOURS
 from ..pipelines.forward import to_pixels
 from ..pipelines.loading import embedded_folder
-from ..utils.memory import in_parts
+from ..utils.memory import run_in_batches
 
 _COLOUR_NAMES = tuple(COLOURS)
 AT_ONCE = 64
-"""Pictures that are read together."""
+"""Images that are read together."""
 Fact = tuple[str, ...]
-"""``("grass",)`` a ground, ``("star",)`` a shape of any colour, ``("red", "star")`` a shape and its colour."""
+"""``("grass",)`` a ground, ``("star",)`` a shape of any color, ``("red", "star")`` a shape and its color."""
 
 
 class ReaderNetwork(nn.Module):
-    """64 x 64 px to 8 ground logits and, for each of 8 shapes, logits of absent and of 8 colours."""
+    """64 x 64 px to 8 ground logits and, for each of 8 shapes, logits of absent and of 8 colors."""
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class ReaderNetwork(nn.Module):
 
 
 class SceneReader:
-    """Reads the facts of pictures: the grounds, and the shapes with their colours."""
+    """Reads the facts of images: the grounds, and the shapes with their colors."""
 
     def __init__(self, network: ReaderNetwork) -> None:
         self.network = network.eval()
@@ -63,8 +63,8 @@ class SceneReader:
         return cls(network)
 
     def read(self, images: Sequence[np.ndarray] | np.ndarray) -> list[frozenset[Fact]]:
-        """The facts of uint8 RGB pictures of 64 x 64 px."""
-        return in_parts(self._read, images, AT_ONCE)[0]  # type: ignore[arg-type]
+        """The facts of uint8 RGB images of 64 x 64 px."""
+        return run_in_batches(self._read, images, AT_ONCE)[0]  # type: ignore[arg-type]
 
     @torch.no_grad()
     def _read(self, images: Sequence[np.ndarray]) -> list[frozenset[Fact]]:
@@ -72,14 +72,14 @@ class SceneReader:
         found = []
         for ground, thing in zip(grounds > 0, things.argmax(-1), strict=True):
             facts: set[Fact] = {(GROUNDS[i],) for i in ground.nonzero().flatten()}
-            for shape, colour in zip(THINGS, thing.tolist(), strict=True):
-                if colour:
-                    facts |= {(shape,), (_COLOUR_NAMES[colour - 1], shape)}
+            for shape, color in zip(THINGS, thing.tolist(), strict=True):
+                if color:
+                    facts |= {(shape,), (_COLOUR_NAMES[color - 1], shape)}
             found.append(frozenset(facts))
         return found
 
     def score(self, images: Sequence[np.ndarray] | np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-        """Share of each prompt's facts that its picture shows, in [0, 1]; NaN for a prompt that states none."""
+        """WorkerShare of each prompt's facts that its image shows, in [0, 1]; NaN for a prompt that states none."""
         stated = [prompt_facts(prompt) for prompt in prompts]
         shares = [len(s & f) / len(s) if s else np.nan for s, f in zip(stated, self.read(images), strict=True)]
         return np.array(shares)
@@ -87,12 +87,12 @@ class SceneReader:
 
 def scene_facts(scene: Scene) -> frozenset[Fact]:
     """All facts of a scene."""
-    shapes = {(t.shape,) for t in scene.things} | {(t.colour, t.shape) for t in scene.things}
+    shapes = {(t.shape,) for t in scene.things} | {(t.color, t.shape) for t in scene.things}
     return frozenset({(ground,) for ground in scene.grounds} | shapes)
 
 
 def prompt_facts(prompt: str) -> frozenset[Fact]:
-    """What a prompt states: each ground, and each shape with its colour where one stands before it."""
+    """What a prompt states: each ground, and each shape with its color where one stands before it."""
     text = " ".join(prompt.lower().split())
     facts: set[Fact] = {(ground,) for ground in GROUNDS if re.search(rf"\b{ground}\b", text)}
     for shape in THINGS:

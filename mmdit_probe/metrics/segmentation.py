@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .matching import MatchedScores, matched_scores, matched_scores_free, sum_scores
+from .matching import MatchedMetrics, matched_metrics, matched_metrics_free, sum_matched
 
-__all__ = ["MatchedScores", "Scores", "matched_scores", "matched_scores_free", "score", "sum_scores"]
+__all__ = ["MatchedMetrics", "Scores", "matched_metrics", "matched_metrics_free", "score", "sum_matched"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Scores:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of the labelled pixels that are right, in [0, 1]."""
+        """WorkerShare of the labeled pixels that are right, in [0, 1]."""
         return float(np.diag(self.confusion).sum() / self.confusion.sum())
 
     @property
@@ -45,7 +45,7 @@ class Scores:
 
 
 def score(labels: np.ndarray, predictions: np.ndarray, classes: int, *, ignore: int = 255) -> Scores:
-    """Confusion of label maps of one shape; pixels labelled ``ignore`` do not count.
+    """Confusion of label maps of one shape; pixels labeled ``ignore`` do not count.
 
     `ValueError` if the shapes differ or a value is out of range.
     """

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..attention.text_tokens import TextTokens
-from ..families import denoiser_of, device_of, family_of, given_of
+from ..families import denoiser_of, device_of, family_of, image_input_of
 from .image_size import native_size, token_pixels
 from .prompts import describe
 
@@ -22,7 +22,7 @@ LONGEST = 1024
 
 
 @dataclass(frozen=True, eq=False)
-class PromptFeatures:
+class PromptEmbeddings:
     """Encoded prompts: what the transformer is given, and what its text positions hold."""
 
     inputs: dict[str, Any]
@@ -33,20 +33,20 @@ def noise_level(pipe: Any, timestep: int, steps: int = 28, size: tuple[int, int]
     """Sigma in [0, 1] at ``timestep`` of ``steps``, counted from the clean end as the paper does.
 
     Timestep 8 of 28 is ``timesteps[-8]``, the 21st of 28 steps: sigma 0.515 with SD3's shift 3, 0.558 with that of
-    Flux.1 at 1024 px. ``size`` (height, width) in px is the picture's, where the schedule depends on it; the model's own
+    Flux.1 at 1024 px. ``size`` (height, width) in px is the image's, where the schedule depends on it; the model's own
     if None.
     """
     if not 1 <= timestep <= steps:
         raise ValueError(f"noise_level: timestep must be in 1 to {steps} (1 is the cleanest), got {timestep}")
     height, width = size or (native_size(pipe),) * 2
     tokens = (height // token_pixels(pipe)) * (width // token_pixels(pipe))
-    return given_of(pipe).sigmas(pipe, steps, tokens)[-timestep - 1]
+    return image_input_of(pipe).sigmas(pipe, steps, tokens)[-timestep - 1]
 
 
 def to_pixels(
     images: Sequence[np.ndarray] | np.ndarray, device: torch.device | str
 ) -> Float[Tensor, "batch 3 height width"]:
-    """uint8 RGB pictures of one size, (height, width, 3) each, as a tensor in [-1, 1]."""
+    """uint8 RGB images of one size, (height, width, 3) each, as a tensor in [-1, 1]."""
     stacked = torch.from_numpy(np.stack(list(images))).to(device)
     return rearrange(stacked, "batch height width rgb -> batch rgb height width").float() / 127.5 - 1
 
@@ -55,7 +55,7 @@ def to_pixels(
 def encode_images(pipe: Any, images: Sequence[np.ndarray] | np.ndarray) -> Tensor:
     """Clean latents: the posterior mean, shifted and scaled as the pipeline does."""
     pixels = to_pixels(images, device_of(pipe)).to(pipe.vae.dtype)
-    return given_of(pipe).latents(pipe, pixels)
+    return image_input_of(pipe).latents(pipe, pixels)
 
 
 def add_noise(latents: Tensor, sigma: float, seed: int) -> Tensor:
@@ -65,19 +65,21 @@ def add_noise(latents: Tensor, sigma: float, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def encode_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int = 77) -> PromptFeatures:
+def encode_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int = 77) -> PromptEmbeddings:
     """Prompts through the pipeline's own text encoders, without classifier-free guidance; up to 1024 positions."""
     if not 0 <= max_sequence_length <= LONGEST:
         raise ValueError(f"max_sequence_length must be 0 to {LONGEST}, got {max_sequence_length}")
-    inputs = given_of(pipe).text(pipe, list(prompts), max_sequence_length)
+    inputs = image_input_of(pipe).text(pipe, list(prompts), max_sequence_length)
     parts = family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length)
-    return PromptFeatures(inputs, describe(parts, list(prompts)))
+    return PromptEmbeddings(inputs, describe(parts, list(prompts)))
 
 
 @torch.no_grad()
-def forward_once(pipe: Any, noisy: Tensor, sigma: float, features: PromptFeatures) -> Any:
+def forward_once(pipe: Any, noisy: Tensor, sigma: float, features: PromptEmbeddings) -> Any:
     """The transformer's prediction for noisy latents at noise level ``sigma``, in the form that the model gives it."""
-    transformer, given = pipe.transformer, given_of(pipe)
+    transformer, given = pipe.transformer, image_input_of(pipe)
     arguments = given.arguments(pipe, noisy.to(transformer.dtype), features.inputs)
-    arguments[family_of(transformer).time] = torch.full((len(noisy),), given.time(sigma), device=noisy.device)
+    arguments[family_of(transformer).timestep_argument] = torch.full(
+        (len(noisy),), given.time(sigma), device=noisy.device
+    )
     return transformer(**arguments).sample

@@ -28,7 +28,7 @@ def generation_arguments(pipe: Any, config: GenerationConfig) -> dict[str, Any]:
         "width": config.width,
         "generator": torch.Generator().manual_seed(config.seed),
     }
-    wanted |= family_of(denoiser_of(pipe)).as_given
+    wanted |= family_of(denoiser_of(pipe)).verbatim_prompt_args
     known = inspect.signature(type(pipe).__call__).parameters
     return {name: value for name, value in wanted.items() if name in known and value is not None}
 

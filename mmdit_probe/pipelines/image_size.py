@@ -12,14 +12,14 @@ from ..storage.images import fitted, read_rgb
 
 
 def load_image(path: Path, pipe: Any, longest: int | None = None) -> np.ndarray:
-    """A picture file as (height, width, 3) uint8 RGB, ready for `record_image`.
+    """An image file as (height, width, 3) uint8 RGB, ready for `record_image`.
 
-    EXIF orientation is applied, transparency laid over white, greyscale, palette and CMYK pictures converted. The
+    EXIF orientation is applied, transparency laid over white, grayscale, palette and CMYK images converted. The
     longer side becomes ``longest`` px (the model's own size if None), the shorter one keeps the proportions; both are
     rounded to the nearest multiple of the model's token size.
 
     Raises:
-        ValueError: one line that names the file: missing, empty, damaged, no picture, animated, more than 8 bits a
+        ValueError: one line that names the file: missing, empty, damaged, no image, animated, more than 8 bits a
             channel, or too large.
     """
     return fitted(read_rgb(Path(path)), token_pixels(pipe), longest or native_size(pipe))
@@ -31,5 +31,5 @@ def token_pixels(pipe: Any) -> int:
 
 
 def native_size(pipe: Any) -> int:
-    """Width in px of the pictures that the pipeline makes by default: 1024 for SD3, and where the pipeline does not say."""
+    """Width in px of the images that the pipeline makes by default: 1024 for SD3, and where the pipeline does not say."""
     return int(getattr(pipe, "default_sample_size", 128) * pipe.vae_scale_factor)

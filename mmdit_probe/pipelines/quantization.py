@@ -15,7 +15,7 @@ PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
 def quantization(kind: str, dtype: torch.dtype, place: torch.device) -> dict[str, Any]:
     """Options for a pipeline whose transformer or U-Net keeps its linear layers' weights in fewer bits.
 
-    ``int8`` is torchao's weight-only quantisation, on any device; ``nf4`` the 4-bit normal float of bitsandbytes, on
+    ``int8`` is torchao's weight-only quantization, on any device; ``nf4`` the 4-bit normal float of bitsandbytes, on
     CUDA. What is computed stays ``dtype``: queries, keys and values are read as they are used. `ValueError` if the kind is
     unknown, its package is missing, or the device does not do.
     """

@@ -18,14 +18,14 @@ from ..readouts.base import Field, Fields
 from ..readouts.coordinates import COORDINATES
 from ..storage.records import FORMAT, versions
 
-Half = Literal["both", "conditional", "unconditional"]
+CFGBranch = Literal["both", "conditional", "unconditional"]
 
 
 @dataclass
 class CallRecord:
     """What one forward pass of the transformer left: the readouts' fields per layer.
 
-    ``step`` is the sampling step, which may take several calls. ``timesteps`` and ``sigmas`` are (batch,), or None where
+    ``step`` is the sampling step, which may take several calls. ``scheduler_timesteps`` and ``sigmas`` are (batch,), or None where
     the call has no timestep. ``source`` says where tokens stand that are not in the layout's order. ``seen`` counts the
     batch rows that have passed each layer.
     """
@@ -33,7 +33,7 @@ class CallRecord:
     step: int
     layout: TokenLayout
     batch: int
-    timesteps: np.ndarray | None = None
+    scheduler_timesteps: np.ndarray | None = None
     sigmas: np.ndarray | None = None
     text: TextTokens | None = None
     fields: dict[int, Fields] = field(default_factory=dict)
@@ -60,14 +60,16 @@ def _joined(known: Fields, more: Fields) -> Fields:
     return {name: Field(f.dims, torch.cat([known[name].values, f.values])) for name, f in more.items()}
 
 
-def to_dataset(calls: Sequence[CallRecord], layers: Sequence[int], half: Half, attrs: Mapping[str, Any]) -> xr.Dataset:
+def to_dataset(
+    calls: Sequence[CallRecord], layers: Sequence[int], cfg_branch: CFGBranch, attrs: Mapping[str, Any]
+) -> xr.Dataset:
     """Calls as one dataset: (call, batch, layer, ...) and coordinates.
 
-    ``half`` drops the calls that have none of its rows. Tokens are (batch, token), or (call, batch, token) where the
+    ``cfg_branch`` drops the calls that have none of its rows. Tokens are (batch, token), or (call, batch, token) where the
     calls carry different prompts. `ValueError` if nothing was recorded, or if the calls' token layouts or numbers of rows
     differ.
     """
-    chosen = [Chosen(call, rows) for call in calls for rows in (_rows(call, half),) if len(rows)]
+    chosen = [Chosen(call, rows) for call in calls for rows in (_rows(call, cfg_branch),) if len(rows)]
     _check_alike(chosen)
     layout = _shared_layout(chosen[0].call)
     dims: dict[str, tuple[str, ...]] = {}
@@ -111,7 +113,7 @@ def _check_alike(chosen: Sequence[Chosen]) -> None:
     if len(kinds) > 1:
         shown = "; ".join(f"grid {layout.grid}, {layout.text} text tokens, batch {batch}" for layout, batch in kinds)
         raise ValueError(
-            f"Probe: the recorded calls differ in size ({shown}); open the probe once for each size, or ask for one half"
+            f"Probe: the recorded calls differ in size ({shown}); open the probe once for each size, or ask for one cfg_branch"
         )
 
 
@@ -121,16 +123,16 @@ def _shared_layout(call: CallRecord) -> TokenLayout:
     return layouts.pop() if len(layouts) == 1 else call.layout
 
 
-def _rows(call: CallRecord, half: Half) -> np.ndarray:
-    if half == "both":
+def _rows(call: CallRecord, cfg_branch: CFGBranch) -> np.ndarray:
+    if cfg_branch == "both":
         return np.arange(call.batch)
-    if half not in ("conditional", "unconditional"):
-        raise ValueError(f"dataset: half must be 'both', 'conditional' or 'unconditional', got {half!r}")
+    if cfg_branch not in ("conditional", "unconditional"):
+        raise ValueError(f"dataset: cfg_branch must be 'both', 'conditional' or 'unconditional', got {cfg_branch!r}")
     if call.text is None:
         raise ValueError(
-            "dataset: which batch rows are conditional is not known, because no prompt was seen; use half='both'"
+            "dataset: which batch rows are conditional is not known, because no prompt was seen; use cfg_branch='both'"
         )
-    return np.flatnonzero(call.text.conditional == (half == "conditional"))
+    return np.flatnonzero(call.text.conditional == (cfg_branch == "conditional"))
 
 
 def _stack(chosen: Sequence[Chosen], layers: Sequence[int], name: str) -> np.ndarray:
@@ -153,8 +155,8 @@ def _stack(chosen: Sequence[Chosen], layers: Sequence[int], name: str) -> np.nda
 def _call_coordinates(chosen: Sequence[Chosen], layers: Sequence[int]) -> dict[str, Any]:
     calls = [call for call, _ in chosen]
     coordinates: dict[str, Any] = {"layer": list(layers), "step": ("call", [call.step for call in calls])}
-    if all(call.timesteps is not None for call in calls):
-        coordinates["timestep"] = ("call", [float(call.timesteps[0]) for call in calls])  # type: ignore[index]
+    if all(call.scheduler_timesteps is not None for call in calls):
+        coordinates["scheduler_timestep"] = ("call", [float(call.scheduler_timesteps[0]) for call in calls])  # type: ignore[index]
         coordinates["sigma"] = ("call", [float(call.sigmas[0]) for call in calls])  # type: ignore[index]
     if all(call.text is not None for call in calls):
         halves = [call.text.conditional[rows].astype(bool) for call, rows in chosen]  # type: ignore[union-attr]

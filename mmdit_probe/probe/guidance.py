@@ -102,11 +102,11 @@ class PerturbedGuidance:
         return (made,) if isinstance(output, tuple) else type(output)(made)
 
     def _batch(self, given: Mapping[str, Any]) -> int:
-        return len(given[self.probe.family.main])
+        return len(given[self.probe.family.image_argument])
 
     def _is_same_step(self, given: Mapping[str, Any]) -> bool:
         """Whether the call before was on the same latents at the same noise level."""
-        names = self.probe.family.main, self.probe.family.time
+        names = self.probe.family.image_argument, self.probe.family.timestep_argument
         return self._term is not None and all(_alike(given[name], self._given[name]) for name in names)
 
     def _prompt_rows(self, module: nn.Module, given: Mapping[str, Any]) -> list[int]:
@@ -119,9 +119,9 @@ class PerturbedGuidance:
         text = None
         if self._watch is not None:
             layout = family.layout(module, named_inputs(module, (), given))
-            text = self._watch.text(given.get(family.features), batch, layout.text)
+            text = self._watch.text(given.get(family.text_argument), batch, layout.text)
         if text is None:
-            latents = given[family.main]
+            latents = given[family.image_argument]
             twice = batch % 2 == 0 and _alike(latents[: batch // 2], latents[batch // 2 :])
             if twice and isinstance(latents, list):
                 raise ValueError("guidance: which rows carry the prompt is not known; give prompts, not embeddings")

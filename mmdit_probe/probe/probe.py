@@ -23,9 +23,9 @@ from ..families import Family, Inputs, denoiser_of, family_of, named_inputs
 from ..pipelines.loading import pipeline_of
 from ..pipelines.prompt_watch import PromptWatch
 from ..readouts.base import Field, Fields, Readout, read
-from ..utils.memory import check_room, give_back
+from ..utils.memory import check_room, empty_cuda_cache
 from .backends import eager_and_native
-from .dataset import CallRecord, Half, to_dataset
+from .dataset import CallRecord, CFGBranch, to_dataset
 from .finite import FiniteWatch
 from .sampling_steps import StepCounter
 
@@ -117,10 +117,10 @@ class Probe:
     def _begin_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         inputs = named_inputs(module, args, kwargs)
         layout = self.layout or self.family.layout(module, inputs)
-        batch = len(inputs[self.family.main])
+        batch = len(inputs[self.family.image_argument])
         timesteps, sigmas = self._times(inputs)
         step = self._counter.next(timesteps, 0 if self._watch is None else self._watch.generation)
-        text, source = self._text(inputs, batch, layout), self.family.source(inputs, layout)
+        text, source = self._text(inputs, batch, layout), self.family.token_order(inputs, layout)
         self._calls.append(CallRecord(step, layout, batch, timesteps, sigmas, text, source=source))
 
     @property
@@ -129,7 +129,7 @@ class Probe:
         return self._calls[-1] if self._calls else None
 
     def _times(self, inputs: Inputs) -> tuple[np.ndarray | None, np.ndarray | None]:
-        timestep = inputs.get(self.family.time)
+        timestep = inputs.get(self.family.timestep_argument)
         if timestep is None:
             return None, None
         levels = self.family.sigmas(self.transformer, torch.as_tensor(timestep))
@@ -140,7 +140,7 @@ class Probe:
     def _text(self, inputs: Inputs, batch: int, layout: TokenLayout) -> TextTokens | None:
         if self._watch is None:
             return None
-        return self._watch.text(inputs.get(self.family.features), batch, layout.text)
+        return self._watch.text(inputs.get(self.family.text_argument), batch, layout.text)
 
     def _handle(self, layer: int, called: AttentionCall, output: Tensor | None) -> Tensor | None:
         if not self._calls:
@@ -190,15 +190,15 @@ class Probe:
                 if smaller is None:
                     raise
                 attention = smaller
-                give_back()
+                empty_cuda_cache()
 
-    def kept_bytes(self, layout: TokenLayout, heads: int, batch: int) -> int:
+    def stored_bytes(self, layout: TokenLayout, heads: int, batch: int) -> int:
         """What the record will hold if every layer has this layout and these heads; of one call if ``steps`` is None."""
-        numbers = sum(readout.kept(layout, heads) for readout in self.readouts)
+        numbers = sum(readout.stored_numbers(layout, heads) for readout in self.readouts)
         return 4 * numbers * batch * len(self.layers) * (1 if self.steps is None else len(self.steps))
 
     def _check_memory(self, attention: JointAttention, batch: int) -> None:
-        kept = self.kept_bytes(attention.layout, attention.heads, batch)
+        kept = self.stored_bytes(attention.layout, attention.heads, batch)
         if not kept:  # the readouts do not say, or keep nothing
             return
         calls = "one step" if self.steps is None else f"{len(self.steps)} step{'s' * (len(self.steps) > 1)}"
@@ -220,12 +220,12 @@ class Probe:
         """Whether no recorded call is known to carry a negative prompt's rows beside the prompt's."""
         return all(call.text is None or bool(call.text.conditional.all()) for call in self._calls)
 
-    def dataset(self, half: Half = "both") -> xr.Dataset:
+    def dataset(self, cfg_branch: CFGBranch = "both") -> xr.Dataset:
         """What was recorded, with named dimensions ``(call, batch, layer, ...)``.
 
-        ``half`` keeps the rows of the prompt ("conditional") or of the negative prompt ("unconditional") of
-        classifier-free guidance, and no calls of the other half.
+        ``cfg_branch`` keeps the rows of the prompt ("conditional") or of the negative prompt ("unconditional") of
+        classifier-free guidance, and no calls of the other branch.
         """
         attrs = {"family": self.family.name, "transformer": type(self.transformer).__name__, "edits": repr(self.edits)}
         recorded = [call for call in self._calls if call.fields]
-        return to_dataset(recorded, self.layers, half, attrs)
+        return to_dataset(recorded, self.layers, cfg_branch, attrs)

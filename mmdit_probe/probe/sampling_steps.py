@@ -29,7 +29,7 @@ class StepCounter:
         return self.step
 
     def _position(self) -> int:
-        """How many noise levels the scheduler has left behind: in bf16 neighbouring timesteps can look the same."""
+        """How many noise levels the scheduler has left behind: in bf16 neighboring timesteps can look the same."""
         scheduler = getattr(self.pipe, "scheduler", None)
         timesteps, index = getattr(scheduler, "timesteps", None), getattr(scheduler, "step_index", None)
         if timesteps is None or index is None:  # not begun, or a scheduler that does not count

@@ -70,11 +70,11 @@ class Readout:
         """The fields of one call."""
         raise TypeError(f"{type(self).__name__}: a readout must override measure or start")
 
-    def start(self, attention: JointAttention) -> Reduction:
+    def reduction(self, attention: JointAttention) -> Reduction:
         """A reduction for one call."""
         return _Whole(self.measure(attention))
 
-    def kept(self, layout: TokenLayout, heads: int) -> int:
+    def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
         """How many numbers (4 bytes each) it keeps of one call and batch row; 0 where it does not say."""
         return 0
 
@@ -82,7 +82,7 @@ class Readout:
 def read(readouts: Sequence[Readout], attention: JointAttention) -> Fields:
     """All readouts of one call; text columns and text rows are computed at most once."""
     with torch.no_grad():
-        reductions = [readout.start(attention) for readout in readouts]
+        reductions = [readout.reduction(attention) for readout in readouts]
         columns = [r for r in reductions if isinstance(r, TextColumns)]
         rows = [r for r in reductions if isinstance(r, TextRows)]
         for block in attention.text_columns() if columns else ():

@@ -104,7 +104,7 @@ class FeaturePCA(Readout):
             return np.ones(attention.layout.text, bool)
         return ~np.isin(attention.text.kinds[row].astype(str), [str(Kind.PADDING), str(Kind.ABSENT)])
 
-    def kept(self, layout: TokenLayout, heads: int) -> int:
+    def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
         """Coordinates and explained shares of the tokens of each stream asked for, and the two R^2 of the image."""
         image = COMPONENTS * (layout.image + 1) + 2 if self.stream != "text" else 0
         text = COMPONENTS * (layout.text + 1) if self.stream != "image" else 0
@@ -186,9 +186,9 @@ def class_r2(features: np.ndarray, labels: np.ndarray) -> float:
 
 def _between(features: np.ndarray, groups: np.ndarray) -> float:
     """Sum of squares between the groups' means."""
-    centre = features.mean(0)
+    center = features.mean(0)
     members = [features[groups == group] for group in np.unique(groups)]
-    return float(sum(len(m) * np.square(m.mean(0) - centre).sum() for m in members))
+    return float(sum(len(m) * np.square(m.mean(0) - center).sum() for m in members))
 
 
 def _adjusted(explained: float, features: np.ndarray, fitted: int) -> float:

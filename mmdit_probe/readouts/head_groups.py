@@ -13,7 +13,7 @@ from .base import Field, Fields, Readout, Reduction
 class HeadGroupMaps(Readout):
     """``i2t_group`` (batch, head_group, row, col, token): I2T probabilities, mean over each group's heads, in [0, 1].
 
-    Heads are split into ``groups`` runs of neighbours, as even as can be; into single heads where there are no more.
+    Heads are split into ``groups`` runs of neighbors, as even as can be; into single heads where there are no more.
     The mean over groups weighted by `group_sizes` is `I2TMaps`' mean over heads (Seg4Diff, section 4.1).
     """
 
@@ -22,10 +22,10 @@ class HeadGroupMaps(Readout):
             raise ValueError(f"HeadGroupMaps: groups must be at least 1, got {groups}")
         self.groups = groups
 
-    def start(self, attention: JointAttention) -> Reduction:
+    def reduction(self, attention: JointAttention) -> Reduction:
         return _GroupReduction(attention, self.groups)
 
-    def kept(self, layout: TokenLayout, heads: int) -> int:
+    def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
         return layout.image * layout.text * min(self.groups, heads)
 
 

@@ -16,7 +16,7 @@ KINDS = tuple(Kind)
 class HeadStats(Readout):
     """Statistics of each head's I2T rows, means over the image queries, streamed.
 
-    - ``i2t_entropy`` (batch, head): entropy in nats of a query's I2T row renormalised over the text tokens, in
+    - ``i2t_entropy`` (batch, head): entropy in nats of a query's I2T row renormalized over the text tokens, in
       [0, log(text)]. 0: all of it on one token.
     - ``i2t_effective_tokens`` (batch, head): mean of exp(entropy), in [1, text]: how many tokens a query looks at.
     - ``i2t_kind_mass`` (batch, head, kind): probability mass on start, word, end and padding tokens and so on, in
@@ -24,10 +24,10 @@ class HeadStats(Readout):
       attention sinks show.
     """
 
-    def start(self, attention: JointAttention) -> Reduction:
+    def reduction(self, attention: JointAttention) -> Reduction:
         return _StatsReduction(attention)
 
-    def kept(self, layout: TokenLayout, heads: int) -> int:
+    def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
         return heads * (2 + len(KINDS))
 
 

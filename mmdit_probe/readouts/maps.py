@@ -21,7 +21,7 @@ class _Maps(Readout):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(heads={self.heads!r})"
 
-    def kept(self, layout: TokenLayout, heads: int) -> int:
+    def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
         return layout.image * layout.text * (1 if self.heads == "mean" else heads)
 
 
@@ -31,7 +31,7 @@ class I2TMaps(_Maps):
     ``heads`` is "mean" or "all". Probabilities of the joint softmax over image and text (Seg4Diff, section 4.1).
     """
 
-    def start(self, attention: JointAttention) -> Reduction:
+    def reduction(self, attention: JointAttention) -> Reduction:
         return _I2TReduction(attention, self.heads)
 
 
@@ -53,7 +53,7 @@ class T2IMaps(_Maps):
     NaN where text does not attend.
     """
 
-    def start(self, attention: JointAttention) -> Reduction:
+    def reduction(self, attention: JointAttention) -> Reduction:
         return _T2IReduction(attention, self.heads)
 
 
@@ -87,8 +87,8 @@ class I2TScores(Readout):
         scores = attention.scores(attention.layout.image_queries, attention.layout.text_keys)
         return _field(attention, scores.mean(1) if self.heads == "mean" else scores, self.heads)
 
-    def kept(self, layout: TokenLayout, heads: int) -> int:
-        return I2TMaps(self.heads).kept(layout, heads)
+    def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
+        return I2TMaps(self.heads).stored_numbers(layout, heads)
 
 
 class RefinedI2T(Readout):
@@ -103,8 +103,8 @@ class RefinedI2T(Readout):
         rows = [_i2i(attention, chunk) @ maps for chunk in _chunks(attention.layout.image_queries, attention.row_chunk)]
         return _field(attention, torch.cat(rows, 1), "mean")
 
-    def kept(self, layout: TokenLayout, heads: int) -> int:
-        return I2TMaps().kept(layout, heads)
+    def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
+        return I2TMaps().stored_numbers(layout, heads)
 
 
 def _chunks(rows: slice, size: int) -> Iterator[slice]:

@@ -12,10 +12,10 @@ from .base import Field, Fields, Readout, Reduction
 class RegionMass(Readout):
     """``region_mass`` (batch, head, region): mean mass over each region's queries, in [0, 1] (Seg4Diff, Fig. 2)."""
 
-    def start(self, attention: JointAttention) -> Reduction:
+    def reduction(self, attention: JointAttention) -> Reduction:
         return _MassReduction(attention)
 
-    def kept(self, layout: TokenLayout, heads: int) -> int:
+    def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
         return heads * len(REGIONS)
 
 

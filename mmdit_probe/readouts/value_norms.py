@@ -28,5 +28,5 @@ class ValueNorms(Readout):
             prompt = (words * chosen).sum(-1) / chosen.sum(-1)  # an empty prompt has no words: 0 / 0 = NaN
         return {"value_norm": Field(("batch", "head", "stream"), torch.stack([image, words.mean(-1), prompt], -1))}
 
-    def kept(self, layout: TokenLayout, heads: int) -> int:
+    def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
         return heads * len(STREAMS)

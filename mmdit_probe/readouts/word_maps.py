@@ -35,7 +35,7 @@ class WordMaps(Readout):
         self.direction: Direction = direction
         self.heads: Heads = heads
 
-    def start(self, attention: JointAttention) -> Reduction:
+    def reduction(self, attention: JointAttention) -> Reduction:
         last = max(max(span) for span in self.spans)
         if last >= attention.layout.text and not _negative(attention):
             raise ValueError(f"WordMaps: position {last} does not exist; there are {attention.layout.text} text tokens")
@@ -43,7 +43,7 @@ class WordMaps(Readout):
             raise ValueError("WordMaps: in this model text does not attend to the image; use the direction i2t")
         return (_FromImage if self.direction == "i2t" else _FromText)(attention, self)
 
-    def kept(self, layout: TokenLayout, heads: int) -> int:
+    def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
         return len(self.spans) * layout.image * (1 if self.heads == "mean" else heads)
 
 

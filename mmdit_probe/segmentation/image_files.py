@@ -1,4 +1,4 @@
-"""Many picture files: segmented in batches, each one's files written as it is done, never computed twice."""
+"""Many image files: segmented in batches, each one's files written as it is done, never computed twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..storage.digests import digest
 from ..storage.images import read_rgb
 from ..storage.records import load_record
 from ..storage.runs import RunFolder
-from ..utils.memory import in_parts
+from ..utils.memory import run_in_batches
 from .render import percent
 from .result import Segmentation
 
@@ -23,11 +23,11 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FILES = ("labels.png", "legend.json", "overlay.png", "rle.json", "maps.nc")
 Batch = Callable[[Sequence[np.ndarray]], list[Segmentation]]
 Progress = Callable[[int, int], None]
-"""Called with (pictures done, pictures in all)."""
+"""Called with (images done, images in all)."""
 
 
-def picture_files(paths: Iterable[Path]) -> dict[str, Path]:
-    """Files by name, folders replaced by the pictures directly in them, in order.
+def image_files(paths: Iterable[Path]) -> dict[str, Path]:
+    """Files by name, folders replaced by the images directly in them, in order.
 
     `ValueError` before any work if a file is missing or can't be read, a folder holds none, or two have one name.
     """
@@ -45,7 +45,7 @@ def _inside(path: Path) -> list[Path]:
         return [path]
     found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     if not found:
-        raise ValueError(f"{path} holds no picture ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{path} holds no image ({', '.join(SUFFIXES)})")
     return found
 
 
@@ -57,9 +57,9 @@ def segment_files(
     batch: int = 8,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Segment ``files`` and write each one's files to ``out``; those that are there from the same picture stay.
+    """Segment ``files`` and write each one's files to ``out``; those that are there from the same image stay.
 
-    ``segment`` takes pictures and returns their segmentations. One row a picture and class: ``picture``, ``class``,
+    ``segment`` takes images and returns their segmentations. One row an image and class: ``image``, ``class``,
     ``share`` of its pixels. `ValueError` if ``out`` holds a run with other ``settings``.
     """
     if batch < 1:
@@ -68,10 +68,10 @@ def segment_files(
     with RunFolder(out, settings).open():
         waiting: dict[str, np.ndarray] = {}
         for number, (name, path) in enumerate(files.items()):
-            picture = read_rgb(path)
-            known = _finished(out, name, digest([picture]))
+            image = read_rgb(path)
+            known = _finished(out, name, digest([image]))
             if known is None:
-                waiting[name] = picture
+                waiting[name] = image
             else:
                 tables[name] = known
             if waiting and (len(waiting) == batch or number == len(files) - 1):
@@ -83,19 +83,19 @@ def segment_files(
 
 
 def _segment(
-    segment: Batch, pictures: Mapping[str, np.ndarray], out: Path, settings: Mapping[str, Any]
+    segment: Batch, images: Mapping[str, np.ndarray], out: Path, settings: Mapping[str, Any]
 ) -> dict[str, pd.DataFrame]:
     tables = {}
-    found, at_once = in_parts(segment, list(pictures.values()))
-    for (name, picture), made in zip(pictures.items(), found, strict=True):
-        origin = {"source": digest([picture]), "model": settings["model"], "pictures_at_once": at_once}
+    found, at_once = run_in_batches(segment, list(images.values()))
+    for (name, image), made in zip(images.items(), found, strict=True):
+        origin = {"source": digest([image]), "model": settings["model"], "images_at_once": at_once}
         replace(made, settings={**made.settings, **origin}).save(out, name)
         tables[name] = _table(name, made.shares)
     return tables
 
 
 def _finished(out: Path, name: str, source: str) -> pd.DataFrame | None:
-    """The table of a picture whose files are all there, None otherwise; the maps are written last."""
+    """The table of an image whose files are all there, None otherwise; the maps are written last."""
     try:
         same = load_record(out / f"{name}_maps.nc").attrs.get("source") == source
         legend = json.loads((out / f"{name}_legend.json").read_text())
@@ -107,13 +107,13 @@ def _finished(out: Path, name: str, source: str) -> pd.DataFrame | None:
 
 
 def _table(name: str, shares: Mapping[str, float]) -> pd.DataFrame:
-    return pd.DataFrame({"picture": name, "class": list(shares), "share": list(shares.values())})
+    return pd.DataFrame({"image": name, "class": list(shares), "share": list(shares.values())})
 
 
-def read_aloud(table: pd.DataFrame, most: int = 12) -> list[str]:
-    """A line a picture: its classes, largest first."""
+def summary(table: pd.DataFrame, most: int = 12) -> list[str]:
+    """A line an image: its classes, largest first."""
     lines = []
-    for name, rows in table.groupby("picture", sort=False):
+    for name, rows in table.groupby("image", sort=False):
         ranked = rows[rows["share"] > 0].sort_values("share", ascending=False, kind="stable")
         shown = [f"{row['class']} {percent(row['share'])}" for _, row in ranked.iterrows()]
         lines.append(f"{name}: {', '.join(shown[:most])}{', ...' if len(shown) > most else ''}")

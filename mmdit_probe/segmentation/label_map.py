@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 MAX_ELEMENTS = 1 << 26
-"""Upsampled maps that are held at once (256 MB of fp32): a large picture with many classes needs no more."""
+"""Upsampled maps that are held at once (256 MB of fp32): a large image with many classes needs no more."""
 
 
 def class_maps(

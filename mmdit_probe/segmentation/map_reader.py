@@ -1,4 +1,4 @@
-"""I2T maps of given pictures: encode, mix with noise, one forward pass that stops after the last layer asked for."""
+"""I2T maps of given images: encode, mix with noise, one forward pass that stops after the last layer asked for."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..families import given_of
+from ..families import image_input_of
 from ..pipelines.defaults import model_defaults
-from ..pipelines.forward import PromptFeatures, add_noise, encode_images, encode_prompts, forward_once, noise_level
+from ..pipelines.forward import PromptEmbeddings, add_noise, encode_images, encode_prompts, forward_once, noise_level
 from ..pipelines.image_size import native_size
 from ..probe.probe import Probe
 from ..readouts.base import Readout
@@ -21,18 +21,18 @@ from .class_prompts import ClassPrompt
 from .label_map import class_maps
 
 KEPT_PROMPTS = 16
-"""Encoded prompts that are kept for further pictures."""
+"""Encoded prompts that are kept for further images."""
 
 
 class MapReader:
-    """Reads one readout's maps of pictures, for several layers and timesteps, encoded prompts kept.
+    """Reads one readout's maps of images, for several layers and timesteps, encoded prompts kept.
 
     Args:
-        pipe: a pipeline whose family can be given pictures: SD3, Flux.1 and others.
+        pipe: a pipeline whose family can be given images: SD3, Flux.1 and others.
         readout: gives the maps, see `segmentation.maps`.
         layers: layer numbers, None for all; the forward pass stops after the last one.
         timesteps: counted from the clean end, of ``steps``: 8 of 28 is sigma 0.515 with SD3's shift.
-        seed: every picture is mixed with the same noise, so that its maps do not depend on its neighbours.
+        seed: every image is mixed with the same noise, so that its maps do not depend on its neighbors.
         max_sequence_length: T5 positions; the model's own default if None.
         field: the name of the maps among what the readout gives.
     """
@@ -51,19 +51,19 @@ class MapReader:
     ) -> None:
         self.pipe, self.seed, self.field = pipe, seed, field
         self.probe = Probe(pipe, [readout], layers=layers, stop_early=True)
-        given_of(pipe)  # a family that can't be given pictures is refused before any work
+        image_input_of(pipe)  # a family that can't be given images is refused before any work
         self.layers, self.timesteps = self.probe.layers, tuple(timesteps)
         self.sigmas = tuple(noise_level(pipe, timestep, steps) for timestep in timesteps)
         default = model_defaults(pipe).max_sequence_length
         self.max_sequence_length = default if max_sequence_length is None else max_sequence_length
         self.features = lru_cache(KEPT_PROMPTS)(self._features)
 
-    def _features(self, prompts: tuple[str, ...]) -> PromptFeatures:
+    def _features(self, prompts: tuple[str, ...]) -> PromptEmbeddings:
         return encode_prompts(self.pipe, prompts, self.max_sequence_length)
 
-    def latents(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """Clean latents of (height, width, 3) uint8 pictures of any size, stretched to the model's own."""
-        return encode_images(self.pipe, [squared(picture, native_size(self.pipe)) for picture in pictures])
+    def latents(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Clean latents of (height, width, 3) uint8 images of any size, stretched to the model's own."""
+        return encode_images(self.pipe, [squared(image, native_size(self.pipe)) for image in images])
 
     def read_classes(self, latents: Tensor, prompts: Sequence[ClassPrompt]) -> list[Tensor]:
         """For each row of ``latents``, (timestep, layer, [head,] class, row, col): the maps of its prompt's names."""
@@ -76,12 +76,12 @@ class MapReader:
         with torch.no_grad():
             return torch.cat([self._one(latents, sigma, features) for sigma in self.sigmas])
 
-    def run(self, latents: Tensor, sigma: float, features: PromptFeatures) -> None:
+    def run(self, latents: Tensor, sigma: float, features: PromptEmbeddings) -> None:
         """One forward pass at noise level ``sigma``, watched by the readout."""
         noisy = torch.cat([add_noise(row[None], sigma, self.seed) for row in latents])
         with self.probe:
             forward_once(self.pipe, noisy, sigma, features)
 
-    def _one(self, latents: Tensor, sigma: float, features: PromptFeatures) -> Tensor:
+    def _one(self, latents: Tensor, sigma: float, features: PromptEmbeddings) -> Tensor:
         self.run(latents, sigma, features)
         return torch.from_numpy(self.probe.dataset()[self.field].values)

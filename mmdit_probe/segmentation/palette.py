@@ -1,4 +1,4 @@
-"""Colours for label maps, told apart as well as can be, also by the colour-blind."""
+"""Colors for label maps, told apart as well as can be, also by the color-blind."""
 
 from __future__ import annotations
 
@@ -15,23 +15,21 @@ _DEFICIENCIES = (  # Machado et al. 2009, severity 1, on linear RGB: none, prota
 )
 _XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))  # of linear sRGB
 IGNORED = (0, 0, 0)
-"""The colour of pixels without a label."""
+"""The color of pixels without a label."""
 
 
 def palette(count: int) -> np.ndarray:
     """(count, 3) uint8 RGB; the first ones are the same whatever ``count`` is.
 
-    Okabe and Ito's seven colours, then each next one as far in CIELAB as can be from all before it, for the worst of
+    Okabe and Ito's seven colors, then each next one as far in CIELAB as can be from all before it, for the worst of
     normal, protan, deutan and tritan sight. Never near white or black.
     """
-    return np.array(_colours()[: max(count, 1)] if count <= 256 else np.resize(_colours(), (count, 3)), np.uint8)[
-        :count
-    ]
+    return np.array(_colors()[: max(count, 1)] if count <= 256 else np.resize(_colors(), (count, 3)), np.uint8)[:count]
 
 
 @lru_cache(maxsize=1)
-def _colours() -> np.ndarray:
-    """256 colours; candidates are a grid of 16 levels a channel."""
+def _colors() -> np.ndarray:
+    """256 colors; candidates are a grid of 16 levels a channel."""
     levels = np.arange(0, 256, 17)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
     chosen = np.array([[int(code[i : i + 2], 16) for i in (0, 2, 4)] for code in _FIRST])
@@ -51,7 +49,7 @@ def _worst_distance(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def seen_as(rgb: np.ndarray) -> np.ndarray:
-    """(4, colours, 3) CIELAB of uint8 RGB colours for normal, protan, deutan and tritan sight."""
+    """(4, colors, 3) CIELAB of uint8 RGB colors for normal, protan, deutan and tritan sight."""
     scaled = np.asarray(rgb) / 255
     linear = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
     seen = np.clip(np.einsum("sij,cj->sci", np.array(_DEFICIENCIES), linear), 0, 1)

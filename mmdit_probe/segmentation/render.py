@@ -1,4 +1,4 @@
-"""Label maps as pictures: blended over the photograph, with outlines and a legend. Nothing here computes labels."""
+"""Label maps as images: blended over the photograph, with outlines and a legend. Nothing here computes labels."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from .palette import IGNORED, palette
 
 OPACITY = 0.65
 _SMALLEST, _LARGEST = 384, 1024
-"""Pictures are shown with about so many px on their longer side."""
+"""Images are shown with about so many px on their longer side."""
 _ROW, _SWATCH, _GAP = 20, 12, 8
 
 
-def coloured(labels: np.ndarray, classes: int) -> np.ndarray:
-    """(height, width, 3) uint8: each class in its colour, labels out of range black."""
-    colours = np.concatenate([palette(classes), [IGNORED]]).astype(np.uint8)
-    return colours[np.where((labels >= 0) & (labels < classes), labels, classes)]
+def colored(labels: np.ndarray, classes: int) -> np.ndarray:
+    """(height, width, 3) uint8: each class in its color, labels out of range black."""
+    colors = np.concatenate([palette(classes), [IGNORED]]).astype(np.uint8)
+    return colors[np.where((labels >= 0) & (labels < classes), labels, classes)]
 
 
-def blended(picture: np.ndarray, labels: np.ndarray, classes: int, opacity: float = OPACITY) -> np.ndarray:
-    """The picture, in grey, under its label map's colours, uint8; ``opacity`` in [0, 1].
+def blended(image: np.ndarray, labels: np.ndarray, classes: int, opacity: float = OPACITY) -> np.ndarray:
+    """The image, in grey, under its label map's colors, uint8; ``opacity`` in [0, 1].
 
-    Grey, so that a colour on the picture is the one in the legend. Unlabelled pixels stay as they are.
+    Grey, so that a color on the image is the one in the legend. Unlabeled pixels stay as they are.
     """
-    grey = picture.mean(-1, keepdims=True)
-    mixed = (1 - opacity) * grey + opacity * coloured(labels, classes)
+    grey = image.mean(-1, keepdims=True)
+    mixed = (1 - opacity) * grey + opacity * colored(labels, classes)
     known = (labels >= 0) & (labels < classes)
-    return np.where(known[..., None], np.rint(mixed), picture).astype(np.uint8)
+    return np.where(known[..., None], np.rint(mixed), image).astype(np.uint8)
 
 
 def outlined(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -52,9 +52,9 @@ def displayed(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size, how))
 
 
-def sheet(picture: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
-    """Picture, overlay, and the legend of the classes that occur with their share of the pixels, largest first."""
-    big, big_labels = displayed(picture), displayed(labels)
+def sheet(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
+    """ImageLike, overlay, and the legend of the classes that occur with their share of the pixels, largest first."""
+    big, big_labels = displayed(image), displayed(labels)
     over = outlined(blended(big, big_labels, len(classes)), big_labels)
     side_by_side = np.concatenate([big, np.full((len(big), _GAP, 3), 255, np.uint8), over], 1)
     key = _legend(labels, classes, len(big))
@@ -70,7 +70,7 @@ def percent(share: float) -> str:
 
 
 def _legend(labels: np.ndarray, classes: Sequence[str], height: int) -> Image.Image:
-    """The classes that occur, in as many columns as the picture's height asks for."""
+    """The classes that occur, in as many columns as the image's height asks for."""
     font = ImageFont.load_default(13)
     shares = [(float((labels == number).mean()), number) for number in range(len(classes))]
     present = sorted((item for item in shares if item[0] > 0), key=lambda item: (-item[0], item[1]))
@@ -79,10 +79,10 @@ def _legend(labels: np.ndarray, classes: Sequence[str], height: int) -> Image.Im
     width = int(max((font.getlength(text) for text in texts), default=0)) + 3 * _GAP + _SWATCH
     columns = max(1, -(-len(texts) // per_column))
     legend = Image.new("RGB", (width * columns, _ROW * min(len(texts), per_column) + _GAP), "white")
-    draw, colours = ImageDraw.Draw(legend), palette(len(classes))
+    draw, colors = ImageDraw.Draw(legend), palette(len(classes))
     for place, ((_, number), text) in enumerate(zip(present, texts, strict=True)):
         left, top = width * (place // per_column) + _GAP, _ROW * (place % per_column) + _GAP // 2
         box = (left, top + 2, left + _SWATCH, top + 2 + _SWATCH)
-        draw.rectangle(box, fill=tuple(colours[number].tolist()), outline=(80, 80, 80))
+        draw.rectangle(box, fill=tuple(colors[number].tolist()), outline=(80, 80, 80))
         draw.text((left + _SWATCH + _GAP, top), text, fill=(20, 20, 20), font=font)
     return legend

@@ -13,29 +13,29 @@ import xarray as xr
 from PIL import Image
 
 from ..datasets.coco_rle import coco_annotations
-from ..datasets.labelled import IGNORE
-from ..storage.files import whole, write_text
-from ..storage.images import save_picture
+from ..datasets.labeled import IGNORE
+from ..storage.files import atomic_write, write_text
+from ..storage.images import save_image
 from ..storage.records import FORMAT, save_record, versions
-from ..utils.html import picture_tag
+from ..utils.html import image_tag
 from .palette import IGNORED, palette
 from .render import OPACITY, blended, sheet
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """One picture's label map.
+    """One image's label map.
 
     ``labels`` (height, width) are positions in ``classes``; ``logits`` (classes, rows, cols) fp32 are the soft maps on
     the token grid whose argmax, upsampled bilinearly, the labels are: probabilities of I2T attention for class names,
-    distributions over the grid for regions. ``picture`` (height, width, 3) uint8 RGB is what was segmented, and
+    distributions over the grid for regions. ``image`` (height, width, 3) uint8 RGB is what was segmented, and
     ``settings`` how.
     """
 
     labels: np.ndarray
     logits: np.ndarray
     classes: tuple[str, ...]
-    picture: np.ndarray
+    image: np.ndarray
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -45,8 +45,8 @@ class Segmentation:
         return {name: float(count / self.labels.size) for name, count in zip(self.classes, counts, strict=True)}
 
     def overlay(self, opacity: float = OPACITY) -> np.ndarray:
-        """(height, width, 3) uint8 RGB: the picture in grey under its classes' colours; ``opacity`` in [0, 1]."""
-        return blended(self.picture, self.labels, len(self.classes), opacity)
+        """(height, width, 3) uint8 RGB: the image in grey under its classes' colors; ``opacity`` in [0, 1]."""
+        return blended(self.image, self.labels, len(self.classes), opacity)
 
     def maps(self) -> xr.Dataset:
         """The soft maps as a record with the dims (class, row, col)."""
@@ -65,16 +65,16 @@ class Segmentation:
         return [
             save_labels(self.labels, len(self.classes), _named(stem, "labels.png")),
             write_text(_named(stem, "legend.json"), json.dumps(self.legend(), indent=1)),
-            save_picture(np.asarray(self.show()), _named(stem, "overlay.png")),
+            save_image(np.asarray(self.show()), _named(stem, "overlay.png")),
             write_text(_named(stem, "rle.json"), json.dumps(self.coco(name))),
             save_record(self.maps(), _named(stem, "maps.nc")),
         ]
 
     def legend(self) -> list[dict[str, Any]]:
-        """Label, name, colour and share of the pixels of each class."""
-        colours = palette(len(self.classes)).tolist()
+        """Label, name, color and share of the pixels of each class."""
+        colors = palette(len(self.classes)).tolist()
         return [
-            {"label": number, "class": name, "colour": "#{:02x}{:02x}{:02x}".format(*colours[number]), "share": share}
+            {"label": number, "class": name, "color": "#{:02x}{:02x}{:02x}".format(*colors[number]), "share": share}
             for number, (name, share) in enumerate(self.shares.items())
         ]
 
@@ -87,13 +87,13 @@ class Segmentation:
         }
 
     def show(self) -> Image.Image:
-        """Picture, overlay and legend side by side, as one picture."""
-        return sheet(self.picture, self.labels, self.classes)
+        """ImageLike, overlay and legend side by side, as one image."""
+        return sheet(self.image, self.labels, self.classes)
 
     def _repr_html_(self) -> str:
         """The overlay with its legend, as notebooks show it."""
         shown = np.asarray(self.show())
-        return picture_tag(shown, ", ".join(self.classes), shown.shape[1])
+        return image_tag(shown, ", ".join(self.classes), shown.shape[1])
 
 
 def _named(stem: Path, kind: str) -> Path:
@@ -103,8 +103,8 @@ def _named(stem: Path, kind: str) -> Path:
 def save_labels(labels: np.ndarray, classes: int, path: Path) -> Path:
     """A palette PNG whose pixel values are the labels; a kill leaves the old file or the new one."""
     image = Image.fromarray(labels.astype(np.uint8))
-    colours = np.concatenate([palette(classes), np.tile(IGNORED, (256 - classes, 1))])
-    image.putpalette(colours.astype(np.uint8).tobytes())
-    with whole(path) as part:
+    colors = np.concatenate([palette(classes), np.tile(IGNORED, (256 - classes, 1))])
+    image.putpalette(colors.astype(np.uint8).tobytes())
+    with atomic_write(path) as part:
         image.save(part, format="PNG")
     return path

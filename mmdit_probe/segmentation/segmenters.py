@@ -1,4 +1,4 @@
-"""Pictures in, label maps out: by class names, or by the regions that an empty prompt's tokens specialise in."""
+"""Images in, label maps out: by class names, or by the regions that an empty prompt's tokens specialize in."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from .map_reader import MapReader
 from .maps import make_readout
 from .result import Segmentation
 
-Picture = np.ndarray | Image.Image
+ImageLike = np.ndarray | Image.Image
 Correct = Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]
-"""From a picture (height, width, 3) to what makes a better label map of one of its label maps."""
+"""From an image (height, width, 3) to what makes a better label map of one of its label maps."""
 
 
 @runtime_checkable
 class SegmentsByName(Protocol):
-    """A system that labels each pixel of a picture with one of the given class names."""
+    """A system that labels each pixel of an image with one of the given class names."""
 
-    def segment(self, image: Picture, classes: Sequence[str]) -> Segmentation: ...
+    def segment(self, image: ImageLike, classes: Sequence[str]) -> Segmentation: ...
 
 
 @runtime_checkable
 class FindsRegions(Protocol):
-    """A system that splits a picture into regions without any word."""
+    """A system that splits an image into regions without any word."""
 
-    def group(self, image: Picture) -> Segmentation: ...
+    def group(self, image: ImageLike) -> Segmentation: ...
 
 
 class _Segmenter:
     def __init__(self, pipe: Any, layer: int, config: Any, reader: MapReader, correct: Correct | None = None) -> None:
         self.pipe, self.layer, self.config, self.reader, self.correct = pipe, layer, config, reader, correct
 
-    def _pictures(self, images: Sequence[Picture]) -> list[np.ndarray]:
+    def _images(self, images: Sequence[ImageLike]) -> list[np.ndarray]:
         return [cropped(as_rgb(image), self.config.crop) for image in images]
 
-    def _segmentation(self, picture: np.ndarray, maps: Tensor, classes: tuple[str, ...]) -> Segmentation:
-        labels = label_map(maps, picture.shape[:2]).numpy()
-        labels = labels if self.correct is None else self.correct(picture)(labels)
+    def _segmentation(self, image: np.ndarray, maps: Tensor, classes: tuple[str, ...]) -> Segmentation:
+        labels = label_map(maps, image.shape[:2]).numpy()
+        labels = labels if self.correct is None else self.correct(image)(labels)
         settings = {"layer": self.layer, "timestep": self.config.timestep, "sigma": self.reader.sigmas[0]}
         kind = np.uint8 if len(classes) < 256 else np.int32
-        return Segmentation(labels.astype(kind), maps.numpy(), classes, picture, settings)
+        return Segmentation(labels.astype(kind), maps.numpy(), classes, image, settings)
 
 
 class OpenVocabularySegmenter(_Segmenter):
@@ -65,7 +65,7 @@ class OpenVocabularySegmenter(_Segmenter):
     several forward passes: then each pass's probabilities are of a softmax over its own names.
 
     Args:
-        pipe: a pipeline of a family that can be given pictures.
+        pipe: a pipeline of a family that can be given images.
         layer: None takes the model's expert layer.
         config: timestep, crop, refinement and seed.
         reader: reads other maps than the configuration's, of one layer and timestep.
@@ -92,33 +92,33 @@ class OpenVocabularySegmenter(_Segmenter):
         )
         super().__init__(pipe, layer, config, reader, correct)
 
-    def segment(self, image: Picture, classes: Sequence[str]) -> Segmentation:
-        """One picture, (height, width, 3) uint8 RGB or PIL."""
+    def segment(self, image: ImageLike, classes: Sequence[str]) -> Segmentation:
+        """One image, (height, width, 3) uint8 RGB or PIL."""
         return self.batch([image], classes)[0]
 
     __call__ = segment
 
-    def batch(self, images: Sequence[Picture], classes: Sequence[str]) -> list[Segmentation]:
-        """Pictures of any sizes together, with the same classes; one forward pass for each prompt."""
+    def batch(self, images: Sequence[ImageLike], classes: Sequence[str]) -> list[Segmentation]:
+        """Images of any sizes together, with the same classes; one forward pass for each prompt."""
         names = checked_classes(classes)
-        pictures = self._pictures(images)
-        maps = [found[0, 0] for found in read_class_maps(self.reader, pictures, [names] * len(pictures))]
-        return [self._segmentation(picture, own, names) for picture, own in zip(pictures, maps, strict=True)]
+        images = self._images(images)
+        maps = [found[0, 0] for found in read_class_maps(self.reader, images, [names] * len(images))]
+        return [self._segmentation(image, own, names) for image, own in zip(images, maps, strict=True)]
 
 
 def read_class_maps(
-    reader: MapReader, pictures: Sequence[np.ndarray], vocabularies: Sequence[Sequence[str]]
+    reader: MapReader, images: Sequence[np.ndarray], vocabularies: Sequence[Sequence[str]]
 ) -> list[Tensor]:
-    """For each picture, (timestep, layer, [head,] class, row, col): the mean map of the tokens of each of its names.
+    """For each image, (timestep, layer, [head,] class, row, col): the mean map of the tokens of each of its names.
 
-    Each forward pass takes as many prompts as there are pictures.
+    Each forward pass takes as many prompts as there are images.
     """
-    latents = reader.latents(pictures)
+    latents = reader.latents(images)
     prompts = [class_prompts(reader.pipe, names, reader.max_sequence_length) for names in vocabularies]
     jobs = [(row, prompt) for row, parts in enumerate(prompts) for prompt in parts]
-    found: list[list[Tensor]] = [[] for _ in pictures]
-    for start in range(0, len(jobs), len(pictures)):
-        rows, parts = zip(*jobs[start : start + len(pictures)], strict=True)
+    found: list[list[Tensor]] = [[] for _ in images]
+    for start in range(0, len(jobs), len(images)):
+        rows, parts = zip(*jobs[start : start + len(images)], strict=True)
         for row, maps in zip(rows, reader.read_classes(latents[list(rows)], parts), strict=True):
             found[row].append(maps)
     return [torch.cat(parts, -3) for parts in found]  # prompts hold the names in order
@@ -131,7 +131,7 @@ class UnsupervisedSegmenter(_Segmenter):
     region with the highest map. As in the released code, only the first text encoder's positions are read (77 in SD3).
 
     Args:
-        pipe: a pipeline of a family that can be given pictures.
+        pipe: a pipeline of a family that can be given images.
         layer: None takes the model's expert layer.
         config: threshold, variant, timestep, crop and seed.
     """
@@ -149,32 +149,32 @@ class UnsupervisedSegmenter(_Segmenter):
         )
         super().__init__(pipe, layer, config, reader)
 
-    def group(self, image: Picture) -> Segmentation:
-        """One picture, (height, width, 3) uint8 RGB or PIL."""
+    def group(self, image: ImageLike) -> Segmentation:
+        """One image, (height, width, 3) uint8 RGB or PIL."""
         return self.batch([image])[0]
 
     __call__ = group
 
-    def batch(self, images: Sequence[Picture]) -> list[Segmentation]:
-        """Pictures of any sizes together."""
-        pictures = self._pictures(images)
-        maps = read_token_maps(self.reader, pictures)[0, :, 0]
-        return [self._regions(picture, own) for picture, own in zip(pictures, maps, strict=True)]
+    def batch(self, images: Sequence[ImageLike]) -> list[Segmentation]:
+        """Images of any sizes together."""
+        images = self._images(images)
+        maps = read_token_maps(self.reader, images)[0, :, 0]
+        return [self._regions(image, own) for image, own in zip(images, maps, strict=True)]
 
-    def _regions(self, picture: np.ndarray, maps: Tensor) -> Segmentation:
+    def _regions(self, image: np.ndarray, maps: Tensor) -> Segmentation:
         merged = merge(maps, self.config)
-        return self._segmentation(picture, merged, tuple(f"region {number + 1}" for number in range(len(merged))))
+        return self._segmentation(image, merged, tuple(f"region {number + 1}" for number in range(len(merged))))
 
 
-def read_token_maps(reader: MapReader, pictures: Sequence[np.ndarray]) -> Tensor:
+def read_token_maps(reader: MapReader, images: Sequence[np.ndarray]) -> Tensor:
     """(timestep, batch, layer, [head,] token, row, col): maps of the empty prompt's tokens, those of the first encoder."""
-    prompts = ("",) * len(pictures)
+    prompts = ("",) * len(images)
     text = reader.features(prompts).text
     kept = np.flatnonzero((text.kinds[0] != Kind.ABSENT) & (text.encoders == text.encoders[0]))
-    maps = reader.read(reader.latents(pictures), prompts)
+    maps = reader.read(reader.latents(images), prompts)
     return maps[..., kept[kept < maps.shape[-1]]].movedim(-1, -3)  # some models leave padding out
 
 
 def merge(maps: Tensor, config: GroupConfig) -> Tensor:
-    """Proposals (M, rows, cols) of one picture's token maps."""
+    """Proposals (M, rows, cols) of one image's token maps."""
     return region_maps(maps, config.threshold, config.variant, config.min_max)

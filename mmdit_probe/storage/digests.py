@@ -1,4 +1,4 @@
-"""What tells pictures, labels and weights from others of the same name: a run is continued only with the same."""
+"""What tells images, labels and weights from others of the same name: a run is continued only with the same."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _of_file(path: Path) -> bytes:
     return own.digest()
 
 
-def named(source: str) -> str:
+def model_fingerprint(source: str) -> str:
     """A model or LoRA in words: its name, and the first digits of its digest where it is a file or folder here.
 
     One that was trained anew has other digits, a copy has the same.
@@ -69,9 +69,13 @@ def model_label(
     model: str, dtype: str, revision: str | None = None, lora: str | None = None, quantize: str = "none"
 ) -> str:
     """What a model's numbers depend on, in words: an output folder is continued only with the same."""
-    parts = [named(model), dtype] if quantize == "none" else [named(model), dtype, f"weights {quantize}"]
+    parts = (
+        [model_fingerprint(model), dtype]
+        if quantize == "none"
+        else [model_fingerprint(model), dtype, f"weights {quantize}"]
+    )
     if revision is not None:
         parts.append(f"revision {revision}")
     if lora:
-        parts.append(f"LoRA {named(lora)}")
+        parts.append(f"LoRA {model_fingerprint(lora)}")
     return ", ".join(parts)

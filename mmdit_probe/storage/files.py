@@ -1,4 +1,4 @@
-"""Writing and opening files: whole or not at all, and pictures looked at before they are unpacked."""
+"""Writing and opening files: whole or not at all, and images looked at before they are unpacked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PART = ".part"
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a file to write to that becomes ``path`` in the end: a kill or a full disk leaves the old one or the new one.
 
     `ValueError` says what is in the way: a full disk, a folder that can't be written.
@@ -38,6 +38,6 @@ def unwritable(path: Path, error: Exception) -> str:
 
 def write_text(path: Path, text: str) -> Path:
     """Write a text file; a kill leaves the old one or the new one."""
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""Picture files as the model takes them: upright, RGB, sides divisible by the model's token size."""
+"""Image files as the model takes them: upright, RGB, sides divisible by the model's token size."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageOps
 
-from .files import whole
+from .files import atomic_write
 
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """A picture file as (height, width, 3) uint8 RGB, upright, at its own size; `ValueError` as in `load_image`."""
-    with open_picture(path) as opened:
+    """An image file as (height, width, 3) uint8 RGB, upright, at its own size; `ValueError` as in `load_image`."""
+    with open_image(path) as opened:
         _check(opened, path)
         return np.asarray(_to_rgb(ImageOps.exif_transpose(opened)))
 
@@ -31,23 +31,23 @@ def _check(opened: Image.Image, path: Path) -> None:
         raise ValueError(f"image: {path} has more than 8 bits a channel ({opened.mode}); convert it to 8 bits first")
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture.convert("RGB")
+    return image.convert("RGB")
 
 
-def fitted(picture: np.ndarray, multiple: int, longest: int) -> np.ndarray:
-    """The picture (height, width, 3) resized: longer side ``longest``, both sides the nearest multiple of ``multiple``."""
+def fitted(image: np.ndarray, multiple: int, longest: int) -> np.ndarray:
+    """The image (height, width, 3) resized: longer side ``longest``, both sides the nearest multiple of ``multiple``."""
     if longest < multiple:
         raise ValueError(
             f"image: the longer side must be at least {multiple} px, the model's token size; got {longest}"
         )
-    height, width = (fitted_side(side, max(picture.shape[:2]), multiple, longest) for side in picture.shape[:2])
-    if (height, width) == picture.shape[:2]:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+    height, width = (fitted_side(side, max(image.shape[:2]), multiple, longest) for side in image.shape[:2])
+    if (height, width) == image.shape[:2]:
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def fitted_side(side: int, longer: int, multiple: int, longest: int) -> int:
@@ -55,22 +55,22 @@ def fitted_side(side: int, longer: int, multiple: int, longest: int) -> int:
     return max(1, round(side * longest / longer / multiple)) * multiple
 
 
-def save_picture(picture: np.ndarray, path: Path) -> Path:
+def save_image(image: np.ndarray, path: Path) -> Path:
     """Write (height, width, 3) uint8 RGB as PNG; a kill leaves the old file or the new one."""
-    with whole(path) as part:
-        Image.fromarray(picture).save(part, format="PNG")
+    with atomic_write(path) as part:
+        Image.fromarray(image).save(part, format="PNG")
     return path
 
 
 MAX_PIXELS = 100_000_000
-"""Larger pictures are refused before they are unpacked."""
+"""Larger images are refused before they are unpacked."""
 
 
 @contextmanager
-def open_picture(path: Path, what: str = "image") -> Iterator[Image.Image]:
-    """A picture file, not unpacked yet.
+def open_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
+    """An image file, not unpacked yet.
 
-    `ValueError` of one line if it is missing, empty, damaged, no picture, or larger than `MAX_PIXELS`; what goes wrong
+    `ValueError` of one line if it is missing, empty, damaged, no image, or larger than `MAX_PIXELS`; what goes wrong
     while it is unpacked inside the with block too.
     """
     if not path.is_file():
@@ -87,9 +87,7 @@ def open_picture(path: Path, what: str = "image") -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise ValueError(f"{what}: {path} is too large; {_LIMIT}") from error
     except Image.UnidentifiedImageError as error:
-        raise ValueError(
-            f"{what}: {path} is no picture that can be read; give a PNG, JPEG, WebP or TIFF file"
-        ) from error
+        raise ValueError(f"{what}: {path} is no image that can be read; give a PNG, JPEG, WebP or TIFF file") from error
     except (OSError, SyntaxError, EOFError) as error:
         raise ValueError(f"{what}: {path} is damaged or cut short ({error}); save it again") from error
 
@@ -100,27 +98,27 @@ _LIMIT = f"at most {MAX_PIXELS} px are read, scale it down"
 Crop = Literal["stretch", "center"]
 
 
-def cropped(picture: np.ndarray, crop: str) -> np.ndarray:
-    """The part of a picture (height, width, 3) that is used: all of it, or the square in its centre."""
+def cropped(image: np.ndarray, crop: str) -> np.ndarray:
+    """The part of an image (height, width, 3) that is used: all of it, or the square in its center."""
     if crop not in get_args(Crop):
         raise ValueError(f"crop must be one of {', '.join(get_args(Crop))}, got {crop!r}")
     if crop == "stretch":
-        return picture
-    side = min(picture.shape[:2])
-    top, left = ((length - side) // 2 for length in picture.shape[:2])
-    return picture[top : top + side, left : left + side]
+        return image
+    side = min(image.shape[:2])
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    return image[top : top + side, left : left + side]
 
 
 def as_rgb(image: np.ndarray | Image.Image) -> np.ndarray:
-    """(height, width, 3) uint8 of a picture given as an array or by PIL."""
+    """(height, width, 3) uint8 of an image given as an array or by PIL."""
     array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(f"image must be (height, width, 3) uint8 RGB, got {array.shape} {array.dtype}")
     return array
 
 
-def squared(picture: np.ndarray, side: int) -> np.ndarray:
-    """The picture stretched to ``side`` x ``side`` px."""
-    if picture.shape[:2] == (side, side):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
+def squared(image: np.ndarray, side: int) -> np.ndarray:
+    """The image stretched to ``side`` x ``side`` px."""
+    if image.shape[:2] == (side, side):
+        return image
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from ..utils.text import one_line
-from .files import whole
+from .files import atomic_write
 
 FORMAT = 1
 """Version of the record's names; a reader refuses another one."""
@@ -32,7 +32,7 @@ def save_record(dataset: xr.Dataset, path: Path) -> Path:
     path = Path(path)
     packed = {name: {"zlib": True, "complevel": 1} for name, values in dataset.data_vars.items() if values.ndim}
     content = dataset.to_netcdf(engine="h5netcdf", encoding=packed)  # HDF5 never sees a disk that may be full
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(b"".join([content, _seal(content)]))  # HDF5 does not look behind its own end
     return path
 

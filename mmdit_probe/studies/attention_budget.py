@@ -22,7 +22,7 @@ def measure_budget(pipe: Any, prompt: str, config: BudgetConfig) -> xr.Dataset:
 def run_budget(pipe: Any, config: BudgetConfig, out: Path, model: str, progress: Progress | None = None) -> xr.Dataset:
     """All prompts, each written to ``out`` as it is done; a run that was interrupted continues.
 
-    Returns ``region_mass`` (prompt, sampling_timestep, layer, head, region).
+    Returns ``region_mass`` (prompt, timestep, layer, head, region).
     """
     check_sampling("attention budget", config)
     settings = {"study": "attention-budget", "model": model, **as_dict(config)}
@@ -42,11 +42,11 @@ def budget_table(record: xr.Dataset) -> pd.DataFrame:
     )
     frame["uniform"] = frame["region"].map(uniform_shares(record))
     frame["ratio"] = frame["mass"] / frame["uniform"]
-    columns = ["sampling_timestep", "sigma", "layer", "region", "mass", "spread", "uniform", "ratio"]
-    return frame[columns].rename(columns={"sampling_timestep": "timestep"})
+    columns = ["timestep", "sigma", "layer", "region", "mass", "spread", "uniform", "ratio"]
+    return frame[columns]
 
 
-def read_aloud(table: pd.DataFrame) -> list[str]:
+def summary(table: pd.DataFrame) -> list[str]:
     """Lines that say what the table shows."""
     i2t = table[table["region"] == "I2T"]
     mean = i2t.groupby("layer")[["mass", "uniform", "ratio"]].mean()

@@ -49,17 +49,17 @@ def compare(a: xr.Dataset, b: xr.Dataset) -> pd.DataFrame:
         known = ["; ".join(sorted(str(name) for name in record.data_vars)) or "nothing" for record in (a, b)]
         raise ValueError(f"diff: the records have no measure in common: A holds {known[0]}, B holds {known[1]}")
     step = _step_axis(a, b)
-    for axis, name in ((step, "timesteps" if step == "sampling_timestep" else "calls"), ("layer", "layers")):
+    for axis, name in ((step, "timesteps" if step == "timestep" else "calls"), ("layer", "layers")):
         _check_same(a, b, axis, name)
     frames = [_compare_one(a, b, name, step) for name in shared]
     table = pd.concat([frame for frame in frames if len(frame)], ignore_index=True) if any(map(len, frames)) else None
     if table is None:
         raise ValueError("diff: the records hold the same measures, but none has a number in both")
-    return table.rename(columns={"sampling_timestep": "timestep"})
+    return table
 
 
 def _step_axis(a: xr.Dataset, b: xr.Dataset) -> str:
-    for axis in ("sampling_timestep", "call"):
+    for axis in ("timestep", "call"):
         if axis in a.dims and axis in b.dims:
             return axis
     raise ValueError("diff: one record is by timestep, the other by call; compare two made by the same command")
@@ -113,7 +113,7 @@ def _said(record: xr.Dataset, name: str) -> str:
     return str(value.tolist() if isinstance(value, np.ndarray) else value)
 
 
-def read_aloud(table: pd.DataFrame) -> list[str]:
+def summary(table: pd.DataFrame) -> list[str]:
     """A line per measure: where the two differ most."""
     lines = []
     step = "timestep" if "timestep" in table else "call"

@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 SIGNS = {
     "value_norm_ratio": "text / image value norm",
     "coherence": "spatial coherence of the words' maps",
-    "certainty": "how few words share a position",
+    "selectivity": "how few words share a position",
     "blur_sensitivity": "change by blurring the layer's words",
 }
 """The label-free signs; all are higher for a layer that grounds words."""
@@ -69,7 +69,7 @@ def find_expert(pipe: Any, config: ExpertConfig | None = None, progress: Progres
 
 
 def measure_signs(pipe: Any, prompt: str, config: ExpertConfig) -> pd.DataFrame:
-    """One row a layer: the four signs on one generated picture at one timestep."""
+    """One row a layer: the four signs on one generated image at one timestep."""
     (step,) = steps_at((config.timestep,), config.generation.steps)
     record, call = _generate(pipe, prompt, config, step)
     words = _word_maps(record)
@@ -79,7 +79,7 @@ def measure_signs(pipe: Any, prompt: str, config: ExpertConfig) -> pd.DataFrame:
             "layer": record["layer"].values,
             "value_norm_ratio": (norms.sel(stream="text") / norms.sel(stream="image")).values,
             "coherence": [coherence(maps) for maps in words],
-            "certainty": [certainty(maps) for maps in words],
+            "selectivity": [selectivity(maps) for maps in words],
         }
     )
     return signs.assign(blur_sensitivity=blur_sensitivity(pipe, call, signs["layer"].tolist()))
@@ -121,17 +121,17 @@ def _word_maps(record: xr.Dataset) -> np.ndarray:
 
 def coherence(maps: np.ndarray) -> float:
     """Moran's I of maps (word, ..., row, col), mean over words: 1 smooth regions, 0 noise, -1 a chessboard."""
-    centred = maps - maps.mean(axis=tuple(range(1, maps.ndim)), keepdims=True)
+    centered = maps - maps.mean(axis=tuple(range(1, maps.ndim)), keepdims=True)
     pairs = [
-        (centred[..., :-1, :] * centred[..., 1:, :]).reshape(len(maps), -1),
-        (centred[..., :-1] * centred[..., 1:]).reshape(len(maps), -1),
+        (centered[..., :-1, :] * centered[..., 1:, :]).reshape(len(maps), -1),
+        (centered[..., :-1] * centered[..., 1:]).reshape(len(maps), -1),
     ]
     between = np.concatenate(pairs, 1).mean(1)
-    variance = (centred.reshape(len(maps), -1) ** 2).mean(1)
+    variance = (centered.reshape(len(maps), -1) ** 2).mean(1)
     return float(np.mean(between / np.maximum(variance, 1e-20)))
 
 
-def certainty(maps: np.ndarray) -> float:
+def selectivity(maps: np.ndarray) -> float:
     """1 minus the mean entropy of each position's distribution over words, as a share of the largest: in [0, 1].
 
     Each word's map is first divided by its mean, so that a word that takes much everywhere does not count as a choice.

@@ -16,22 +16,22 @@ from ..storage.images import fitted
 from .recording import Recording, record_generated, record_image
 
 
-def measure_pca(pipe: Any, config: PCAConfig, picture: np.ndarray | None = None) -> Recording:
-    """The fields of `FeaturePCA` with the dims (sampling_timestep, layer, feature, ...).
+def measure_pca(pipe: Any, config: PCAConfig, image: np.ndarray | None = None) -> Recording:
+    """The fields of `FeaturePCA` with the dims (timestep, layer, feature, ...).
 
-    With ``config.scenes`` these test scenes are read, each with its label map, and joined along ``scene``; the picture
-    is the first one's. Otherwise ``picture`` (height, width, 3) uint8 is read, or one is generated.
+    With ``config.scenes`` these test scenes are read, each with its label map, and joined along ``scene``; the image
+    is the first one's. Otherwise ``image`` (height, width, 3) uint8 is read, or one is generated.
     """
     if config.scenes:
         parts = [_measure_scene(pipe, config, number) for number in config.scenes]
         records = [part.record for part in parts]
         joined = xr.concat(records, "scene", combine_attrs="override", coords="minimal", compat="override")
-        return Recording(joined.assign_coords(scene=list(config.scenes)), parts[0].picture)
+        return Recording(joined.assign_coords(scene=list(config.scenes)), parts[0].image)
     where = (config.timesteps, config.generation, config.layers)
     readouts = [_readout(config)]
-    if picture is None:
+    if image is None:
         return record_generated(pipe, config.prompt or "", readouts, *where, decode=True)
-    return record_image(pipe, picture, config.prompt or "", readouts, *where)
+    return record_image(pipe, image, config.prompt or "", readouts, *where)
 
 
 def _readout(config: PCAConfig, labels: np.ndarray | None = None) -> FeaturePCA:
@@ -41,11 +41,11 @@ def _readout(config: PCAConfig, labels: np.ndarray | None = None) -> FeaturePCA:
 def _measure_scene(pipe: Any, config: PCAConfig, number: int) -> Recording:
     drawn = scene("test", number)
     step = token_pixels(pipe)
-    picture = fitted(drawn.image, step, native_size(pipe))
-    labels = token_labels(drawn.labels, (picture.shape[0] // step, picture.shape[1] // step))
+    image = fitted(drawn.image, step, native_size(pipe))
+    labels = token_labels(drawn.labels, (image.shape[0] // step, image.shape[1] // step))
     prompt = drawn.sentence() if config.prompt is None else config.prompt
     where = (config.timesteps, config.generation, config.layers)
-    return record_image(pipe, picture, prompt, [_readout(config, labels)], *where)
+    return record_image(pipe, image, prompt, [_readout(config, labels)], *where)
 
 
 PREFIX = {"image": "", "text": "text_"}
@@ -72,41 +72,41 @@ def _stream_table(record: xr.Dataset, stream: str) -> pd.DataFrame:
     chosen = xr.Dataset({**ratios, **r2})
     mean = chosen.mean("scene") if "scene" in chosen.dims else chosen
     frame = mean.to_dataframe().reset_index().assign(stream=stream)
-    frame = frame.drop(columns=["step", "timestep"], errors="ignore").rename(columns={"sampling_timestep": "timestep"})
+    frame = frame.drop(columns=["step", "scheduler_timestep"], errors="ignore")
     columns = ["timestep", "sigma", "layer", "stream", "feature", *ratios, "position_r2", "class_r2"]
     return frame.reindex(columns=columns)
 
 
 def first_scene(record: xr.Dataset) -> xr.Dataset:
-    """The record of the picture that is shown."""
+    """The record of the image that is shown."""
     return record.isel(scene=0) if "scene" in record.dims else record
 
 
-def colours(record: xr.Dataset) -> xr.DataArray:
-    """The three components as RGB in [0, 1], (sampling_timestep, layer, feature, row, col, component).
+def colors(record: xr.Dataset) -> xr.DataArray:
+    """The three components as RGB in [0, 1], (timestep, layer, feature, row, col, component).
 
     Each component is scaled to its own range over the grid; the middle frame of a video.
     """
     maps = first_scene(record)["pca"]
     maps = maps.isel(frame=maps.sizes["frame"] // 2) if "frame" in maps.dims else maps
-    return _as_colours(maps, ("row", "col"))
+    return _as_colors(maps, ("row", "col"))
 
 
-def text_colours(record: xr.Dataset) -> xr.DataArray:
-    """The same of the text tokens, (sampling_timestep, layer, feature, token, component), without those left out."""
+def text_colors(record: xr.Dataset) -> xr.DataArray:
+    """The same of the text tokens, (timestep, layer, feature, token, component), without those left out."""
     values = first_scene(record)["text_pca"]
     taken = values.notnull().any([dim for dim in values.dims if dim != "token"])
-    return _as_colours(values.isel(token=np.flatnonzero(taken)), ("token",))
+    return _as_colors(values.isel(token=np.flatnonzero(taken)), ("token",))
 
 
-def _as_colours(values: xr.DataArray, axes: tuple[str, ...]) -> xr.DataArray:
+def _as_colors(values: xr.DataArray, axes: tuple[str, ...]) -> xr.DataArray:
     """Each component scaled to [0, 1] by its own range over ``axes``; NaN where nothing is known."""
     low, high = values.min(axes), values.max(axes)
     scaled = (values - low) / (high - low).where(high > low, 1)
-    return scaled.transpose("sampling_timestep", "layer", "feature", *axes, "component")
+    return scaled.transpose("timestep", "layer", "feature", *axes, "component")
 
 
-def read_aloud(table: pd.DataFrame) -> list[str]:
+def summary(table: pd.DataFrame) -> list[str]:
     """Lines that say what the features vary with, by the mean over query, key and value."""
     readings = {"image": _read_image_aloud, "text": _read_text_aloud}
     return [line for stream, rows in table.groupby("stream") for line in readings[str(stream)](rows)]
@@ -131,7 +131,7 @@ def _read_image_aloud(table: pd.DataFrame) -> list[str]:
             f"{place.idxmin()} ({place.min():.2f}), averaged over query, key and value."
         )
     if kind.empty:
-        return [*lines, "No label map is known for this picture, so there is no R^2 from the class; try --scene 0."]
+        return [*lines, "No label map is known for this image, so there is no R^2 from the class; try --scene 0."]
     by_feature = table.groupby(["feature", "layer"])["class_r2"].mean()
     feature, layer = by_feature.idxmax()
     return [

@@ -1,4 +1,4 @@
-"""Perturbed guidance at several scales: pictures and what they gain."""
+"""Perturbed guidance at several scales: images and what they gain."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..configs import GuideConfig, as_dict
 from ..edits import BlurText
 from ..probe.guidance import PerturbedGuidance
 from ..storage.runs import RunFolder
-from .image_grid import PLAIN, Pictures, Progress, Variant, make_pictures
-from .paired_scores import drop_table
+from .image_grid import PLAIN, ImageGrid, Progress, Variant, generate_grid
+from .paired_metrics import drop_table
 
 
 def scale_name(scale: float) -> str:
@@ -21,8 +21,8 @@ def scale_name(scale: float) -> str:
     return f"scale{scale:g}"
 
 
-def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress: Progress | None = None) -> Pictures:
-    """Plain pictures and those of every scale but 0, which is plain; an interrupted run continues."""
+def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress: Progress | None = None) -> ImageGrid:
+    """Plain images and those of every scale but 0, which is plain; an interrupted run continues."""
     if config.kernel is None:
         raise ValueError("guide: the blur needs a kernel size; the paper's is 5")
     edit = BlurText(config.layers, config.sigma, config.kernel, config.padding)  # type: ignore[arg-type]
@@ -33,7 +33,7 @@ def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress
             variants.append(Variant(scale_name(scale), lambda guided=guided: guided))  # type: ignore[misc]
     settings = {"study": "guide", "model": model, **as_dict(config)}
     with RunFolder(out, settings).open() as run:
-        return make_pictures(
+        return generate_grid(
             pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
         )
 

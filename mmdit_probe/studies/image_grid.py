@@ -1,4 +1,4 @@
-"""Generating many pictures of one run: batches of prompts, each batch written as it is done."""
+"""Generating many images of one run: batches of prompts, each batch written as it is done."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ..probe.probe import Probe
 from ..readouts.region_mass import RegionMass
 from ..storage.records import FORMAT
 from ..storage.runs import RunFolder
-from ..utils.html import grid, picture_tag
-from ..utils.memory import check_room, in_parts
+from ..utils.html import grid, image_tag
+from ..utils.memory import check_room, run_in_batches
 
 Progress = Callable[[int, int], None]
 PLAIN = "plain"
@@ -37,8 +37,8 @@ class Variant:
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
-    """All pictures of a run: ``images[variant]`` is (prompts, seeds, height, width, 3) uint8 RGB."""
+class ImageGrid:
+    """All images of a run: ``images[variant]`` is (prompts, seeds, height, width, 3) uint8 RGB."""
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -49,7 +49,7 @@ class Pictures:
         rows = [
             [
                 f"{html.escape(prompt)}<br>seed {seed}",
-                *(picture_tag(made[i, j], name, 128) for name, made in self.images.items()),
+                *(image_tag(made[i, j], name, 128) for name, made in self.images.items()),
             ]
             for i, prompt in enumerate(self.prompts)
             for j, seed in enumerate(self.seeds)
@@ -60,7 +60,7 @@ class Pictures:
 def generate_batch(pipe: Any, prompts: Sequence[str], seed: int, generation: GenerationConfig) -> np.ndarray:
     """(prompts, height, width, 3) uint8 RGB; every prompt starts from the noise of ``seed``.
 
-    `ValueError` where pictures are not finite, with the layer and step where that began.
+    `ValueError` where images are not finite, with the layer and step where that began.
     """
     made = _made(pipe, prompts, seed, generation, "np")
     if np.isfinite(made).all():
@@ -68,7 +68,7 @@ def generate_batch(pipe: Any, prompts: Sequence[str], seed: int, generation: Gen
     with Probe(pipe, [RegionMass()]):  # refuses what is not finite
         _made(pipe, prompts, seed, generation, "latent")
     raise ValueError(
-        f"the pictures of seed {seed} are not finite, though every layer's attention is; "
+        f"the images of seed {seed} are not finite, though every layer's attention is; "
         f"take --dtype fp32, and a --guidance-scale of the size that the model is made for"
     )
 
@@ -81,7 +81,7 @@ def _made(pipe: Any, prompts: Sequence[str], seed: int, generation: GenerationCo
         return pipe(prompt=list(prompts), output_type=form, **arguments).images
 
 
-def make_pictures(
+def generate_grid(
     pipe: Any,
     run: RunFolder,
     variants: Sequence[Variant],
@@ -90,7 +90,7 @@ def make_pictures(
     batch: int,
     generation: GenerationConfig,
     progress: Progress | None = None,
-) -> Pictures:
+) -> ImageGrid:
     """Every variant of every prompt and seed; batches that ``run`` has already are read, not generated."""
     _check_room(pipe, len(variants) * len(prompts) * len(seeds), generation)
     parts: dict[str, list[list[np.ndarray]]] = {variant.name: [[] for _ in seeds] for variant in variants}
@@ -99,15 +99,15 @@ def make_pictures(
         name, chosen = f"{variant.name}-seed{seeds[column]}-prompt{start:04d}", prompts[start : start + batch]
         item = run.item(name)
         if item is None:
-            images, at_once = in_parts(partial(_generated, pipe, variant, seeds[column], generation), chosen)
-            attrs = {"format": FORMAT, "pictures_at_once": at_once}
+            images, at_once = run_in_batches(partial(_generated, pipe, variant, seeds[column], generation), chosen)
+            attrs = {"format": FORMAT, "images_at_once": at_once}
             item = xr.Dataset({"image": (("prompt", "row", "col", "rgb"), np.stack(images))}, attrs=attrs)
             run.write(name, item)
         parts[variant.name][column].append(item["image"].values)
         if progress is not None:
             progress(done + 1, len(tasks))
     joined = {name: np.stack([np.concatenate(column) for column in columns], 1) for name, columns in parts.items()}
-    return Pictures(prompts, seeds, joined)
+    return ImageGrid(prompts, seeds, joined)
 
 
 def _generated(
@@ -117,13 +117,13 @@ def _generated(
         return list(generate_batch(pipe, prompts, seed, generation))
 
 
-def _check_room(pipe: Any, pictures: int, generation: GenerationConfig) -> None:
-    """All pictures are kept until they are scored; the check is left out where the model's size is not known."""
+def _check_room(pipe: Any, images: int, generation: GenerationConfig) -> None:
+    """All images are kept until they are scored; the check is left out where the model's size is not known."""
     if not hasattr(pipe, "default_sample_size"):
         return
     height, width = (side or native_size(pipe) for side in (generation.height, generation.width))
-    kept = pictures * height * width * 3
-    check_room(f"{pictures} pictures", kept, 2 * kept, "take fewer prompts, seeds or layers at a time")
+    kept = images * height * width * 3
+    check_room(f"{images} images", kept, 2 * kept, "take fewer prompts, seeds or layers at a time")
 
 
 def _tasks(seeds: int, prompts: int, batch: int, variants: Sequence[Variant]) -> Iterator[tuple[int, int, Variant]]:

@@ -40,13 +40,13 @@ def layer_agreement(pipe: Any, config: AgreementConfig) -> pd.DataFrame:
             totals[layer] = totals[layer] + scored if layer in totals else scored
         records.append(record.drop_vars(["i2t", "pca"], errors="ignore"))
     mean = xr.concat(records, "scene", combine_attrs="override", coords="minimal", compat="override").mean("scene")
-    norms = mean["value_norm"].mean("head").isel(sampling_timestep=0)
+    norms = mean["value_norm"].mean("head").isel(timestep=0)
     image = norms.sel(stream="image")
     table = pd.DataFrame(
         {
             "layer": mean["layer"].values,
             "miou": [totals[int(layer)].miou for layer in mean["layer"].values],
-            **{name: mean[name].isel(sampling_timestep=0).mean("feature").values for name in MEASURES[1:3]},
+            **{name: mean[name].isel(timestep=0).mean("feature").values for name in MEASURES[1:3]},
             **{f"{name}_to_image": (norms.sel(stream=name) / image).values for name in ("text", "prompt")},
         }
     )
@@ -56,15 +56,15 @@ def layer_agreement(pipe: Any, config: AgreementConfig) -> pd.DataFrame:
 
 def _read(pipe: Any, drawn: Scene, config: AgreementConfig) -> xr.Dataset:
     step = token_pixels(pipe)
-    picture = fitted(drawn.image, step, native_size(pipe))
-    labels = token_labels(drawn.labels, (picture.shape[0] // step, picture.shape[1] // step))
+    image = fitted(drawn.image, step, native_size(pipe))
+    labels = token_labels(drawn.labels, (image.shape[0] // step, image.shape[1] // step))
     readouts = [I2TMaps(), ValueNorms(), FeaturePCA(labels)]
-    return record_image(pipe, picture, drawn.class_list(), readouts, (config.timestep,), config.generation).record
+    return record_image(pipe, image, drawn.class_list(), readouts, (config.timestep,), config.generation).record
 
 
 def _scores(pipe: Any, drawn: Scene, record: xr.Dataset, config: AgreementConfig) -> Iterable[tuple[int, Scores]]:
     spans = word_positions(pipe, drawn.class_list(), drawn.classes, config.generation)
-    maps = record["i2t"].isel(sampling_timestep=0).transpose("layer", "row", "col", "token")
+    maps = record["i2t"].isel(timestep=0).transpose("layer", "row", "col", "token")
     for layer, grid in zip(maps["layer"].values, maps.values, strict=True):
         guess = predict(drawn, torch.from_numpy(np.ascontiguousarray(grid)), spans)
         yield int(layer), score(drawn.labels, guess, len(CLASSES))
@@ -75,7 +75,7 @@ def rank_correlations(table: pd.DataFrame) -> pd.Series:
     return table[list(MEASURES)].rank().corr()["miou"].drop("miou")
 
 
-def read_aloud(table: pd.DataFrame) -> list[str]:
+def summary(table: pd.DataFrame) -> list[str]:
     """Which layer each measure points at, and how far it orders layers as the masks do."""
     best, correlations = table.set_index("layer")[list(MEASURES)].idxmax(), rank_correlations(table)
     lines = [f"The best masks come from layer {best['miou']} ({table['miou'].max():.1%} mIoU)."]

@@ -40,8 +40,8 @@ def words_of(pipe: Any, config: AnalyzeConfig) -> dict[str, list[int]]:
     return positions
 
 
-def measure_everything(pipe: Any, config: AnalyzeConfig, picture: np.ndarray | None = None) -> Recording:
-    """All studies' fields of one picture from one pass; ``picture`` (height, width, 3) uint8, None generates one.
+def measure_everything(pipe: Any, config: AnalyzeConfig, image: np.ndarray | None = None) -> Recording:
+    """All studies' fields of one image from one pass; ``image`` (height, width, 3) uint8, None generates one.
 
     ``word_map`` is missing where the prompt has no word to map.
     """
@@ -50,12 +50,12 @@ def measure_everything(pipe: Any, config: AnalyzeConfig, picture: np.ndarray | N
     if words:
         readouts.append(WordMaps(list(words.values())))
     where = (config.timesteps, config.generation, config.layers)
-    if picture is None:
+    if image is None:
         recording = record_generated(pipe, config.prompt, readouts, *where, decode=True)
     else:
-        recording = record_image(pipe, picture, config.prompt, readouts, *where)
+        recording = record_image(pipe, image, config.prompt, readouts, *where)
     record = recording.record.assign_attrs(direction="i2t")
-    return Recording(record.assign_coords(word=list(words)) if words else record, recording.picture)
+    return Recording(record.assign_coords(word=list(words)) if words else record, recording.image)
 
 
 def tables(record: xr.Dataset) -> dict[str, pd.DataFrame]:
@@ -86,9 +86,9 @@ def heads_table(record: xr.Dataset) -> pd.DataFrame:
             **kinds,
         }
     )
-    frame = chosen.to_dataframe().reset_index().drop(columns=["step", "timestep"], errors="ignore")
-    columns = ["sampling_timestep", "sigma", "layer", "head", *chosen.data_vars]
-    return frame[columns].rename(columns={"sampling_timestep": "timestep"})
+    frame = chosen.to_dataframe().reset_index().drop(columns=["step", "scheduler_timestep"], errors="ignore")
+    columns = ["timestep", "sigma", "layer", "head", *chosen.data_vars]
+    return frame[columns]
 
 
 def read_heads_aloud(heads: pd.DataFrame) -> list[str]:
@@ -105,12 +105,12 @@ def read_heads_aloud(heads: pd.DataFrame) -> list[str]:
     ]
 
 
-def read_aloud(found: dict[str, pd.DataFrame]) -> list[str]:
+def summary(found: dict[str, pd.DataFrame]) -> list[str]:
     """What each table shows, in a few lines."""
     lines = [
-        *budget.read_aloud(found["attention_budget"])[:1],
-        *norms.read_aloud(found["value_norms"])[:1],
+        *budget.summary(found["attention_budget"])[:1],
+        *norms.summary(found["value_norms"])[:1],
         *read_heads_aloud(found["heads"]),
-        *pca.read_aloud(found["pca"])[:1],
+        *pca.summary(found["pca"])[:1],
     ]
-    return [*lines, *maps.read_aloud(found["maps"])] if "maps" in found else lines
+    return [*lines, *maps.summary(found["maps"])] if "maps" in found else lines

@@ -14,8 +14,8 @@ from ..edits import BlurGrid, BlurText, Edit, Knockout, Uniform
 from ..metrics.bootstrap import bootstrap_mean
 from ..probe.probe import Probe
 from ..storage.runs import RunFolder
-from .image_grid import PLAIN, Pictures, Progress, Variant, make_pictures
-from .paired_scores import _drop
+from .image_grid import PLAIN, ImageGrid, Progress, Variant, generate_grid
+from .paired_metrics import _drop
 
 EDITS = ("blur-text", "blur-grid", "uniform", "knockout")
 ROWS = ("conditional", "all")
@@ -46,8 +46,8 @@ def layer_name(layer: int) -> str:
 
 def run_perturbation(
     pipe: Any, config: PerturbConfig, out: Path, model: str, progress: Progress | None = None
-) -> Pictures:
-    """Plain and edited pictures of every prompt and seed; an interrupted run continues."""
+) -> ImageGrid:
+    """Plain and edited images of every prompt and seed; an interrupted run continues."""
     if not config.layers:
         raise ValueError("perturb: give at least one layer")
     Probe(pipe, [], edits=[make_edit(config, layer) for layer in config.layers])  # bad layers fail before any work
@@ -57,7 +57,7 @@ def run_perturbation(
         variants.append(Variant(layer_name(layer), lambda edit=edit: Probe(pipe, [], edits=[edit])))  # type: ignore[misc]
     settings = {"study": "perturb", "model": model, **as_dict(config)}
     with RunFolder(out, settings).open() as run:
-        return make_pictures(
+        return generate_grid(
             pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
         )
 

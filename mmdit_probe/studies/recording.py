@@ -1,4 +1,4 @@
-"""One record per picture, the same whether the picture is generated or given, and runs over many prompts."""
+"""One record per image, the same whether the image is generated or given, and runs over many prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..pipelines.generation import generation_arguments, steps_at
 from ..probe.probe import Probe
 from ..readouts.base import Readout
 from ..storage.runs import RunFolder
-from ..utils.html import facts, grid, picture_tag
+from ..utils.html import facts, grid, image_tag
 from ..utils.memory import check_room
 
 Progress = Callable[[int, int], None]
@@ -25,21 +25,21 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """What the readouts saw of one picture, and the picture, (height, width, 3) uint8 RGB; empty if nobody
+    """What the readouts saw of one image, and the image, (height, width, 3) uint8 RGB; empty if nobody
     asked for it.
 
-    ``record`` has the dims (sampling_timestep, layer, ...) and the coordinates ``sigma`` and ``step``.
+    ``record`` has the dims (timestep, layer, ...) and the coordinates ``sigma`` and ``step``.
     """
 
     record: xr.Dataset
-    picture: np.ndarray
+    image: np.ndarray
 
     def _repr_html_(self) -> str:
-        """The picture, where it comes from, and what was read, as notebooks show it."""
+        """The image, where it comes from, and what was read, as notebooks show it."""
         attrs = self.record.attrs
         known = {name: attrs[name] for name in ("prompt", "model", "source", "seed", "steps") if name in attrs}
         read = {name: " x ".join(f"{d} {n}" for d, n in v.sizes.items()) for name, v in self.record.data_vars.items()}
-        shown = picture_tag(self.picture, str(attrs.get("prompt", ""))) if self.picture.size else ""
+        shown = image_tag(self.image, str(attrs.get("prompt", ""))) if self.image.size else ""
         return grid([[shown, facts({**known, **{str(name): sizes for name, sizes in read.items()}})]])
 
 
@@ -52,9 +52,9 @@ def record_generated(
     layers: Collection[int] | None = None,
     decode: bool = False,
 ) -> Recording:
-    """Generate a picture and read the prompt's half of classifier-free guidance at ``timesteps``.
+    """Generate an image and read the prompt's half of classifier-free guidance at ``timesteps``.
 
-    ``decode`` False leaves the picture in latent space and out of the result.
+    ``decode`` False leaves the image in latent space and out of the result.
     """
     steps = steps_at(timesteps, generation.steps)
     with Probe(pipe, readouts, steps=steps, layers=layers) as probe:
@@ -62,45 +62,45 @@ def record_generated(
         output = pipe(prompt=prompt, output_type=form, **generation_arguments(pipe, generation))
     _check_steps(pipe, probe, generation.steps)
     record = by_timestep(probe, steps, timesteps, steps)
-    picture = _picture(output) if decode else np.empty((0, 0, 3), np.uint8)
-    return Recording(record.assign_attrs(_origin(prompt, generation, "generated")), picture)
+    image = _image(output) if decode else np.empty((0, 0, 3), np.uint8)
+    return Recording(record.assign_attrs(_origin(prompt, generation, "generated")), image)
 
 
 def record_image(
     pipe: Any,
-    picture: np.ndarray,
+    image: np.ndarray,
     prompt: str,
     readouts: Sequence[Readout],
     timesteps: tuple[int, ...],
     generation: GenerationConfig,
     layers: Collection[int] | None = None,
 ) -> Recording:
-    """Encode a picture, mix it with the noise of each timestep and run the transformer once for each.
+    """Encode an image, mix it with the noise of each timestep and run the transformer once for each.
 
-    ``picture`` is (height, width, 3) uint8 RGB, both sides divisible by the model's token size. No guidance: there is
+    ``image`` is (height, width, 3) uint8 RGB, both sides divisible by the model's token size. No guidance: there is
     one forward pass, with the prompt.
     """
     arguments = generation_arguments(pipe, generation)
     steps = steps_at(timesteps, generation.steps)
-    latents = encode_images(pipe, [picture])
+    latents = encode_images(pipe, [image])
     with Probe(pipe, readouts, layers=layers) as probe:
         features = encode_prompts(pipe, [prompt], arguments.get("max_sequence_length", 0))
         for timestep in timesteps:
-            sigma = noise_level(pipe, timestep, generation.steps, picture.shape[:2])
+            sigma = noise_level(pipe, timestep, generation.steps, image.shape[:2])
             forward_once(pipe, add_noise(latents, sigma, generation.seed), sigma, features)
     record = by_timestep(probe, range(len(timesteps)), timesteps, steps)
-    return Recording(record.assign_attrs(_origin(prompt, generation, "image")), picture)
+    return Recording(record.assign_attrs(_origin(prompt, generation, "image")), image)
 
 
-def _picture(output: Any) -> np.ndarray:
-    """The first picture of a pipeline's output, or the middle frame of its first video, as uint8."""
+def _image(output: Any) -> np.ndarray:
+    """The first image of a pipeline's output, or the middle frame of its first video, as uint8."""
     frames = getattr(output, "frames", None)
     made = output.images[0] if frames is None else frames[0][len(frames[0]) // 2]
     return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
 
 
 def by_timestep(probe: Probe, seen: Sequence[int], timesteps: Sequence[int], steps: Sequence[int]) -> xr.Dataset:
-    """What a probe saw of the prompt at some of its steps, with the dims (sampling_timestep, layer, ...).
+    """What a probe saw of the prompt at some of its steps, with the dims (timestep, layer, ...).
 
     ``seen`` are the steps as the probe counted them, ``steps`` the positions in the sampling loop that they stand for.
     """
@@ -113,8 +113,8 @@ def by_timestep(probe: Probe, seen: Sequence[int], timesteps: Sequence[int], ste
             f"timesteps: the probed transformer took no part in the sampling steps {missing}; it did in {sorted(known)}"
         )
     chosen = record.isel(call=[known.index(step) for step in seen])
-    chosen = chosen.assign_coords(sampling_timestep=("call", list(timesteps)), step=("call", list(steps)))
-    return chosen.swap_dims(call="sampling_timestep")
+    chosen = chosen.assign_coords(timestep=("call", list(timesteps)), step=("call", list(steps)))
+    return chosen.swap_dims(call="timestep")
 
 
 def one_call_a_step(record: xr.Dataset) -> xr.Dataset:

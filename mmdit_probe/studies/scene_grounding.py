@@ -20,7 +20,7 @@ from mmdit_probe.edits import BlurText
 from mmdit_probe.families import denoiser_of, family_of
 from mmdit_probe.metrics.segmentation import Scores, score
 from mmdit_probe.pipelines.forward import (
-    PromptFeatures,
+    PromptEmbeddings,
     add_noise,
     encode_images,
     encode_prompts,
@@ -43,7 +43,7 @@ class SceneBatch:
 
     scenes: Sequence[Scene]
     latents: Tensor
-    prompts: PromptFeatures
+    prompts: PromptEmbeddings
     spans: Sequence[Sequence[Sequence[int]]]
 
 
@@ -125,7 +125,7 @@ def blur_harm(pipe: Any, scenes: Sequence[Scene], timestep: int, seed: int, max_
         velocity = (noisy - batch.latents) / sigma
         empty = encode_prompts(pipe, [""] * len(batch.scenes), max_sequence_length)
 
-        def loss(features: PromptFeatures, x: Tensor = noisy, target: Tensor = velocity) -> float:
+        def loss(features: PromptEmbeddings, x: Tensor = noisy, target: Tensor = velocity) -> float:
             return float((forward_once(pipe, x, sigma, features) - target).square().mean())
 
         losses.setdefault("prompt", []).append(loss(batch.prompts))

@@ -14,7 +14,7 @@ from .recording import Progress, check_sampling, record_generated, run_prompts
 
 
 def measure_norms(pipe: Any, prompt: str, config: ValueNormsConfig) -> xr.Dataset:
-    """One prompt: ``value_norm`` (sampling_timestep, layer, head, stream), in the units of the value projections."""
+    """One prompt: ``value_norm`` (timestep, layer, head, stream), in the units of the value projections."""
     return record_generated(pipe, prompt, [ValueNorms()], config.timesteps, config.generation).record
 
 
@@ -23,7 +23,7 @@ def run_norms(
 ) -> xr.Dataset:
     """All prompts, each written to ``out`` as it is done; a run that was interrupted continues.
 
-    Returns ``value_norm`` (prompt, sampling_timestep, layer, head, stream).
+    Returns ``value_norm`` (prompt, timestep, layer, head, stream).
     """
     check_sampling("value norms", config)
     settings = {"study": "value-norms", "model": model, **as_dict(config)}
@@ -35,8 +35,8 @@ def heads_table(record: xr.Dataset) -> pd.DataFrame:
     """One row per timestep, layer, head and stream: ``norm`` is the mean over prompts of the mean L2 norm."""
     norms = record["value_norm"]
     frame = (norms.mean("prompt") if "prompt" in norms.dims else norms).rename("norm").to_dataframe().reset_index()
-    columns = ["sampling_timestep", "sigma", "layer", "head", "stream", "norm"]
-    return frame[columns].rename(columns={"sampling_timestep": "timestep"})
+    columns = ["timestep", "sigma", "layer", "head", "stream", "norm"]
+    return frame[columns]
 
 
 def norms_table(record: xr.Dataset) -> pd.DataFrame:
@@ -52,12 +52,12 @@ def norms_table(record: xr.Dataset) -> pd.DataFrame:
     ratios = {f"{name}_to_image": mean[name] / mean["image"] for name in ("text", "prompt")}
     spreads = {f"{name}_spread": spread[name] for name in spread.data_vars}
     frame = mean.assign(ratios).assign(spreads).to_dataframe().reset_index()
-    frame = frame.drop(columns=["step", "timestep"], errors="ignore").rename(columns={"sampling_timestep": "timestep"})
+    frame = frame.drop(columns=["step", "scheduler_timestep"], errors="ignore")
     columns = ["timestep", "sigma", "layer", "image", "text", "prompt", *ratios, *sorted(spreads)]
     return frame[columns].sort_values(["timestep", "layer"], ignore_index=True)
 
 
-def read_aloud(table: pd.DataFrame) -> list[str]:
+def summary(table: pd.DataFrame) -> list[str]:
     """Lines that say what the table shows."""
     mean = table.groupby("layer")[["image", "text", "prompt", "text_to_image", "prompt_to_image"]].mean()
     if mean["image"].isna().all():

@@ -1,4 +1,4 @@
-"""Heat maps of words over a generated or a given picture (Seg4Diff, Fig. 9, 16, 25-27)."""
+"""Heat maps of words over a generated or a given image (Seg4Diff, Fig. 9, 16, 25-27)."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def word_positions(pipe: Any, prompt: str, words: Sequence[str], generation: Gen
     return find_words(family_of(denoiser_of(pipe)).text_parts(pipe, length), prompt, words)
 
 
-def measure_maps(pipe: Any, config: MapsConfig, picture: np.ndarray | None = None) -> Recording:
-    """One picture: ``word_map`` (sampling_timestep, layer, [head,] word, row, col), probabilities in [0, 1].
+def measure_maps(pipe: Any, config: MapsConfig, image: np.ndarray | None = None) -> Recording:
+    """One image: ``word_map`` (timestep, layer, [head,] word, row, col), probabilities in [0, 1].
 
-    ``picture`` (height, width, 3) uint8 RGB is read at each timestep's noise level; None generates one.
+    ``image`` (height, width, 3) uint8 RGB is read at each timestep's noise level; None generates one.
     """
     spans = word_positions(pipe, config.prompt, config.words, config.generation)
     readouts = [WordMaps(spans, config.direction, config.heads)]  # type: ignore[arg-type]
     where = (config.timesteps, config.generation, config.layers)
-    if picture is None:
+    if image is None:
         recording = record_generated(pipe, config.prompt, readouts, *where, decode=True)
     else:
-        recording = record_image(pipe, picture, config.prompt, readouts, *where)
+        recording = record_image(pipe, image, config.prompt, readouts, *where)
     record = recording.record.assign_coords(word=list(config.words)).assign_attrs(direction=config.direction)
-    return Recording(record, recording.picture)
+    return Recording(record, recording.image)
 
 
 def head_mean(record: xr.Dataset) -> xr.DataArray:
@@ -52,7 +52,7 @@ def head_mean(record: xr.Dataset) -> xr.DataArray:
 
 
 def still(maps: xr.DataArray) -> xr.DataArray:
-    """Maps of a picture: the frames of a video averaged, axes ordered (..., row, col)."""
+    """Maps of an image: the frames of a video averaged, axes ordered (..., row, col)."""
     maps = maps.mean("frame") if "frame" in maps.dims else maps
     return maps.transpose(..., "row", "col")
 
@@ -67,7 +67,7 @@ def maps_table(record: xr.Dataset) -> pd.DataFrame:
     for (word, timestep, layer), grid in _grids(head_mean(record)):
         row, col = np.unravel_index(int(np.nanargmax(grid)), grid.shape) if np.isfinite(grid).any() else (-1, -1)
         mean, peak = float(grid.mean()), float(grid.max())
-        sigma = float(record["sigma"].sel(sampling_timestep=timestep))
+        sigma = float(record["sigma"].sel(timestep=timestep))
         rows.append([word, timestep, sigma, layer, mean, peak, int(row), int(col), peak / mean])
     columns = ["word", "timestep", "sigma", "layer", "mean", "peak", "peak_row", "peak_col", "contrast"]
     return pd.DataFrame(rows, columns=columns)
@@ -75,16 +75,16 @@ def maps_table(record: xr.Dataset) -> pd.DataFrame:
 
 def _grids(maps: xr.DataArray) -> list[tuple[tuple[str, int, int], np.ndarray]]:
     """((word, timestep, layer), grid (row, col)) in that order."""
-    ordered = still(maps).transpose("word", "sampling_timestep", "layer", "row", "col")
+    ordered = still(maps).transpose("word", "timestep", "layer", "row", "col")
     return [
         ((str(word), int(timestep), int(layer)), ordered.values[i, j, k])
         for i, word in enumerate(ordered["word"].values)
-        for j, timestep in enumerate(ordered["sampling_timestep"].values)
+        for j, timestep in enumerate(ordered["timestep"].values)
         for k, layer in enumerate(ordered["layer"].values)
     ]
 
 
-def read_aloud(table: pd.DataFrame) -> list[str]:
+def summary(table: pd.DataFrame) -> list[str]:
     """A line per word: the layer whose map reaches the highest probability."""
     lines = []
     for word, rows in table.groupby("word", sort=False):

@@ -55,16 +55,16 @@ def train_autoencoder(vae: AutoencoderKL, images: np.ndarray, recipe: Recipe, de
         if step % 50 == 0:
             bar.set_postfix(psnr=f"{10 * math.log10(4 / square.item()):.1f} dB")
     vae.eval()
-    _standardise(vae, to_model(images[: 16 * recipe.autoencoder_batch], device))
+    _standardize(vae, to_model(images[: 16 * recipe.autoencoder_batch], device))
     return vae
 
 
 @torch.no_grad()
-def _standardise(vae: AutoencoderKL, pixels: Tensor) -> None:
+def _standardize(vae: AutoencoderKL, pixels: Tensor) -> None:
     """Give all latent channels the same deviation, then state one scalar shift and scale.
 
     The deviation goes into the last encoder and the first decoder convolution, which changes no
-    picture; a shift of each channel could not (the decoder pads with zeros).
+    image; a shift of each channel could not (the decoder pads with zeros).
     """
     channels = vae.config.latent_channels
     deviation = vae.encode(pixels).latent_dist.mean.std((0, 2, 3))

@@ -126,12 +126,12 @@ mIoU of layer {expert} on the validation scenes, by timestep of 28 counted from 
 def _samples(numbers: dict[str, Any]) -> str:
     read = numbers["samples"]
     prompts = "\n".join(f"{number + 1}. {prompt}" for number, prompt in enumerate(numbers["prompts"]))
-    return f"""## Pictures
+    return f"""## ImageGrid
 
-28 steps, one seed, prompts below in reading order; none was picked. In the pictures of {read["count"]} held-out prompts, these among
-them, the scene reader finds {read["grounds"]:.1%} of the grounds, {read["shapes"]:.1%} of the shapes and {read["coloured shapes"]:.1%} of the shapes in their colour.
+28 steps, one seed, prompts below in reading order; none was picked. In the images of {read["count"]} held-out prompts, these among
+them, the scene reader finds {read["grounds"]:.1%} of the grounds, {read["shapes"]:.1%} of the shapes and {read["colored shapes"]:.1%} of the shapes in their color.
 
-![pictures](samples.png)
+![images](samples.png)
 
 {prompts}"""
 
@@ -142,12 +142,12 @@ def _files(numbers: dict[str, Any]) -> str:
     return f"""## The tiny CLIP beside it
 
 A transformers `CLIPModel` trained contrastively on the same scenes, for CLIP scores offline. Among {retrieval["count"]} held-out
-pictures and their sentences it finds the right sentence for {retrieval["pictures"]:.1%} of the pictures and the right picture for
+images and their sentences it finds the right sentence for {retrieval["images"]:.1%} of the images and the right image for
 {retrieval["sentences"]:.1%} of the sentences.
 
 ## The scene reader beside it
 
-A small convolutional network that reads grounds, shapes and colours off a picture, for the exact scene score. On
+A small convolutional network that reads grounds, shapes and colors off an image, for the exact scene score. On
 {reader["count"]} held-out scenes it finds {reader["recall"]:.1%} of the facts, {reader["precision"]:.1%} of the facts it reads are true, and it reads
 {reader["whole_scenes"]:.1%} of the scenes without any error; a scene's own sentence scores {reader["score_of_own_sentence"]:.3f} on average.
 

@@ -54,7 +54,7 @@ def make_processor(recipe: Recipe) -> CLIPProcessor:
 
 
 def contrastive_loss(logits: Tensor, captions: np.ndarray) -> Tensor:
-    """Symmetric cross-entropy; pictures of one and the same caption share the target evenly."""
+    """Symmetric cross-entropy; images of one and the same caption share the target evenly."""
     same = torch.from_numpy(captions[:, None] == captions[None, :]).to(logits)
     target = same / same.sum(1, keepdim=True)
     return 0.5 * (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target))

@@ -22,7 +22,7 @@ from mmdit_probe.pipelines.forward import noise_level
 from mmdit_probe.pipelines.loading import embedded_folder, load_pipeline
 from mmdit_probe.storage.runs import write_text
 from mmdit_probe.studies.image_grid import generate_batch
-from mmdit_probe.studies.layer_agreement import layer_agreement, read_aloud
+from mmdit_probe.studies.layer_agreement import layer_agreement, summary
 
 from ..studies.scene_grounding import MEAN_OF_LAYERS, baselines, blur_harm, score_layers
 from .card import write_card
@@ -34,7 +34,7 @@ from .scene_reader import reader_accuracy
 
 TIMESTEPS = (2, 4, 6, 8, 10, 12, 16, 20, 24)
 SHOWN = 40
-"""Pictures in the model card."""
+"""Images in the model card."""
 BLUR_TIMESTEP = 8
 """Where the harm of a blur is measured: the paper's timestep; with less noise the caption hardly matters at all."""
 GUIDANCE, TEXT_POSITIONS = 7.5, 0
@@ -99,30 +99,30 @@ def measure(pipe: Any, untrained: Any, counts: tuple[int, int], seeds: tuple[int
 
 
 def generate(pipe: Any, prompts: list[str], seed: int, batch: int = 10) -> np.ndarray:
-    """(prompts, 64, 64, 3) uint8 pictures, 28 steps, with the embedded model's defaults."""
+    """(prompts, 64, 64, 3) uint8 images, 28 steps, with the embedded model's defaults."""
     config = GenerationConfig(guidance_scale=GUIDANCE, max_sequence_length=TEXT_POSITIONS)
-    starts = tqdm(range(0, len(prompts), batch), "sample pictures")
+    starts = tqdm(range(0, len(prompts), batch), "sample images")
     return np.concatenate([generate_batch(pipe, prompts[i : i + batch], seed, config) for i in starts])
 
 
-def read_samples(prompts: list[str], pictures: np.ndarray) -> dict[str, float]:
-    """Shares of the prompts' grounds, shapes and coloured shapes that the scene reader finds in their pictures."""
-    names = ("grounds", "shapes", "coloured shapes")
+def read_samples(prompts: list[str], images: np.ndarray) -> dict[str, float]:
+    """Shares of the prompts' grounds, shapes and colored shapes that the scene reader finds in their images."""
+    names = ("grounds", "shapes", "colored shapes")
     hits, stated = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
-    for prompt, found in zip(prompts, SceneReader.load().read(pictures), strict=True):
+    for prompt, found in zip(prompts, SceneReader.load().read(images), strict=True):
         facts = prompt_facts(prompt)
         grounds = {fact for fact in facts if fact[0] in GROUNDS}
-        coloured: set[Fact] = {fact for fact in facts if len(fact) == 2}
-        shapes: set[Fact] = {(fact[1],) for fact in coloured}
-        for name, kind in zip(names, (grounds, shapes, coloured), strict=True):
+        colored: set[Fact] = {fact for fact in facts if len(fact) == 2}
+        shapes: set[Fact] = {(fact[1],) for fact in colored}
+        for name, kind in zip(names, (grounds, shapes, colored), strict=True):
             hits[name] += len(kind & found)
             stated[name] += len(kind)
     return {name: hits[name] / stated[name] for name in names} | {"count": len(prompts)}
 
 
-def sample_sheet(pictures: np.ndarray, path: Path, across: int = 10) -> None:
-    """Pictures in rows of ``across``, twice enlarged."""
-    rows = [np.concatenate(list(pictures[i : i + across]), 1) for i in range(0, len(pictures), across)]
+def sample_sheet(images: np.ndarray, path: Path, across: int = 10) -> None:
+    """Images in rows of ``across``, twice enlarged."""
+    rows = [np.concatenate(list(images[i : i + across]), 1) for i in range(0, len(images), across)]
     sheet = Image.fromarray(np.concatenate(rows))
     sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(path, optimize=True)
 
@@ -147,11 +147,11 @@ def main(
         kept["training"] = {"samples": last["samples"], "seconds": last["seconds"], "loss": last["loss"]}
     numbers = kept | measure(pipe, untrained, (validation_count, test_count), (0, 1, 2))
     prompts = [scene.sentence() for scene in scenes("test", 100)]
-    pictures = generate(pipe, prompts, seed=0)
-    numbers["samples"] = read_samples(prompts, pictures)
+    images = generate(pipe, prompts, seed=0)
+    numbers["samples"] = read_samples(prompts, images)
     numbers["prompts"] = prompts[:SHOWN]
-    sample_sheet(pictures[:SHOWN], folder / "samples.png")
-    numbers["agreement"] = read_aloud(layer_agreement(pipe, AgreementConfig(scenes=test_count)))
+    sample_sheet(images[:SHOWN], folder / "samples.png")
+    numbers["agreement"] = summary(layer_agreement(pipe, AgreementConfig(scenes=test_count)))
     numbers["clip_retrieval"] = retrieval_accuracy(folder.parent / "tiny-clip")
     numbers["reader"] = reader_accuracy(SceneReader.load())
     numbers["sha256"] = digests(folder.parent)

@@ -46,10 +46,10 @@ class Recipe:
     ema: float = 0.998
     noise_mean: float = 1.0
     """Mean of the logit-normal noise level: more noise than SD3's 0, because with little noise the
-    picture itself tells what each token is, the caption is not needed and so not learned."""
+    image itself tells what each token is, the caption is not needed and so not learned."""
     noise_std: float = 1.0
     pooled_keep: float = 0.2
-    """Share of the samples that see the pooled text vector; without it the words have to come
+    """WorkerShare of the samples that see the pooled text vector; without it the words have to come
     through attention."""
     absent_t5: tuple[int, ...] = (0, 77, 256)
     """Numbers of all-zero T5 positions, drawn evenly: diffusers appends `max_sequence_length` of

@@ -13,7 +13,7 @@ from mmdit_probe.datasets.scenes import scenes
 
 @torch.no_grad()
 def retrieval_accuracy(folder: Path, count: int = 300) -> dict[str, float]:
-    """Share of ``count`` test pictures whose own full sentence scores highest among all, and the reverse."""
+    """WorkerShare of ``count`` test images whose own full sentence scores highest among all, and the reverse."""
     model, processor = CLIPModel.from_pretrained(folder).float().eval(), CLIPProcessor.from_pretrained(folder)
     chosen = list(scenes("test", count))
     texts = [scene.sentence() for scene in chosen]
@@ -23,7 +23,7 @@ def retrieval_accuracy(folder: Path, count: int = 300) -> dict[str, float]:
     logits = model(**inputs).logits_per_image.numpy()
     names = np.array(texts)
     return {
-        "pictures": float((names[logits.argmax(1)] == names).mean()),
+        "images": float((names[logits.argmax(1)] == names).mean()),
         "sentences": float((names[logits.argmax(0)] == names).mean()),
         "count": count,
     }

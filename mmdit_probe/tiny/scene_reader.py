@@ -23,18 +23,18 @@ from .recipe import Recipe
 
 
 def targets(chosen: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-    """Grounds (n, 8) in {0, 1}; per shape (n, 8) 0 for absent, else 1 + its colour's number."""
+    """Grounds (n, 8) in {0, 1}; per shape (n, 8) 0 for absent, else 1 + its color's number."""
     grounds, things = torch.zeros(len(chosen), len(GROUNDS)), torch.zeros(len(chosen), len(THINGS), dtype=torch.long)
     for i, scene in enumerate(chosen):
         for ground in scene.grounds:
             grounds[i, GROUNDS.index(ground)] = 1
         for thing in scene.things:
-            things[i, THINGS.index(thing.shape)] = 1 + list(COLOURS).index(thing.colour)
+            things[i, THINGS.index(thing.shape)] = 1 + list(COLOURS).index(thing.color)
     return grounds, things
 
 
 def train_reader(vae: AutoencoderKL, recipe: Recipe, device: torch.device) -> ReaderNetwork:
-    """Fit the reader to training scenes; every second picture has gone through the autoencoder, as generated ones have."""
+    """Fit the reader to training scenes; every second image has gone through the autoencoder, as generated ones have."""
     chosen = list(tqdm(scenes("train", recipe.reader_scenes), "drawing scenes", recipe.reader_scenes, mininterval=5))
     images = np.stack([scene.image for scene in chosen])
     images[1::2] = _decoded(vae, images[1::2], device)

@@ -13,7 +13,7 @@ def _alone() -> None:
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerShare:
     """One process's part of a run: number ``number`` of ``processes``.
 
     ``wait`` returns when all processes have called it; ``device`` is this process's own, None where the user's choice
@@ -30,12 +30,12 @@ class Share:
         return self.number == 0
 
 
-def launched_share(device: str) -> Share:
+def launched_worker_share(device: str) -> WorkerShare:
     """The share of this process, everything unless `accelerate launch` started several."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return Share()
+        return WorkerShare()
     from accelerate import PartialState
 
     state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # a slower process may be hours behind
     own = str(state.device) if device == "cuda" else None
-    return Share(state.process_index, state.num_processes, state.wait_for_everyone, own)
+    return WorkerShare(state.process_index, state.num_processes, state.wait_for_everyone, own)

@@ -11,17 +11,17 @@ import numpy as np
 from PIL import Image
 
 _SHOWN = 256
-"""Pictures are shown at least so many px wide."""
+"""Images are shown at least so many px wide."""
 
 
-def picture_tag(picture: np.ndarray, alt: str, width: int | None = None) -> str:
-    """An <img> of (height, width, 3) uint8 RGB; small pictures are enlarged pixel by pixel. ``width`` in px."""
+def image_tag(image: np.ndarray, alt: str, width: int | None = None) -> str:
+    """An <img> of (height, width, 3) uint8 RGB; small images are enlarged pixel by pixel. ``width`` in px."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
+    Image.fromarray(image).save(buffer, format="PNG")
     code = base64.b64encode(buffer.getvalue()).decode()
-    wide = max(picture.shape[1], _SHOWN) if width is None else width
+    wide = max(image.shape[1], _SHOWN) if width is None else width
     style = f"width:{wide}px;max-width:100%;height:auto"
-    if picture.shape[1] < wide:
+    if image.shape[1] < wide:
         style += ";image-rendering:pixelated"
     return f'<img src="data:image/png;base64,{code}" alt="{html.escape(alt)}" style="{style}">'
 

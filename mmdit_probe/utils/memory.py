@@ -43,7 +43,7 @@ def in_words(count: int) -> str:
     return f"{count} bytes"
 
 
-def in_parts(
+def run_in_batches(
     run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], most: int | None = None
 ) -> tuple[list[Result], int]:
     """``run(items)``, ``most`` at a time, in halves, quarters and so on where the GPU runs out of memory.
@@ -60,12 +60,12 @@ def in_parts(
             if size == 1:
                 raise
             size = -(-size // 2)
-            give_back()
+            empty_cuda_cache()
             _log.warning("out of memory: %d at a time from here on", size)
     return results, size
 
 
-def give_back() -> None:
+def empty_cuda_cache() -> None:
     """Return what PyTorch holds of the GPU's memory without using it."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

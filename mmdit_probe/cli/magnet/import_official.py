@@ -23,6 +23,6 @@ def import_official(
         raise ValueError(f"import-official: no file {file}")
     from mmdit_probe.magnet.official import import_official as convert
 
-    common.take_folder(out)
+    common.lock_output(out)
     written = convert(file, out)
     common.finish([f"try it: mmdit-probe segment photo.jpg --classes 'dog,grass' --lora {out}"], [written], as_json)

@@ -44,14 +44,14 @@ def train(
         ),
     ] = None,
     captions: Annotated[
-        Path | None, typer.Option(help="JSON of captions: COCO's, or an object from picture file to caption.")
+        Path | None, typer.Option(help="JSON of captions: COCO's, or an object from image file to caption.")
     ] = None,
     sentences: Annotated[
         int | None, typer.Option(min=1, help=f"Sentences of a caption that are kept. {_presets('sentences')}")
     ] = None,
     rank: Annotated[int | None, typer.Option(min=1, help=f"Rank of the LoRA. {_presets('rank')}")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help=f"Training steps. {_presets('steps')}")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help=f"Pictures of one forward pass. {_presets('batch')}")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help=f"Images of one forward pass. {_presets('batch')}")] = None,
     accumulate: Annotated[
         int | None, typer.Option(min=1, help=f"Forward passes of one step. {_presets('accumulate')}")
     ] = None,
@@ -91,7 +91,7 @@ def train(
     save_every: Annotated[
         int | None, typer.Option(min=1, help=f"Steps between checkpoints. {_presets('save_every')}")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures ahead.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images ahead.")] = 0,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also log to OUT/tensorboard (needs the package tensorboard).")
     ] = False,
@@ -105,19 +105,19 @@ def train(
     """Train a LoRA with flow matching and a mask loss on one layer's I2T maps (Seg4Diff, section 5).
 
     Started again with the same settings it goes on from its last checkpoint, to the same losses. `accelerate launch` splits
-    the pictures over GPUs, torchrun over processes of any kind: a step then takes batch x accumulate x processes pictures.
+    the images over GPUs, torchrun over processes of any kind: a step then takes batch x accumulate x processes images.
 
     Writes pytorch_lora_weights.safetensors, which every command takes by --lora OUT and diffusers by
     pipe.load_lora_weights(OUT), losses.csv with losses.pdf / .png, and checkpoint.pt.
     """
     from mmdit_probe.figures.magnet import losses_figure
     from mmdit_probe.figures.style import save_figure
-    from mmdit_probe.magnet.checks import check, read_aloud
+    from mmdit_probe.magnet.checks import check, summary
     from mmdit_probe.magnet.lora import WEIGHTS_FILE
     from mmdit_probe.magnet.tensorboard import tensorboard_writer
     from mmdit_probe.magnet.trainer import MagnetTrainer
     from mmdit_probe.magnet.training_sets import open_training_set, split_source
-    from mmdit_probe.utils.distributed import launched_share
+    from mmdit_probe.utils.distributed import launched_worker_share
 
     from ..segment import one_layer
 
@@ -140,14 +140,14 @@ def train(
         seed=seed,
         **chosen,
     )
-    pictures = open_training_set(data, captions)
-    check(config, pictures)
-    share = launched_share(device)
+    images = open_training_set(data, captions)
+    check(config, images)
+    share = launched_worker_share(device)
     dtype = "fp32" if mixed_precision == "no" else mixed_precision
     source = common.Source(model, dtype, share.device or device, revision, "none", None)
     pipe = source.load()
     config = replace(config, layer=one_layer(pipe, layer))
-    trainer = MagnetTrainer(pipe, pictures, config, out, source.label, workers=workers)
+    trainer = MagnetTrainer(pipe, images, config, out, source.label, workers=workers)
     with (
         common.Bar("steps", as_json or not share.first) as bar,
         tensorboard_writer(out / "tensorboard" if tensorboard and share.first else None) as write,
@@ -161,6 +161,6 @@ def train(
     if not share.first:
         return
     files = [out / WEIGHTS_FILE, out / "losses.csv", *save_figure(losses_figure(table), out / "losses")]
-    lines = read_aloud(table, config)
+    lines = summary(table, config)
     lines.append(f"what it changed: mmdit-probe magnet compare --lora {out}")
     common.finish(lines, files, as_json, last=json.loads(table.tail(1).to_json(orient="records"))[0])

@@ -1,4 +1,4 @@
-"""Labelled pictures: what every data set's reader gives, and what the readers share."""
+"""Labeled images: what every data set's reader gives, and what the readers share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..storage.digests import digest
-from ..storage.images import open_picture
+from ..storage.images import open_image
 
 IGNORE = 255
 """The label of pixels that do not count."""
@@ -22,24 +22,24 @@ IGNORE = 255
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One labelled picture.
+    """One labeled image.
 
-    ``picture`` is a file, or (height, width, 3) uint8 RGB; ``read`` gives its label map (height, width) uint8: class
+    ``image`` is a file, or (height, width, 3) uint8 RGB; ``read`` gives its label map (height, width) uint8: class
     numbers of the data set, or `IGNORE`. ``source`` is what the label map is made from, files and texts; None: it is
     nowhere but in ``read``.
     """
 
     name: str
-    picture: Path | np.ndarray
+    image: Path | np.ndarray
     read: Callable[[], np.ndarray]
     source: tuple[Path | str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledPictures:
-    """A data set: its name, its classes' names, and its pictures in a fixed order.
+class LabeledImages:
+    """A data set: its name, its classes' names, and its images in a fixed order.
 
-    ``built_in`` pictures are drawn by the package itself, the same everywhere.
+    ``built_in`` images are drawn by the package itself, the same everywhere.
     """
 
     name: str
@@ -49,29 +49,29 @@ class LabelledPictures:
 
     @cached_property
     def digest(self) -> str:
-        """Tells these pictures, label maps and classes from others of the same name, wherever their files lie.
+        """Tells these images, label maps and classes from others of the same name, wherever their files lie.
 
-        The files are read once; built-in pictures are not drawn.
+        The files are read once; built-in images are not drawn.
         """
         if self.built_in:
             return digest([self.name, str(len(self.samples)), *self.classes])
         return digest(chain(self.classes, *map(_contents, self.samples)))
 
-    def first(self, limit: int | None) -> LabelledPictures:
-        """The first ``limit`` pictures, all if None; `ValueError` if that leaves none."""
+    def first(self, limit: int | None) -> LabeledImages:
+        """The first ``limit`` images, all if None; `ValueError` if that leaves none."""
         samples = self.samples[:limit]
         if not samples:
-            raise ValueError(f"{self.name}: there is no picture to evaluate ({len(self.samples)} found, limit {limit})")
+            raise ValueError(f"{self.name}: there is no image to evaluate ({len(self.samples)} found, limit {limit})")
         return replace(self, samples=samples)
 
 
 def _contents(sample: Sample) -> Iterator[Path | str | np.ndarray]:
-    yield from (sample.name, sample.picture)
+    yield from (sample.name, sample.image)
     yield from (sample.read(),) if sample.source is None else sample.source
 
 
 @dataclass(frozen=True)
-class Labelling:
+class Labeling:
     """From a label file's values to class numbers.
 
     ``values`` maps value to class; ``ignored`` values become `IGNORE`; ``other`` is what all the rest become, None if
@@ -100,16 +100,16 @@ class Labelling:
 
 
 @lru_cache
-def labelling(name: str) -> Labelling:
+def labeling(name: str) -> Labeling:
     """A public data set's classes and label values, from classes.json."""
     known = json.loads((files("mmdit_probe") / "datasets" / "classes.json").read_text(encoding="utf-8"))[name]
     values = tuple((int(value), number) for value, number in known["values"].items())
-    return Labelling(tuple(known["classes"]), values, tuple(known["ignored"]), known.get("other"))
+    return Labeling(tuple(known["classes"]), values, tuple(known["ignored"]), known.get("other"))
 
 
 def read_values(path: Path) -> np.ndarray:
-    """The values (height, width) of a palette, grey or 16-bit label picture, 0 to 65535; `ValueError` if it is none."""
-    with open_picture(path, "label map") as opened:
+    """The values (height, width) of a palette, grey or 16-bit label image, 0 to 65535; `ValueError` if it is none."""
+    with open_image(path, "label map") as opened:
         values = np.asarray(opened)
     if (
         values.ndim != 2
@@ -120,20 +120,20 @@ def read_values(path: Path) -> np.ndarray:
     return values
 
 
-def read_labels(path: Path, labels: Labelling) -> np.ndarray:
+def read_labels(path: Path, labels: Labeling) -> np.ndarray:
     """The label map of a file."""
     return labels.apply(read_values(path), path)
 
 
-def paired(name: str, labels: Labelling, pairs: Iterable[tuple[str, Path, Path]]) -> LabelledPictures:
-    """Samples of (name, picture file, label file); `ValueError` names the first file that is not there."""
+def paired(name: str, labels: Labeling, pairs: Iterable[tuple[str, Path, Path]]) -> LabeledImages:
+    """Samples of (name, image file, label file); `ValueError` names the first file that is not there."""
     samples, reading = [], str(labels)
-    for stem, picture, target in pairs:
-        for file in (picture, target):
+    for stem, image, target in pairs:
+        for file in (image, target):
             if not file.is_file():
-                raise ValueError(f"{name}: {file} is missing; every picture needs its label map")
-        samples.append(Sample(stem, picture, partial(read_labels, target, labels), (target, reading)))
-    return LabelledPictures(name, labels.classes, samples)
+                raise ValueError(f"{name}: {file} is missing; every image needs its label map")
+        samples.append(Sample(stem, image, partial(read_labels, target, labels), (target, reading)))
+    return LabeledImages(name, labels.classes, samples)
 
 
 def folder_of(name: str, root: Path, *places: str) -> Path:
@@ -147,8 +147,8 @@ def folder_of(name: str, root: Path, *places: str) -> Path:
 def lines_of(name: str, path: Path) -> list[str]:
     """The names in a list file."""
     if not path.is_file():
-        raise ValueError(f"{name}: {path} is missing; it lists the pictures")
+        raise ValueError(f"{name}: {path} is missing; it lists the images")
     try:
         return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{name}: {path} can't be read as text ({error}); it lists the pictures") from error
+        raise ValueError(f"{name}: {path} can't be read as text ({error}); it lists the images") from error

@@ -1,10 +1,10 @@
-"""The rivals through segment, group and evaluate as a user runs them, on small models in folders."""
+"""The baselines through segment, group and evaluate as a user runs them, on small models in folders."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 
-import models_rivals as small
+import models_baselines as small
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,13 +31,13 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     Image.fromarray(scene("val", 0).image).save(tmp_path / "scene.png")
     return "scene.png"
 
 
 def shrink(monkeypatch, method):
-    """The method's settings for small pictures."""
+    """The method's settings for small images."""
     from mmdit_probe.baselines import registry as systems
 
     entry = systems.SYSTEMS[method]
@@ -56,7 +56,7 @@ def test_every_system_is_evaluated_on_scenes_from_folders(run, folders, tmp_path
     code, out, err = run(*command, "--model", str(folders / backbone), model=False)
     assert code == 0, err
     assert f"{method}: " in out
-    assert "pictures a second" in out
+    assert "images a second" in out
     table = pd.read_csv("results/evaluate/evaluate.csv")
     assert table["method"].unique() == [method]
     assert list(table.columns) == ["method", "matching", "pacc", "macc", "miou"]
@@ -66,20 +66,20 @@ def test_every_system_is_evaluated_on_scenes_from_folders(run, folders, tmp_path
 
 
 @pytest.mark.parametrize("refine", ["diffsegmenter", "iseg", "corrclip-vote"])
-def test_refined_masks_of_a_picture(run, picture, refine, folders):
+def test_refined_masks_of_a_image(run, image, refine, folders):
     masks = ["--masks", str(folders / "sam")] if refine == "corrclip-vote" else []
     more = ["--layer", "1", "--refine", refine, "--refine-steps", "3", "--refine-entropy", "0.1", *masks]
-    code, out, err = run("segment", picture, "--classes", "grass,circle", *more)
+    code, out, err = run("segment", image, "--classes", "grass,circle", *more)
     assert code == 0, err
     assert "layer 1, timestep 8" in out
     settings = json.loads(Path("results/segment/run.json").read_text())
     assert settings["refine"] == refine
-    assert settings["rival"] == {"steps": 3, "iterations": 3, "entropy": 0.1, "word_scale": 1.6, "regions": 12}
+    assert settings["baseline"] == {"steps": 3, "iterations": 3, "entropy": 0.1, "word_scale": 1.6, "regions": 12}
 
 
 @pytest.mark.parametrize("method", ["diffseg", "diffcut"])
-def test_regions_of_an_mmdit_by_a_rival(run, picture, method):
-    code, out, err = run("group", picture, "--layer", "1", "--method", method, "--threshold", "0.7", "--json")
+def test_regions_of_an_mmdit_by_a_baseline(run, image, method):
+    code, out, err = run("group", image, "--layer", "1", "--method", method, "--threshold", "0.7", "--json")
     assert code == 0, err
     assert sum(row["share"] for row in json.loads(out)["table"]) == pytest.approx(1)
     code, out, err = run("evaluate", "scenes", "--method", method, "--limit", "2", "--layers", "0,2")
@@ -89,16 +89,16 @@ def test_regions_of_an_mmdit_by_a_rival(run, picture, method):
     assert "layer" in out
 
 
-def test_whole_systems_write_the_same_files(run, picture, folders, tmp_path, monkeypatch):
+def test_whole_systems_write_the_same_files(run, image, folders, tmp_path, monkeypatch):
     shrink(monkeypatch, "diffseg")
     shrink(monkeypatch, "proxyclip")
     small_side = ["--model", str(folders / "sd")]
-    code, out, err = run("group", picture, "--method", "diffseg", *small_side, model=False)
+    code, out, err = run("group", image, "--method", "diffseg", *small_side, model=False)
     assert code == 0, err
     assert out.startswith("diffseg\n")
     assert all((tmp_path / "results" / "group" / f"scene_{kind}").is_file() for kind in FILES)
     more = ["--method", "proxyclip", "--model", str(folders / "clip"), "--dino", str(folders / "dino")]
-    code, _, err = run("segment", picture, "--classes", "grass,circle", *more, model=False)
+    code, _, err = run("segment", image, "--classes", "grass,circle", *more, model=False)
     assert code == 0, err
     labels = np.asarray(Image.open(tmp_path / "results" / "segment" / "scene_labels.png"))
     assert labels.shape == (64, 64)
@@ -121,7 +121,7 @@ def test_whole_systems_write_the_same_files(run, picture, folders, tmp_path, mon
         (["segment", "scene.png", "--classes", "a", "--method", "iseg", "--layer", "1"], "--layer is about an MM-DiT"),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(run, picture, tmp_path, arguments, message):
+def test_mistakes_are_one_line_and_leave_nothing(run, image, tmp_path, arguments, message):
     code, out, err = run(*arguments)
     assert code == 2
     assert out == ""
@@ -163,7 +163,7 @@ def test_the_comparison_has_every_row_and_chooses_on_other_scenes(tiny, tmp_path
     assert rows.loc["DiffSeg on MM-DiT (tuned)", "threshold"] == best
     assert rows.loc["DiffSeg on MM-DiT (released)", "threshold"] == 1.1
     assert rows.loc["Seg4Diff", "miou"] == pytest.approx(rows.loc["Seg4Diff + MAGNET", "miou"])
-    assert "k-means on colours" in rows.index
+    assert "k-means on colors" in rows.index
     assert (rows["per_second"].dropna() > 0).all()
     lora.write_bytes(b"trained anew")
     with pytest.raises(ValueError, match=r"other settings \(model\)"):

@@ -1,4 +1,4 @@
-"""The rivals' steps on an MM-DiT: refiners and regions through the segmenters and the evaluation."""
+"""The baselines' steps on an MM-DiT: refiners and regions through the segmenters and the evaluation."""
 
 import numpy as np
 import pandas as pd
@@ -7,9 +7,9 @@ import torch
 
 from mmdit_probe import I2TMaps, Probe
 from mmdit_probe.baselines.anchor_merging import merge_regions
-from mmdit_probe.baselines.attention_rows import held, normalised
+from mmdit_probe.baselines.attention_rows import held, normalized
 from mmdit_probe.baselines.counters import RegionCounter, joint_config, refined_counter, refined_segmenter
-from mmdit_probe.baselines.on_mmdit import JointGrouper, RefinedReader, Worked, colour_masks, image_features
+from mmdit_probe.baselines.on_mmdit import ApplyPerLayer, JointGrouper, RefinedReader, color_masks, image_features
 from mmdit_probe.baselines.refinement import iterate, min_max, sharpened
 from mmdit_probe.configs import EvaluateConfig, GroupConfig, SegmentConfig
 from mmdit_probe.configs.baselines import DiffCutConfig, DiffSegConfig, RefineConfig, for_dataset
@@ -18,7 +18,7 @@ from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.evaluation import run as evaluation
 from mmdit_probe.evaluation.run import run_evaluation
 from mmdit_probe.evaluation.tables import tabulate
-from mmdit_probe.metrics.matching import matched_scores
+from mmdit_probe.metrics.matching import matched_metrics
 from mmdit_probe.pipelines.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
 from mmdit_probe.segmentation import OpenVocabularySegmenter
 from mmdit_probe.segmentation.label_map import label_map
@@ -29,11 +29,11 @@ SCENES = held_out_scenes(3)
 
 
 @pytest.fixture
-def picture():
+def image():
     return scene("val", 0).image
 
 
-def full_attention(pipe, picture, prompt, layer, timestep, scale=1.0, span=()):
+def full_attention(pipe, image, prompt, layer, timestep, scale=1.0, span=()):
     """(heads, tokens, tokens) and the layout of one layer's whole joint softmax, and its output, written out."""
     features = encode_prompts(pipe, [prompt], 77)
     states = features.inputs["encoder_hidden_states"].clone()
@@ -48,43 +48,43 @@ def full_attention(pipe, picture, prompt, layer, timestep, scale=1.0, span=()):
         kept["value"] = attention.value[0]
         return [torch.zeros(1)] * attention.batch
 
-    latents = add_noise(encode_images(pipe, [picture]), sigma, 0)
-    with torch.no_grad(), Probe(pipe, [Worked(work), I2TMaps()], layers=[layer]):
+    latents = add_noise(encode_images(pipe, [image]), sigma, 0)
+    with torch.no_grad(), Probe(pipe, [ApplyPerLayer(work), I2TMaps()], layers=[layer]):
         forward_once(pipe, latents, sigma, features)
     return kept
 
 
-def test_diffsegmenter_is_what_i2i_was_and_its_steps_are_powers(random_pipe, picture):
+def test_diffsegmenter_is_what_i2i_was_and_its_steps_are_powers(random_pipe, image):
     layer = 1
     one = refined_segmenter(random_pipe, layer, SegmentConfig(refine="diffsegmenter"), RefineConfig())
     plain = OpenVocabularySegmenter(random_pipe, layer, SegmentConfig(refine="i2i"))
-    np.testing.assert_allclose(one(picture, CLASSES).logits, plain(picture, CLASSES).logits, atol=1e-6)
+    np.testing.assert_allclose(one(image, CLASSES).logits, plain(image, CLASSES).logits, atol=1e-6)
     none = refined_segmenter(random_pipe, layer, SegmentConfig(refine="diffsegmenter"), RefineConfig(steps=0))
-    unrefined = OpenVocabularySegmenter(random_pipe, layer)(picture, CLASSES)
-    np.testing.assert_allclose(none(picture, CLASSES).logits, unrefined.logits, atol=1e-6)
+    unrefined = OpenVocabularySegmenter(random_pipe, layer)(image, CLASSES)
+    np.testing.assert_allclose(none(image, CLASSES).logits, unrefined.logits, atol=1e-6)
     assert isinstance(one, SegmentsByName)
 
 
-def test_iseg_is_the_iteration_on_the_scaled_words_maps(random_pipe, picture):
+def test_iseg_is_the_iteration_on_the_scaled_words_maps(random_pipe, image):
     """Written out from the full softmax; names of one and of two tokens."""
     config = RefineConfig(entropy=0.05, iterations=4)
     segmenter = refined_segmenter(random_pipe, 2, SegmentConfig(refine="iseg"), config)
-    made = segmenter.batch([picture, picture[::-1].copy()], CLASSES)[0]
+    made = segmenter.batch([image, image[::-1].copy()], CLASSES)[0]
     spans = [(1,), (2, 3), (4,)]
-    kept = full_attention(random_pipe, picture, " ".join(CLASSES), 2, 8, 1.6, range(1, 5))
+    kept = full_attention(random_pipe, image, " ".join(CLASSES), 2, 8, 1.6, range(1, 5))
     layout = kept["layout"]
-    i2i = normalised(kept["probs"][:, layout.image_queries, layout.image_keys].mean(0))
+    i2i = normalized(kept["probs"][:, layout.image_queries, layout.image_keys].mean(0))
     i2t = kept["probs"][:, layout.image_queries, layout.text_keys].mean(0)
     maps = torch.stack([i2t[:, list(span)].mean(1) for span in spans], 1)
     expected = min_max(iterate(sharpened(held(i2i), len(maps), 0.05), maps, 4)).T.unflatten(1, layout.grid)
     np.testing.assert_allclose(made.logits, expected, atol=2e-4)
 
 
-def test_the_vote_makes_every_mask_one_class(random_pipe, picture):
-    masks = colour_masks(picture, 4)
+def test_the_vote_makes_every_mask_one_class(random_pipe, image):
+    masks = color_masks(image, 4)
     segmenter = refined_segmenter(random_pipe, 1, SegmentConfig(refine="corrclip-vote"), RefineConfig(regions=4))
-    made = segmenter(picture, CLASSES)
-    plain = OpenVocabularySegmenter(random_pipe, 1)(picture, CLASSES)
+    made = segmenter(image, CLASSES)
+    plain = OpenVocabularySegmenter(random_pipe, 1)(image, CLASSES)
     np.testing.assert_allclose(made.logits, plain.logits)
     for number in np.unique(masks):
         own = made.labels[masks == number]
@@ -93,24 +93,24 @@ def test_the_vote_makes_every_mask_one_class(random_pipe, picture):
     given = refined_segmenter(
         random_pipe, 1, SegmentConfig(refine="corrclip-vote"), RefineConfig(), lambda p: np.zeros(p.shape[:2], int)
     )
-    assert len(np.unique(given(picture, CLASSES).labels)) == 1
+    assert len(np.unique(given(image, CLASSES).labels)) == 1
 
 
-def test_colour_masks_are_connected_and_cover_the_picture():
-    picture = np.zeros((8, 12, 3), np.uint8)
-    picture[:, 4:8] = 255
-    masks = colour_masks(picture, 2)
+def test_color_masks_are_connected_and_cover_the_image():
+    image = np.zeros((8, 12, 3), np.uint8)
+    image[:, 4:8] = 255
+    masks = color_masks(image, 2)
     assert len(np.unique(masks)) == 3
     assert masks.min() == 0
 
 
-def test_regions_of_one_layer_are_those_of_its_full_softmax(random_pipe, picture):
+def test_regions_of_one_layer_are_those_of_its_full_softmax(random_pipe, image):
     config = DiffSegConfig(threshold=0.01)
     grouper = JointGrouper(random_pipe, 2, config, GroupConfig())
-    made = grouper.batch([picture[::-1].copy(), picture])[1]
-    kept = full_attention(random_pipe, picture, "", 2, 8)
+    made = grouper.batch([image[::-1].copy(), image])[1]
+    kept = full_attention(random_pipe, image, "", 2, 8)
     layout = kept["layout"]
-    i2i = normalised(kept["probs"][:, layout.image_queries, layout.image_keys].mean(0))
+    i2i = normalized(kept["probs"][:, layout.image_queries, layout.image_keys].mean(0))
     merged = merge_regions(held(i2i), layout.grid, 0.01)
     taken = np.unique(label_map(merged, (64, 64)))
     np.testing.assert_allclose(made.logits, merged[taken], atol=1e-5)
@@ -120,8 +120,8 @@ def test_regions_of_one_layer_are_those_of_its_full_softmax(random_pipe, picture
     assert isinstance(grouper, FindsRegions)
 
 
-def test_cut_features_are_the_attention_output_at_the_image(random_pipe, picture):
-    kept = full_attention(random_pipe, picture, "", 1, 8)
+def test_cut_features_are_the_attention_output_at_the_image(random_pipe, image):
+    kept = full_attention(random_pipe, image, "", 1, 8)
     layout = kept["layout"]
     expected = (kept["probs"] @ kept["value"])[:, layout.image_queries]
     found = {}
@@ -130,26 +130,26 @@ def test_cut_features_are_the_attention_output_at_the_image(random_pipe, picture
         found["features"] = image_features(attention)
         return [torch.zeros(1)] * attention.batch
 
-    latents = add_noise(encode_images(random_pipe, [picture]), noise_level(random_pipe, 8), 0)
-    with torch.no_grad(), Probe(random_pipe, [Worked(work)], layers=[1], stop_early=True):
+    latents = add_noise(encode_images(random_pipe, [image]), noise_level(random_pipe, 8), 0)
+    with torch.no_grad(), Probe(random_pipe, [ApplyPerLayer(work)], layers=[1], stop_early=True):
         forward_once(random_pipe, latents, noise_level(random_pipe, 8), encode_prompts(random_pipe, [""], 77))
     by_hand = torch.cat(list(expected), -1).T.unflatten(1, layout.grid)
     torch.testing.assert_close(found["features"][0], by_hand, atol=1e-5, rtol=1e-4)
-    grouped = JointGrouper(random_pipe, 1, DiffCutConfig(tau=0.9)).group(picture)
-    assert grouped.labels.shape == picture.shape[:2]
+    grouped = JointGrouper(random_pipe, 1, DiffCutConfig(tau=0.9)).group(image)
+    assert grouped.labels.shape == image.shape[:2]
     assert sum(grouped.shares.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("method", ["diffseg", "diffcut"])
-def test_evaluated_regions_agree_with_grouping_each_picture(random_pipe, tmp_path, method):
-    rival = DiffSegConfig(threshold=0.02) if method == "diffseg" else DiffCutConfig(tau=0.9)
+def test_evaluated_regions_agree_with_grouping_each_image(random_pipe, tmp_path, method):
+    baseline = DiffSegConfig(threshold=0.02) if method == "diffseg" else DiffCutConfig(tau=0.9)
     config = EvaluateConfig(task="unsupervised", method=method, layers=(0, 2), timesteps=(4, 8), batch=1)
-    counter = RegionCounter(random_pipe, config, rival)
+    counter = RegionCounter(random_pipe, config, baseline)
     result = tabulate(run_evaluation(random_pipe, SCENES, config, tmp_path, "random", counter=counter))
     assert len(result.views) == 2 * 2 * 2
-    grouper = JointGrouper(random_pipe, 2, rival, GroupConfig(timestep=4))
-    regions = np.stack([grouper.group(sample.picture).labels for sample in SCENES.samples])
-    expected = matched_scores(np.stack([s.read() for s in SCENES.samples]), regions, len(SCENES.classes))
+    grouper = JointGrouper(random_pipe, 2, baseline, GroupConfig(timestep=4))
+    regions = np.stack([grouper.group(sample.image).labels for sample in SCENES.samples])
+    expected = matched_metrics(np.stack([s.read() for s in SCENES.samples]), regions, len(SCENES.classes))
     row = result.views.set_index(["matching", "timestep", "layer"]).loc[("paper", 4, 2)]
     assert row["miou"] == pytest.approx(expected.miou)
     assert row["pacc"] == pytest.approx(expected.accuracy)
@@ -157,9 +157,7 @@ def test_evaluated_regions_agree_with_grouping_each_picture(random_pipe, tmp_pat
 
 
 @pytest.mark.parametrize("refine", ["diffsegmenter", "iseg", "corrclip-vote"])
-def test_evaluated_refinements_agree_with_segmenting_each_picture_and_resume(
-    random_pipe, tmp_path, monkeypatch, refine
-):
+def test_evaluated_refinements_agree_with_segmenting_each_image_and_resume(random_pipe, tmp_path, monkeypatch, refine):
     config = EvaluateConfig(refine=refine, layers=(1, 2), batch=2)
 
     def evaluate(out):
@@ -172,7 +170,7 @@ def test_evaluated_refinements_agree_with_segmenting_each_picture_and_resume(
     for sample in SCENES.samples:
         labels = sample.read()
         present = np.unique(labels)
-        made = segmenter(sample.picture, [SCENES.classes[number] for number in present])
+        made = segmenter(sample.image, [SCENES.classes[number] for number in present])
         right, total = right + (present[made.labels] == labels).sum(), total + labels.size
     assert result.views.set_index("layer").loc[2, "pacc"] == pytest.approx(right / total)
 
@@ -195,12 +193,12 @@ def test_evaluated_refinements_agree_with_segmenting_each_picture_and_resume(
 def test_other_settings_are_another_run(random_pipe, tmp_path):
     config = EvaluateConfig(refine="iseg", layers=(1,), batch=3)
 
-    def evaluate(rival):
-        counter = refined_counter(random_pipe, config, rival)
+    def evaluate(baseline):
+        counter = refined_counter(random_pipe, config, baseline)
         return list(run_evaluation(random_pipe, SCENES, config, tmp_path, "random", counter=counter))
 
     evaluate(RefineConfig())
-    with pytest.raises(ValueError, match=r"other settings \(rival\)"):
+    with pytest.raises(ValueError, match=r"other settings \(baseline\)"):
         evaluate(RefineConfig(iterations=3))
 
 

@@ -16,7 +16,7 @@ from mmdit_probe.configs import GenerationConfig, PCAConfig
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.figures.pca import pca_page, r2_figure, text_page
 from mmdit_probe.readouts.feature_pca import class_r2, image_features, position_r2, principal_components, token_labels
-from mmdit_probe.studies.feature_pca import colours, measure_pca, pca_table, read_aloud, text_colours
+from mmdit_probe.studies.feature_pca import colors, measure_pca, pca_table, summary, text_colors
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=3)
 GRID = (5, 6)
@@ -42,7 +42,7 @@ def fit(features, *factors):
 
 @pytest.mark.parametrize("order", ["image-text", "text-image"])
 def test_the_readout_is_a_singular_value_decomposition_of_the_image_tokens(order):
-    """The slow twin: tokens cut out by hand, centred, numpy's SVD, signs by the largest coordinate."""
+    """The slow twin: tokens cut out by hand, centered, numpy's SVD, signs by the largest coordinate."""
     layout = TokenLayout(GRID, 7, order)
     call = random_call(2, 3, layout.tokens, 8, kv_heads=1)
     fields = FeaturePCA().measure(JointAttention(call, layout))
@@ -51,8 +51,8 @@ def test_the_readout_is_a_singular_value_decomposition_of_the_image_tokens(order
             tokens = [
                 tensor[batch, :, layout.image_slice.start + n].reshape(-1).double().numpy() for n in range(layout.image)
             ]
-            centred = np.stack(tokens) - np.mean(tokens, 0)
-            u, s, _ = np.linalg.svd(centred, full_matrices=False)
+            centered = np.stack(tokens) - np.mean(tokens, 0)
+            u, s, _ = np.linalg.svd(centered, full_matrices=False)
             for component in range(3):
                 slow = u[:, component] * s[component]
                 slow = slow * np.sign(slow[np.abs(slow).argmax()])
@@ -157,39 +157,39 @@ def test_scenes_are_read_with_their_classes(random_pipe):
     config = PCAConfig(None, (0, 4), (1, 2), (1, 2), GENERATION)
     recording = measure_pca(random_pipe, config)
     record, table = recording.record, pca_table(recording.record)
-    assert record["pca"].dims == ("scene", "sampling_timestep", "layer", "feature", "component", "row", "col")
+    assert record["pca"].dims == ("scene", "timestep", "layer", "feature", "component", "row", "col")
     assert record["class_r2"].notnull().all()
-    np.testing.assert_array_equal(recording.picture, scene("test", 0).image)
+    np.testing.assert_array_equal(recording.image, scene("test", 0).image)
     assert len(table) == 2 * 2 * 3
     at = table.set_index(["timestep", "layer", "feature"]).loc[(2, 1, "key")]
-    chosen = record.sel(sampling_timestep=2, layer=1, feature="key")
+    chosen = record.sel(timestep=2, layer=1, feature="key")
     assert at["class_r2"] == pytest.approx(float(chosen["class_r2"].mean()))
     assert at["variance_2"] == pytest.approx(float(chosen["pca_variance"].isel(component=1).mean()))
-    lines = read_aloud(table)
+    lines = summary(table)
     assert lines[1].startswith("The class explains most in layer")
     again = measure_pca(random_pipe, config).record
     np.testing.assert_array_equal(again["pca"], record["pca"])
 
 
-def test_a_generated_picture_has_no_classes(random_pipe):
+def test_a_generated_image_has_no_classes(random_pipe):
     table = pca_table(measure_pca(random_pipe, PCAConfig("sand", generation=GENERATION, timesteps=(1,))).record)
     assert table["class_r2"].isna().all()
     assert table["position_r2"].notna().all()
-    assert "No label map is known" in read_aloud(table)[1]
+    assert "No label map is known" in summary(table)[1]
     assert [ax.get_title() for ax in r2_figure(table).axes] == ["R² from row and column"]
 
 
-def test_the_page_shows_components_as_colours(random_pipe):
+def test_the_page_shows_components_as_colors(random_pipe):
     recording = measure_pca(random_pipe, PCAConfig(None, (1,), generation=GENERATION, timesteps=(1,)))
-    shown = colours(recording.record)
-    assert shown.dims == ("sampling_timestep", "layer", "feature", "row", "col", "component")
+    shown = colors(recording.record)
+    assert shown.dims == ("timestep", "layer", "feature", "row", "col", "component")
     assert (shown.min(("row", "col")) == 0).all()
     assert (shown.max(("row", "col")) == 1).all()
-    page = pca_page(shown.isel(sampling_timestep=0), recording.picture)
+    page = pca_page(shown.isel(timestep=0), recording.image)
     tiles = [ax.images[0].get_array() for ax in page.axes if ax.images]
     assert len(tiles) == 1 + 3 * 3
-    np.testing.assert_array_equal(tiles[0], recording.picture)
-    np.testing.assert_array_equal(tiles[1], shown.isel(sampling_timestep=0, layer=0, feature=0))
+    np.testing.assert_array_equal(tiles[0], recording.image)
+    np.testing.assert_array_equal(tiles[1], shown.isel(timestep=0, layer=0, feature=0))
     torch.testing.assert_close(float(shown.max()), 1.0)
 
 
@@ -207,7 +207,7 @@ def test_the_reading_names_the_layers():
             for feature, extra in (("query", 0.1), ("key", 0.0), ("value", -0.1))
         ]
     )
-    lines = read_aloud(frame)
+    lines = summary(frame)
     assert "most in layer 0 (R^2 0.90) and least in layer 1 (0.20)" in lines[0]
     assert "most in layer 1 (R^2 0.50" in lines[1]
     assert "most in the query of layer 1 (0.60)" in lines[1]
@@ -277,10 +277,10 @@ def test_the_table_and_page_of_text_tokens(random_pipe):
     text = table[table["stream"] == "text"]
     assert text["position_r2"].isna().all()
     at = text.set_index(["timestep", "layer", "feature"]).loc[(2, 2, "value")]
-    chosen = record["text_pca_variance"].sel(sampling_timestep=2, layer=2, feature="value")
+    chosen = record["text_pca_variance"].sel(timestep=2, layer=2, feature="value")
     assert at["variance_1"] == pytest.approx(float(chosen.isel(component=0)))
-    assert "Three components hold most of the text tokens' variance" in read_aloud(table)[-1]
-    shown = text_colours(record).isel(sampling_timestep=0)
+    assert "Three components hold most of the text tokens' variance" in summary(table)[-1]
+    shown = text_colors(record).isel(timestep=0)
     assert dict(shown.sizes) == {"layer": 2, "feature": 3, "token": 7, "component": 3}
     page = text_page(shown)
     axes = [ax for ax in page.axes if ax.images]
@@ -301,7 +301,7 @@ def test_text_components_on_the_command_line(run, tmp_path):
     assert code == 0, err
     assert json.loads(out)["table"][0]["stream"] == "text"
     written = {file.name for file in (tmp_path / "results" / "pca").iterdir()}
-    assert written == {"pca_text_t1.pdf", "pca_text_t1.png", "pca.csv", "pca.nc", "picture.png"}
+    assert written == {"pca_text_t1.pdf", "pca_text_t1.png", "pca.csv", "pca.nc", "image.png"}
     code, _, err = run("pca", "--prompt", "sand", "--padding")
     assert code == 2
     assert "--padding is of text tokens; add --stream text or both" in err

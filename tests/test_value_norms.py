@@ -10,7 +10,7 @@ from mmdit_probe import TokenLayout, ValueNorms
 from mmdit_probe.attention.joint import JointAttention
 from mmdit_probe.configs import GenerationConfig, ValueNormsConfig
 from mmdit_probe.figures.norms import norm_heads_figure, norms_figure
-from mmdit_probe.studies.value_norms import heads_table, measure_norms, norms_table, read_aloud, run_norms
+from mmdit_probe.studies.value_norms import heads_table, measure_norms, norms_table, run_norms, summary
 
 GENERATION = GenerationConfig(steps=3, guidance_scale=3.0, max_sequence_length=3)
 CONFIG = ValueNormsConfig(("a red circle on grass", "sand"), (1, 3), GENERATION)
@@ -38,12 +38,10 @@ def test_the_norms_are_those_of_the_value_projections(random_pipe):
     for stream in ("image", "text"):
         tokens = caught[stream][1].unflatten(-1, (heads, -1)).numpy()  # row 1 carries the prompt
         slow = [np.mean([np.sqrt((token[h] ** 2).sum()) for token in tokens]) for h in range(heads)]
-        found = record["value_norm"].isel(sampling_timestep=0).sel(layer=1, stream=stream)
+        found = record["value_norm"].isel(timestep=0).sel(layer=1, stream=stream)
         np.testing.assert_allclose(found, slow, rtol=1e-5)
     words = caught["text"][1, 1:4].unflatten(-1, (heads, -1)).norm(dim=-1).mean(0)
-    np.testing.assert_allclose(
-        record["value_norm"].isel(sampling_timestep=0).sel(layer=1, stream="prompt"), words, rtol=1e-5
-    )
+    np.testing.assert_allclose(record["value_norm"].isel(timestep=0).sel(layer=1, stream="prompt"), words, rtol=1e-5)
 
 
 def test_values_twice_as_long_have_twice_the_norm():
@@ -60,7 +58,7 @@ def test_the_table_holds_means_and_ratios(record):
     table = norms_table(record)
     assert len(table) == 2 * 3
     at = table.set_index(["timestep", "layer"]).loc[(1, 2)]
-    values = record["value_norm"].sel(sampling_timestep=1, layer=2).mean("head")
+    values = record["value_norm"].sel(timestep=1, layer=2).mean("head")
     assert at["text"] == pytest.approx(float(values.sel(stream="text").mean()))
     assert at["image_spread"] == pytest.approx(float(values.sel(stream="image").std()))
     assert at["text_to_image"] == pytest.approx(at["text"] / at["image"])
@@ -99,7 +97,7 @@ def test_the_reading_names_the_layer_that_stands_out():
         {"layer": [0, 1, 2], "image": 1.0, "text": 1.0, "prompt": 1.0}
         | {"text_to_image": [0.5, 3.0, 1.0], "prompt_to_image": [0.2, 1.0, 2.0]}
     )
-    lines = read_aloud(frame)
+    lines = summary(frame)
     assert lines[0].startswith("Layer 1 has the longest text values against image values: 3.00 times (median")
     assert "layer 2 has the largest ratio, 2.00" in lines[1]
-    assert "no ratio for the prompt" in read_aloud(frame.assign(prompt_to_image=np.nan))[1]
+    assert "no ratio for the prompt" in summary(frame.assign(prompt_to_image=np.nan))[1]

@@ -1,4 +1,4 @@
-"""The rivals' steps on one SD3-size layer: ``python -m benchmarks.rivals``.
+"""The baselines' steps on one SD3-size layer: ``python -m benchmarks.baselines``.
 
 4096 + 154 tokens, 24 heads of 64, fp32. Seconds, and the growth of the process's peak memory beyond query, key and value;
 each step in a process of its own. For comparison: the I2I matrix of every head at once, then its mean.
@@ -31,7 +31,7 @@ SIDE, TEXT, HEADS, WIDTH, CLASSES = 64, 154, 24, 64, 5
 
 
 def layer() -> JointAttention:
-    """A layer whose neighbours on the grid look alike, as a picture's do."""
+    """A layer whose neighbors on the grid look alike, as an image's do."""
     generator = torch.Generator().manual_seed(0)
     smooth_map = torch.randn(1, HEADS * WIDTH, 8, 8, generator=generator)
     image = torch.nn.functional.interpolate(smooth_map, size=(SIDE, SIDE), mode="bilinear")
@@ -41,7 +41,7 @@ def layer() -> JointAttention:
     return JointAttention(call, TokenLayout((SIDE, SIDE), TEXT))
 
 
-def materialise(attention: JointAttention) -> torch.Tensor:
+def materialize(attention: JointAttention) -> torch.Tensor:
     """The mean over heads of the whole softmax, all heads at once."""
     scores = attention.query @ attention.key.transpose(2, 3) * attention.scale
     return scores.softmax(-1)[:, :, : SIDE * SIDE, : SIDE * SIDE].mean(1)
@@ -56,7 +56,7 @@ STEPS = {
     "iseg, 8 iterations": lambda a: iterate(sharpened(image_rows(a), SIDE * SIDE, 0.015), maps(), 8),
     "diffseg": lambda a: merge_regions(image_rows(a), (SIDE, SIDE), 0.4),
     "diffcut": lambda a: cut_features(image_features(a)[0], DiffCutConfig()),
-    "materialise I2I of all heads": materialise,
+    "materialize I2I of all heads": materialize,
 }
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     rows = []
     for step in STEPS:
-        code = f"from benchmarks.rivals import measure; measure({step!r})"
+        code = f"from benchmarks.baselines import measure; measure({step!r})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         seconds, megabytes = (float(value) for value in done.stdout.split())
         rows.append({"step": step, "seconds": seconds, "extra peak MB": megabytes})

@@ -20,8 +20,8 @@ from mmdit_probe.studies.word_maps import (
     head_mean,
     maps_table,
     measure_maps,
-    read_aloud,
     still,
+    summary,
     word_positions,
 )
 
@@ -90,30 +90,30 @@ def test_a_word_that_was_cut_off_shows_the_tokens(random_pipe):
         word_positions(random_pipe, "a " * 30 + "snow", ["snow"], GENERATION)
 
 
-def test_a_generated_and_a_given_picture_leave_the_same_kind_of_record(random_pipe):
+def test_a_generated_and_a_given_image_leave_the_same_kind_of_record(random_pipe):
     config = MapsConfig(PROMPT, ("red circle", "grass"), (0, 2), (1, 2), "i2t", "all", GENERATION)
     made, given = measure_maps(random_pipe, config), measure_maps(random_pipe, config, scene("test", 0).image)
     for recording in (made, given):
         maps = recording.record["word_map"]
-        assert maps.dims == ("sampling_timestep", "layer", "head", "word", "row", "col")
+        assert maps.dims == ("timestep", "layer", "head", "word", "row", "col")
         assert maps.shape == (2, 2, 4, 2, 8, 8)
         assert list(maps["layer"]) == [0, 2]
         assert list(maps["word"].values) == ["red circle", "grass"]
-        assert recording.picture.shape == (64, 64, 3)
+        assert recording.image.shape == (64, 64, 3)
     np.testing.assert_allclose(made.record["sigma"], given.record["sigma"], rtol=1e-5)
 
 
 def test_the_table_finds_the_peak():
     values = np.full((1, 2, 1, 3, 4), 0.1)
     values[0, 1, 0, 2, 1] = 0.9
-    dims = ("sampling_timestep", "layer", "word", "row", "col")
-    coords = {"sampling_timestep": [8], "layer": [3, 7], "word": ["sand"], "sigma": ("sampling_timestep", [0.5])}
+    dims = ("timestep", "layer", "word", "row", "col")
+    coords = {"timestep": [8], "layer": [3, 7], "word": ["sand"], "sigma": ("timestep", [0.5])}
     table = maps_table(xr.Dataset({"word_map": (dims, values)}, coords))
     flat, peaked = table.iloc[0], table.iloc[1]
     assert flat["contrast"] == pytest.approx(1)
     assert (peaked["layer"], peaked["peak_row"], peaked["peak_col"], peaked["peak"]) == (7, 2, 1, 0.9)
     assert peaked["mean"] == pytest.approx((11 * 0.1 + 0.9) / 12)
-    assert read_aloud(table)[0].startswith("'sand' peaks in layer 7 at t = 8 (sigma 0.500): 90.00% in row 2, column 1")
+    assert summary(table)[0].startswith("'sand' peaks in layer 7 at t = 8 (sigma 0.500): 90.00% in row 2, column 1")
 
 
 @pytest.mark.parametrize(
@@ -141,21 +141,21 @@ def test_pages_are_the_right_way_up_and_share_one_scale(random_pipe):
     config = MapsConfig(PROMPT, ("grass",), None, (1, 2), "i2t", "all", GENERATION)
     recording = measure_maps(random_pipe, config)
     maps = still(head_mean(recording.record)).sel(word="grass")
-    page = word_page(maps, recording.picture, "grass", "i2t")
+    page = word_page(maps, recording.image, "grass", "i2t")
     overlays = [ax for ax in page.axes if ax.get_title().startswith("layer")]
     assert len(overlays) == 6
     assert [ax.get_title() for ax in overlays] == 2 * ["layer 0", "layer 1", "layer 2"]
     heat = overlays[4].images[-1]
-    np.testing.assert_array_equal(heat.get_array(), maps.isel(sampling_timestep=1, layer=1))
+    np.testing.assert_array_equal(heat.get_array(), maps.isel(timestep=1, layer=1))
     assert {ax.images[-1].get_clim() for ax in overlays} == {(0, float(maps.max()))}
     assert "probability" in page.axes[-1].get_ylabel()
-    sheet = heads_page(still(recording.record["word_map"]).sel(word="grass", sampling_timestep=2), "grass", "i2t")
+    sheet = heads_page(still(recording.record["word_map"]).sel(word="grass", timestep=2), "grass", "i2t")
     drawn = [ax for ax in sheet.axes if ax.images]
     assert len(drawn) == 3 * 4
 
 
 def test_row_0_is_drawn_at_the_top():
-    """The law for orientation: a map that is lit in row 0, column 0 lights the top left of the picture."""
+    """The law for orientation: a map that is lit in row 0, column 0 lights the top left of the image."""
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(2, 1), dpi=100)

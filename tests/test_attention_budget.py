@@ -10,7 +10,7 @@ from mmdit_probe.figures.budget import budget_figure
 from mmdit_probe.figures.style import save_figure
 from mmdit_probe.pipelines.generation import generation_arguments
 from mmdit_probe.studies import attention_budget as budget_module
-from mmdit_probe.studies.attention_budget import budget_table, measure_budget, read_aloud, run_budget
+from mmdit_probe.studies.attention_budget import budget_table, measure_budget, run_budget, summary
 
 GENERATION = GenerationConfig(steps=4, guidance_scale=3.0, max_sequence_length=3)
 CONFIG = BudgetConfig(("a red circle on grass", "sand"), (2, 4), GENERATION)
@@ -18,13 +18,13 @@ CONFIG = BudgetConfig(("a red circle on grass", "sand"), (2, 4), GENERATION)
 
 def test_the_timesteps_count_from_the_clean_end(random_pipe):
     measured = measure_budget(random_pipe, "sand", CONFIG)
-    assert list(measured["sampling_timestep"].values) == [2, 4]
+    assert list(measured["timestep"].values) == [2, 4]
     assert list(measured["step"].values) == [2, 0]
     with Probe(random_pipe, [RegionMass()]) as probe:
         random_pipe("sand", output_type="latent", **generation_arguments(random_pipe, GENERATION))
     whole = probe.dataset("conditional")["region_mass"].isel(batch=0)
-    np.testing.assert_array_equal(measured["region_mass"].sel(sampling_timestep=4), whole.isel(call=0))
-    np.testing.assert_array_equal(measured["region_mass"].sel(sampling_timestep=2), whole.isel(call=2))
+    np.testing.assert_array_equal(measured["region_mass"].sel(timestep=4), whole.isel(call=0))
+    np.testing.assert_array_equal(measured["region_mass"].sel(timestep=2), whole.isel(call=2))
     np.testing.assert_allclose(measured["sigma"], whole["sigma"].isel(call=[2, 0]))
 
 
@@ -33,7 +33,7 @@ def test_the_table_is_the_records_mean_over_prompts_and_heads(random_pipe, tmp_p
     table = budget_table(record)
     assert len(table) == 2 * 3 * 4
     at = table.set_index(["timestep", "layer", "region"]).loc[(2, 1, "I2T")]
-    values = record["region_mass"].sel(sampling_timestep=2, layer=1, region="I2T").mean("head").values
+    values = record["region_mass"].sel(timestep=2, layer=1, region="I2T").mean("head").values
     assert at["mass"] == pytest.approx(values.mean())
     assert at["spread"] == pytest.approx(values.std())
     assert at["uniform"] == pytest.approx(27 / (27 + 64))
@@ -106,7 +106,7 @@ def test_bad_settings_are_explained(random_pipe, tmp_path, config, message):
 def test_without_guidance_the_only_half_is_read(random_pipe):
     config = BudgetConfig(("sand",), (1,), GenerationConfig(2, 1.0, 0))
     assert measure_budget(random_pipe, "sand", config)["region_mass"].dims == (
-        "sampling_timestep",
+        "timestep",
         "layer",
         "head",
         "region",
@@ -136,6 +136,6 @@ def test_the_reading_names_the_layer_with_the_most_text():
             for region, mass in (("I2T", i2t), ("T2I", 0.3))
         ]
     )
-    lines = read_aloud(frame)
+    lines = summary(frame)
     assert lines[0].startswith("Layer 1 gives text the most: 50.0% of an image token's attention, 2.00 times uniform")
     assert lines[1].startswith("1 of 3 layers give text more than uniform; layer 0 gives it the least")

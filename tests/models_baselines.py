@@ -1,4 +1,4 @@
-"""Small random models of the rivals' backbones, made by constructors."""
+"""Small random models of the baselines' backbones, made by constructors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _unet(width: int, **options: Any) -> Any:
 
 
 def stable_diffusion(length: int = 77) -> Any:
-    """Stable Diffusion 1: latents a quarter of the picture's width, 2 and 3 attention blocks down and up and one amid."""
+    """Stable Diffusion 1: latents a quarter of the image's width, 2 and 3 attention blocks down and up and one amid."""
     from diffusers import StableDiffusionPipeline
 
     from mmdit_probe.tiny.tokenizer import make_tokenizer

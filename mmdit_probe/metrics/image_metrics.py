@@ -1,4 +1,4 @@
-"""Scores of generated pictures: CLIP-T, CLIP-I, CLIPScore, DINO, and the exact score of scenes."""
+"""Scores of generated images: CLIP-T, CLIP-I, CLIPScore, DINO, and the exact score of scenes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
 from ..pipelines.loading import EMBEDDED, embedded_folder, quiet_loading
-from ..utils.memory import in_parts
+from ..utils.memory import run_in_batches
 from .scene_reader import SceneReader
 
 Images = Sequence[np.ndarray] | np.ndarray
 Score = Callable[[Images, Images, Sequence[str]], np.ndarray]
-"""``score(images, references, prompts)`` gives one number a picture; a score ignores what it does not need."""
+"""``score(images, references, prompts)`` gives one number an image; a score ignores what it does not need."""
 EMBEDDED_CLIP = "tiny-clip"
 AT_ONCE = 64
-"""Pictures or prompts that are embedded together; fewer where the GPU runs out of memory."""
+"""Images or prompts that are embedded together; fewer where the GPU runs out of memory."""
 
 
 class Clip:
@@ -51,11 +51,11 @@ class Clip:
         return self.model.text_projection(pooled)
 
     def text_score(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
-        """CLIP-T: cosine of picture and prompt, in [-1, 1]."""
+        """CLIP-T: cosine of image and prompt, in [-1, 1]."""
         return _cosine(self.embed_images(images), self.embed_texts(prompts))
 
     def image_score(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
-        """CLIP-I: cosine of picture and reference picture, in [-1, 1]."""
+        """CLIP-I: cosine of image and reference image, in [-1, 1]."""
         return _cosine(self.embed_images(images), self.embed_images(references))
 
     def clip_score(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
@@ -71,7 +71,7 @@ class Dino:
         self.model = self.model.float().eval().to(device)
 
     def image_score(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
-        """DINO: cosine of the class tokens of picture and reference picture, in [-1, 1]."""
+        """DINO: cosine of the class tokens of image and reference image, in [-1, 1]."""
         return _cosine(_embedded(self._embed, images), _embedded(self._embed, references))
 
     def _embed(self, images: Images) -> Tensor:
@@ -82,7 +82,7 @@ class Dino:
 @torch.no_grad()
 def _embedded(embed: Callable[[Any], Tensor], items: Sequence[Any] | np.ndarray) -> Tensor:
     """(n, width), of length 1: ``embed`` of a few items at a time."""
-    rows, _ = in_parts(lambda part: list(embed(part)), items, AT_ONCE)  # type: ignore[arg-type]
+    rows, _ = run_in_batches(lambda part: list(embed(part)), items, AT_ONCE)  # type: ignore[arg-type]
     return functional.normalize(torch.stack(rows), dim=-1)
 
 
@@ -101,7 +101,7 @@ def _loaded(kind: Any, source: str) -> Any:
         ) from error
 
 
-def make_scores(
+def make_metrics(
     model: str, clip: str | None, dino: str | None, device: str = "cpu", *, clip_score: bool = False
 ) -> dict[str, Score]:
     """The scores that can be had: CLIP ones always, DINO if a model is named, the scene score for the embedded model.

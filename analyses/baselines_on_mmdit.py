@@ -1,6 +1,6 @@
-"""Seg4Diff, its refinements by rivals, and DiffSeg and DiffCut on the same layer of a model: mIoU and pictures a second.
+"""Seg4Diff, its refinements by baselines, and DiffSeg and DiffCut on the same layer of a model: mIoU and images a second.
 
-python analyses/rivals_on_mmdit.py [--model MODEL] [--lora NAME=PATH] [--quick]
+python analyses/baselines_on_mmdit.py [--model MODEL] [--lora NAME=PATH] [--quick]
 
 Thresholds without words are chosen on validation scenes; both tables are written. A LoRA that was trained with MAGNET adds
 its rows.
@@ -14,7 +14,7 @@ from mmdit_probe.baselines.comparison import Comparison, ComparisonConfig
 
 CONFIG = ComparisonConfig()
 LARGER = 4
-"""Pictures of one forward pass of a larger model than tiny-sd3."""
+"""Images of one forward pass of a larger model than tiny-sd3."""
 
 
 def run(analysis: Analysis) -> list[str]:
@@ -26,8 +26,8 @@ def run(analysis: Analysis) -> list[str]:
     comparison = Comparison(analysis.pipe(), analysis.label, config, analysis.folder(), print)
     tuning = comparison.tuning()
     table = comparison.table(tuning, None if lora is None else analysis.pipe(lora), lora)
-    analysis.table(tuning, "rivals_on_mmdit_tuning")
-    analysis.table(table, "rivals_on_mmdit")
+    analysis.table(tuning, "baselines_on_mmdit_tuning")
+    analysis.table(table, "baselines_on_mmdit")
     lines = [frame.to_string(index=False, float_format="%.4g", na_rep="-") for frame in (tuning, table)]
     return lines if loras else [*lines, "Seg4Diff + MAGNET was not run: give its LoRA by --lora magnet=PATH"]
 

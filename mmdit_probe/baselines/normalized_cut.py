@@ -1,4 +1,4 @@
-"""Regions from features by recursive normalised cuts (DiffCut: Couairon et al. 2024, "DiffCut: Catalyzing Zero-Shot
+"""Regions from features by recursive normalized cuts (DiffCut: Couairon et al. 2024, "DiffCut: Catalyzing Zero-Shot
 Semantic Segmentation with Diffusion Features and Recursive Normalized Cut").
 """
 
@@ -28,7 +28,7 @@ def affinity(features: Float[Tensor, "nodes width"], power: float = 10.0) -> Flo
 
 
 def cut_values(weights: Float[Tensor, "n n"], sides: Bool[Tensor, "candidates n"]) -> Float[Tensor, " candidates"]:
-    """The normalised cut of each bipartition: cut / mass of one side + cut / mass of the other, in [0, 2].
+    """The normalized cut of each bipartition: cut / mass of one side + cut / mass of the other, in [0, 2].
 
     A side's mass is all its nodes' weights to all nodes; a bipartition with an empty side has the value 2.
     """
@@ -42,7 +42,7 @@ def cut_values(weights: Float[Tensor, "n n"], sides: Bool[Tensor, "candidates n"
 
 
 def best_cut(weights: Float[Tensor, "n n"], thresholds: int = 100) -> tuple[Bool[Tensor, " n"], float]:
-    """One side of the best bipartition along the second eigenvector, and its normalised cut.
+    """One side of the best bipartition along the second eigenvector, and its normalized cut.
 
     The eigenvector is that of ``D^-1/2 (D - A) D^-1/2``; ``thresholds`` values between its least and its greatest entry
     are tried.
@@ -62,7 +62,7 @@ def best_cut(weights: Float[Tensor, "n n"], thresholds: int = 100) -> tuple[Bool
 def recursive_cut(
     features: Float[Tensor, "nodes width"], tau: float = 0.5, power: float = 10.0, thresholds: int = 100
 ) -> Int[Tensor, " nodes"]:
-    """Region number of each node: a set of nodes is split in two while the best normalised cut is below ``tau``.
+    """Region number of each node: a set of nodes is split in two while the best normalized cut is below ``tau``.
 
     Computed in fp64, where a device has none (MPS) on the CPU. `ValueError` if ``tau`` is not above 0.
     """

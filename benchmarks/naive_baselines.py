@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from .models import TEXT
 
 
-class Materialise(TorchFunctionMode):
+class Materialize(TorchFunctionMode):
     """The full softmax of all heads, then the text columns of it."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Materialise(TorchFunctionMode):
         return probs @ value
 
 
-class Chunked(Materialise):
+class Chunked(Materialize):
     """Explicit softmax of 256 rows at a time, keeping the text columns."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

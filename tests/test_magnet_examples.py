@@ -12,7 +12,7 @@ from PIL import Image
 from mmdit_probe.datasets.coco_rle import encode_mask
 from mmdit_probe.datasets.scenes import CLASSES, scene
 from mmdit_probe.magnet.captions import read_captions
-from mmdit_probe.magnet.examples import MaskedPicture, first_sentences, largest, masks_of, on_grid, prepared
+from mmdit_probe.magnet.examples import MaskedImage, first_sentences, largest, masks_of, on_grid, prepared
 from mmdit_probe.magnet.sampler import Order, noise_at, positions_of
 from mmdit_probe.magnet.training_sets import open_training_set
 
@@ -37,7 +37,7 @@ def test_a_grid_point_holds_the_share_of_its_area(seed, grid):
             np.testing.assert_allclose(shares[:, row, col], block.mean((1, 2)), atol=1e-6)
 
 
-def test_masks_that_partition_the_picture_sum_to_one_at_every_grid_point():
+def test_masks_that_partition_the_image_sum_to_one_at_every_grid_point():
     drawn = scene("train", 3)
     masks, _ = masks_of(drawn.labels, CLASSES)
     torch.testing.assert_close(on_grid(masks, (8, 8)).sum(0), torch.ones(8, 8))
@@ -52,17 +52,17 @@ def test_small_and_empty_masks_are_left_out_and_the_largest_kept_in_order():
     assert largest(masks[:0], 0.0, 2) == []
 
 
-def test_a_wide_picture_is_cut_to_its_middle_with_its_masks():
-    picture = np.zeros((4, 8, 3), np.uint8)
-    picture[:, 2:6] = 200
+def test_a_wide_image_is_cut_to_its_middle_with_its_masks():
+    image = np.zeros((4, 8, 3), np.uint8)
+    image[:, 2:6] = 200
     masks = np.zeros((2, 4, 8), bool)
     masks[0, :, :2], masks[1, :, 2:4] = True, True  # the first is outside the square
-    example = prepared(MaskedPicture(picture, masks, ("a", "b"), "x"), 8, (2, 2))
+    example = prepared(MaskedImage(image, masks, ("a", "b"), "x"), 8, (2, 2))
     assert example.pixels.shape == (8, 8, 3)
     assert (example.pixels == 200).all()
     assert example.names == ("b",)
     torch.testing.assert_close(example.masks, torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]))
-    stretched = prepared(MaskedPicture(picture, masks, ("a", "b")), 8, (2, 4), crop="stretch")
+    stretched = prepared(MaskedImage(image, masks, ("a", "b")), 8, (2, 4), crop="stretch")
     assert stretched.names == ("a", "b")
 
 
@@ -79,7 +79,7 @@ def test_scenes_bring_masks_names_and_captions():
     assert read.names == drawn.classes
     assert read.caption == data.read(7).caption != ""
     assert (data.named, data.captioned) == (True, True)
-    np.testing.assert_array_equal(read.picture, drawn.image)
+    np.testing.assert_array_equal(read.image, drawn.image)
 
 
 def save(path, array):
@@ -89,7 +89,7 @@ def save(path, array):
 
 @pytest.fixture
 def coco(tmp_path):
-    """Two pictures: person (value 0) and grass (value 123), and a bear (value 22, class 21) alone."""
+    """Two images: person (value 0) and grass (value 123), and a bear (value 22, class 21) alone."""
     for number, values in ((1, [[0, 123], [0, 255]]), (2, [[22, 22], [22, 22]])):
         save(tmp_path / "train2017" / f"{number:012d}.jpg", np.full((2, 2, 3), 99, np.uint8))
         save(tmp_path / "stuffthingmaps" / "train2017" / f"{number:012d}.png", np.array(values, np.uint8))
@@ -104,7 +104,7 @@ def test_coco(coco):
     assert data.read(1).names == ("bear",)
 
 
-def test_cocos_captions_are_found_and_the_first_of_each_picture_is_taken(coco):
+def test_cocos_captions_are_found_and_the_first_of_each_image_is_taken(coco):
     images = [{"id": 7, "file_name": "000000000001.jpg"}, {"id": 9, "file_name": "000000000002.jpg"}]
     texts = [(9, "a bear"), (7, "first "), (7, "second")]
     content = {"images": images, "annotations": [{"image_id": i, "caption": text} for i, text in texts]}
@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_explained(tmp_path, coco, sa1b):
         ("scenes:x", None, "--data must be scenes, coco:ROOT"),
         ("sa1b:/no/such", None, "/no/such is no folder"),
         ("scenes", captions, "scenes bring their own"),
-        (f"coco:{coco}", captions, r"has none for 000000000002 \(1 of 2 pictures have none\)"),
+        (f"coco:{coco}", captions, r"has none for 000000000002 \(1 of 2 images have none\)"),
         (f"coco:{coco}", write(tmp_path / "list.json", "[1, 2]"), "must be COCO's captions JSON, or an object"),
         (f"coco:{coco}", write(tmp_path / "broken.json", "{"), "must be COCO's captions JSON, or an object"),
     ]
@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_explained(tmp_path, coco, sa1b):
     save(folder / "sa_1.jpg", np.zeros((5, 8, 3), np.uint8))
     mask = encode_mask(np.ones((6, 8), bool))
     write(folder / "sa_1.json", json.dumps({"annotations": [{"segmentation": mask}]}))
-    with pytest.raises(ValueError, match=r"sa_1: the masks are \(6, 8\), the picture \(5, 8\)"):
+    with pytest.raises(ValueError, match=r"sa_1: the masks are \(6, 8\), the image \(5, 8\)"):
         open_training_set(f"sa1b:{folder}").read(0)
 
 
@@ -184,7 +184,7 @@ def test_captions_are_read_from_both_forms(tmp_path):
     assert read_captions(write(tmp_path / "a.json", '{"x.jpg": " two  words "}')) == {"x": "two words"}
 
 
-def test_an_epoch_shows_every_picture_once():
+def test_an_epoch_shows_every_image_once():
     order = Order(7, seed=3)
     epochs = [[order[epoch * 7 + place] for place in range(7)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)

@@ -1,4 +1,4 @@
-"""What notebooks show: pictures as they are, every text escaped."""
+"""What notebooks show: images as they are, every text escaped."""
 
 import base64
 import html
@@ -14,15 +14,15 @@ from mmdit_probe import Segmentation
 from mmdit_probe.attention.text_tokens import TextTokens
 from mmdit_probe.segmentation.render import sheet
 from mmdit_probe.studies.expert_layer import Expert
-from mmdit_probe.studies.image_grid import Pictures
+from mmdit_probe.studies.image_grid import ImageGrid
 from mmdit_probe.studies.recording import Recording
-from mmdit_probe.utils.html import facts, picture_tag
+from mmdit_probe.utils.html import facts, image_tag
 
 EVIL = '"><script>alert(1)</script>'
-PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+IMAGE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 
 
-def pictures_in(text):
+def images_in(text):
     codes = re.findall(r"data:image/png;base64,([^\"]+)", text)
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(code)))) for code in codes]
 
@@ -34,34 +34,34 @@ def safe(text):
     return True
 
 
-def test_a_picture_is_shown_pixel_by_pixel():
-    tag = picture_tag(PICTURE, EVIL)
+def test_a_image_is_shown_pixel_by_pixel():
+    tag = image_tag(IMAGE, EVIL)
     assert safe(tag)
-    np.testing.assert_array_equal(pictures_in(tag)[0], PICTURE)
+    np.testing.assert_array_equal(images_in(tag)[0], IMAGE)
     assert "width:256px" in tag
     assert "pixelated" in tag
-    assert "pixelated" not in picture_tag(np.zeros((300, 300, 3), np.uint8), "")
+    assert "pixelated" not in image_tag(np.zeros((300, 300, 3), np.uint8), "")
 
 
 def test_facts_are_escaped():
     assert safe(facts({EVIL: EVIL}))
 
 
-def test_a_recording_shows_picture_and_what_was_read():
+def test_a_recording_shows_image_and_what_was_read():
     record = xr.Dataset({"word_map": (("layer", "row"), np.zeros((2, 3)))}, attrs={"prompt": EVIL, "seed": 3})
-    shown = Recording(record, PICTURE)._repr_html_()
+    shown = Recording(record, IMAGE)._repr_html_()
     assert safe(shown)
     assert "layer 2 x row 3" in shown
-    np.testing.assert_array_equal(pictures_in(shown)[0], PICTURE)
-    assert not pictures_in(Recording(record, np.empty((0, 0, 3), np.uint8))._repr_html_())
+    np.testing.assert_array_equal(images_in(shown)[0], IMAGE)
+    assert not images_in(Recording(record, np.empty((0, 0, 3), np.uint8))._repr_html_())
 
 
-def test_pictures_of_a_run_stand_by_prompt_seed_and_variant():
+def test_images_of_a_run_stand_by_prompt_seed_and_variant():
     images = {name: np.full((2, 2, 4, 4, 3), fill, np.uint8) for name, fill in (("plain", 1), ("layer07", 2))}
     images["layer07"][1, 0] = 9
-    shown = Pictures(("sand", EVIL), (0, 5), images)._repr_html_()
+    shown = ImageGrid(("sand", EVIL), (0, 5), images)._repr_html_()
     assert safe(shown)
-    assert [int(p[0, 0, 0]) for p in pictures_in(shown)] == [1, 2, 1, 2, 1, 9, 1, 2]
+    assert [int(p[0, 0, 0]) for p in images_in(shown)] == [1, 2, 1, 2, 1, 9, 1, 2]
     assert "seed 5" in shown
     assert shown.index("plain") < shown.index("layer07")
 
@@ -91,8 +91,8 @@ def test_tokens_show_their_kinds():
 
 def test_a_segmentation_shows_its_sheet():
     labels = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
-    segmentation = Segmentation(labels, np.zeros((2, 1, 1), np.float32), (EVIL, "sand"), PICTURE)
+    segmentation = Segmentation(labels, np.zeros((2, 1, 1), np.float32), (EVIL, "sand"), IMAGE)
     assert safe(segmentation._repr_html_())
-    expected = np.asarray(sheet(PICTURE, labels, (EVIL, "sand")))
+    expected = np.asarray(sheet(IMAGE, labels, (EVIL, "sand")))
     np.testing.assert_array_equal(np.asarray(segmentation.show()), expected)
-    np.testing.assert_array_equal(pictures_in(segmentation._repr_html_())[0], expected)
+    np.testing.assert_array_equal(images_in(segmentation._repr_html_())[0], expected)

@@ -8,21 +8,21 @@ import numpy as np
 import pandas as pd
 
 from ..metrics.bootstrap import bootstrap_mean
-from ..metrics.image_scores import Score
-from .image_grid import PLAIN, Pictures
+from ..metrics.image_metrics import Score
+from .image_grid import PLAIN, ImageGrid
 
 AGAINST_PLAIN = ("clip_i", "dino")
-"""Scores that compare with the plain picture: of the plain picture itself they are 1."""
+"""Scores that compare with the plain image: of the plain image itself they are 1."""
 
 
-def score_pictures(pictures: Pictures, scores: Mapping[str, Score]) -> pd.DataFrame:
-    """One row a picture: variant, prompt, seed and each score."""
-    plain = pictures.images[PLAIN]
+def measure_images(grid: ImageGrid, scores: Mapping[str, Score]) -> pd.DataFrame:
+    """One row an image: variant, prompt, seed and each score."""
+    plain = grid.images[PLAIN]
     rows = []
-    for name, images in pictures.images.items():
-        for column, seed in enumerate(pictures.seeds):
-            found = {s: score(images[:, column], plain[:, column], pictures.prompts) for s, score in scores.items()}
-            for number, prompt in enumerate(pictures.prompts):
+    for name, images in grid.images.items():
+        for column, seed in enumerate(grid.seeds):
+            found = {s: score(images[:, column], plain[:, column], grid.prompts) for s, score in scores.items()}
+            for number, prompt in enumerate(grid.prompts):
                 values = {s: float(v[number]) for s, v in found.items()}
                 rows.append({"variant": name, "number": number, "prompt": prompt, "seed": seed, **values})
     return pd.DataFrame(rows)
@@ -31,7 +31,7 @@ def score_pictures(pictures: Pictures, scores: Mapping[str, Score]) -> pd.DataFr
 def drop_table(scored: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """One row per variant and score: mean, and the drop from plain with its 95% bootstrap interval.
 
-    The drop is paired by prompt and seed; for scores against the plain picture (CLIP-I, DINO) it is 1 - score.
+    The drop is paired by prompt and seed; for scores against the plain image (CLIP-I, DINO) it is 1 - score.
     """
     rows = []
     for variant in scored["variant"].unique():

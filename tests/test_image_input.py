@@ -1,4 +1,4 @@
-"""Pictures given to other families than SD3: the twin is the pipeline's own call."""
+"""Images given to other families than SD3: the twin is the pipeline's own call."""
 
 import inspect
 
@@ -38,7 +38,7 @@ NO_GUIDANCE = {
 }
 """Of models that are distilled with guidance nothing has to be said."""
 PROMPTS = ["a red circle", "sand"]
-PICTURE = fitted(scene("test", 0).image, 8, 32)[:24]
+IMAGE = fitted(scene("test", 0).image, 8, 32)[:24]
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))
@@ -67,15 +67,15 @@ def recorded(pipe, monkeypatch):
 def unguided(pipe):
     """Arguments of a call without classifier-free guidance, whose prompt is not written anew."""
     family, known = family_of(pipe.transformer), inspect.signature(type(pipe).__call__).parameters
-    wanted = {"max_sequence_length": TEXT, "guidance_scale": NO_GUIDANCE.get(type(pipe)), **family.as_given}
+    wanted = {"max_sequence_length": TEXT, "guidance_scale": NO_GUIDANCE.get(type(pipe)), **family.verbatim_prompt_args}
     return {name: value for name, value in wanted.items() if name in known and value is not None}
 
 
 def test_the_transformer_is_given_what_the_pipeline_gives_it(pipe, monkeypatch):
     """All of it: packed latents, ids, masks, guidance, text and timestep; and the pipeline decodes our latents as they
     were encoded, since its transformer moves nothing."""
-    height, width = PICTURE.shape[:2]
-    latents = encode_images(pipe, [PICTURE, PICTURE[::-1]])
+    height, width = IMAGE.shape[:2]
+    latents = encode_images(pipe, [IMAGE, IMAGE[::-1]])
     encoded = posterior(pipe)
     sigma = noise_level(pipe, TIMESTEP, STEPS, (height, width))
     calls = recorded(pipe, monkeypatch)
@@ -110,8 +110,8 @@ def test_the_transformer_is_given_what_the_pipeline_gives_it(pipe, monkeypatch):
 
 
 def posterior(pipe):
-    """What the autoencoder makes of the pictures, by hand."""
-    pixels = torch.stack([torch.from_numpy(p.copy()).permute(2, 0, 1) / 127.5 - 1 for p in (PICTURE, PICTURE[::-1])])
+    """What the autoencoder makes of the images, by hand."""
+    pixels = torch.stack([torch.from_numpy(p.copy()).permute(2, 0, 1) / 127.5 - 1 for p in (IMAGE, IMAGE[::-1])])
     frames = pixels[:, :, None] if family_of(pipe.transformer).name == "qwen-image" else pixels
     return (
         pipe.vae.encode(frames)
@@ -122,7 +122,7 @@ def posterior(pipe):
 
 def test_the_timestep_argument_means_the_noise_level(pipe):
     family = family_of(pipe.transformer)
-    value = torch.tensor([family.given.time(0.3)])
+    value = torch.tensor([family.image_input.time(0.3)])
     assert float(family.sigmas(pipe.transformer, value)) == pytest.approx(0.3)
 
 
@@ -136,24 +136,24 @@ def test_flux_noise_levels_at_its_own_size(steps, sigma):
     assert noise_level(flux, steps, steps) == pytest.approx(1)
 
 
-def test_masks_of_given_pictures(pipe, monkeypatch):
+def test_masks_of_given_images(pipe, monkeypatch):
     """A name's map is that of its own tokens, by the strings that the probe has seen there."""
     monkeypatch.setattr("mmdit_probe.segmentation.map_reader.model_defaults", lambda pipe: defaults)
     defaults = model_defaults(pipe)
     assert defaults.guidance_scale is None
     names = ["red circle", "sand"]
     config = SegmentConfig(max_sequence_length=TEXT)
-    segmentation = OpenVocabularySegmenter(pipe, 1, config)(PICTURE, names)
-    assert segmentation.labels.shape == PICTURE.shape[:2]
+    segmentation = OpenVocabularySegmenter(pipe, 1, config)(IMAGE, names)
+    assert segmentation.labels.shape == IMAGE.shape[:2]
     (part,) = class_prompts(pipe, names, TEXT)
-    squared = fitted(PICTURE[:, :24], token_pixels(pipe), 32)
+    squared = fitted(IMAGE[:, :24], token_pixels(pipe), 32)
     generation = GenerationConfig(max_sequence_length=TEXT)
     record = record_image(pipe, squared, part.prompt, [I2TMaps()], (8,), generation).record
     strings = record["token_text"].values
     assert [" ".join(strings[list(span)]) for span in part.spans] == names
     assert record.attrs["source"] == "image"
     assert float(record["sigma"].values[0]) == pytest.approx(noise_level(pipe, 8, 28, squared.shape[:2]))
-    regions = UnsupervisedSegmenter(pipe, 1, GroupConfig(max_sequence_length=TEXT))(PICTURE)
+    regions = UnsupervisedSegmenter(pipe, 1, GroupConfig(max_sequence_length=TEXT))(IMAGE)
     assert np.isfinite(regions.logits).all()
 
 
@@ -163,10 +163,10 @@ def test_iseg_makes_the_class_words_longer_in_every_family(pipe, monkeypatch):
     config = SegmentConfig(refine="iseg", max_sequence_length=TEXT)
     argument = family_of(pipe.transformer).features
     before = pipe.transformer.register_forward_pre_hook(lambda m, a, given: seen.append(given), with_kwargs=True)
-    found = refined_segmenter(pipe, 1, config, RefineConfig(word_scale=2.0))(PICTURE, names)
+    found = refined_segmenter(pipe, 1, config, RefineConfig(word_scale=2.0))(IMAGE, names)
     before.remove()
     assert np.isfinite(found.logits).all()
-    assert found.labels.shape == PICTURE.shape[:2]
+    assert found.labels.shape == IMAGE.shape[:2]
     (part,) = class_prompts(pipe, names, TEXT)
     plain = encode_prompts(pipe, [part.prompt], TEXT).inputs[argument][0]
     changed = sorted(position for span in part.spans for position in span)
@@ -193,8 +193,8 @@ def test_defaults_of_other_families_are_their_pipelines_own():
     assert generation_arguments(flux, GenerationConfig(guidance_scale=2.0))["guidance_scale"] == 2
 
 
-def test_families_that_cannot_be_given_pictures_say_which_can():
-    able = [family.name for family in FAMILIES if family.given is not None]
+def test_families_that_cannot_be_given_images_say_which_can():
+    able = [family.name for family in FAMILIES if family.image_input is not None]
     assert able == [
         "sd3",
         "flux",
@@ -219,12 +219,12 @@ def test_bria_without_a_flow_matching_schedule_says_so():
 
 
 @pytest.mark.parametrize("edit", [diffusers.QwenImageEditPipeline, diffusers.LongCatImageEditPipeline])
-def test_pipelines_that_read_pictures_among_the_words_are_not_given_any(edit):
-    """Their prompts are encoded with a picture of their own, which is none that a mask is asked of."""
+def test_pipelines_that_read_images_among_the_words_are_not_given_any(edit):
+    """Their prompts are encoded with an image of their own, which is none that a mask is asked of."""
     family = "qwen-image" if edit is diffusers.QwenImageEditPipeline else "longcat-image"
     transformer = small_pipeline(family).transformer
     pipe = type(edit.__name__, (), {"transformer": transformer, "encode_prompt": edit.encode_prompt})()
-    with pytest.raises(ValueError, match=f"{edit.__name__} reads pictures among the words"):
+    with pytest.raises(ValueError, match=f"{edit.__name__} reads images among the words"):
         encode_prompts(pipe, ["sand"])
 
 

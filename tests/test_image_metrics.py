@@ -6,9 +6,9 @@ import torch
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from mmdit_probe.datasets.scenes import scenes
-from mmdit_probe.metrics import image_scores as scores
+from mmdit_probe.metrics import image_metrics as scores
 from mmdit_probe.metrics import scene_reader
-from mmdit_probe.metrics.image_scores import Clip, Dino, make_scores
+from mmdit_probe.metrics.image_metrics import Clip, Dino, make_metrics
 from mmdit_probe.metrics.scene_reader import SceneReader, prompt_facts, scene_facts
 from mmdit_probe.tiny.clip import make_clip, make_processor
 from mmdit_probe.tiny.recipe import Recipe
@@ -35,38 +35,36 @@ def dino_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return np.stack([scene.image for scene in scenes("test", 3)])
 
 
 PROMPTS = ("a red circle", "sand", "snow under grass")
 
 
-def test_clip_scores_are_the_models_own_cosines(clip_folder, pictures):
+def test_clip_scores_are_the_models_own_cosines(clip_folder, images):
     clip = Clip(clip_folder)
     inputs = clip.processor(
-        text=list(PROMPTS), images=list(pictures), padding="max_length", truncation=True, return_tensors="pt"
+        text=list(PROMPTS), images=list(images), padding="max_length", truncation=True, return_tensors="pt"
     )
     with torch.no_grad():
         output = clip.model(**inputs)
     cosines = (output.image_embeds @ output.text_embeds.T).diagonal()
-    np.testing.assert_allclose(clip.text_score(pictures, pictures, PROMPTS), cosines, atol=1e-6)
-    np.testing.assert_allclose(
-        clip.clip_score(pictures, pictures, PROMPTS), 100 * cosines.clamp(min=0).numpy(), atol=1e-4
-    )
+    np.testing.assert_allclose(clip.text_score(images, images, PROMPTS), cosines, atol=1e-6)
+    np.testing.assert_allclose(clip.clip_score(images, images, PROMPTS), 100 * cosines.clamp(min=0).numpy(), atol=1e-4)
 
 
-def test_a_picture_is_most_like_itself(clip_folder, dino_folder, pictures):
+def test_a_image_is_most_like_itself(clip_folder, dino_folder, images):
     for score in (Clip(clip_folder).image_score, Dino(dino_folder).image_score):
-        np.testing.assert_allclose(score(pictures, pictures, PROMPTS), 1, atol=1e-5)
-        others = score(pictures, pictures[[1, 2, 0]], PROMPTS)
+        np.testing.assert_allclose(score(images, images, PROMPTS), 1, atol=1e-5)
+        others = score(images, images[[1, 2, 0]], PROMPTS)
         assert (others < 1 - 1e-4).all()
         assert (others >= -1).all()
 
 
 @pytest.mark.parametrize(("room", "expected"), [(9, [4, 2]), (1, [4, 2, 1, 1, 1, 1, 1, 1])])
-def test_many_pictures_are_embedded_a_few_at_a_time(clip_folder, dino_folder, pictures, monkeypatch, room, expected):
-    """The same scores as of all at once, also where the GPU has room for one picture alone."""
+def test_many_images_are_embedded_a_few_at_a_time(clip_folder, dino_folder, images, monkeypatch, room, expected):
+    """The same scores as of all at once, also where the GPU has room for one image alone."""
     clip, dino, reader = Clip(clip_folder), Dino(dino_folder), SceneReader.load()
     kinds = [
         (clip.clip_score, clip, "_embed_images"),
@@ -74,7 +72,7 @@ def test_many_pictures_are_embedded_a_few_at_a_time(clip_folder, dino_folder, pi
         (dino.image_score, dino, "_embed"),
         (lambda images, references, prompts: reader.score(images, prompts), reader, "_read"),
     ]
-    many, prompts = np.concatenate([pictures, pictures[::-1]]), (*PROMPTS, *PROMPTS[:2], "a moon")
+    many, prompts = np.concatenate([images, images[::-1]]), (*PROMPTS, *PROMPTS[:2], "a moon")
     for score, owner, method in kinds:
         whole, original, asked = score(many, many[::-1], prompts), getattr(owner, method), []
 
@@ -93,15 +91,15 @@ def test_many_pictures_are_embedded_a_few_at_a_time(clip_folder, dino_folder, pi
 
 
 def test_the_scores_that_can_be_had(clip_folder, dino_folder):
-    assert list(make_scores("some/model", clip_folder, dino_folder)) == ["clip_t", "clip_i", "dino"]
-    assert list(make_scores("tiny-sd3", clip_folder, None)) == ["clip_t", "clip_i", "scene"]
+    assert list(make_metrics("some/model", clip_folder, dino_folder)) == ["clip_t", "clip_i", "dino"]
+    assert list(make_metrics("tiny-sd3", clip_folder, None)) == ["clip_t", "clip_i", "scene"]
 
 
 def test_what_cannot_be_had_is_explained(tmp_path):
     with pytest.raises(ValueError, match="name a CLIP"):
-        make_scores("some/model", None, None)
+        make_metrics("some/model", None, None)
     with pytest.raises(ValueError, match="neither a folder with a CLIPModel nor a hub id"):
-        make_scores("some/model", str(tmp_path), None)
+        make_metrics("some/model", str(tmp_path), None)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from mmdit_probe.configs import ExpertConfig, GenerationConfig
 from mmdit_probe.figures.expert import expert_figure
-from mmdit_probe.studies.expert_layer import SIGNS, agreement, certainty, coherence, find_expert
+from mmdit_probe.studies.expert_layer import SIGNS, agreement, coherence, find_expert, selectivity
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=2)
 CHESS = np.indices((8, 8)).sum(0) % 2
@@ -36,10 +36,10 @@ def test_coherence_equals_morans_i():
 
 def test_certainty_is_one_for_words_apart_and_zero_for_words_together():
     apart = np.stack([CHESS, 1 - CHESS]).astype(float)
-    assert certainty(apart) == pytest.approx(1, abs=1e-6)
-    assert certainty(np.ones((3, 4, 4))) == pytest.approx(0, abs=1e-6)
-    assert certainty(apart * np.array([1.0, 50.0])[:, None, None]) == pytest.approx(1, abs=1e-6)
-    assert certainty(np.ones((1, 4, 4))) == 0
+    assert selectivity(apart) == pytest.approx(1, abs=1e-6)
+    assert selectivity(np.ones((3, 4, 4))) == pytest.approx(0, abs=1e-6)
+    assert selectivity(apart * np.array([1.0, 50.0])[:, None, None]) == pytest.approx(1, abs=1e-6)
+    assert selectivity(np.ones((1, 4, 4))) == 0
 
 
 def test_the_search_ranks_every_layer(random_pipe):
@@ -61,7 +61,7 @@ def test_the_search_ranks_every_layer(random_pipe):
 def test_agreement_is_spearmans():
     table = pd.DataFrame({"layer": [0, 1, 2], "miou": [0.1, 0.5, 0.3], "mean_rank": [3.0, 1.0, 2.0]})
     table = table.assign(
-        value_norm_ratio=[1, 3, 2], coherence=[3, 1, 2], certainty=[0, 2, 1], blur_sensitivity=[0, 2, 1]
+        value_norm_ratio=[1, 3, 2], coherence=[3, 1, 2], selectivity=[0, 2, 1], blur_sensitivity=[0, 2, 1]
     )
     lines = agreement(table)
     assert lines[0] == "Best masks: layer 1, 50.0% mIoU; mean rank 1.00."

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mmdit_probe.metrics.segmentation import matched_scores, matched_scores_free, sum_scores
+from mmdit_probe.metrics.segmentation import matched_metrics, matched_metrics_free, sum_matched
 from mmdit_probe.segmentation import merge_by_kl, region_maps, scale_pixels, symmetric_kl
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "seg4diff_official.npz")
@@ -112,7 +112,7 @@ def test_bad_maps_are_refused(call, message):
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
 def test_matched_scores_are_the_released_ones(kind):
-    scores = matched_scores(kind(GOLDEN["hung_label"]), kind(GOLDEN["hung_pred"]), 9)
+    scores = matched_metrics(kind(GOLDEN["hung_label"]), kind(GOLDEN["hung_pred"]), 9)
     for ours, theirs in zip(scores, ("tp", "fp", "fn", "all", "miou", "acc"), strict=True):
         np.testing.assert_allclose(ours, GOLDEN[f"hung_{theirs}"], atol=1e-6)
 
@@ -134,7 +134,7 @@ def test_matching_is_the_best_of_all_pairings(labels, predictions):
     if (labels == 255).all():
         return
     best = slow_hits(labels, predictions, 4)
-    for scores in (matched_scores(labels, predictions, 4), matched_scores_free(labels, predictions, 4)):
+    for scores in (matched_metrics(labels, predictions, 4), matched_metrics_free(labels, predictions, 4)):
         assert scores.tp.sum() == best
         assert scores.total == (labels != 255).sum()
         assert scores.accuracy == pytest.approx(best / scores.total)
@@ -143,9 +143,9 @@ def test_matching_is_the_best_of_all_pairings(labels, predictions):
 
 @given(label_maps, region_numbers, st.permutations(range(4)), st.permutations(range(6)))
 def test_the_free_score_does_not_depend_on_any_numbering(labels, predictions, classes, regions):
-    plain = matched_scores_free(labels, predictions, 4)
+    plain = matched_metrics_free(labels, predictions, 4)
     renamed = np.array([*classes, *[255] * 252], np.uint8)[labels]
-    again = matched_scores_free(renamed, np.array(regions, np.uint8)[predictions], 4)
+    again = matched_metrics_free(renamed, np.array(regions, np.uint8)[predictions], 4)
     for one, other in zip(plain[:3], again[:3], strict=True):
         np.testing.assert_array_equal(one, other[list(classes)])
 
@@ -156,13 +156,13 @@ def test_the_papers_score_depends_on_the_numbering():
     labels[0, 0] = 255
     predictions[0, 1, 1] = 2
     swapped = np.where(labels == 3, 1, labels)
-    assert matched_scores(labels, predictions, 4).total == matched_scores(swapped, predictions, 4).total
-    left_over = matched_scores(np.zeros((1, 1, 4), int), np.array([[[0, 0, 0, 1]]]), 3)
-    np.testing.assert_array_equal(left_over.fp, [0, 1, 0])  # class 1 is nowhere in the picture
-    np.testing.assert_array_equal(matched_scores_free(np.zeros((1, 1, 4), int), np.array([[[0, 0, 0, 1]]]), 3).fp, 0)
+    assert matched_metrics(labels, predictions, 4).total == matched_metrics(swapped, predictions, 4).total
+    left_over = matched_metrics(np.zeros((1, 1, 4), int), np.array([[[0, 0, 0, 1]]]), 3)
+    np.testing.assert_array_equal(left_over.fp, [0, 1, 0])  # class 1 is nowhere in the image
+    np.testing.assert_array_equal(matched_metrics_free(np.zeros((1, 1, 4), int), np.array([[[0, 0, 0, 1]]]), 3).fp, 0)
 
 
-@pytest.mark.parametrize("measure", [matched_scores, matched_scores_free])
+@pytest.mark.parametrize("measure", [matched_metrics, matched_metrics_free])
 def test_a_perfect_prediction_scores_one(measure):
     labels = np.array([[0, 0, 2], [2, 5, 255]])
     assert measure(labels, np.array([[7, 7, 1], [1, 3, 0]]), 6)[4:] == (1, 1)
@@ -170,13 +170,13 @@ def test_a_perfect_prediction_scores_one(measure):
 
 def test_scores_of_a_set_are_the_sums_of_its_images():
     labels, predictions = GOLDEN["hung_label"], GOLDEN["hung_pred"]
-    together = sum_scores(matched_scores(a, b, 9) for a, b in zip(labels, predictions, strict=True))
-    for one, other in zip(together, matched_scores(labels, predictions, 9), strict=True):
+    together = sum_matched(matched_metrics(a, b, 9) for a, b in zip(labels, predictions, strict=True))
+    for one, other in zip(together, matched_metrics(labels, predictions, 9), strict=True):
         np.testing.assert_allclose(one, other)
 
 
-def test_nothing_labelled_scores_nan():
-    scores = matched_scores(np.full((2, 2), 255), np.zeros((2, 2), int), 3)
+def test_nothing_labeled_scores_nan():
+    scores = matched_metrics(np.full((2, 2), 255), np.zeros((2, 2), int), 3)
     assert scores.total == 0
     assert np.isnan(scores.miou)
     assert np.isnan(scores.accuracy)
@@ -192,4 +192,4 @@ def test_nothing_labelled_scores_nan():
 )
 def test_bad_label_maps_are_refused(labels, predictions, message):
     with pytest.raises(ValueError, match=message):
-        matched_scores(labels, predictions, 4)
+        matched_metrics(labels, predictions, 4)

@@ -1,4 +1,4 @@
-"""The rivals' algorithms on toy inputs with known answers, and against slow twins."""
+"""The baselines' algorithms on toy inputs with known answers, and against slow twins."""
 
 import itertools
 
@@ -11,21 +11,21 @@ from mmdit_probe.attention.kernels import AttentionArguments, AttentionCall
 from mmdit_probe.attention.layout import TokenLayout
 from mmdit_probe.baselines import attention_rows as row_blocks
 from mmdit_probe.baselines.anchor_merging import anchors_of, average_near, merge_regions, pairwise_kl
-from mmdit_probe.baselines.attention_rows import blocks, held, image_rows, kept_if_small, mean_rows, normalised, single
-from mmdit_probe.baselines.normalised_cut import affinity, best_cut, cut_values, recursive_cut, region_cosines
+from mmdit_probe.baselines.attention_rows import blocks, held, image_rows, kept_if_small, mean_rows, normalized, single
+from mmdit_probe.baselines.normalized_cut import affinity, best_cut, cut_values, recursive_cut, region_cosines
 from mmdit_probe.baselines.refinement import cluster_means, iterate, majority_vote, min_max, sharpened, smooth
 
 
 def stochastic(pixels, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return normalised(torch.rand(pixels, pixels, generator=generator) ** 3)
+    return normalized(torch.rand(pixels, pixels, generator=generator) ** 3)
 
 
 def two_blocks(side=6, leak=0.0):
     """Attention of a side x side grid whose left and right halves look at themselves alone."""
     left = (torch.arange(side * side) % side) < side // 2
     same = (left[:, None] == left[None]).float()
-    return normalised(same + leak), left
+    return normalized(same + leak), left
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -92,13 +92,13 @@ def test_clusters_share_their_mean_and_follow_the_attention():
 
 def test_clusters_against_the_loop():
     matrix, maps, seeds = stochastic(15), torch.rand(15, 2), [0, 7, 11]
-    centres = [matrix[seed] for seed in seeds]
+    centers = [matrix[seed] for seed in seeds]
     for _ in range(4):
         joined = [
-            int(np.argmin([float((row * (row.log() - centre.log())).sum()) for centre in centres])) for row in matrix
+            int(np.argmin([float((row * (row.log() - center.log())).sum()) for center in centers])) for row in matrix
         ]
-        centres = [
-            matrix[[i for i, j in enumerate(joined) if j == k]].mean(0) if k in joined else centres[k] for k in range(3)
+        centers = [
+            matrix[[i for i, j in enumerate(joined) if j == k]].mean(0) if k in joined else centers[k] for k in range(3)
         ]
     expected = torch.stack([maps[[i for i, j in enumerate(joined) if j == k]].mean(0) for k in joined])
     torch.testing.assert_close(cluster_means(held(matrix), maps, torch.tensor(seeds), 4), expected)
@@ -154,7 +154,7 @@ def merged_by_loops(matrix, grid, threshold, iterations, side):
 
 @pytest.mark.parametrize("threshold", [0.9, 1.0, 1.2])
 def test_merging_against_the_loop(threshold):
-    matrix = normalised(stochastic(24, 3).double() + 1e-3)
+    matrix = normalized(stochastic(24, 3).double() + 1e-3)
     found = merge_regions(held(matrix), (4, 6), threshold, 3, 4)
     expected = merged_by_loops(matrix, (4, 6), threshold, 3, 4)
     torch.testing.assert_close(found, expected)
@@ -200,7 +200,7 @@ def test_the_best_cut_of_a_small_graph_is_the_brute_force_one():
     assert cut_values(weights, torch.ones(1, 7, dtype=torch.bool)).item() == 2
 
 
-def test_the_eigenvector_is_the_second_one_of_the_normalised_laplacian():
+def test_the_eigenvector_is_the_second_one_of_the_normalized_laplacian():
     generator = torch.Generator().manual_seed(5)
     weights = torch.rand(9, 9, generator=generator).double()
     weights = weights + weights.T
@@ -224,9 +224,9 @@ class WithoutDoubles(torch.Tensor):
 
 
 def test_cuts_are_made_where_there_is_fp64(monkeypatch):
-    from mmdit_probe.baselines import normalised_cut
+    from mmdit_probe.baselines import normalized_cut
 
-    monkeypatch.setattr(normalised_cut, "FUSED", ())
+    monkeypatch.setattr(normalized_cut, "FUSED", ())
     features = torch.eye(2)[torch.arange(12) % 2]
     assert torch.equal(recursive_cut(features.as_subclass(WithoutDoubles)), recursive_cut(features))
 
@@ -267,7 +267,7 @@ def attention(batch=2, heads=3, mask=None):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_rows_of_one_picture_against_the_full_softmax(masked, monkeypatch):
+def test_rows_of_one_image_against_the_full_softmax(masked, monkeypatch):
     mask = None
     if masked:
         mask = torch.ones(2, 1, 17, 17, dtype=torch.bool)
@@ -279,9 +279,9 @@ def test_rows_of_one_picture_against_the_full_softmax(masked, monkeypatch):
             scores = scores.masked_fill(~mask[row], -torch.inf)
         full = scores.softmax(-1)[:, :12, :12]
         own = single(both, row)
-        expected = normalised(full.mean(0))
+        expected = normalized(full.mean(0))
         torch.testing.assert_close(torch.cat(list(blocks(image_rows(own), 12, 5))), expected)
-        torch.testing.assert_close(image_rows(own, [2])(slice(3, 5)), normalised(full[2])[3:5])
+        torch.testing.assert_close(image_rows(own, [2])(slice(3, 5)), normalized(full[2])[3:5])
     with pytest.raises(ValueError, match="heads must be in 0 to 2"):
         image_rows(single(both, 0), [3])
     small = kept_if_small(image_rows(single(both, 0)), 12, 12)

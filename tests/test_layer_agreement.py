@@ -9,7 +9,7 @@ from mmdit_probe.datasets.scenes import scene, scenes
 from mmdit_probe.figures.agreement import agreement_figure
 from mmdit_probe.readouts.value_norms import ValueNorms
 from mmdit_probe.studies.feature_pca import measure_pca
-from mmdit_probe.studies.layer_agreement import layer_agreement, rank_correlations, read_aloud
+from mmdit_probe.studies.layer_agreement import layer_agreement, rank_correlations, summary
 from mmdit_probe.studies.recording import record_image
 from mmdit_probe.studies.scene_grounding import score_layers
 
@@ -35,7 +35,7 @@ def test_features_and_norms_are_those_of_their_studies(random_pipe, table):
         config = PCAConfig(names, (number,), generation=GENERATION)
         scored.append(measure_pca(random_pipe, config).record["class_r2"].mean("feature").values.ravel())
         record = record_image(random_pipe, scene("test", number).image, names, [ValueNorms()], (8,), GENERATION).record
-        ratios.append(record["value_norm"].isel(sampling_timestep=0).mean("head").values)
+        ratios.append(record["value_norm"].isel(timestep=0).mean("head").values)
     np.testing.assert_allclose(table["class_r2"], np.mean(scored, 0), rtol=1e-5)
     norms = np.mean(ratios, 0)
     np.testing.assert_allclose(table["text_to_image"], norms[:, 1] / norms[:, 0], rtol=1e-5)
@@ -53,7 +53,7 @@ def test_the_same_order_correlates_to_1():
     table = frame(class_r2=[1.0, 4.0, 100.0, 9.0], text_to_image=[4.0, 3.0, 1.0, 2.0])
     assert rank_correlations(table)["class_r2"] == pytest.approx(1)
     assert rank_correlations(table)["text_to_image"] == pytest.approx(-1)
-    lines = read_aloud(table)
+    lines = summary(table)
     assert lines[0] == "The best masks come from layer 2 (90.0% mIoU)."
     assert lines[1] == "The semantic R^2 points at the same layer; rank correlation with mIoU over layers +1.00."
     assert lines[2].startswith("The ratio of text to image value norms points at another layer, 0; rank correlation")

@@ -1,17 +1,17 @@
-"""The rival systems end to end on small random models, and the steps that are theirs alone."""
+"""The baselines end to end on small random models, and the steps that are theirs alone."""
 
 import dataclasses
 
-import models_rivals as small
+import models_baselines as small
 import numpy as np
 import pytest
 import torch
 
 from mmdit_probe import Probe
 from mmdit_probe.baselines import dense_clip
-from mmdit_probe.baselines.attention_rows import held, image_rows, normalised
+from mmdit_probe.baselines.attention_rows import held, image_rows, normalized
 from mmdit_probe.baselines.corrclip import CorrCLIP, merged_regions, region_attention
-from mmdit_probe.baselines.counters import SystemCounter
+from mmdit_probe.baselines.counters import BaselineCounter
 from mmdit_probe.baselines.dense_clip import DenseCLIP, dino_features, name_variants, probabilities, windows_of
 from mmdit_probe.baselines.diffcut import DiffCut, cut_features
 from mmdit_probe.baselines.diffseg import DiffSeg, all_resolutions, tiled
@@ -21,7 +21,7 @@ from mmdit_probe.baselines.loading import load_masks
 from mmdit_probe.baselines.prompt_words import spans_in, split_background, weighted
 from mmdit_probe.baselines.proxyclip import ProxyCLIP, proxy_attention
 from mmdit_probe.baselines.sam import SamMasks, flattened, kept_masks, stability_of
-from mmdit_probe.baselines.unet_reader import Kept, UNetReader
+from mmdit_probe.baselines.unet_reader import KeepAttention, UNetReader
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.configs.baselines import (
     CorrCLIPConfig,
@@ -54,7 +54,7 @@ def sdxl():
 
 
 @pytest.fixture
-def picture():
+def image():
     return scene("val", 0).image
 
 
@@ -77,38 +77,38 @@ def make(name, sd, sdxl):
 
 
 @pytest.mark.parametrize("name", ["diffsegmenter", "iseg", "proxyclip", "corrclip"])
-def test_named_systems_segment_and_are_evaluated(name, sd, sdxl, picture, tmp_path):
+def test_named_systems_segment_and_are_evaluated(name, sd, sdxl, image, tmp_path):
     system = make(name, sd, sdxl)
     assert isinstance(system, SegmentsByName)
-    made = system.segment(picture[:50], CLASSES)
+    made = system.segment(image[:50], CLASSES)
     assert made.labels.shape == (50, 64)
     assert made.classes == tuple(CLASSES)
     assert np.isfinite(made.logits).all()
-    again = system.segment(picture[:50], CLASSES)
+    again = system.segment(image[:50], CLASSES)
     np.testing.assert_array_equal(made.labels, again.labels)
-    turned = system.segment(picture[:50], CLASSES[::-1])
+    turned = system.segment(image[:50], CLASSES[::-1])
     assert (turned.labels == 2 - made.labels).mean() > 0.6 if name != "iseg" else True  # its prompt has an order
     config = EvaluateConfig(method=name, batch=1)
-    counter = SystemCounter(system, config)
+    counter = BaselineCounter(system, config)
     result = tabulate(run_evaluation(None, SCENES, config, tmp_path, name, counter=counter))
     right = total = 0
     for sample in SCENES.samples:
         labels = sample.read()
         present = np.unique(labels)
-        guess = present[system.segment(sample.picture, [SCENES.classes[n] for n in present]).labels]
+        guess = present[system.segment(sample.image, [SCENES.classes[n] for n in present]).labels]
         right, total = right + (guess == labels).sum(), total + labels.size
     assert result.views["pacc"].item() == pytest.approx(right / total)
 
 
 @pytest.mark.parametrize("name", ["diffseg", "diffcut"])
-def test_systems_without_words_group_and_are_evaluated(name, sd, sdxl, picture, tmp_path):
+def test_systems_without_words_group_and_are_evaluated(name, sd, sdxl, image, tmp_path):
     system = make(name, sd, sdxl)
     assert isinstance(system, FindsRegions)
-    made = system.group(picture[:50])
+    made = system.group(image[:50])
     assert made.labels.shape == (50, 64)
     assert sum(made.shares.values()) == pytest.approx(1)
     config = EvaluateConfig(task="unsupervised", method=name, batch=2)
-    result = tabulate(run_evaluation(None, SCENES, config, tmp_path, name, counter=SystemCounter(system, config)))
+    result = tabulate(run_evaluation(None, SCENES, config, tmp_path, name, counter=BaselineCounter(system, config)))
     assert list(result.views["matching"]) == ["paper", "order-independent"]
     assert 0 < result.views["miou"].iloc[0] < 1
 
@@ -119,7 +119,7 @@ def test_systems_without_words_group_and_are_evaluated(name, sd, sdxl, picture, 
 def test_self_attention_of_every_block_is_read_and_the_output_unchanged(sd):
     latents, states = torch.randn(1, 4, 16, 16), torch.randn(1, 77, 16)
     plain = sd.unet(latents, 10, encoder_hidden_states=states).sample
-    own, cross = Kept(), Kept()
+    own, cross = KeepAttention(), KeepAttention()
     with Probe(sd.unet, [cross]), Probe(sd.unet, [own], family=UNET_SELF):
         probed = sd.unet(latents, 10, encoder_hidden_states=states).sample
     assert torch.equal(plain, probed)
@@ -135,24 +135,24 @@ def test_self_attention_of_every_block_is_read_and_the_output_unchanged(sd):
     assert cross.found[1].layout.keys == 77
 
 
-def test_the_encoders_last_output_is_the_modules_own(sd, picture):
+def test_the_encoders_last_output_is_the_modules_own(sd, image):
     system = DiffCut(sd, DiffCutConfig(side=64))
     module = UNET_SELF.layers(sd.unet)[1]
     seen = []
     hook = module.register_forward_hook(lambda m, a, output: seen.append(output))
     reader = system.reader
-    reader.run(reader.latents(picture), reader.encode(""))
+    reader.run(reader.latents(image), reader.encode(""))
     hook.remove()
-    torch.testing.assert_close(system.features(picture).flatten(1).T, seen[0][0])
+    torch.testing.assert_close(system.features(image).flatten(1).T, seen[0][0])
 
 
-def test_noise_and_posterior_are_as_asked(sd, picture):
-    clean = UNetReader(sd, 64, 100, noisy=False).latents(picture)
+def test_noise_and_posterior_are_as_asked(sd, image):
+    clean = UNetReader(sd, 64, 100, noisy=False).latents(image)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
     kept = sd.scheduler.alphas_cumprod[100]
-    found = UNetReader(sd, 64, 100, 3).latents(picture)
+    found = UNetReader(sd, 64, 100, 3).latents(image)
     torch.testing.assert_close(found, kept.sqrt() * clean + (1 - kept).sqrt() * noise)
-    sampled = UNetReader(sd, 64, 100, 3, sample=True).latents(picture)
+    sampled = UNetReader(sd, 64, 100, 3, sample=True).latents(image)
     assert not torch.allclose(found, sampled)
     with pytest.raises(ValueError, match="needs a Stable Diffusion U-Net pipeline"):
         UNetReader(object(), 64, 100)
@@ -162,9 +162,9 @@ def test_noise_and_posterior_are_as_asked(sd, picture):
         UNetReader(sd, 64, 1000)
 
 
-def test_rows_of_all_resolutions_against_the_loop(sd, picture):
+def test_rows_of_all_resolutions_against_the_loop(sd, image):
     reader = UNetReader(sd, 64, 300, noisy=False)
-    latents = reader.latents(picture)
+    latents = reader.latents(image)
     found = reader.kept(latents, reader.encode(""), None).found
     by_side = {}
     for attention in found.values():
@@ -184,26 +184,26 @@ def test_rows_of_all_resolutions_against_the_loop(sd, picture):
     torch.testing.assert_close(same(slice(1, 4)), torch.eye(6)[1:4])
 
 
-def test_iseg_takes_the_late_block_and_scores_background(sd, picture):
+def test_iseg_takes_the_late_block_and_scores_background(sd, image):
     system = ISeg(sd, ISegConfig(side=64))
     assert unet_places(sd.unet)[system.layer] == UNetPlace("up", 2, 1, 0)
-    made = system.segment(picture, ["background", "grass", "circle"])
+    made = system.segment(image, ["background", "grass", "circle"])
     np.testing.assert_allclose(made.logits[0], (1 - made.logits[1:].max(0)) ** 2, atol=1e-6)
-    constant = ISeg(sd, ISegConfig(side=64, background=0.45)).segment(picture, ["grass", "background"])
+    constant = ISeg(sd, ISegConfig(side=64, background=0.45)).segment(image, ["grass", "background"])
     np.testing.assert_allclose(constant.logits[1], 0.45)
     np.testing.assert_allclose(constant.logits[0].max(), 1)
     with pytest.raises(ValueError, match="at least one class beside background"):
-        system.segment(picture, ["background"])
+        system.segment(image, ["background"])
 
 
-def test_a_diffsegmenter_class_has_a_pass_of_its_own(sd, picture):
+def test_a_diffsegmenter_class_has_a_pass_of_its_own(sd, image):
     system = DiffSegmenter(sd, DiffSegmenterConfig(side=64))
-    both = system.segment(picture, ["grass", "background", "circle"])
+    both = system.segment(image, ["grass", "background", "circle"])
     np.testing.assert_allclose(both.logits[1], 0.5)
-    np.testing.assert_allclose(both.logits[0], system.segment(picture, ["grass"]).logits[0])
-    told = DiffSegmenter(sd, system.config, lambda picture: "on sand").segment(picture, ["grass"])
+    np.testing.assert_allclose(both.logits[0], system.segment(image, ["grass"]).logits[0])
+    told = DiffSegmenter(sd, system.config, lambda image: "on sand").segment(image, ["grass"])
     assert not np.allclose(told.logits, both.logits[:1])
-    plain = DiffSegmenter(sd, dataclasses.replace(system.config, refine_steps=0)).segment(picture, ["grass"])
+    plain = DiffSegmenter(sd, dataclasses.replace(system.config, refine_steps=0)).segment(image, ["grass"])
     assert not np.allclose(plain.logits, both.logits[:1])
 
 
@@ -270,21 +270,21 @@ def test_masks_of_alike_features_are_one_region():
     assert merged_regions(features, torch.full((5,), -1), 0.2, 1).tolist() == [-1] * 5
 
 
-def test_windows_cover_the_picture_and_their_mean_is_exact():
-    picture = np.random.default_rng(0).integers(0, 256, (30, 70, 3)).astype(np.uint8)
-    resized, windows = windows_of(picture, 48, 32, 16)
+def test_windows_cover_the_image_and_their_mean_is_exact():
+    image = np.random.default_rng(0).integers(0, 256, (30, 70, 3)).astype(np.uint8)
+    resized, windows = windows_of(image, 48, 32, 16)
     assert resized.shape == (48, 112, 3)
     values = torch.rand(2, 48, 112)
     torch.testing.assert_close(windows.joined(windows.cut(values)), values)
     assert max(y for y, _ in windows.corners) == 16
-    small_picture, one = windows_of(picture, 20, 32, 16)
-    assert small_picture.shape[0] == 32
+    small_image, one = windows_of(image, 20, 32, 16)
+    assert small_image.shape[0] == 32
     assert one.corners[0] == (0, 0)
     with pytest.raises(ValueError, match="stride must be in 1 to crop"):
-        windows_of(picture, 48, 32, 33)
+        windows_of(image, 48, 32, 33)
 
 
-def test_dense_clip_is_clip_with_its_own_attention(picture):
+def test_dense_clip_is_clip_with_its_own_attention(image):
     """The parts put together again give the model's own output."""
     model, processor = small.clip()
     clip = DenseCLIP(model, processor)
@@ -353,19 +353,19 @@ def test_masks_are_chosen_by_quality_and_without_copies():
 
 
 @pytest.mark.parametrize("model", [small.sam, small.sam2])
-def test_sam_gives_numbered_masks_of_the_pictures_size(picture, model, tmp_path):
+def test_sam_gives_numbered_masks_of_the_images_size(image, model, tmp_path):
     masks = SamMasks(model(), points=3, iou=-9.0, stability=0.0)
     assert masks.side == 64
-    found = masks(picture[:40])
+    found = masks(image[:40])
     assert found.shape == (40, 64)
     assert found.max() >= 0
-    assert (SamMasks(model(), points=3, iou=99.0)(picture) == -1).all()
+    assert (SamMasks(model(), points=3, iou=99.0)(image) == -1).all()
     masks.model.save_pretrained(tmp_path)
     loaded = load_masks(str(tmp_path), config=CorrCLIPConfig(points=3, iou=-9.0, stability=0.0))
-    np.testing.assert_array_equal(loaded(picture[:40]), found)
+    np.testing.assert_array_equal(loaded(image[:40]), found)
 
 
-def test_points_are_given_as_x_and_y(picture, monkeypatch):
+def test_points_are_given_as_x_and_y(image, monkeypatch):
     masks, seen = SamMasks(small.sam(), points=2), {}
     original = masks.model.forward
 
@@ -374,7 +374,7 @@ def test_points_are_given_as_x_and_y(picture, monkeypatch):
         return original(**given)
 
     monkeypatch.setattr(masks.model, "forward", forward)
-    masks(picture)
+    masks(image)
     assert seen["input_points"].shape == (1, 4, 1, 2)
     assert seen["input_points"][0, :, 0].tolist() == [[16, 16], [48, 16], [16, 48], [48, 48]]
 
@@ -382,4 +382,4 @@ def test_points_are_given_as_x_and_y(picture, monkeypatch):
 def test_settings_by_data_set():
     assert for_dataset(ProxyCLIPConfig(), "cityscapes") == ProxyCLIPConfig(side=448, crop=224)
     assert for_dataset(ISegConfig(), "coco-object") == ISegConfig(entropy=0.2, iterations=10, background=0.45)
-    assert normalised(torch.zeros(1, 2)).tolist() == [[0, 0]]
+    assert normalized(torch.zeros(1, 2)).tolist() == [[0, 0]]
