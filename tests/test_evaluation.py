@@ -64,7 +64,7 @@ def test_scores_agree_with_segmenting_each_image(random_pipe, tmp_path):
 
 
 def test_unsupervised_scores_agree_with_segmenting_each_image(random_pipe, tmp_path):
-    config = EvaluateConfig(task="unsupervised", batch=2, threshold=0.05, baselines=True)
+    config = EvaluateConfig(task="unsupervised", batch=2, threshold=0.05, trivial=True)
     result = evaluate(random_pipe, tmp_path, config)
     segmenter = UnsupervisedSegmenter(random_pipe, 1, config_of(config))
     labels = np.stack([sample.read() for sample in SCENES.samples])
@@ -202,7 +202,7 @@ def test_baselines_on_a_image_made_for_them():
         (EvaluateConfig(heads="some"), "heads must be one of mean, each"),
         (EvaluateConfig(vocabulary="none"), "vocabulary must be one of present, full"),
         (EvaluateConfig(batch=0), "batch must be at least 1"),
-        (EvaluateConfig(baselines=True), "baselines belong to the unsupervised task"),
+        (EvaluateConfig(trivial=True), "baselines belong to the unsupervised task"),
         (EvaluateConfig(task="unsupervised", normalize="scores"), "belong to the open-vocabulary task"),
         (EvaluateConfig(threshold=0.0), "threshold must be above 0"),
         (EvaluateConfig(layers=(5,)), r"\[5\] do not exist"),
