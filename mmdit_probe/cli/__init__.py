@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from . import options as common
 from .analyze import analyze
 from .attention_budget import attention_budget
 from .diff import diff
 from .errors import user_message
-from .evaluate import evaluate
 from .explore import explore
 from .find_expert import find_expert
 from .guide import guide
 from .magnet import app as magnet
 from .maps import maps
 from .models import models
+from .options import flat_options
 from .pca import pca
 from .perturb import perturb
-from .segment import group, segment
+from .session import release
 from .value_norms import value_norms
 
 INTERRUPTED = 130
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
-    help="See and change what the joint attention of multi-modal diffusion transformers does.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", context_settings=HELP_NAMES
 )
 for command in (
     attention_budget,
@@ -44,13 +42,25 @@ for command in (
     perturb,
     guide,
     find_expert,
-    segment,
-    group,
-    evaluate,
     models,
 ):
-    app.command()(command)
+    app.command()(flat_options(command))
 app.add_typer(magnet, name="magnet")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mmdit-probe {version('mmdit-probe')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """See and change what the joint attention of multi-modal diffusion transformers does."""
 
 
 TALKATIVE = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
@@ -72,7 +82,7 @@ def main() -> None:
         typer.echo(f"error: {message}", err=True)
         code = 2
     finally:
-        common.release()
+        release()
     if code == INTERRUPTED:
         typer.echo("stopped; finished work is kept", err=True)
     sys.exit(code if isinstance(code, int) else 0)

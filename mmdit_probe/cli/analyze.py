@@ -2,69 +2,44 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from mmdit_probe.configs import AnalyzeConfig, GenerationConfig
+from mmdit_probe.configs import AnalyzeConfig, ImageConfig, ModelConfig
 from mmdit_probe.utils.text import checked_text
 
-from . import options as common
-
-TIMESTEPS = ",".join(map(str, AnalyzeConfig.timesteps))
+from .layers import check_layers, resolve_layers
+from .options import RESULTS, OutputConfig
+from .session import check_image, check_prompts_fit, finish, input_image, label, load, lock_output
 
 
 def analyze(
-    prompt: Annotated[str, typer.Option(help="The prompt.")],
-    model: common.Model = "tiny-sd3",
-    words: Annotated[
-        str | None, typer.Option(help="Words to map, separated by commas; every content word if not given.")
-    ] = None,
-    image: common.ImageLike = None,
-    longest: common.Longest = None,
-    layers: common.Layers = "all",
-    timesteps: common.Timesteps = TIMESTEPS,
-    steps: common.Steps = GenerationConfig.steps,
-    guidance_scale: common.GuidanceScale = None,
-    max_sequence_length: common.MaxSequenceLength = None,
-    height: common.Height = None,
-    width: common.Width = None,
-    seed: common.Seed = GenerationConfig.seed,
-    dtype: common.Dtype = "fp32",
-    device: common.Device = "cpu",
-    revision: common.Revision = None,
-    offload: common.Offload = "none",
-    quantize: common.Quantize = "none",
-    lora: common.Lora = None,
-    out: common.Out = common.RESULTS / "analyze",
-    as_json: common.AsJson = False,
+    config: AnalyzeConfig,
+    image: ImageConfig,
+    model: ModelConfig,
+    output: OutputConfig = OutputConfig(out=RESULTS / "analyze"),
 ) -> None:
     """All of it in one pass: attention budget, value norms, heads, principal components and word maps of one image.
 
     Writes a figure and a table for each study, image.png, and one record, analyze.nc, that mmdit-probe diff compares.
     """
     from mmdit_probe.studies.overview import measure_everything, summary, tables
-    from mmdit_probe.studies.word_maps import chosen_words
+    from mmdit_probe.studies.word_maps import checked_words
 
-    config = AnalyzeConfig(
-        checked_text("prompt", prompt),
-        () if words is None else chosen_words(words),
-        common.layer_numbers(layers),
-        common.numbers("--timesteps", timesteps),
-        GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
-    )
-    common.lock_output(out)
-    source = common.Source(model, dtype, device, revision, offload, lora, quantize)
-    pipe = source.load()
-    common.check_prompts_fit(pipe, [prompt], max_sequence_length)
-    recording = measure_everything(pipe, config, common.input_image(image, longest, pipe))
-    record = recording.record.assign_attrs(model=source.label)
+    words = checked_words(config.words) if config.words else ()
+    config = replace(config, prompt=checked_text("prompt", config.prompt), words=words)
+    check_image(image)
+    check_layers(config.layers, model)
+    lock_output(output.out)
+    pipe = load(model)
+    check_prompts_fit(pipe, [config.prompt], config.generation.max_sequence_length)
+    config = replace(config, layers=resolve_layers(pipe, config.layers))
+    recording = measure_everything(pipe, config, input_image(image, pipe))
+    record = recording.record.assign_attrs(model=label(model))
     found = tables(record)
-    files = _write(record, recording.image, found, out)
-    plain = {name: json.loads(table.to_json(orient="records")) for name, table in found.items()}
-    common.finish(summary(found), files, as_json, tables=plain)
+    files = _write(record, recording.image, found, output.out)
+    finish(output, summary(found), files, tables=found)
 
 
 def _write(record: Any, image: Any, found: dict[str, Any], out: Path) -> list[Path]:
@@ -72,9 +47,9 @@ def _write(record: Any, image: Any, found: dict[str, Any], out: Path) -> list[Pa
     from mmdit_probe.figures.heads import heads_figure
     from mmdit_probe.figures.norms import norms_figure
     from mmdit_probe.figures.style import save_figure
+    from mmdit_probe.storage.files import write_text
     from mmdit_probe.storage.images import save_image
     from mmdit_probe.storage.records import save_record
-    from mmdit_probe.storage.runs import write_text
 
     from .pages import map_pages, pca_pages
 

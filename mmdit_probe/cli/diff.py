@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import options as common
+from .options import RESULTS, OutputConfig
+from .session import finish, lock_output
 
 
 def diff(
     first: Annotated[Path, typer.Argument(metavar="A.nc", help="A record, such as results/analyze/analyze.nc.")],
     second: Annotated[Path, typer.Argument(metavar="B.nc", help="Another one.")],
-    out: common.Out = common.RESULTS / "diff",
-    as_json: common.AsJson = False,
+    output: OutputConfig = OutputConfig(out=RESULTS / "diff"),
 ) -> None:
     """How two records differ: two prompts, two models, or one model with and without a fine-tune.
 
@@ -26,16 +25,16 @@ def diff(
     """
     from mmdit_probe.figures.differences import difference_figure
     from mmdit_probe.figures.style import save_figure
+    from mmdit_probe.storage.files import write_text
     from mmdit_probe.storage.records import load_record
-    from mmdit_probe.storage.runs import write_text
     from mmdit_probe.studies.diff import MEASURES, compare, summary, what_differs
 
     a, b = load_record(first), load_record(second)
     table, differing = compare(a, b), what_differs(a, b)
-    common.lock_output(out)
+    lock_output(output.out)
+    units = {name: measure.unit for name, measure in MEASURES.items()}
     files = [
-        *save_figure(difference_figure(table, {name: m.unit for name, m in MEASURES.items()}), out / "diff"),
-        write_text(out / "diff.csv", table.to_csv(index=False)),
+        *save_figure(difference_figure(table, units), output.out / "diff"),
+        write_text(output.out / "diff.csv", table.to_csv(index=False)),
     ]
-    lines = [*differing, *summary(table)]
-    common.finish(lines, files, as_json, table=json.loads(table.to_json(orient="records")))
+    finish(output, [*differing, *summary(table)], files, table=table)

@@ -4,158 +4,111 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mmdit_probe.configs import ExploreConfig, GenerationConfig
+from mmdit_probe.configs import ExploreConfig, ImageConfig, ModelConfig, PromptConfig
+from mmdit_probe.configs.setting import OUTPUT, Setting
 
-from . import options as common
+from .layers import check_layers, resolve_layers
+from .options import RESULTS, OutputConfig
+from .session import Bar, check_image, check_prompts_fit, chosen_prompts, finish, input_image, label, load, lock_output
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageConfig(OutputConfig):
+    """Where the page goes, and its record if one is wanted."""
+
+    out: Annotated[Path, Setting("The page to write.", OUTPUT)] = RESULTS / "explore" / "explore.html"
+    save_record: Annotated[
+        Path | None,
+        Setting("Also write the record (NetCDF), from which the page can be made again.", OUTPUT, default="no record"),
+    ] = None
 
 
 def explore(
+    config: ExploreConfig,
+    image: ImageConfig,
+    model: ModelConfig,
     record: Annotated[
         Path | None,
         typer.Argument(
-            metavar="RECORD.nc", help="A record with I2T maps: of --record, of analyze or maps, or a probe's own."
+            metavar="RECORD.nc", help="A record with I2T maps: of --save-record, analyze or maps, or a probe's own."
         ),
     ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="The prompt; one of the built-in scenes' for tiny-sd3 if not given.")
-    ] = None,
-    image: common.ImageLike = None,
-    longest: common.Longest = None,
-    model: common.Model = "tiny-sd3",
-    layers: Annotated[
-        str,
-        typer.Option(
-            help="Layers whose maps are kept: all, numbers such as 3,7, or auto (all of a small grid, else 6)."
-        ),
-    ] = "auto",
-    timesteps: Annotated[
-        str,
-        typer.Option(
-            help="Timesteps to keep, counted from the clean end: all, numbers, or auto (all of a small grid, else 8,28)."
-        ),
-    ] = "auto",
-    head_groups: Annotated[
-        int, typer.Option(min=1, help="Groups of heads at most, beside the mean over all heads.")
-    ] = ExploreConfig.head_groups,
-    megabytes: Annotated[
-        float, typer.Option(min=0.1, help="Size of the page at most; fewer groups of heads are kept if need be.")
-    ] = ExploreConfig.megabytes,
-    record_image: Annotated[
-        Path | None, typer.Option(help="The image of RECORD.nc, where neither it nor image.png beside it holds it.")
-    ] = None,
-    steps: common.Steps = GenerationConfig.steps,
-    guidance_scale: common.GuidanceScale = None,
-    max_sequence_length: common.MaxSequenceLength = None,
-    height: common.Height = None,
-    width: common.Width = None,
-    seed: common.Seed = GenerationConfig.seed,
-    dtype: common.Dtype = "fp32",
-    device: common.Device = "cpu",
-    revision: common.Revision = None,
-    offload: common.Offload = "none",
-    quantize: common.Quantize = "none",
-    lora: common.Lora = None,
-    keep: Annotated[
-        Path | None,
-        typer.Option("--record", help="Also write the record (NetCDF), from which the page can be made again."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The page to write.")] = common.RESULTS / "explore" / "explore.html",
-    as_json: common.AsJson = False,
+    output: PageConfig = PageConfig(),
 ) -> None:
     """A page to look around in: which words each pixel listens to, and where each word is looked at.
 
-    By layer, timestep and group of heads, with attention budget and value norms beside. The image is generated from
-    --prompt, given by --image, or that of RECORD.nc.
+    By layer, timestep and group of heads, with attention budget and value norms. The image is generated from --prompt, read
+    through the model from --image, or that of RECORD.nc (--image is then the image that the record was made of, if neither it
+    nor image.png next to it holds it).
 
     Writes one HTML file that holds everything: open it in a browser, mail it, put it on a web page. It needs no server
     and no network.
     """
     from mmdit_probe.explorer import make_page
 
-    common.lock_output(out.parent)
+    lock_output(output.out.parent)
     if record is not None:
-        contents, shown = _read(record, record_image, _chosen("--layers", layers), _clashes(prompt, image, keep))
+        contents, shown = _read(record, config, image, output)
         files: list[Path] = []
     else:
-        if record_image is not None:
-            raise ValueError("--record-image goes with RECORD.nc; give --image FILE to read an image through the model")
-        config = ExploreConfig(
-            _prompt(model, prompt, image),
-            _chosen("--layers", layers),
-            _chosen("--timesteps", timesteps, steps),
-            head_groups,
-            megabytes,
-            generation=GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
-        )
-        source = common.Source(model, dtype, device, revision, offload, lora, quantize)
-        contents, shown, files = _measure(source, config, image, longest, layers == "all", keep, as_json)
-    with common.Bar("maps", as_json) as bar:
-        page = make_page(contents, shown, megabytes, bar.update)
-    written, size = [page.save(out), *files], round(page.megabytes, 3)
-    common.finish([_reading(contents, page)], written, as_json, megabytes=size, **_kept(contents, page))
+        contents, shown, files = _measure(config, image, model, output)
+    with Bar("maps", output.as_json) as bar:
+        page = make_page(contents, shown, config.megabytes, bar.update)
+    written, size = [page.save(output.out), *files], round(page.megabytes, 3)
+    finish(output, [_summary(contents, page)], written, megabytes=size, **_kept(contents, page))
 
 
-def _clashes(prompt: str | None, image: Path | None, keep: Path | None) -> list[str]:
-    given = {"--prompt": prompt, "--image": image, "--record": keep}
-    return [name for name, value in given.items() if value is not None]
-
-
-def _prompt(model: str, prompt: str | None, image: Path | None) -> str:
-    if prompt is None and image is not None:
-        return ""
-    return common.chosen_prompts(model, None if prompt is None else [prompt], None)[0]
-
-
-def _chosen(option: str, text: str, steps: int = 0) -> tuple[int, ...] | None:
-    """Numbers; None for auto and for all layers, every timestep for all timesteps."""
-    word = text.strip().lower()
-    if word == "auto" or (word == "all" and option == "--layers"):
-        return None
-    return tuple(range(steps, 0, -1)) if word == "all" else common.numbers(option, text)
-
-
-def _read(file: Path, image: Path | None, layers: tuple[int, ...] | None, clashes: list[str]) -> tuple[Any, Any]:
+def _read(file: Path, config: ExploreConfig, image: ImageConfig, output: PageConfig) -> tuple[Any, Any]:
+    """The contents of a record, and its image."""
     from mmdit_probe.explorer import contents_of
     from mmdit_probe.explorer.records import image_of
     from mmdit_probe.storage.records import load_record
 
+    given = {"--prompt": config.prompt, "--save-record": output.save_record, "--longest": image.longest}
+    clashes = [name for name, value in given.items() if value is not None]
     if clashes:
         raise ValueError(f"give RECORD.nc or {' and '.join(clashes)}, not both")
+    if isinstance(config.layers, str) and config.layers != "all":
+        raise ValueError(f"--layers: a record answers numbers or all, not {config.layers}")
     found = load_record(file)
-    return contents_of(found, layers), image_of(found, file, image)
+    layers = config.layers if isinstance(config.layers, tuple) else None
+    return contents_of(found, layers), image_of(found, file, image.image)
 
 
 def _measure(
-    source: common.Source,
-    config: ExploreConfig,
-    image: Path | None,
-    longest: int | None,
-    every_layer: bool,
-    keep: Path | None,
-    quiet: bool,
+    config: ExploreConfig, image: ImageConfig, model: ModelConfig, output: PageConfig
 ) -> tuple[Any, Any, list[Path]]:
-    from dataclasses import replace
-
+    """The contents of a new recording, its image, and the record's file if it is kept."""
     from mmdit_probe.explorer import contents_of, measure_exploration
     from mmdit_probe.explorer.records import with_image
-    from mmdit_probe.probe.probe import Probe
     from mmdit_probe.storage.records import save_record
 
-    pipe = source.load()
-    common.check_prompts_fit(pipe, [config.prompt], config.generation.max_sequence_length)
-    if every_layer:
-        config = replace(config, layers=tuple(Probe(pipe, []).modules))
-    with _steps_shown(pipe, config.generation.steps if image is None else None, quiet):
-        recording = measure_exploration(pipe, config, common.input_image(image, longest, pipe))
-    record = recording.record.assign_attrs(model=source.label)
+    config = replace(config, prompt=_prompt(config, image, model))
+    check_image(image)
+    check_layers(config.layers, model)
+    pipe = load(model)
+    check_prompts_fit(pipe, [config.prompt or ""], config.generation.max_sequence_length)
+    if config.layers is not None:
+        config = replace(config, layers=resolve_layers(pipe, config.layers))
+    with _steps_shown(pipe, config.generation.steps if image.image is None else None, output.as_json):
+        recording = measure_exploration(pipe, config, input_image(image, pipe))
+    record = recording.record.assign_attrs(model=label(model))
     kept = type(recording)(record, recording.image)
-    files = [] if keep is None else [save_record(with_image(kept), keep)]
+    files = [] if output.save_record is None else [save_record(with_image(kept), output.save_record)]
     return contents_of(record), recording.image, files
+
+
+def _prompt(config: ExploreConfig, image: ImageConfig, model: ModelConfig) -> str:
+    """The prompt given; with an image none is needed, else a scene's is taken for the embedded model."""
+    if config.prompt is None and image.image is not None:
+        return ""
+    return chosen_prompts(PromptConfig(prompt=() if config.prompt is None else (config.prompt,)), model)[0]
 
 
 @contextmanager
@@ -163,7 +116,7 @@ def _steps_shown(pipe: Any, steps: int | None, quiet: bool) -> Iterator[None]:
     """A bar of the transformer's calls."""
     from mmdit_probe.families import denoiser_of
 
-    with common.Bar("steps", quiet) as bar:
+    with Bar("steps", quiet) as bar:
         done = 0
 
         def count(*_: object) -> None:
@@ -188,7 +141,7 @@ def _kept(contents: Any, page: Any) -> dict[str, Any]:
     }
 
 
-def _reading(contents: Any, page: Any) -> str:
+def _summary(contents: Any, page: Any) -> str:
     sizes = contents.maps.sizes
     heads = "the mean over heads" if page.groups == 1 else f"the mean over heads and {page.groups} groups of them"
     if page.groups == sum(contents.sizes) > 1:
@@ -196,6 +149,6 @@ def _reading(contents: Any, page: Any) -> str:
     dropped = "" if page.groups == len(contents.sizes) else f" ({len(contents.sizes)} groups would have been larger)"
     layers, timesteps = (f"{sizes[name]} {name}{'s' if sizes[name] > 1 else ''}" for name in ("layer", "timestep"))
     return (
-        f"{sizes['row']} x {sizes['col']} pixels, {sizes['token']} text tokens, {layers}, {timesteps}, {heads}{dropped}: "
-        f"{page.megabytes:.1f} MB."
+        f"{sizes['row']} x {sizes['col']} image tokens, {sizes['token']} text tokens, {layers}, {timesteps}, "
+        f"{heads}{dropped}: {page.megabytes:.1f} MB."
     )

@@ -1,4 +1,4 @@
-"""Which layers a command takes, and why: named, all, the model's default, or found."""
+"""Which layers a command takes, and why: named, all, the model's known expert layer, or one that is found."""
 
 from __future__ import annotations
 
@@ -6,40 +6,67 @@ from typing import Any
 
 import typer
 
-from mmdit_probe.utils.text import shown
+from mmdit_probe.configs import Layers, ModelConfig
 
 
-def chosen_layers(pipe: Any, layer: list[str] | None, all_layers: bool) -> tuple[int, ...]:
-    """Layer numbers; says on standard error which layer was taken where the user named none.
+def check_layers(layers: Layers | None, model: ModelConfig) -> None:
+    """`ValueError` if a layer number does not exist, by the model's config alone: before its weights are loaded."""
+    from mmdit_probe.pipelines.layers import layer_count
 
-    ``layer`` holds numbers or "auto", which asks `find_expert`.
+    if isinstance(layers, tuple):
+        count = layer_count(model.model, model.revision)
+        if count is not None:
+            _check(layers, tuple(range(count)))
+
+
+def resolve_layers(pipe: Any, layers: Layers) -> tuple[int, ...]:
+    """Layer numbers; says on standard error which layer was taken if the user named none.
+
+    ``auto`` asks `find_expert`, ``expert`` the model's defaults.
     """
-    from mmdit_probe.pipelines.defaults import model_defaults
-    from mmdit_probe.probe.probe import Probe
+    from mmdit_probe.pipelines.layers import layer_numbers
 
-    known = tuple(Probe(pipe, []).modules)
-    if all_layers:
-        if layer:
-            raise ValueError("give --layer or --all-layers, not both")
+    known = layer_numbers(pipe)
+    if layers == "all":
         return known
-    if not layer:
-        defaults = model_defaults(pipe)
-        if defaults.expert_layer is None:
-            raise ValueError("no expert layer is known for this model: give --layer N, --layer auto or --all-layers")
-        typer.echo(f"layer {defaults.expert_layer}: {defaults.why}", err=True)
-        return (defaults.expert_layer,)
-    return tuple(dict.fromkeys(_one(pipe, text, known) for text in layer))
+    if layers == "expert":
+        return (_expert(pipe),)
+    if layers == "auto":
+        return (_found(pipe),)
+    _check(layers, known)
+    return layers
 
 
-def _one(pipe: Any, text: str, known: tuple[int, ...]) -> int:
-    if text == "auto":
-        from mmdit_probe.studies.expert_layer import find_expert
+def resolve_layer(pipe: Any, layers: Layers) -> int:
+    """The one layer of a command that reads one."""
+    found = resolve_layers(pipe, layers)
+    if len(found) != 1:
+        raise ValueError(f"--layer: this command takes one layer, got {len(found)} of them")
+    return found[0]
 
-        found = find_expert(pipe)
-        typer.echo(f"layer {found.layer}: {found.why}", err=True)
-        return found.layer
-    if not text.isdecimal() or int(text) not in known:
+
+def _expert(pipe: Any) -> int:
+    from mmdit_probe.pipelines.defaults import model_defaults
+
+    defaults = model_defaults(pipe)
+    if defaults.expert_layer is None:
+        raise ValueError("no expert layer is known for this model: give --layer N, --layer auto or --layers all")
+    typer.echo(f"layer {defaults.expert_layer}: {defaults.why}", err=True)
+    return defaults.expert_layer
+
+
+def _found(pipe: Any) -> int:
+    from mmdit_probe.studies.expert_layer import find_expert
+
+    found = find_expert(pipe)
+    typer.echo(f"layer {found.layer}: {found.why}", err=True)
+    return found.layer
+
+
+def _check(layers: tuple[int, ...], known: tuple[int, ...]) -> None:
+    unknown = [layer for layer in layers if layer not in known]
+    if unknown:
         raise ValueError(
-            f"--layer: this model has layers {known[0]} to {known[-1]}, got {shown(text)}; 'auto' finds one"
+            f"--layers: this model has layers {known[0]} to {known[-1]}, got {', '.join(map(str, unknown))}; "
+            f"'auto' finds one"
         )
-    return int(text)

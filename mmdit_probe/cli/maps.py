@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Literal
+from dataclasses import replace
 
-import typer
-
-from mmdit_probe.configs import GenerationConfig, MapsConfig
+from mmdit_probe.configs import ImageConfig, MapsConfig, ModelConfig
 from mmdit_probe.utils.text import checked_text
 
-from . import options as common
-
-TIMESTEPS = ",".join(map(str, MapsConfig.timesteps))
+from .layers import check_layers, resolve_layers
+from .options import RESULTS, OutputConfig
+from .session import check_image, check_prompts_fit, finish, input_image, label, load, lock_output
 
 
 def maps(
-    prompt: Annotated[str, typer.Option(help="The prompt.")],
-    words: Annotated[str, typer.Option(help="Words or phrases of the prompt, separated by commas.")],
-    model: common.Model = "tiny-sd3",
-    image: common.ImageLike = None,
-    longest: common.Longest = None,
-    layers: common.Layers = "all",
-    timesteps: common.Timesteps = TIMESTEPS,
-    direction: Annotated[
-        Literal["i2t", "t2i"], typer.Option(help="i2t: image queries on the word; t2i: the word on the image.")
-    ] = "i2t",
-    heads: Annotated[Literal["mean", "all"], typer.Option(help="all: also a sheet of every head.")] = "mean",
-    steps: common.Steps = GenerationConfig.steps,
-    guidance_scale: common.GuidanceScale = None,
-    max_sequence_length: common.MaxSequenceLength = None,
-    height: common.Height = None,
-    width: common.Width = None,
-    seed: common.Seed = GenerationConfig.seed,
-    dtype: common.Dtype = "fp32",
-    device: common.Device = "cpu",
-    revision: common.Revision = None,
-    offload: common.Offload = "none",
-    quantize: common.Quantize = "none",
-    lora: common.Lora = None,
-    out: common.Out = common.RESULTS / "maps",
-    as_json: common.AsJson = False,
+    config: MapsConfig,
+    image: ImageConfig,
+    model: ModelConfig,
+    output: OutputConfig = OutputConfig(out=RESULTS / "maps"),
 ) -> None:
     """Where words are: heat maps over the generated image, or over a given one, by layer and timestep.
 
@@ -50,33 +26,27 @@ def maps(
     Writes map_WORD.pdf / .png (one page a word: rows are timesteps, columns are layers, one color scale a page),
     with --heads all also map_WORD_heads_tN, and maps.csv, maps.nc and image.png.
     """
+    from mmdit_probe.storage.files import write_text
     from mmdit_probe.storage.images import save_image
     from mmdit_probe.storage.records import save_record
-    from mmdit_probe.storage.runs import write_text
-    from mmdit_probe.studies.word_maps import chosen_words, maps_table, measure_maps, summary
+    from mmdit_probe.studies.word_maps import checked_words, maps_table, measure_maps, summary
 
     from .pages import map_pages
 
-    config = MapsConfig(
-        checked_text("prompt", prompt),
-        chosen_words(words),
-        common.layer_numbers(layers),
-        common.numbers("--timesteps", timesteps),
-        direction,
-        heads,
-        GenerationConfig(steps, guidance_scale, max_sequence_length, height, width, seed),
-    )
-    common.lock_output(out)
-    source = common.Source(model, dtype, device, revision, offload, lora, quantize)
-    pipe = source.load()
-    common.check_prompts_fit(pipe, [prompt], max_sequence_length)
-    recording = measure_maps(pipe, config, common.input_image(image, longest, pipe))
-    record = recording.record.assign_attrs(model=source.label)
+    config = replace(config, prompt=checked_text("prompt", config.prompt), words=checked_words(config.words))
+    check_image(image)
+    check_layers(config.layers, model)
+    lock_output(output.out)
+    pipe = load(model)
+    check_prompts_fit(pipe, [config.prompt], config.generation.max_sequence_length)
+    config = replace(config, layers=resolve_layers(pipe, config.layers))
+    recording = measure_maps(pipe, config, input_image(image, pipe))
+    record = recording.record.assign_attrs(model=label(model))
     table = maps_table(record)
     files = [
-        *map_pages(record, recording.image, out),
-        write_text(out / "maps.csv", table.to_csv(index=False)),
-        save_record(record, out / "maps.nc"),
-        save_image(recording.image, out / "image.png"),
+        *map_pages(record, recording.image, output.out),
+        write_text(output.out / "maps.csv", table.to_csv(index=False)),
+        save_record(record, output.out / "maps.nc"),
+        save_image(recording.image, output.out / "image.png"),
     ]
-    common.finish(summary(table), files, as_json, table=json.loads(table.to_json(orient="records")))
+    finish(output, summary(table), files, table=table)

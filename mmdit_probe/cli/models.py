@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import typer
 
-from . import options as common
+from mmdit_probe.configs.setting import OUTPUT
 
 
-def models(as_json: common.AsJson = False) -> None:
+def models(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the list as JSON on standard output.", rich_help_panel=OUTPUT)
+    ] = False,
+) -> None:
     """The embedded model and the families of transformers that can be probed.
 
-    Each can be watched while it generates. Of most it is known which token stands at which text position (words: --words,
-    find-expert, prompt norms), of some how an image is given to them (images: segment, group, evaluate, --image).
+    Each can be watched while it generates. For most it is known which token stands at which text position (words: --words,
+    find-expert, prompt norms), for some how an image is given to them (images: segment, group, evaluate, --image).
     """
     from mmdit_probe.families import FAMILIES
     from mmdit_probe.pipelines.loading import EMBEDDED, embedded_folder
@@ -21,15 +26,15 @@ def models(as_json: common.AsJson = False) -> None:
     defaults = json.loads((embedded_folder() / "probe_defaults.json").read_text())
     rows = [
         {
-            "family": f.name,
-            "transformer": f.transformer,
-            "models": f.models,
-            "expert_layer": f.expert,
-            "of_layers": f.depth,
-            "words": f.knows_words,
-            "images": f.image_input is not None,
+            "family": family.name,
+            "transformer": family.transformer,
+            "models": family.models,
+            "expert_layer": family.expert,
+            "of_layers": family.depth,
+            "words": family.knows_words,
+            "images": family.image_input is not None,
         }
-        for f in FAMILIES
+        for family in FAMILIES
     ]
     if as_json:
         typer.echo(json.dumps({"embedded": {"name": EMBEDDED, **defaults}, "families": rows}, indent=1))

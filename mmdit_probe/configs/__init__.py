@@ -1,32 +1,70 @@
-"""The one place for each study's defaults: plain frozen dataclasses, read by the CLI, analyses and notebooks.
+"""The one place for each study's defaults: plain frozen dataclasses, read by the command line, analyses and notebooks.
 
 Nothing here imports PyTorch, so that ``--help`` is instant.
 """
 
-from .generation import LARGEST_SEED, GenerationConfig, as_dict
+from .generation import GenerationConfig, ImageConfig, PromptConfig, SamplingConfig
+from .layers import Layers
 from .magnet import MAGNET_PRESETS, CompareConfig, MagnetConfig
-from .segmentation import EvaluateConfig, GroupConfig, SegmentConfig
+from .model import EMBEDDED, ModelConfig
+from .segmentation import (
+    BaselineConfig,
+    BatchConfig,
+    DatasetConfig,
+    EvaluateConfig,
+    GroupConfig,
+    OneLayerConfig,
+    SegmentConfig,
+    ThresholdConfig,
+)
+from .setting import LARGEST_SEED, Setting, Settings, as_dict
 from .single_image import AnalyzeConfig, ExploreConfig, MapsConfig, PCAConfig
-from .studies import AgreementConfig, BudgetConfig, ExpertConfig, GuideConfig, PerturbConfig, ValueNormsConfig
+from .studies import (
+    AgreementConfig,
+    BudgetConfig,
+    ExpertConfig,
+    GuideConfig,
+    MetricConfig,
+    PerturbConfig,
+    ValueNormsConfig,
+)
+from .timesteps import PAPER_STEPS, Timesteps, scaled_timesteps
 
 __all__ = [
+    "EMBEDDED",
     "LARGEST_SEED",
     "MAGNET_PRESETS",
+    "PAPER_STEPS",
     "AgreementConfig",
     "AnalyzeConfig",
+    "BaselineConfig",
+    "BatchConfig",
     "BudgetConfig",
     "CompareConfig",
+    "DatasetConfig",
     "EvaluateConfig",
     "ExpertConfig",
     "ExploreConfig",
     "GenerationConfig",
     "GroupConfig",
     "GuideConfig",
+    "ImageConfig",
+    "Layers",
     "MagnetConfig",
     "MapsConfig",
+    "MetricConfig",
+    "ModelConfig",
+    "OneLayerConfig",
     "PCAConfig",
     "PerturbConfig",
+    "PromptConfig",
+    "SamplingConfig",
     "SegmentConfig",
+    "Setting",
+    "Settings",
+    "ThresholdConfig",
+    "Timesteps",
     "ValueNormsConfig",
     "as_dict",
+    "scaled_timesteps",
 ]

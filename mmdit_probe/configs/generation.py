@@ -1,49 +1,78 @@
-"""How images are generated."""
+"""How images are generated, and which images are read instead."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
 
-LARGEST_SEED = 2**32 - 1
-"""The largest that all the libraries' random streams take."""
+from .setting import GENERATION, INPUT, LARGEST_SEED, Setting, Settings
+from .timesteps import PAPER_STEPS
+
+MAX_SEQUENCE_LENGTH = Setting(
+    "T5 positions; the model's own default if not given (SD3: 77, the paper's 154 text tokens).", GENERATION, low=0
+)
+STEPS = Setting("Sampling steps.", GENERATION, low=1, high=1000)
+SEED = Setting("Seed of the starting noise.", GENERATION, low=0, high=LARGEST_SEED)
+SEEDS = Setting(
+    "Seeds of the starting noise, separated by commas.", GENERATION, low=0, high=LARGEST_SEED, flags=("--seeds",)
+)
 
 
-@dataclass(frozen=True)
-class GenerationConfig:
-    """How images are generated.
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Settings):
+    """How images are generated, without a seed.
 
     ``guidance_scale`` and ``max_sequence_length`` None take the model's own default: the paper's 7.5 and 77
     (77 CLIP + 77 zero T5 positions = 154) for SD3. Which scale turns guidance off depends on the pipeline: 1 for most, SD3
-    among them, 0 for Z-Image; models distilled with guidance, such as Flux.1-dev, are told the number, and none turns it off.
+    included, 0 for Z-Image; guidance-distilled models such as Flux.1-dev take the scale as an input; no value disables it.
     """
 
-    steps: int = 28
-    guidance_scale: float | None = None
-    max_sequence_length: int | None = None
-    height: int | None = None
-    width: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check_range("steps", self.steps, 1, 1000)
-        _check_range("max_sequence_length", self.max_sequence_length, 0, None)
-        _check_range("height", self.height, 1, None)
-        _check_range("width", self.width, 1, None)
-        _check_range("seed", self.seed, 0, LARGEST_SEED)
-        scale = self.guidance_scale
-        if scale is not None and not (math.isfinite(scale) and scale >= 0):
-            raise ValueError(
-                f"guidance_scale must be a number of 0 or more, got {scale}; no guidance is 1 for most pipelines, 0 for Z-Image"
-            )
+    steps: Annotated[int, STEPS] = PAPER_STEPS
+    guidance_scale: Annotated[
+        float | None,
+        Setting(
+            "Classifier-free guidance; the model's own default if not given. Which number turns it off depends on the "
+            "pipeline: 1 for most, 0 for Z-Image.",
+            GENERATION,
+            low=0,
+        ),
+    ] = None
+    max_sequence_length: Annotated[int | None, MAX_SEQUENCE_LENGTH] = None
+    height: Annotated[int | None, Setting("Image height in px.", GENERATION, low=1)] = None
+    width: Annotated[int | None, Setting("Image width in px.", GENERATION, low=1)] = None
 
 
-def _check_range(name: str, value: int | None, low: int, high: int | None) -> None:
-    if value is not None and (value < low or (high is not None and value > high)):
-        raise ValueError(f"{name} must be {low} {'or more' if high is None else f'to {high}'}, got {value}")
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig(SamplingConfig):
+    """How one image is generated: `SamplingConfig` and the seed of its starting noise."""
+
+    seed: Annotated[int, SEED] = 0
 
 
-def as_dict(config: Any) -> dict[str, Any]:
-    """A config as plain data."""
-    return asdict(config)
+def seeded(sampling: SamplingConfig, seed: int) -> GenerationConfig:
+    """The same with a seed."""
+    return GenerationConfig(**{field.name: getattr(sampling, field.name) for field in fields(SamplingConfig)}, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig(Settings):
+    """Prompts, given one by one or in a file with one a line; neither are those of the built-in scenes."""
+
+    prompt: Annotated[
+        tuple[str, ...], Setting("A prompt; repeatable.", INPUT, default="prompts of the built-in scenes")
+    ] = ()
+    prompts: Annotated[Path | None, Setting("A text file with one prompt a line.", INPUT, file=True)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(Settings):
+    """An image that is read in place of a generated one, with one forward pass at each timestep."""
+
+    image: Annotated[
+        Path | None,
+        Setting("An image file to read instead of generating one; one forward pass a timestep.", INPUT, file=True),
+    ] = None
+    longest: Annotated[
+        int | None, Setting("Longer side of --image in px; the model's own size if not given.", INPUT, low=1)
+    ] = None

@@ -3,67 +3,115 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from .generation import GenerationConfig
+from .layers import Layers, layers_setting
+from .setting import INPUT, METHOD, Setting, Settings
+from .timesteps import Timesteps, chosen_timesteps, timesteps_setting
+
+Direction = Literal["i2t", "t2i"]
+Heads = Literal["mean", "all"]
+Stream = Literal["image", "text", "both"]
+
+_READ = layers_setting("Layers to read.")
+_TIMESTEPS = timesteps_setting("8 of 28, scaled to --steps")
 
 
-@dataclass(frozen=True)
-class MapsConfig:
-    """Heat maps of words (Seg4Diff, Fig. 9, 16).
+@dataclass(frozen=True, kw_only=True)
+class _SingleImage(Settings):
+    """One image at some timesteps, the paper's t = 8 of 28 if none are given."""
 
-    ``layers`` None reads all; ``direction`` is i2t (image queries on the word) or t2i; ``heads`` is mean or all.
-    """
-
-    prompt: str
-    words: tuple[str, ...]
-    layers: tuple[int, ...] | None = None
-    timesteps: tuple[int, ...] = (8,)
-    direction: str = "i2t"
-    heads: str = "mean"
+    layers: Annotated[Layers, _READ] = "all"
+    timesteps: Annotated[Timesteps | None, _TIMESTEPS] = None
     generation: GenerationConfig = GenerationConfig()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.chosen_timesteps  # refused here, not in the middle of a run
 
-@dataclass(frozen=True)
-class PCAConfig:
+    @property
+    def chosen_timesteps(self) -> tuple[int, ...]:
+        """The timesteps that are read, each in 1 to ``generation.steps``."""
+        return chosen_timesteps(self.timesteps, (8,), self.generation.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapsConfig(_SingleImage):
+    """Heat maps of words (Seg4Diff, Fig. 9, 16)."""
+
+    prompt: Annotated[str, Setting("The prompt.", INPUT, required=True)] = ""
+    words: Annotated[
+        tuple[str, ...],
+        Setting("Words or phrases of the prompt, separated by commas.", INPUT, commas=True, required=True),
+    ] = ()
+    direction: Annotated[Direction, Setting("i2t: image queries on the word; t2i: the word on the image.")] = "i2t"
+    heads: Annotated[Heads, Setting("The mean over heads, or all: also a sheet of every head.")] = "mean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PCAConfig(_SingleImage):
     """Principal components of the tokens' features (Seg4Diff, Fig. 3).
 
-    ``scenes`` are numbers of built-in test scenes to read; without them an image is generated from ``prompt``, or given.
-    ``stream`` is image, text or both; ``padding`` counts padding among the text tokens.
+    With ``scenes`` the built-in test scenes of these numbers are read; without, an image is generated from ``prompt``, or
+    given.
     """
 
-    prompt: str | None
-    scenes: tuple[int, ...] = ()
-    layers: tuple[int, ...] | None = None
-    timesteps: tuple[int, ...] = (8,)
-    generation: GenerationConfig = GenerationConfig()
-    stream: str = "image"
-    padding: bool = False
+    prompt: Annotated[str | None, Setting("The prompt.", INPUT, default="with --scenes, the scene's own sentence")] = (
+        None
+    )
+    scenes: Annotated[
+        tuple[int, ...],
+        Setting(
+            "Numbers of built-in test scenes to read with their label maps, such as 0,1,2.", INPUT, low=0, high=2**31
+        ),
+    ] = ()
+    stream: Annotated[Stream, Setting("Whose features: of image tokens, of text tokens, or both.")] = "image"
+    include_padding: Annotated[bool, Setting("Text: padding and absent encoders' positions take part too.", METHOD)] = (
+        False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.include_padding and self.stream == "image":
+            raise ValueError("include_padding is about text tokens; choose the stream text or both")
 
 
-@dataclass(frozen=True)
-class AnalyzeConfig:
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeConfig(_SingleImage):
     """All studies of one image in one pass; no ``words`` maps every content word of the prompt."""
 
-    prompt: str
-    words: tuple[str, ...] = ()
-    layers: tuple[int, ...] | None = None
-    timesteps: tuple[int, ...] = (8,)
-    generation: GenerationConfig = GenerationConfig()
+    prompt: Annotated[str, Setting("The prompt.", INPUT, required=True)] = ""
+    words: Annotated[
+        tuple[str, ...],
+        Setting("Words to map, separated by commas.", INPUT, commas=True, default="every content word of the prompt"),
+    ] = ()
 
 
-@dataclass(frozen=True)
-class ExploreConfig:
+@dataclass(frozen=True, kw_only=True)
+class ExploreConfig(Settings):
     """The explorer page of one image.
 
     ``layers`` and ``timesteps`` None keep all of them for grids of up to ``small`` image tokens, otherwise the expert
-    layer with five others and the timesteps 8 and 28. At most ``head_groups`` groups of heads are kept beside the mean
-    over all heads, and fewer where the page would be larger than ``megabytes``.
+    layer with five others and the timesteps 8 and 28 of 28. At most ``head_groups`` groups of heads are kept in addition to
+    the mean over all heads, and fewer if the page would be larger than ``megabytes``.
     """
 
-    prompt: str
-    layers: tuple[int, ...] | None = None
-    timesteps: tuple[int, ...] | None = None
-    head_groups: int = 8
-    megabytes: float = 15.0
+    prompt: Annotated[str | None, Setting("The prompt.", INPUT, default="tiny-sd3: that of a built-in scene")] = None
+    layers: Annotated[
+        Layers | None, layers_setting("Layers whose maps are kept.", default="all of a small grid, else 6")
+    ] = None
+    timesteps: Annotated[
+        Timesteps | None, timesteps_setting("all of a small grid, else 8 and 28 of 28, scaled to --steps")
+    ] = None
+    head_groups: Annotated[int, Setting("Most groups of heads, in addition to the mean over all heads.", low=1)] = 8
+    megabytes: Annotated[
+        float, Setting("Largest size of the page; fewer groups of heads are kept if need be.", low=0.1)
+    ] = 15.0
     small: int = 256
     generation: GenerationConfig = GenerationConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.timesteps is not None:
+            chosen_timesteps(self.timesteps, (), self.generation.steps)

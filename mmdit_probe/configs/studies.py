@@ -3,85 +3,154 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from .generation import GenerationConfig
+from .generation import SEEDS, GenerationConfig, SamplingConfig
+from .layers import Layers, layers_setting
+from .setting import METHOD, Setting, Settings
+from .timesteps import TIMESTEP, Timesteps, chosen_timestep, chosen_timesteps, timesteps_setting
+
+EditName = Literal["blur-text", "blur-grid", "uniform", "knockout"]
+Padding = Literal["reflect", "symmetric"]
+EditedBranch = Literal["conditional", "all"]
+
+_SIGMA = Setting("Width of the blur (standard deviation), in tokens.", METHOD, above=0)
+_KERNEL = Setting("Taps of the blur, an odd number.", METHOD, low=1)
+_BLUR_EDGE = Setting(
+    "Ends of the blur: reflect is the paper's; symmetric keeps each query's text mass exactly.",
+    flags=("--blur-edge",),
+)
+_BATCH = Setting("Prompts generated together.", METHOD, low=1)
+_BOTH_ENDS = "8 and 28 of 28, scaled to --steps"
 
 
-@dataclass(frozen=True)
-class BudgetConfig:
-    """The attention budget (Seg4Diff, section 3.2, Fig. 2).
+@dataclass(frozen=True, kw_only=True)
+class _TwoTimesteps(Settings):
+    """Prompts, and timesteps of which the paper takes 8 and 28 of 28."""
 
-    ``timesteps`` count from the clean end: 8 of 28 is the 21st step.
-    """
-
-    prompts: tuple[str, ...]
-    timesteps: tuple[int, ...] = (8, 28)
+    prompts: tuple[str, ...] = ()
+    timesteps: Annotated[Timesteps | None, timesteps_setting(_BOTH_ENDS)] = None
     generation: GenerationConfig = GenerationConfig()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.chosen_timesteps  # refused here, not in the middle of a run
 
-@dataclass(frozen=True)
-class ValueNormsConfig:
-    """Value norms (Seg4Diff, Fig. 4); ``timesteps`` count from the clean end."""
-
-    prompts: tuple[str, ...]
-    timesteps: tuple[int, ...] = (8, 28)
-    generation: GenerationConfig = GenerationConfig()
+    @property
+    def chosen_timesteps(self) -> tuple[int, ...]:
+        """The timesteps that are read, each in 1 to ``generation.steps``."""
+        return chosen_timesteps(self.timesteps, (8, 28), self.generation.steps)
 
 
-@dataclass(frozen=True)
-class PerturbConfig:
+@dataclass(frozen=True, kw_only=True)
+class BudgetConfig(_TwoTimesteps):
+    """The attention budget (Seg4Diff, section 3.2, Fig. 2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueNormsConfig(_TwoTimesteps):
+    """Value norms (Seg4Diff, Fig. 4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbConfig(Settings):
     """The causal test (Seg4Diff, section 3.4, Fig. 5, 18): one edited layer at a time, the same seeds.
 
-    ``edit`` is blur-text (the paper's), blur-grid, uniform or knockout; ``sigma``, ``kernel`` (None: 3 sigma to each
-    side) and ``padding`` belong to the blurs. ``rows`` is conditional, the prompt's half of classifier-free guidance alone,
-    or all, the negative prompt's too; the paper does not say which. ``batch`` prompts are generated together; the
-    images depend on it in the last digits only.
+    ``sigma``, ``kernel`` (None: 3 sigma to each side) and ``blur_edge`` belong to the blurs. The images depend on ``batch``
+    in the last digits only.
     """
 
-    prompts: tuple[str, ...]
-    layers: tuple[int, ...]
-    edit: str = "blur-text"
-    sigma: float = 9.0
-    kernel: int | None = 5
-    padding: str = "reflect"
-    rows: str = "conditional"
-    seeds: tuple[int, ...] = (0, 1, 2)
-    batch: int = 8
+    prompts: tuple[str, ...] = ()
+    layers: Annotated[Layers, layers_setting("Layers to edit, one at a time.")] = "expert"
+    edit: Annotated[EditName, Setting("What is done to the layer's I2T attention; blur-text is the paper's.")] = (
+        "blur-text"
+    )
+    sigma: Annotated[float, _SIGMA] = 9.0
+    kernel: Annotated[int | None, _KERNEL] = 5
+    blur_edge: Annotated[Padding, _BLUR_EDGE] = "reflect"
+    edit_branch: Annotated[
+        EditedBranch,
+        Setting(
+            "Which predictions of classifier-free guidance are edited: the prompt's alone (conditional), or the negative "
+            "prompt's too (all). The paper does not say which it took; the drops of Fig. 5 and 18 depend on it."
+        ),
+    ] = "conditional"
+    seeds: Annotated[tuple[int, ...], SEEDS] = (0, 1, 2)
+    batch: Annotated[int, _BATCH] = 8
+    generation: SamplingConfig = SamplingConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuideConfig(Settings):
+    """Perturbed guidance (Seg4Diff, Eq. 8, Fig. 6): eps + scale (eps - eps_perturbed), in addition to classifier-free guidance."""
+
+    prompts: tuple[str, ...] = ()
+    layers: Annotated[Layers, layers_setting("Layers whose perturbed prediction guides, together.")] = "expert"
+    scales: Annotated[
+        tuple[float, ...],
+        Setting(
+            "Guidance scales, separated by commas; 0 is plain.", flags=("--scales", "--scale"), low=-1000, high=1000
+        ),
+    ] = (0.0, 1.0, 2.0, 4.0)
+    sigma: Annotated[float, _SIGMA] = 9.0
+    kernel: Annotated[int | None, _KERNEL] = 5
+    blur_edge: Annotated[Padding, _BLUR_EDGE] = "reflect"
+    batched: Annotated[
+        bool, Setting("The perturbed prediction in the same transformer call, or in one of its own with less memory.")
+    ] = True
+    seeds: Annotated[tuple[int, ...], SEEDS] = (0, 1, 2)
+    batch: Annotated[int, _BATCH] = 8
+    generation: SamplingConfig = SamplingConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig(Settings):
+    """The search for the layer that grounds words, at one timestep."""
+
+    prompts: tuple[str, ...] = ()
+    timestep: Annotated[int | None, TIMESTEP] = None
+    scene_count: Annotated[
+        int,
+        Setting(
+            "tiny-sd3: number of scenes with masks to compare the ranking with; 0 for none.", METHOD, low=0, high=10_000
+        ),
+    ] = 60
     generation: GenerationConfig = GenerationConfig()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.chosen_timestep
 
-@dataclass(frozen=True)
-class GuideConfig:
-    """Perturbed guidance (Seg4Diff, Eq. 8, Fig. 6): eps + scale (eps - eps_perturbed), beside classifier-free guidance.
+    @property
+    def chosen_timestep(self) -> int:
+        """The timestep that is read, in 1 to ``generation.steps``."""
+        return chosen_timestep(self, self.generation.steps)
 
-    ``batched`` makes the perturbed prediction in the same transformer call; False in one of its own, with less memory.
-    """
 
-    prompts: tuple[str, ...]
-    layers: tuple[int, ...]
-    scales: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
-    sigma: float = 9.0
-    kernel: int | None = 5
-    padding: str = "reflect"
-    seeds: tuple[int, ...] = (0, 1, 2)
-    batch: int = 8
-    batched: bool = True
+@dataclass(frozen=True, kw_only=True)
+class AgreementConfig(Settings):
+    """Masks, features and value norms of each layer on ``scenes`` test scenes."""
+
+    scenes: Annotated[int, Setting("Number of test scenes.", low=1)] = 100
+    timestep: Annotated[int | None, TIMESTEP] = None
     generation: GenerationConfig = GenerationConfig()
 
-
-@dataclass(frozen=True)
-class ExpertConfig:
-    """The search for the layer that grounds words, at one timestep counted from the clean end."""
-
-    prompts: tuple[str, ...]
-    timestep: int = 8
-    generation: GenerationConfig = GenerationConfig()
+    @property
+    def chosen_timestep(self) -> int:
+        """The timestep that is read, in 1 to ``generation.steps``."""
+        return chosen_timestep(self, self.generation.steps)
 
 
-@dataclass(frozen=True)
-class AgreementConfig:
-    """Masks, features and value norms of each layer on ``scenes`` test scenes, at a timestep counted from the clean end."""
+@dataclass(frozen=True, kw_only=True)
+class MetricConfig(Settings):
+    """The models that generated images are measured with."""
 
-    scenes: int = 100
-    timestep: int = 8
-    generation: GenerationConfig = GenerationConfig()
+    clip: Annotated[
+        str | None,
+        Setting(
+            "CLIP for CLIP-T and CLIP-I, e.g. openai/clip-vit-base-patch16.", default="tiny-sd3: its own tiny CLIP"
+        ),
+    ] = None
+    dino: Annotated[
+        str | None, Setting("DINO for the DINO metric, e.g. facebook/dino-vits16.", default="no DINO metric")
+    ] = None

@@ -18,7 +18,7 @@ def explore(pipe: Any, prompt: str, image: np.ndarray | None = None, **settings:
     ``image`` (height, width, 3) uint8 RGB is read through the model, None generates one; ``settings`` are those of
     `ExploreConfig`.
     """
-    config = ExploreConfig(prompt, **settings)
+    config = ExploreConfig(prompt=prompt, **settings)
     recording = measure_exploration(pipe, config, image)
     return make_page(contents_of(recording.record), recording.image, config.megabytes)
 

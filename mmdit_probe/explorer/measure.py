@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..configs import ExploreConfig
+from ..configs import ExploreConfig, scaled_timesteps
+from ..configs.timesteps import chosen_timesteps
 from ..pipelines.defaults import model_defaults
 from ..pipelines.generation import steps_at
 from ..pipelines.image_size import native_size, token_pixels
+from ..pipelines.layers import chosen_layers, layer_numbers
 from ..probe.probe import Probe
 from ..readouts.head_groups import HeadGroupMaps, group_labels, group_sizes
 from ..readouts.region_mass import RegionMass
@@ -34,9 +36,9 @@ def measure_exploration(pipe: Any, config: ExploreConfig, image: np.ndarray | No
     with Probe(pipe, [RegionMass(), ValueNorms()], steps=calls) as everywhere:
         where = (timesteps, generation, layers)
         if image is None:
-            recording = record_generated(pipe, config.prompt, readouts, *where, decode=True)
+            recording = record_generated(pipe, config.prompt or "", readouts, *where, decode=True)
         else:
-            recording = record_image(pipe, image, config.prompt, readouts, *where)
+            recording = record_image(pipe, image, config.prompt or "", readouts, *where)
     maps = recording.record.rename(layer="map_layer")
     curves = by_timestep(everywhere, calls, timesteps, steps)
     record = curves.merge(maps, compat="override", join="outer", combine_attrs="override")
@@ -55,11 +57,11 @@ def chosen(
     if timesteps is None:
         count = config.generation.steps
         every = tuple(range(count, 0, -1))
-        timesteps = every if small else tuple(sorted({min(t, count) for t in FEW_TIMESTEPS}, reverse=True))
+        timesteps = every if small else tuple(sorted(scaled_timesteps(FEW_TIMESTEPS, count), reverse=True))
     if layers is None:
-        known = tuple(Probe(pipe, []).modules)
+        known = layer_numbers(pipe)
         layers = known if small else spread(known, model_defaults(pipe).expert_layer)
-    return layers, timesteps
+    return chosen_layers(pipe, layers), chosen_timesteps(timesteps, FEW_TIMESTEPS, config.generation.steps)
 
 
 def spread(layers: Sequence[int], expert: int | None) -> tuple[int, ...]:

@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from ..configs import GenerationConfig
+from ..configs import GenerationConfig, SamplingConfig
 from ..families import denoiser_of, family_of
 from .defaults import model_defaults
 
 
-def generation_arguments(pipe: Any, config: GenerationConfig) -> dict[str, Any]:
+def generation_arguments(pipe: Any, config: SamplingConfig) -> dict[str, Any]:
     """The pipeline call's arguments, as far as it has them; the generator is the CPU's, so seeds mean the same everywhere.
 
     Pipelines that would write the prompt anew are told not to.
     """
     defaults = model_defaults(pipe)
-    wanted = {
+    wanted: dict[str, Any] = {
         "num_inference_steps": config.steps,
         "guidance_scale": defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale,
         "max_sequence_length": (
@@ -26,8 +26,9 @@ def generation_arguments(pipe: Any, config: GenerationConfig) -> dict[str, Any]:
         ),
         "height": config.height,
         "width": config.width,
-        "generator": torch.Generator().manual_seed(config.seed),
     }
+    if isinstance(config, GenerationConfig):
+        wanted["generator"] = torch.Generator().manual_seed(config.seed)
     wanted |= family_of(denoiser_of(pipe)).verbatim_prompt_args
     known = inspect.signature(type(pipe).__call__).parameters
     return {name: value for name, value in wanted.items() if name in known and value is not None}

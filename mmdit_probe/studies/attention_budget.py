@@ -16,7 +16,7 @@ from .recording import Progress, check_sampling, record_generated, run_prompts
 
 def measure_budget(pipe: Any, prompt: str, config: BudgetConfig) -> xr.Dataset:
     """One prompt: ``region_mass`` (timestep, layer, head, region) of the conditional half, in [0, 1]."""
-    return record_generated(pipe, prompt, [RegionMass()], config.timesteps, config.generation).record
+    return record_generated(pipe, prompt, [RegionMass()], config.chosen_timesteps, config.generation).record
 
 
 def run_budget(pipe: Any, config: BudgetConfig, out: Path, model: str, progress: Progress | None = None) -> xr.Dataset:

@@ -53,7 +53,7 @@ class Expert:
 
 def find_expert(pipe: Any, config: ExpertConfig | None = None, progress: Progress | None = None) -> Expert:
     """Rank the layers of any model by the label-free signs, averaged over prompts; rank 1 is best."""
-    config = config or ExpertConfig(scene_prompts(4))
+    config = config or ExpertConfig(prompts=scene_prompts(4))
     frames = []
     for number, prompt in enumerate(config.prompts):
         frames.append(measure_signs(pipe, prompt, config))
@@ -70,7 +70,7 @@ def find_expert(pipe: Any, config: ExpertConfig | None = None, progress: Progres
 
 def measure_signs(pipe: Any, prompt: str, config: ExpertConfig) -> pd.DataFrame:
     """One row a layer: the four signs on one generated image at one timestep."""
-    (step,) = steps_at((config.timestep,), config.generation.steps)
+    (step,) = steps_at((config.chosen_timestep,), config.generation.steps)
     record, call = _generate(pipe, prompt, config, step)
     words = _word_maps(record)
     norms = record["value_norm"].mean(("batch", "head"))

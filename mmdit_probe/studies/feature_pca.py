@@ -11,6 +11,7 @@ import xarray as xr
 from ..configs import PCAConfig
 from ..datasets.scenes import scene
 from ..pipelines.image_size import native_size, token_pixels
+from ..pipelines.layers import chosen_layers
 from ..readouts.feature_pca import FeaturePCA, token_labels
 from ..storage.images import fitted
 from .recording import Recording, record_generated, record_image
@@ -27,7 +28,7 @@ def measure_pca(pipe: Any, config: PCAConfig, image: np.ndarray | None = None) -
         records = [part.record for part in parts]
         joined = xr.concat(records, "scene", combine_attrs="override", coords="minimal", compat="override")
         return Recording(joined.assign_coords(scene=list(config.scenes)), parts[0].image)
-    where = (config.timesteps, config.generation, config.layers)
+    where = (config.chosen_timesteps, config.generation, chosen_layers(pipe, config.layers))
     readouts = [_readout(config)]
     if image is None:
         return record_generated(pipe, config.prompt or "", readouts, *where, decode=True)
@@ -35,7 +36,7 @@ def measure_pca(pipe: Any, config: PCAConfig, image: np.ndarray | None = None) -
 
 
 def _readout(config: PCAConfig, labels: np.ndarray | None = None) -> FeaturePCA:
-    return FeaturePCA(labels, config.stream, config.padding)  # type: ignore[arg-type]
+    return FeaturePCA(labels, config.stream, config.include_padding)
 
 
 def _measure_scene(pipe: Any, config: PCAConfig, number: int) -> Recording:
@@ -44,7 +45,7 @@ def _measure_scene(pipe: Any, config: PCAConfig, number: int) -> Recording:
     image = fitted(drawn.image, step, native_size(pipe))
     labels = token_labels(drawn.labels, (image.shape[0] // step, image.shape[1] // step))
     prompt = drawn.sentence() if config.prompt is None else config.prompt
-    where = (config.timesteps, config.generation, config.layers)
+    where = (config.chosen_timesteps, config.generation, chosen_layers(pipe, config.layers))
     return record_image(pipe, image, prompt, [_readout(config, labels)], *where)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 from ..configs import GuideConfig, as_dict
 from ..edits import BlurText
+from ..pipelines.layers import chosen_layers
 from ..probe.guidance import PerturbedGuidance
 from ..storage.runs import RunFolder
 from .image_grid import PLAIN, ImageGrid, Progress, Variant, generate_grid
@@ -23,9 +25,11 @@ def scale_name(scale: float) -> str:
 
 def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress: Progress | None = None) -> ImageGrid:
     """Plain images and those of every scale but 0, which is plain; an interrupted run continues."""
-    if config.kernel is None:
+    kernel = config.kernel
+    if kernel is None:
         raise ValueError("guide: the blur needs a kernel size; the paper's is 5")
-    edit = BlurText(config.layers, config.sigma, config.kernel, config.padding)  # type: ignore[arg-type]
+    config = replace(config, layers=chosen_layers(pipe, config.layers))
+    edit = BlurText(chosen_layers(pipe, config.layers), config.sigma, kernel, config.blur_edge)
     variants = [Variant(PLAIN, nullcontext)]
     for scale in config.scales:
         if scale:

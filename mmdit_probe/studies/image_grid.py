@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..configs import GenerationConfig
+from ..configs import SamplingConfig
 from ..pipelines.generation import generation_arguments
 from ..pipelines.image_size import native_size
 from ..probe.probe import Probe
@@ -44,6 +44,10 @@ class ImageGrid:
     seeds: tuple[int, ...]
     images: dict[str, np.ndarray]
 
+    def first_seed(self, most: int) -> dict[str, np.ndarray]:
+        """By variant, the images of the first seed and at most so many prompts, (prompts, height, width, 3) uint8 RGB."""
+        return {name: images[:most, 0] for name, images in self.images.items()}
+
     def _repr_html_(self) -> str:
         """A row for each prompt and seed, a column for each variant, as notebooks show it."""
         rows = [
@@ -57,7 +61,7 @@ class ImageGrid:
         return grid(rows, ["", *self.images])
 
 
-def generate_batch(pipe: Any, prompts: Sequence[str], seed: int, generation: GenerationConfig) -> np.ndarray:
+def generate_batch(pipe: Any, prompts: Sequence[str], seed: int, generation: SamplingConfig) -> np.ndarray:
     """(prompts, height, width, 3) uint8 RGB; every prompt starts from the noise of ``seed``.
 
     `ValueError` where images are not finite, with the layer and step where that began.
@@ -73,7 +77,7 @@ def generate_batch(pipe: Any, prompts: Sequence[str], seed: int, generation: Gen
     )
 
 
-def _made(pipe: Any, prompts: Sequence[str], seed: int, generation: GenerationConfig, form: str) -> Any:
+def _made(pipe: Any, prompts: Sequence[str], seed: int, generation: SamplingConfig, form: str) -> Any:
     arguments = generation_arguments(pipe, generation)
     arguments["generator"] = [torch.Generator().manual_seed(seed) for _ in prompts]
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
@@ -88,7 +92,7 @@ def generate_grid(
     prompts: tuple[str, ...],
     seeds: tuple[int, ...],
     batch: int,
-    generation: GenerationConfig,
+    generation: SamplingConfig,
     progress: Progress | None = None,
 ) -> ImageGrid:
     """Every variant of every prompt and seed; batches that ``run`` has already are read, not generated."""
@@ -111,13 +115,13 @@ def generate_grid(
 
 
 def _generated(
-    pipe: Any, variant: Variant, seed: int, generation: GenerationConfig, prompts: Sequence[str]
+    pipe: Any, variant: Variant, seed: int, generation: SamplingConfig, prompts: Sequence[str]
 ) -> list[np.ndarray]:
     with variant.context():
         return list(generate_batch(pipe, prompts, seed, generation))
 
 
-def _check_room(pipe: Any, images: int, generation: GenerationConfig) -> None:
+def _check_room(pipe: Any, images: int, generation: SamplingConfig) -> None:
     """All images are kept until they are scored; the check is left out where the model's size is not known."""
     if not hasattr(pipe, "default_sample_size"):
         return

@@ -59,7 +59,7 @@ def _read(pipe: Any, drawn: Scene, config: AgreementConfig) -> xr.Dataset:
     image = fitted(drawn.image, step, native_size(pipe))
     labels = token_labels(drawn.labels, (image.shape[0] // step, image.shape[1] // step))
     readouts = [I2TMaps(), ValueNorms(), FeaturePCA(labels)]
-    return record_image(pipe, image, drawn.class_list(), readouts, (config.timestep,), config.generation).record
+    return record_image(pipe, image, drawn.class_list(), readouts, (config.chosen_timestep,), config.generation).record
 
 
 def _scores(pipe: Any, drawn: Scene, record: xr.Dataset, config: AgreementConfig) -> Iterable[tuple[int, Scores]]:

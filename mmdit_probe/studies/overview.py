@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from ..configs import AnalyzeConfig
+from ..pipelines.layers import chosen_layers
 from ..readouts.base import Readout
 from ..readouts.feature_pca import FeaturePCA
 from ..readouts.head_stats import KINDS, HeadStats
@@ -49,7 +50,7 @@ def measure_everything(pipe: Any, config: AnalyzeConfig, image: np.ndarray | Non
     readouts: list[Readout] = [RegionMass(), ValueNorms(), HeadStats(), FeaturePCA()]
     if words:
         readouts.append(WordMaps(list(words.values())))
-    where = (config.timesteps, config.generation, config.layers)
+    where = (config.chosen_timesteps, config.generation, chosen_layers(pipe, config.layers))
     if image is None:
         recording = record_generated(pipe, config.prompt, readouts, *where, decode=True)
     else:

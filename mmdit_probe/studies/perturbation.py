@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +13,25 @@ import pandas as pd
 from ..configs import PerturbConfig, as_dict
 from ..edits import BlurGrid, BlurText, Edit, Knockout, Uniform
 from ..metrics.bootstrap import bootstrap_mean
+from ..pipelines.layers import chosen_layers
 from ..probe.probe import Probe
 from ..storage.runs import RunFolder
 from .image_grid import PLAIN, ImageGrid, Progress, Variant, generate_grid
 from .paired_metrics import _drop
 
-EDITS = ("blur-text", "blur-grid", "uniform", "knockout")
-ROWS = ("conditional", "all")
-
 
 def make_edit(config: PerturbConfig, layer: int) -> Edit:
     """The edit of one layer that the config asks for."""
-    if config.rows not in ROWS:
-        raise ValueError(f"perturb: rows must be one of {', '.join(ROWS)}, got {config.rows!r}")
-    where: dict[str, Any] = {"rows": config.rows}
+    where: dict[str, Any] = {"rows": config.edit_branch}
     if config.edit == "blur-text":
         if config.kernel is None:
             raise ValueError("perturb: blur-text needs a kernel size; the paper's is 5")
-        return BlurText(layer, config.sigma, config.kernel, config.padding, **where)  # type: ignore[arg-type]
+        return BlurText(layer, config.sigma, config.kernel, config.blur_edge, **where)
     if config.edit == "blur-grid":
-        return BlurGrid(layer, config.sigma, config.kernel, config.padding, **where)  # type: ignore[arg-type]
+        return BlurGrid(layer, config.sigma, config.kernel, config.blur_edge, **where)
     if config.edit == "uniform":
         return Uniform(layer, **where)
-    if config.edit == "knockout":
-        return Knockout(layer, **where)
-    raise ValueError(f"perturb: edit must be one of {', '.join(EDITS)}, got {config.edit!r}")
+    return Knockout(layer, **where)
 
 
 def layer_name(layer: int) -> str:
@@ -48,12 +43,13 @@ def run_perturbation(
     pipe: Any, config: PerturbConfig, out: Path, model: str, progress: Progress | None = None
 ) -> ImageGrid:
     """Plain and edited images of every prompt and seed; an interrupted run continues."""
+    config = replace(config, layers=chosen_layers(pipe, config.layers))
     if not config.layers:
         raise ValueError("perturb: give at least one layer")
-    Probe(pipe, [], edits=[make_edit(config, layer) for layer in config.layers])  # bad layers fail before any work
+    edits = {layer: make_edit(config, layer) for layer in chosen_layers(pipe, config.layers)}
+    Probe(pipe, [], edits=list(edits.values()))  # bad layers fail before any work
     variants = [Variant(PLAIN, nullcontext)]
-    for layer in config.layers:
-        edit = make_edit(config, layer)
+    for layer, edit in edits.items():
         variants.append(Variant(layer_name(layer), lambda edit=edit: Probe(pipe, [], edits=[edit])))  # type: ignore[misc]
     settings = {"study": "perturb", "model": model, **as_dict(config)}
     with RunFolder(out, settings).open() as run:

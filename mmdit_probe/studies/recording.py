@@ -146,10 +146,11 @@ def _origin(prompt: str, generation: GenerationConfig, source: str) -> dict[str,
 
 
 def check_sampling(study: str, config: Any) -> None:
-    """`ValueError` if a prompt is empty or a timestep does not exist, before a run takes its folder."""
+    """`ValueError` if there is no prompt or an empty one, before a run takes its folder."""
+    if not config.prompts:
+        raise ValueError(f"{study}: there is no prompt; give at least one")
     if not all(prompt.strip() for prompt in config.prompts):
         raise ValueError(f"{study}: the prompt is empty; give it at least one word")
-    steps_at(config.timesteps, config.generation.steps)
 
 
 def run_prompts(

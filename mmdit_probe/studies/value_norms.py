@@ -15,7 +15,7 @@ from .recording import Progress, check_sampling, record_generated, run_prompts
 
 def measure_norms(pipe: Any, prompt: str, config: ValueNormsConfig) -> xr.Dataset:
     """One prompt: ``value_norm`` (timestep, layer, head, stream), in the units of the value projections."""
-    return record_generated(pipe, prompt, [ValueNorms()], config.timesteps, config.generation).record
+    return record_generated(pipe, prompt, [ValueNorms()], config.chosen_timesteps, config.generation).record
 
 
 def run_norms(

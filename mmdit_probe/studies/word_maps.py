@@ -14,6 +14,7 @@ import xarray as xr
 from ..configs import GenerationConfig, MapsConfig
 from ..families import denoiser_of, family_of
 from ..pipelines.generation import generation_arguments
+from ..pipelines.layers import chosen_layers
 from ..pipelines.prompts import find_words
 from ..readouts.word_maps import WordMaps
 from ..utils.text import LONGEST_NAME, checked_text
@@ -35,8 +36,8 @@ def measure_maps(pipe: Any, config: MapsConfig, image: np.ndarray | None = None)
     ``image`` (height, width, 3) uint8 RGB is read at each timestep's noise level; None generates one.
     """
     spans = word_positions(pipe, config.prompt, config.words, config.generation)
-    readouts = [WordMaps(spans, config.direction, config.heads)]  # type: ignore[arg-type]
-    where = (config.timesteps, config.generation, config.layers)
+    readouts = [WordMaps(spans, config.direction, config.heads)]
+    where = (config.chosen_timesteps, config.generation, chosen_layers(pipe, config.layers))
     if image is None:
         recording = record_generated(pipe, config.prompt, readouts, *where, decode=True)
     else:
@@ -108,11 +109,9 @@ def file_names(words: Sequence[str]) -> list[str]:
     return names
 
 
-def chosen_words(text: str) -> tuple[str, ...]:
-    """Words and phrases separated by commas, each once; `ValueError` if there is none."""
-    words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    if not words:
-        raise ValueError(
-            f"--words: expected words of the prompt separated by commas, such as 'red circle,grass'; got {text!r}"
-        )
-    return tuple(checked_text("word", word, LONGEST_NAME) for word in words)
+def checked_words(words: Sequence[str]) -> tuple[str, ...]:
+    """Words and phrases, each once; `ValueError` if there is none."""
+    kept = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
+    if not kept:
+        raise ValueError("words: expected words of the prompt, such as 'red circle,grass'; got none")
+    return tuple(checked_text("word", word, LONGEST_NAME) for word in kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from ..options import flat_options
 from .caption import caption
 from .compare import compare
 from .compbench import compbench
@@ -13,7 +14,7 @@ from .train import train
 app = typer.Typer(
     help="MAGNET: a LoRA trained with a mask loss on the expert layer's attention, and what it changes.",
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
 )
 for command in (train, compare, caption, compbench, import_official):
-    app.command()(command)
+    app.command()(flat_options(command))

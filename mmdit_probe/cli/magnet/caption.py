@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .. import options as common
+from mmdit_probe.configs.model import Dtype
+from mmdit_probe.configs.setting import MODEL, OUTPUT, Setting, Settings
+
+from ..options import RESULTS, OutputConfig
+from ..session import Bar, finish, lock_output
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionConfig(Settings):
+    """An image-to-text model, and what it is asked."""
+
+    model: Annotated[
+        str,
+        Setting(
+            "An image-to-text model of transformers, a folder or a hub id such as Salesforce/blip-image-captioning-large "
+            "or Qwen/Qwen2-VL-7B-Instruct.",
+            MODEL,
+            required=True,
+        ),
+    ] = ""
+    question: Annotated[
+        str | None, Setting("What to ask.", default="chat models: 'Describe this image in two sentences.'")
+    ] = None
+    max_new_tokens: Annotated[int, Setting("Most tokens of a caption.", low=1)] = 60
+    batch: Annotated[int, Setting("Images at a time.", low=1)] = 8
+    device: Annotated[str, Setting("cpu, cuda, cuda:1, or mps (untested).", MODEL)] = "cpu"
+    dtype: Annotated[Dtype, Setting("Number format of the weights.", MODEL)] = "fp32"
+    trust_remote_code: Annotated[
+        bool, Setting("Run code that the model brings (CogVLM does); off by default.", MODEL)
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionsFile(OutputConfig):
+    """Where captions go."""
+
+    out: Annotated[Path, Setting("JSON file; captions that it holds already are kept.", OUTPUT)] = (
+        RESULTS / "captions.json"
+    )
 
 
 def caption(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="An image-to-text model of transformers, a folder or a hub id such as "
-            "Salesforce/blip-image-captioning-large or Qwen/Qwen2-VL-7B-Instruct."
-        ),
-    ],
-    prompt: Annotated[
-        str | None, typer.Option(help="What to ask; chat models: 'Describe this image in two sentences.'")
-    ] = None,
-    longest: Annotated[int, typer.Option(min=1, help="Tokens of a caption at most.")] = 60,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
-    device: common.Device = "cpu",
-    dtype: common.Dtype = "fp32",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that the model brings (CogVLM does); off by default.")
-    ] = False,
-    out: Annotated[Path, typer.Option(help="JSON file; captions that it holds already are kept.")] = common.RESULTS
-    / "captions.json",
-    as_json: common.AsJson = False,
+    config: CaptionConfig,
+    output: CaptionsFile = CaptionsFile(),
 ) -> None:
     """Write captions of images for `magnet train --captions`, with any image-to-text model.
 
@@ -41,9 +62,16 @@ def caption(
     from mmdit_probe.segmentation.image_files import image_files
 
     files = image_files(images)
-    common.lock_output(out.parent)
-    captioner = Captioner(model, prompt, longest=longest, device=device, dtype=dtype, remote_code=trust_remote_code)
-    with common.Bar("images", as_json) as bar:
-        captions = caption_files(captioner, files, out, batch, bar.update)
+    lock_output(output.out.parent)
+    captioner = Captioner(
+        config.model,
+        config.question,
+        max_new_tokens=config.max_new_tokens,
+        device=config.device,
+        dtype=config.dtype,
+        remote_code=config.trust_remote_code,
+    )
+    with Bar("images", output.as_json) as bar:
+        captions = caption_files(captioner, files, output.out, config.batch, bar.update)
     words = sum(len(text.split()) for text in captions.values()) / len(captions)
-    common.finish([f"{len(captions)} captions, {words:.0f} words on average"], [out], as_json)
+    finish(output, [f"{len(captions)} captions, {words:.0f} words on average"], [output.out])

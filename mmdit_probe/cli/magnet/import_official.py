@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from .. import options as common
+from ..options import RESULTS, OutputConfig
+from ..session import finish, lock_output
 
 
 def import_official(
     file: Annotated[Path, typer.Argument(help="A released lora_weights.pth.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Output folder; give it to --lora.")] = common.RESULTS / "magnet-official",
-    as_json: common.AsJson = False,
+    output: OutputConfig = OutputConfig(out=RESULTS / "magnet-official"),
 ) -> None:
     """Turn a released MAGNET file into a LoRA that every command takes by --lora.
 
@@ -23,6 +23,6 @@ def import_official(
         raise ValueError(f"import-official: no file {file}")
     from mmdit_probe.magnet.official import import_official as convert
 
-    common.lock_output(out)
-    written = convert(file, out)
-    common.finish([f"try it: mmdit-probe segment photo.jpg --classes 'dog,grass' --lora {out}"], [written], as_json)
+    lock_output(output.out)
+    written = convert(file, output.out)
+    finish(output, [f"try it: mmdit-probe segment photo.jpg --classes 'dog,grass' --lora {output.out}"], [written])

@@ -1,0 +1,162 @@
+"""What a command does around its study: prompts, loading, holding the output folder, progress, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from mmdit_probe.configs import EMBEDDED, ImageConfig, ModelConfig, PromptConfig
+from mmdit_probe.storage.digests import model_label
+from mmdit_probe.utils.text import checked_once, checked_text
+
+from .options import OutputConfig
+
+_held = ExitStack()
+_SHOWN = 2
+"""Memory estimates printed: of one image or batch, and of all of them."""
+
+
+def chosen_prompts(prompts: PromptConfig, model: ModelConfig) -> tuple[str, ...]:
+    """The user's prompts, or the scenes' for the embedded model."""
+    from mmdit_probe.datasets.prompts import read_prompts, scene_prompts
+
+    if prompts.prompt and prompts.prompts is not None:
+        raise ValueError("give --prompt or --prompts, not both")
+    given = prompts.prompt or (() if prompts.prompts is None else read_prompts(prompts.prompts))
+    if given:
+        return checked_once("prompt", [checked_text("prompt", text) for text in given])
+    if model.model != EMBEDDED:
+        raise ValueError(f"give --prompt or --prompts FILE: the built-in prompts are scenes that only {EMBEDDED} knows")
+    return scene_prompts()
+
+
+def label(model: ModelConfig) -> str:
+    """What the numbers depend on, in words: an output folder is continued only with the same."""
+    return model_label(model.model, model.dtype, model.revision, model.lora, model.quantize)
+
+
+def load(model: ModelConfig) -> Any:
+    """The pipeline; from here on memory is spoken of."""
+    from mmdit_probe.pipelines.loading import load_pipeline
+
+    show_memory()
+    return load_pipeline(
+        model.model,
+        dtype=model.dtype,
+        device=model.device,
+        revision=model.revision,
+        offload=model.offload,
+        lora=model.lora,
+        quantize=model.quantize,
+    )
+
+
+def check_prompts_fit(pipe: Any, prompts: Sequence[str], max_sequence_length: int | None) -> None:
+    """`ValueError` if the model would read only the beginning of a prompt."""
+    from mmdit_probe.pipelines.defaults import model_defaults
+    from mmdit_probe.pipelines.prompts import check_length
+
+    default = model_defaults(pipe).max_sequence_length
+    check_length(pipe, prompts, default if max_sequence_length is None else max_sequence_length)
+
+
+def check_image(image: ImageConfig) -> None:
+    """`ValueError` if a size is given without its image, or the file is no image that can be read."""
+    from mmdit_probe.storage.images import read_rgb
+
+    if image.image is None and image.longest is not None:
+        raise ValueError("--longest is the size of --image; give --height and --width for a generated image")
+    if image.image is not None:
+        read_rgb(image.image)
+
+
+def input_image(image: ImageConfig, pipe: Any) -> Any:
+    """The image of --image as the model takes it, None if there is none."""
+    from mmdit_probe.pipelines.image_size import load_image
+
+    return None if image.image is None else load_image(image.image, pipe, image.longest)
+
+
+def lock_output(out: Path) -> None:
+    """Hold the output folder until the command ends; `ValueError` before any work if it can't be written or is in use."""
+    from mmdit_probe.storage.runs import held_folder
+
+    _held.enter_context(held_folder(out))
+
+
+def release() -> None:
+    """The command has ended: give up its output folder, which goes if it is empty, and the messages of its memory."""
+    _held.close()
+
+
+class _Echo(logging.Handler):
+    """To the standard error of the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(self.format(record), err=True)
+
+
+def show_memory() -> None:
+    """Print on standard error what a run will keep, once and not for every image, and every lack of memory."""
+    seen: set[str] = set()
+
+    def chosen(message: logging.LogRecord) -> bool:
+        what = str(message.args[0] if isinstance(message.args, tuple) and message.args else "")
+        new = what not in seen and len(seen) < _SHOWN
+        seen.add(what)
+        return new or message.levelno > logging.INFO
+
+    handler = _Echo()
+    handler.setFormatter(logging.Formatter("memory: %(message)s"))
+    handler.addFilter(chosen)
+    logger = logging.getLogger("mmdit_probe.utils.memory")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    _held.callback(logger.removeHandler, handler)
+
+
+class Bar:
+    """A progress bar on standard error; closed before any error is shown."""
+
+    def __init__(self, unit: str, quiet: bool) -> None:
+        self.unit, self.quiet = unit, quiet
+
+    def __enter__(self) -> Bar:
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(unit=f" {self.unit}", disable=self.quiet or None)
+        return self
+
+    def update(self, done: int, total: int, **shown: str) -> None:
+        """``done`` of ``total`` are finished; ``shown`` stands behind the bar."""
+        self.bar.total = total
+        self.bar.n = done
+        if shown:
+            self.bar.set_postfix(shown, refresh=False)
+        self.bar.refresh()
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+
+def finish(output: OutputConfig, lines: Sequence[str], files: Sequence[Path], **data: Any) -> None:
+    """Print what was found and where the files are; ``data``, tables among it, goes into the JSON alone."""
+    if output.as_json:
+        found = {"summary": list(lines), "files": [str(file) for file in files]}
+        typer.echo(json.dumps({**found, **{name: _plain(value) for name, value in data.items()}}))
+        return
+    typer.echo("\n".join(lines))
+    typer.echo("\nWritten:\n" + "\n".join(f"  {file}" for file in files))
+
+
+def _plain(value: Any) -> Any:
+    """Tables as lists of rows."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return json.loads(value.to_json(orient="records")) if hasattr(value, "to_json") else value

@@ -1,0 +1,46 @@
+"""Which model, and how it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from .setting import MODEL, Setting, Settings
+
+EMBEDDED = "tiny-sd3"
+"""The model that the package brings."""
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+Offload = Literal["none", "model", "sequential"]
+Quantize = Literal["none", "int8", "nf4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Settings):
+    """A diffusers pipeline, and how it is loaded (`pipelines.load_pipeline`)."""
+
+    model: Annotated[
+        str,
+        Setting(
+            "tiny-sd3 (embedded), a diffusers folder, or a hub id such as "
+            "stabilityai/stable-diffusion-3-medium-diffusers.",
+            MODEL,
+        ),
+    ] = EMBEDDED
+    dtype: Annotated[Dtype, Setting("Number format of the weights.", MODEL)] = "fp32"
+    device: Annotated[str, Setting("cpu, cuda, cuda:1, or mps (untested).", MODEL)] = "cpu"
+    revision: Annotated[str | None, Setting("Branch, tag or commit of a hub id.", MODEL)] = None
+    offload: Annotated[
+        Offload,
+        Setting(
+            "CPU offload: model keeps one component on the GPU at a time, sequential one layer (slow).",
+            MODEL,
+        ),
+    ] = "none"
+    quantize: Annotated[
+        Quantize,
+        Setting(
+            "Weights of the transformer in fewer bits: int8 needs torchao, nf4 bitsandbytes and --device cuda.", MODEL
+        ),
+    ] = "none"
+    lora: Annotated[str | None, Setting("A LoRA on top: a .safetensors file, a folder or a hub id.", MODEL)] = None
