@@ -16,7 +16,9 @@ STEPS = 28
 
 def run(analysis: Analysis) -> list[str]:
     config = BudgetConfig(
-        analysis.prompts(PROMPTS), analysis.fewer(TIMESTEPS, (1,)), GenerationConfig(analysis.fewer(STEPS, 2))
+        prompts=analysis.prompts(PROMPTS),
+        timesteps=analysis.fewer(TIMESTEPS, (1,)),
+        generation=GenerationConfig(steps=analysis.fewer(STEPS, 2)),
     )
     table = budget_table(run_budget(analysis.pipe(), config, analysis.folder(), analysis.label))
     analysis.figure(budget_figure(table), "fig02_budget")

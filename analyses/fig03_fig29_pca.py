@@ -17,7 +17,7 @@ TIMESTEP = 8
 
 def run(analysis: Analysis) -> list[str]:
     scenes = tuple(range(analysis.fewer(SCENES, 1)))
-    config = PCAConfig(None, scenes, timesteps=(TIMESTEP,), stream="both")
+    config = PCAConfig(prompt=None, scenes=scenes, timesteps=(TIMESTEP,), stream="both")
     recording = measure_pca(analysis.pipe(), config)
     table, record = pca_table(recording.record), recording.record
     analysis.figure(pca_page(colors(record).isel(timestep=0), recording.image), "fig29_pca")

@@ -16,7 +16,9 @@ STEPS = 28
 
 def run(analysis: Analysis) -> list[str]:
     config = ValueNormsConfig(
-        analysis.prompts(PROMPTS), analysis.fewer(TIMESTEPS, (1,)), GenerationConfig(analysis.fewer(STEPS, 2))
+        prompts=analysis.prompts(PROMPTS),
+        timesteps=analysis.fewer(TIMESTEPS, (1,)),
+        generation=GenerationConfig(steps=analysis.fewer(STEPS, 2)),
     )
     record = run_norms(analysis.pipe(), config, analysis.folder(), analysis.label)
     table, heads = norms_table(record), heads_table(record)

@@ -24,9 +24,11 @@ BATCH = GuideConfig.batch
 
 def run(analysis: Analysis) -> list[str]:
     pipe, prompts = analysis.pipe(), analysis.prompts(PROMPTS)
-    generation = GenerationConfig(analysis.fewer(STEPS, 2))
+    generation = GenerationConfig(steps=analysis.fewer(STEPS, 2))
     batch = analysis.at_once(BATCH, BATCH)
-    config = GuideConfig(prompts, (expert_of(pipe),), SCALES, seeds=SEEDS, batch=batch, generation=generation)
+    config = GuideConfig(
+        prompts=prompts, layers=(expert_of(pipe),), scales=SCALES, seeds=SEEDS, batch=batch, generation=generation
+    )
     grid = run_guidance(pipe, config, analysis.folder(), analysis.label)
     scores = make_metrics(analysis.model, analysis.clip, None, analysis.device)
     scored = measure_images(grid, scores)

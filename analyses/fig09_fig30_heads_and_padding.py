@@ -33,7 +33,15 @@ def run(analysis: Analysis) -> list[str]:
         drawn = scene("test", number)
         image = fitted(drawn.image, token_pixels(pipe), native_size(pipe))
         known = tuple(layer for layer in layers if layer <= last_layer(pipe))
-        config = MapsConfig(drawn.class_list(), drawn.classes, known, (TIMESTEP,), "i2t", "all", GenerationConfig())
+        config = MapsConfig(
+            prompt=drawn.class_list(),
+            words=drawn.classes,
+            layers=known,
+            timesteps=(TIMESTEP,),
+            direction="i2t",
+            heads="all",
+            generation=GenerationConfig(),
+        )
         maps = measure_maps(pipe, config, image).record["word_map"].isel(timestep=0)
         for word in drawn.classes:
             own = maps.sel(word=word).transpose("layer", "head", "row", "col")

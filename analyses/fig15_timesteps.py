@@ -21,7 +21,7 @@ def run(analysis: Analysis) -> list[str]:
     pipe = analysis.pipe()
     images = open_dataset(DATASET, ROOT, analysis.fewer(IMAGES, 2))
     config = EvaluateConfig(
-        DATASET, timesteps=analysis.fewer(TIMESTEPS, TIMESTEPS[:2]), batch=analysis.at_once(BATCH, LARGER)
+        dataset=DATASET, timesteps=analysis.fewer(TIMESTEPS, TIMESTEPS[:2]), batch=analysis.at_once(BATCH, LARGER)
     )
     result = tabulate(run_evaluation(pipe, images, config, analysis.folder(), analysis.label))
     analysis.figure(timesteps_figure(result.views, expert_of(pipe)), "fig15_timesteps")

@@ -34,7 +34,9 @@ def run(analysis: Analysis) -> list[str]:
     image = fitted(drawn.image, token_pixels(pipe), native_size(pipe))
     word = drawn.classes[-1]
     for direction in ("i2t", "t2i"):
-        config = MapsConfig(drawn.class_list(), (word,), None, (TIMESTEP,), direction)
+        config = MapsConfig(
+            prompt=drawn.class_list(), words=(word,), layers=None, timesteps=(TIMESTEP,), direction=direction
+        )
         record = measure_maps(pipe, config, image).record
         page = word_page(head_mean(record).sel(word=word).transpose("timestep", "layer", "row", "col"),
                          image, word, direction)  # fmt: skip

@@ -45,7 +45,7 @@ def run(analysis: Analysis) -> list[str]:
 def scores(analysis: Analysis, clip: Clip, name: str, lora: str | None) -> np.ndarray:
     """CLIPScore (prompts, seeds)."""
     prompts, seeds = analysis.prompts(PROMPTS), analysis.fewer(SEEDS, SEEDS[:1])
-    generation = GenerationConfig(analysis.fewer(STEPS, 2))
+    generation = GenerationConfig(steps=analysis.fewer(STEPS, 2))
     own = {"lora": lora and model_fingerprint(lora), "prompts": prompts, "seeds": seeds, "steps": generation.steps}
     settings = {"study": "table3", "model": analysis.label, **own}
     with RunFolder(analysis.folder(f"-{name or 'plain'}"), settings).open() as folder:

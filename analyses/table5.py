@@ -24,7 +24,7 @@ def run(analysis: Analysis) -> list[str]:
     images = open_dataset(DATASET, ROOT, analysis.fewer(IMAGES, 2))
     for normalize, published in PAPER.items():
         config = EvaluateConfig(
-            DATASET,
+            dataset=DATASET,
             layers=(expert_of(pipe),),
             timesteps=(TIMESTEP,),
             normalize=normalize,

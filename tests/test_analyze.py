@@ -16,7 +16,7 @@ from mmdit_probe.studies.word_maps import measure_maps
 
 GENERATION = GenerationConfig(steps=3, guidance_scale=3.0, max_sequence_length=3)
 PROMPT = "a red circle on grass"
-CONFIG = AnalyzeConfig(PROMPT, timesteps=(1, 3), generation=GENERATION)
+CONFIG = AnalyzeConfig(prompt=PROMPT, timesteps=(1, 3), generation=GENERATION)
 
 
 def test_one_pass_finds_what_each_study_finds(random_pipe):
@@ -24,10 +24,10 @@ def test_one_pass_finds_what_each_study_finds(random_pipe):
     where = {"timesteps": (1, 3), "generation": GENERATION}
     words = ("red", "circle", "grass")
     alone = {
-        "region_mass": measure_budget(random_pipe, PROMPT, BudgetConfig((PROMPT,), **where)),
-        "value_norm": measure_norms(random_pipe, PROMPT, ValueNormsConfig((PROMPT,), **where)),
-        "pca": measure_pca(random_pipe, PCAConfig(PROMPT, **where)).record,
-        "word_map": measure_maps(random_pipe, MapsConfig(PROMPT, words, **where)).record,
+        "region_mass": measure_budget(random_pipe, PROMPT, BudgetConfig(prompts=(PROMPT,), **where)),
+        "value_norm": measure_norms(random_pipe, PROMPT, ValueNormsConfig(prompts=(PROMPT,), **where)),
+        "pca": measure_pca(random_pipe, PCAConfig(prompt=PROMPT, **where)).record,
+        "word_map": measure_maps(random_pipe, MapsConfig(prompt=PROMPT, words=words, **where)).record,
     }
     assert list(record["word"].values) == list(words)
     for name, study in alone.items():
@@ -44,7 +44,7 @@ def test_the_model_runs_once(random_pipe, monkeypatch):
 
 def test_words_are_those_of_the_prompt_or_the_users(random_pipe):
     def words(prompt, chosen=()):
-        return list(words_of(random_pipe, AnalyzeConfig(prompt, chosen, generation=GENERATION)))
+        return list(words_of(random_pipe, AnalyzeConfig(prompt=prompt, words=chosen, generation=GENERATION)))
 
     assert words("a red circle, on the GRASS and a red square.") == ["red", "circle", "GRASS", "square"]
     assert words("a red circle", ("red circle",)) == ["red circle"]
@@ -55,7 +55,7 @@ def test_words_are_those_of_the_prompt_or_the_users(random_pipe):
 
 
 def test_a_prompt_without_words_has_no_maps(random_pipe):
-    record = measure_everything(random_pipe, AnalyzeConfig("", timesteps=(1,), generation=GENERATION)).record
+    record = measure_everything(random_pipe, AnalyzeConfig(prompt="", timesteps=(1,), generation=GENERATION)).record
     assert "word_map" not in record
     found = tables(record)
     assert "maps" not in found

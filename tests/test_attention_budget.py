@@ -13,7 +13,7 @@ from mmdit_probe.studies import attention_budget as budget_module
 from mmdit_probe.studies.attention_budget import budget_table, measure_budget, run_budget, summary
 
 GENERATION = GenerationConfig(steps=4, guidance_scale=3.0, max_sequence_length=3)
-CONFIG = BudgetConfig(("a red circle on grass", "sand"), (2, 4), GENERATION)
+CONFIG = BudgetConfig(prompts=("a red circle on grass", "sand"), timesteps=(2, 4), generation=GENERATION)
 
 
 def test_the_timesteps_count_from_the_clean_end(random_pipe):
@@ -80,7 +80,9 @@ def test_a_damaged_item_is_measured_again(random_pipe, tmp_path):
 def test_a_folder_of_another_run_is_refused(random_pipe, tmp_path):
     run_budget(random_pipe, CONFIG, tmp_path, "random")
     with pytest.raises(ValueError, match=r"holds a run with other settings \(timesteps\)"):
-        run_budget(random_pipe, BudgetConfig(CONFIG.prompts, (1,), GENERATION), tmp_path, "random")
+        run_budget(
+            random_pipe, BudgetConfig(prompts=CONFIG.prompts, timesteps=(1,), generation=GENERATION), tmp_path, "random"
+        )
 
 
 def test_a_folder_in_use_is_refused(random_pipe, tmp_path):
@@ -93,9 +95,9 @@ def test_a_folder_in_use_is_refused(random_pipe, tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (BudgetConfig(("sand",), (5,), GENERATION), "must be in 1 to 4"),
-        (BudgetConfig(("sand",), (0,), GENERATION), "must be in 1 to 4"),
-        (BudgetConfig((" ",), (1,), GENERATION), "the prompt is empty"),
+        (BudgetConfig(prompts=("sand",), timesteps=(5,), generation=GENERATION), "must be in 1 to 4"),
+        (BudgetConfig(prompts=("sand",), timesteps=(0,), generation=GENERATION), "must be in 1 to 4"),
+        (BudgetConfig(prompts=(" ",), timesteps=(1,), generation=GENERATION), "the prompt is empty"),
     ],
 )
 def test_bad_settings_are_explained(random_pipe, tmp_path, config, message):
@@ -104,7 +106,11 @@ def test_bad_settings_are_explained(random_pipe, tmp_path, config, message):
 
 
 def test_without_guidance_the_only_half_is_read(random_pipe):
-    config = BudgetConfig(("sand",), (1,), GenerationConfig(2, 1.0, 0))
+    config = BudgetConfig(
+        prompts=("sand",),
+        timesteps=(1,),
+        generation=GenerationConfig(steps=2, guidance_scale=1.0, max_sequence_length=0),
+    )
     assert measure_budget(random_pipe, "sand", config)["region_mass"].dims == (
         "timestep",
         "layer",

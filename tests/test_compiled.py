@@ -56,7 +56,9 @@ def test_images_of_a_compiled_model_are_guided(compiled):
 
 
 def test_the_expert_of_a_compiled_model(compiled):
-    config = ExpertConfig(("a red circle",), 1, GenerationConfig(steps=1, max_sequence_length=2))
+    config = ExpertConfig(
+        prompts=("a red circle",), timestep=1, generation=GenerationConfig(steps=1, max_sequence_length=2)
+    )
     found = find_expert(compiled, config).table
     compiled.transformer = inner(compiled)
     pd.testing.assert_frame_equal(found, find_expert(compiled, config).table)

@@ -19,7 +19,10 @@ def records(random_folder):
 
     pipe = load_pipeline(str(random_folder))
     prompts = ("a red circle on grass", "a blue star on grass")
-    return [measure_everything(pipe, AnalyzeConfig(p, timesteps=(1, 3), generation=GENERATION)).record for p in prompts]
+    return [
+        measure_everything(pipe, AnalyzeConfig(prompt=p, timesteps=(1, 3), generation=GENERATION)).record
+        for p in prompts
+    ]
 
 
 def test_the_differences_are_those_of_means_by_hand(records):
@@ -89,7 +92,9 @@ def test_records_of_a_probe_are_compared_call_by_call(random_pipe):
 
 
 def test_a_record_of_one_study_meets_one_of_all(records, random_pipe):
-    budget = measure_budget(random_pipe, "sand", BudgetConfig(("sand",), (1, 3), GENERATION))
+    budget = measure_budget(
+        random_pipe, "sand", BudgetConfig(prompts=("sand",), timesteps=(1, 3), generation=GENERATION)
+    )
     assert set(compare(budget, records[0])["measure"]) == {"region_mass"}
 
 

@@ -81,7 +81,7 @@ def test_unsupervised_scores_agree_with_segmenting_each_image(random_pipe, tmp_p
 def config_of(config):
     from mmdit_probe.configs import GroupConfig
 
-    return GroupConfig(config.threshold, config.variant, config.min_max)
+    return GroupConfig(threshold=config.threshold, variant=config.variant, min_max=config.min_max)
 
 
 def test_heads_are_read_in_the_same_pass_and_their_mean_is_the_mean_map(random_pipe, tmp_path):

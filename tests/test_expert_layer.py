@@ -45,7 +45,9 @@ def test_certainty_is_one_for_words_apart_and_zero_for_words_together():
 def test_the_search_ranks_every_layer(random_pipe):
     done = []
     expert = find_expert(
-        random_pipe, ExpertConfig(("a red circle", "sand"), 1, GENERATION), lambda a, b: done.append((a, b))
+        random_pipe,
+        ExpertConfig(prompts=("a red circle", "sand"), timestep=1, generation=GENERATION),
+        lambda a, b: done.append((a, b)),
     )
     assert done == [(1, 2), (2, 2)]
     assert list(expert.table["layer"]) == [0, 1, 2]

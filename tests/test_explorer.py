@@ -32,7 +32,7 @@ GENERATION = GenerationConfig(steps=3, guidance_scale=3.0, max_sequence_length=3
 
 
 def config(**changes):
-    return ExploreConfig(PROMPT, generation=GENERATION, **changes)
+    return ExploreConfig(prompt=PROMPT, generation=GENERATION, **changes)
 
 
 # --- the readout
@@ -243,7 +243,7 @@ def test_nothing_is_fetched_and_nothing_escapes(random_pipe):
 
 
 def test_tiny_sd3_with_all_layers_and_timesteps_fits(tiny):
-    recording = measure_exploration(tiny, ExploreConfig("a red circle and a blue star on grass"))
+    recording = measure_exploration(tiny, ExploreConfig(prompt="a red circle and a blue star on grass"))
     page = make_page(contents_of(recording.record), recording.image)
     assert recording.record["i2t_group"].shape[:3] == (28, 12, 4)
     assert page.groups == 4

@@ -154,7 +154,7 @@ def test_too_few_tokens_are_refused():
 
 
 def test_scenes_are_read_with_their_classes(random_pipe):
-    config = PCAConfig(None, (0, 4), (1, 2), (1, 2), GENERATION)
+    config = PCAConfig(prompt=None, scenes=(0, 4), layers=(1, 2), timesteps=(1, 2), generation=GENERATION)
     recording = measure_pca(random_pipe, config)
     record, table = recording.record, pca_table(recording.record)
     assert record["pca"].dims == ("scene", "timestep", "layer", "feature", "component", "row", "col")
@@ -172,7 +172,7 @@ def test_scenes_are_read_with_their_classes(random_pipe):
 
 
 def test_a_generated_image_has_no_classes(random_pipe):
-    table = pca_table(measure_pca(random_pipe, PCAConfig("sand", generation=GENERATION, timesteps=(1,))).record)
+    table = pca_table(measure_pca(random_pipe, PCAConfig(prompt="sand", generation=GENERATION, timesteps=(1,))).record)
     assert table["class_r2"].isna().all()
     assert table["position_r2"].notna().all()
     assert "No label map is known" in summary(table)[1]
@@ -180,7 +180,7 @@ def test_a_generated_image_has_no_classes(random_pipe):
 
 
 def test_the_page_shows_components_as_colors(random_pipe):
-    recording = measure_pca(random_pipe, PCAConfig(None, (1,), generation=GENERATION, timesteps=(1,)))
+    recording = measure_pca(random_pipe, PCAConfig(prompt=None, scenes=(1,), generation=GENERATION, timesteps=(1,)))
     shown = colors(recording.record)
     assert shown.dims == ("timestep", "layer", "feature", "row", "col", "component")
     assert (shown.min(("row", "col")) == 0).all()
@@ -270,7 +270,9 @@ def test_an_unknown_stream_is_refused():
 
 
 def test_the_table_and_page_of_text_tokens(random_pipe):
-    config = PCAConfig("a red circle on sand", (), (0, 2), (1, 2), GENERATION, stream="both")
+    config = PCAConfig(
+        prompt="a red circle on sand", scenes=(), layers=(0, 2), timesteps=(1, 2), generation=GENERATION, stream="both"
+    )
     record = measure_pca(random_pipe, config).record
     table = pca_table(record)
     assert list(table["stream"].value_counts()) == [12, 12]

@@ -173,7 +173,9 @@ def test_study_images_of_scale_zero_are_the_plain_ones(random_pipe, tmp_path):
     from mmdit_probe.studies.guidance import run_guidance
 
     generation = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=0)
-    config = GuideConfig(("sand", "a red circle"), (1,), (0.0, 3.0), seeds=(0,), batch=2, generation=generation)
+    config = GuideConfig(
+        prompts=("sand", "a red circle"), layers=(1,), scales=(0.0, 3.0), seeds=(0,), batch=2, generation=generation
+    )
     images = run_guidance(random_pipe, config, tmp_path, "random")
     assert set(images.images) == {"plain", "scale3"}
     assert images.images["plain"].shape == (2, 1, 64, 64, 3)

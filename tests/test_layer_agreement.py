@@ -32,7 +32,7 @@ def test_features_and_norms_are_those_of_their_studies(random_pipe, table):
     scored, ratios = [], []
     for number in (0, 1):
         names = scene("test", number).class_list()
-        config = PCAConfig(names, (number,), generation=GENERATION)
+        config = PCAConfig(prompt=names, scenes=(number,), generation=GENERATION)
         scored.append(measure_pca(random_pipe, config).record["class_r2"].mean("feature").values.ravel())
         record = record_image(random_pipe, scene("test", number).image, names, [ValueNorms()], (8,), GENERATION).record
         ratios.append(record["value_norm"].isel(timestep=0).mean("head").values)

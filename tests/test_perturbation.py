@@ -17,7 +17,9 @@ from mmdit_probe.studies.paired_metrics import drop_table, measure_images
 from mmdit_probe.studies.perturbation import make_edit, most_harmful, run_perturbation
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=0)
-CONFIG = PerturbConfig(("sand", "a red circle", "snow"), (0, 2), seeds=(0, 1), batch=2, generation=GENERATION)
+CONFIG = PerturbConfig(
+    prompts=("sand", "a red circle", "snow"), layers=(0, 2), seeds=(0, 1), batch=2, generation=GENERATION
+)
 
 
 def brightness(images, references, prompts):
@@ -98,7 +100,7 @@ def test_a_clear_lead_is_outside_chance_and_a_tie_is_not():
     ("name", "kind"), [("blur-text", BlurText), ("blur-grid", BlurGrid), ("uniform", Uniform), ("knockout", Knockout)]
 )
 def test_each_edit_has_a_name(name, kind):
-    edit = make_edit(PerturbConfig(("sand",), (1,), edit=name), 1)
+    edit = make_edit(PerturbConfig(prompts=("sand",), layers=(1,), edit=name), 1)
     assert isinstance(edit, kind)
     assert edit.layers == {1}
 
@@ -107,7 +109,7 @@ def test_each_edit_has_a_name(name, kind):
 def test_the_negative_prompts_half_is_edited_if_it_is_asked_for(random_pipe, tmp_path, edit):
     """Only with guidance; plain images are the same; a folder belongs to one way."""
     generation = GenerationConfig(steps=2, guidance_scale=7.5, max_sequence_length=0)
-    config = PerturbConfig(("sand",), (1,), edit, seeds=(0,), generation=generation)
+    config = PerturbConfig(prompts=("sand",), layers=(1,), edit=edit, seeds=(0,), generation=generation)
     half = run_perturbation(random_pipe, config, tmp_path / "half", "random").images
     both = run_perturbation(random_pipe, replace(config, rows="all"), tmp_path / "both", "random").images
     np.testing.assert_array_equal(half["plain"], both["plain"])
@@ -124,12 +126,15 @@ def test_the_negative_prompts_half_is_edited_if_it_is_asked_for(random_pipe, tmp
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (PerturbConfig(("sand",), (1,), edit="smudge"), "edit must be one of blur-text"),
-        (PerturbConfig(("sand",), (1,), rows="some"), "rows must be one of conditional, all, got 'some'"),
-        (PerturbConfig(("sand",), (1,), kernel=None), "needs a kernel size"),
-        (PerturbConfig(("sand",), ()), "at least one layer"),
-        (PerturbConfig(("sand",), (9,)), r"\[9\] do not exist"),
-        (PerturbConfig(("sand",), (1,), batch=0), "batch must be at least 1"),
+        (PerturbConfig(prompts=("sand",), layers=(1,), edit="smudge"), "edit must be one of blur-text"),
+        (
+            PerturbConfig(prompts=("sand",), layers=(1,), edit_branch="some"),
+            "rows must be one of conditional, all, got 'some'",
+        ),
+        (PerturbConfig(prompts=("sand",), layers=(1,), kernel=None), "needs a kernel size"),
+        (PerturbConfig(prompts=("sand",), layers=()), "at least one layer"),
+        (PerturbConfig(prompts=("sand",), layers=(9,)), r"\[9\] do not exist"),
+        (PerturbConfig(prompts=("sand",), layers=(1,), batch=0), "batch must be at least 1"),
     ],
 )
 def test_bad_settings_are_explained_before_any_work(random_pipe, tmp_path, config, message):

@@ -178,7 +178,14 @@ def test_more_steps_than_asked_for_are_an_error(random_pipe, monkeypatch):
 def test_the_expert_is_found_in_any_family(name):
     """Positional latents, lists of samples, and a negative prompt in a call of its own."""
     pipe = small_pipeline(name)
-    expert = find_expert(pipe, ExpertConfig(("a red circle",), 1, GenerationConfig(4, None, 32, 32, 32)))
+    expert = find_expert(
+        pipe,
+        ExpertConfig(
+            prompts=("a red circle",),
+            timestep=1,
+            generation=GenerationConfig(steps=4, guidance_scale=None, max_sequence_length=32, height=32, width=32),
+        ),
+    )
     assert len(expert.table) == len(Probe(pipe, []).modules)
     assert (expert.table["blur_sensitivity"] > 0).any()
     assert np.isfinite(expert.table["coherence"]).all()

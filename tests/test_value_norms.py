@@ -13,7 +13,7 @@ from mmdit_probe.figures.norms import norm_heads_figure, norms_figure
 from mmdit_probe.studies.value_norms import heads_table, measure_norms, norms_table, run_norms, summary
 
 GENERATION = GenerationConfig(steps=3, guidance_scale=3.0, max_sequence_length=3)
-CONFIG = ValueNormsConfig(("a red circle on grass", "sand"), (1, 3), GENERATION)
+CONFIG = ValueNormsConfig(prompts=("a red circle on grass", "sand"), timesteps=(1, 3), generation=GENERATION)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,9 @@ def test_the_norms_are_those_of_the_value_projections(random_pipe):
         module.register_forward_hook(lambda m, a, out, name=name: caught.setdefault(name, out.detach()))
         for name, module in (("image", block.to_v), ("text", block.add_v_proj))
     ]
-    record = measure_norms(random_pipe, "a red circle", ValueNormsConfig(("",), (3,), GENERATION))
+    record = measure_norms(
+        random_pipe, "a red circle", ValueNormsConfig(prompts=("",), timesteps=(3,), generation=GENERATION)
+    )
     for hook in hooks:
         hook.remove()
     heads = block.heads
@@ -77,7 +79,9 @@ def test_a_finished_run_is_read_not_measured(random_pipe, tmp_path, monkeypatch)
 
 def test_an_empty_prompt_is_refused(random_pipe, tmp_path):
     with pytest.raises(ValueError, match="the prompt is empty"):
-        run_norms(random_pipe, ValueNormsConfig((" ",), (1,), GENERATION), tmp_path, "random")
+        run_norms(
+            random_pipe, ValueNormsConfig(prompts=(" ",), timesteps=(1,), generation=GENERATION), tmp_path, "random"
+        )
 
 
 def test_the_figures_draw_the_tables(record):

@@ -91,7 +91,15 @@ def test_a_word_that_was_cut_off_shows_the_tokens(random_pipe):
 
 
 def test_a_generated_and_a_given_image_leave_the_same_kind_of_record(random_pipe):
-    config = MapsConfig(PROMPT, ("red circle", "grass"), (0, 2), (1, 2), "i2t", "all", GENERATION)
+    config = MapsConfig(
+        prompt=PROMPT,
+        words=("red circle", "grass"),
+        layers=(0, 2),
+        timesteps=(1, 2),
+        direction="i2t",
+        heads="all",
+        generation=GENERATION,
+    )
     made, given = measure_maps(random_pipe, config), measure_maps(random_pipe, config, scene("test", 0).image)
     for recording in (made, given):
         maps = recording.record["word_map"]
@@ -138,7 +146,15 @@ def test_words_are_separated_by_commas():
 
 
 def test_pages_are_the_right_way_up_and_share_one_scale(random_pipe):
-    config = MapsConfig(PROMPT, ("grass",), None, (1, 2), "i2t", "all", GENERATION)
+    config = MapsConfig(
+        prompt=PROMPT,
+        words=("grass",),
+        layers=None,
+        timesteps=(1, 2),
+        direction="i2t",
+        heads="all",
+        generation=GENERATION,
+    )
     recording = measure_maps(random_pipe, config)
     maps = still(head_mean(recording.record)).sel(word="grass")
     page = word_page(maps, recording.image, "grass", "i2t")

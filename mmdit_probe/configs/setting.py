@@ -72,9 +72,14 @@ class Settings:
             _check(field, getattr(self, field.name))
 
 
-@cache
-def settings_of(kind: type) -> tuple[Field, ...]:
+def settings_of(kind: type[Settings]) -> tuple[Field, ...]:
     """The fields of a settings class that have a `Setting`, in order."""
+    known: Any = kind  # mypy takes a class of dataclasses for unhashable
+    return _settings_of(known)
+
+
+@cache
+def _settings_of(kind: Any) -> tuple[Field, ...]:
     hints = get_type_hints(kind, include_extras=True)
     return tuple(
         Field(field.name, get_args(hint)[0], setting, field.default)
