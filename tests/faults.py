@@ -36,7 +36,7 @@ IMAGES = [
 TRAINING = ["--batch", "2", "--warmup", "1"]
 COMMANDS: dict[str, list[str]] = {
     "evaluate": ["evaluate", "scenes", "--limit", "8", "--batch", "1"],
-    "perturb": ["perturb", "--all-layers", "--batch", "1", *IMAGES, "--clip", "tiny-clip"],
+    "perturb": ["perturb", "--layers", "all", "--batch", "1", *IMAGES, "--clip", "tiny-clip"],
     "magnet": ["magnet", "train", "--steps", "8", "--save-every", "2", "--layer", "1", "--rank", "2", *TRAINING],
 }
 """Name -> arguments; --model and --out are added."""

@@ -50,8 +50,8 @@ def shrink(monkeypatch, method):
 def test_every_system_is_evaluated_on_scenes_from_folders(run, folders, tmp_path, monkeypatch, method):
     shrink(monkeypatch, method)
     backbone = {"proxyclip": "clip", "corrclip": "clip", "diffcut": "sdxl"}.get(method, "sd")
-    extra = ["--dino", str(folders / "dino")] if backbone == "clip" else []
-    extra += ["--masks", str(folders / "sam")] if method == "corrclip" else []
+    extra = ["--dino-backbone", str(folders / "dino")] if backbone == "clip" else []
+    extra += ["--sam", str(folders / "sam")] if method == "corrclip" else []
     command = ["evaluate", "scenes", "--method", method, "--limit", "2", "--batch", "1", *extra]
     code, out, err = run(*command, "--model", str(folders / backbone), model=False)
     assert code == 0, err
@@ -67,7 +67,7 @@ def test_every_system_is_evaluated_on_scenes_from_folders(run, folders, tmp_path
 
 @pytest.mark.parametrize("refine", ["diffsegmenter", "iseg", "corrclip-vote"])
 def test_refined_masks_of_a_image(run, image, refine, folders):
-    masks = ["--masks", str(folders / "sam")] if refine == "corrclip-vote" else []
+    masks = ["--sam", str(folders / "sam")] if refine == "corrclip-vote" else []
     more = ["--layer", "1", "--refine", refine, "--refine-steps", "3", "--refine-entropy", "0.1", *masks]
     code, out, err = run("segment", image, "--classes", "grass,circle", *more)
     assert code == 0, err
@@ -97,7 +97,7 @@ def test_whole_systems_write_the_same_files(run, image, folders, tmp_path, monke
     assert code == 0, err
     assert out.startswith("diffseg\n")
     assert all((tmp_path / "results" / "group" / f"scene_{kind}").is_file() for kind in FILES)
-    more = ["--method", "proxyclip", "--model", str(folders / "clip"), "--dino", str(folders / "dino")]
+    more = ["--method", "proxyclip", "--model", str(folders / "clip"), "--dino-backbone", str(folders / "dino")]
     code, _, err = run("segment", image, "--classes", "grass,circle", *more, model=False)
     assert code == 0, err
     labels = np.asarray(Image.open(tmp_path / "results" / "segment" / "scene_labels.png"))
@@ -110,12 +110,12 @@ def test_whole_systems_write_the_same_files(run, image, folders, tmp_path, monke
     [
         (["evaluate", "scenes", "--method", "iseg", "--refine", "i2i"], "--refine is for seg4diff's maps"),
         (["evaluate", "scenes", "--method", "diffseg", "--task", "open-vocabulary"], "does the unsupervised task"),
-        (["evaluate", "scenes", "--masks", "sam"], "--masks is for --method corrclip"),
-        (["evaluate", "scenes", "--dino", "x"], "--dino is for --method proxyclip or corrclip"),
+        (["evaluate", "scenes", "--sam", "sam"], "--sam is for --method corrclip"),
+        (["evaluate", "scenes", "--dino-backbone", "x"], "--dino-backbone is for --method proxyclip or corrclip"),
         (["evaluate", "scenes", "--method", "iseg", "--layers", "3"], "--layers is about an MM-DiT's maps"),
         (["evaluate", "scenes", "--method", "iseg", "--threshold", "1"], "--threshold is for seg4diff, diffseg"),
         (["evaluate", "scenes", "--method", "iseg"], "needs a Stable Diffusion U-Net pipeline"),
-        (["evaluate", "scenes", "--refine", "corrclip-vote", "--masks", "none"], "SAM 'none' could not be loaded"),
+        (["evaluate", "scenes", "--refine", "corrclip-vote", "--sam", "none"], "SAM 'none' could not be loaded"),
         (["evaluate", "scenes", "--method", "diffcut", "--threshold", "0"], "threshold must be above 0"),
         (["group", "scene.png", "--method", "diffseg", "--threshold", "-1"], "--threshold must be above 0"),
         (["segment", "scene.png", "--classes", "a", "--method", "iseg", "--layer", "1"], "--layer is about an MM-DiT"),

@@ -22,7 +22,7 @@ def clip(tmp_path_factory):
 
 
 def test_perturb_leaves_sheet_drops_and_scores(run, tmp_path, clip):
-    code, out, _ = run("perturb", *IMAGES, "--all-layers", "--seeds", "0,1", "--clip", clip)
+    code, out, _ = run("perturb", *IMAGES, "--layers", "all", "--seeds", "0,1", "--clip", clip)
     assert code == 0
     assert "takes most" in out
     folder = tmp_path / "results" / "perturb"
@@ -48,10 +48,10 @@ def test_perturb_says_which_layer_it_took_and_why(run, clip, random_folder):
 
 
 def test_perturb_edits_both_halves_of_guidance_on_request(run, tmp_path, clip):
-    """Without --rows the negative prompt's half stays as it is, as the help says."""
+    """Without --edit-branch the negative prompt's branch stays as it is, as the help says."""
     command = ["perturb", *IMAGES, "--layer", "1", "--seeds", "0", "--guidance-scale", "7.5", "--clip", clip]
     scores = {}
-    for out, rows in (("default", []), ("half", ["--rows", "conditional"]), ("both", ["--rows", "all"])):
+    for out, rows in (("default", []), ("half", ["--edit-branch", "conditional"]), ("both", ["--edit-branch", "all"])):
         assert run(*command, *rows, "--out", out)[0] == 0
         scores[out] = (tmp_path / out / "perturb_scores.csv").read_text()
     assert scores["default"] == scores["half"] != scores["both"]
@@ -60,7 +60,7 @@ def test_perturb_edits_both_halves_of_guidance_on_request(run, tmp_path, clip):
 def test_perturb_asks_for_a_layer_where_none_is_known(run, clip):
     code, _, err = run("perturb", *IMAGES, "--clip", clip)
     assert code == 2
-    assert "no expert layer is known for this model: give --layer N, --layer auto or --all-layers" in err
+    assert "no expert layer is known for this model: give --layer N, --layer auto or --layers all" in err
 
 
 def test_layer_auto_is_found(run, clip):

@@ -123,7 +123,7 @@ PCA = ["pca", "--steps", "2", "--timesteps", "1", "--out", "p"]
 
 @pytest.mark.parametrize(
     ("source", "classes"),
-    [(["--scene", "0,3"], True), (["--prompt", "sand"], False), (["--prompt", "", "--image", "a.png"], False)],
+    [(["--scenes", "0,3"], True), (["--prompt", "sand"], False), (["--prompt", "", "--image", "a.png"], False)],
 )
 def test_pca_reads_scenes_and_images(run, tmp_path, source, classes):
     from PIL import Image
@@ -143,10 +143,10 @@ def test_pca_reads_scenes_and_images(run, tmp_path, source, classes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give --prompt, or --scene NUMBER"),
-        (["--scene", "0", "--image", "a.png"], "not both"),
-        (["--scene", "-1"], "index must be 0 or more"),
-        (["--scene", "first"], "--scene: expected numbers"),
+        ([], "give --prompt, or --scenes NUMBER"),
+        (["--scenes", "0", "--image", "a.png"], "not both"),
+        (["--scenes", "-1"], "index must be 0 or more"),
+        (["--scenes", "first"], "--scenes: expected numbers"),
     ],
 )
 def test_pca_refuses_bad_input(run, arguments, message):

@@ -286,7 +286,7 @@ def test_a_notebook_shows_the_page_in_a_frame():
 
 
 def test_explore_writes_one_page_and_its_record_makes_it_again(run, tmp_path):
-    code, out, _ = run("explore", "--prompt", PROMPT, "--steps", "2", "--out", "page.html", "--record", "kept.nc")
+    code, out, _ = run("explore", "--prompt", PROMPT, "--steps", "2", "--out", "page.html", "--save-record", "kept.nc")
     assert code == 0
     assert "8 x 8 pixels, 101 text tokens, 3 layers, 2 timesteps, the mean over heads and each of the 4 heads" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.nc", "page.html"]

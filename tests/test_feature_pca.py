@@ -304,6 +304,6 @@ def test_text_components_on_the_command_line(run, tmp_path):
     assert json.loads(out)["table"][0]["stream"] == "text"
     written = {file.name for file in (tmp_path / "results" / "pca").iterdir()}
     assert written == {"pca_text_t1.pdf", "pca_text_t1.png", "pca.csv", "pca.nc", "image.png"}
-    code, _, err = run("pca", "--prompt", "sand", "--padding")
+    code, _, err = run("pca", "--prompt", "sand", "--include-padding")
     assert code == 2
-    assert "--padding is of text tokens; add --stream text or both" in err
+    assert "include_padding is about text tokens" in err

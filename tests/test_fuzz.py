@@ -63,7 +63,7 @@ OPTIONS = st.sampled_from(
         "--root",
         "--classes",
         "--image",
-        "--scene",
+        "--scenes",
         "--scale",
         "--sigma",
         "--kernel",
@@ -87,7 +87,7 @@ OPTIONS = st.sampled_from(
         "--captions",
         "--head-groups",
         "--megabytes",
-        "--record",
+        "--save-record",
     ]
 )
 
@@ -95,12 +95,12 @@ OPTIONS = st.sampled_from(
 @pytest.fixture
 def no_models(monkeypatch, tmp_path):
     """Everything up to the loading of a model, which would take long."""
-    from mmdit_probe.cli import options as common
+    from mmdit_probe.pipelines import loading
 
-    def refuse(self):
+    def refuse(*args, **options):
         raise ValueError("loading is not part of this test")
 
-    monkeypatch.setattr(common.Source, "load", refuse)
+    monkeypatch.setattr(loading, "load_pipeline", refuse)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
 

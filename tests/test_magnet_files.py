@@ -158,7 +158,7 @@ def test_a_model_of_transformers_writes_captions(blip, images, run):
     asked = Captioner(str(blip), "a red", longest=5)(images)
     assert len(asked) == 3
     code, output, _ = run(
-        "magnet", "caption", *map(str, images.values()), "--model", str(blip), "--longest", "5", "--out", "c/x.json",
+        "magnet", "caption", *map(str, images.values()), "--model", str(blip), "--max-new-tokens", "5", "--out", "c/x.json",
         model=False)  # fmt: skip
     assert code == 0, output
     assert set(json.loads(Path("c/x.json").read_text())) == {"a.png", "b.png", "c.png"}
