@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from ..attention.text_tokens import Kind
-from ..configs import MagnetConfig, as_dict
+from ..configs import MagnetConfig
 from ..families import denoiser_of, family_of
 from ..pipelines.defaults import expert_layer, model_defaults
 from ..pipelines.forward import PromptEmbeddings, encode_images, encode_prompts
@@ -98,9 +98,8 @@ class MagnetTrainer:
             least_area=config.least_area,
             most_masks=config.most_masks,
         )
-        settings = {"study": "magnet", "model": model, **as_dict(config), "layer": self.layer}
-        settings |= {"images": data.count, "digest": data.digest}
-        self.folder = RunFolder(out, settings)
+        own = {"layer": self.layer, "images": data.count, "digest": data.digest}
+        self.folder = RunFolder.for_study(out, "magnet", model, config, **own)
         self.checkpoint, self.log = Checkpoint(out), LossLog(out)
         self.accelerator = accelerator or make_accelerator(config.mixed_precision, self.transformer.device)
         self.step, self._midway = 0, False
