@@ -19,7 +19,7 @@ from mmdit_probe.figures.style import save_figure
 from mmdit_probe.pipelines.defaults import expert_layer
 from mmdit_probe.pipelines.loading import EMBEDDED
 from mmdit_probe.storage.digests import model_label
-from mmdit_probe.storage.runs import write_text
+from mmdit_probe.storage.files import write_text
 
 Value = TypeVar("Value")
 

@@ -47,8 +47,7 @@ def scores(analysis: Analysis, clip: Clip, name: str, lora: str | None) -> np.nd
     prompts, seeds = analysis.prompts(PROMPTS), analysis.fewer(SEEDS, SEEDS[:1])
     generation = GenerationConfig(steps=analysis.fewer(STEPS, 2))
     own = {"lora": lora and model_fingerprint(lora), "prompts": prompts, "seeds": seeds, "steps": generation.steps}
-    settings = {"study": "table3", "model": analysis.label, **own}
-    with RunFolder(analysis.folder(f"-{name or 'plain'}"), settings).open() as folder:
+    with RunFolder.for_study(analysis.folder(f"-{name or 'plain'}"), "table3", analysis.label, **own).open() as folder:
         made = generate_grid(
             analysis.pipe(lora),
             folder,

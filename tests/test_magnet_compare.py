@@ -18,6 +18,7 @@ from mmdit_probe.magnet.compare import miou, miou_gain
 from mmdit_probe.metrics.bootstrap import bootstrap_weights
 from mmdit_probe.metrics.segmentation import score
 from mmdit_probe.pipelines.loading import embedded_folder
+from mmdit_probe.utils.tables import json_rows
 
 
 def counts_of(labels, guess, classes):
@@ -128,7 +129,7 @@ def test_train_then_compare(compared):
     written = {path: path.stat().st_mtime_ns for path in Path("c").rglob("*.nc")}
     code, again, _ = command(*comparing, "--json")
     assert code == 0
-    assert json.loads(again)["masks"] == json.loads(masks.to_json(orient="records"))
+    assert json.loads(again)["masks"] == json_rows(masks)
     assert {path: path.stat().st_mtime_ns for path in Path("c").rglob("*.nc")} == written  # nothing is computed twice
 
 

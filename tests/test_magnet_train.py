@@ -1,5 +1,6 @@
 """Training MAGNET on a small random pipeline: what it reads, what it changes, and that it resumes exactly."""
 
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from conftest import in_two_processes, make_inputs, make_sd3
 from mmdit_probe import JointAttention, Probe, TokenLayout, load_pipeline
 from mmdit_probe.attention.kernels import AttentionCall
 from mmdit_probe.configs import MAGNET_PRESETS, MagnetConfig
-from mmdit_probe.magnet import trainer as magnet_train
+from mmdit_probe.magnet import training_loss
 from mmdit_probe.magnet.checkpoint import Checkpoint
 from mmdit_probe.magnet.i2t_logits import AttentionTap, MaskHead, head_logits, mean_logits, picked_logits
 from mmdit_probe.magnet.lora import add_lora, without_lora
@@ -23,6 +24,7 @@ from mmdit_probe.magnet.matching import match_masks
 from mmdit_probe.magnet.objective import Target, mask_loss
 from mmdit_probe.magnet.sampler import noise_at
 from mmdit_probe.magnet.tensorboard import tensorboard_writer
+from mmdit_probe.magnet.trained_weights import TrainedWeights
 from mmdit_probe.magnet.trainer import MagnetTrainer
 from mmdit_probe.magnet.training_sets import open_training_set
 from mmdit_probe.pipelines.forward import encode_images
@@ -216,19 +218,22 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(options, random_folder, tmp
         torch.testing.assert_close(other[name], weight)
 
 
-@pytest.mark.parametrize(("place", "left"), [("losses", [4]), ("_share_head", [3, 4])])
-def test_an_interrupt_keeps_the_steps_that_are_finished(place, left, random_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("owner", "place", "call", "left"),
+    [(MagnetTrainer, "_losses", 4, [4]), (TrainedWeights, "_share_head", 3, [3, 4])],
+)
+def test_an_interrupt_keeps_the_steps_that_are_finished(owner, place, call, left, random_folder, tmp_path, monkeypatch):
     """While the fourth step is computed there are three; while weights are changed only the checkpoint holds."""
     _, whole = train(random_folder, tmp_path / "whole")
-    original = getattr(MagnetTrainer, place)
+    original, calls = getattr(owner, place), itertools.count(1)
 
     def interrupted(self, *arguments):
-        if self.step == (3 if place == "losses" else 2):
+        if next(calls) == call:
             raise KeyboardInterrupt
         return original(self, *arguments)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(MagnetTrainer, place, interrupted)
+        patched.setattr(owner, place, interrupted)
         train(random_folder, tmp_path / "stopped")
     steps = []
     _, resumed = train(random_folder, tmp_path / "stopped", progress=lambda done, total, row: steps.append(done))
@@ -307,7 +312,7 @@ def test_noise_levels_timesteps_and_targets_stay_fp32(monkeypatch, random_folder
     seen, encoded = [], []
     pipe.transformer.register_forward_hook(lambda m, a, k, out: seen.append((k, out[0].detach())), with_kwargs=True)
     monkeypatch.setattr(
-        magnet_train, "encode_images", lambda *given: encoded.append(encode_images(*given)) or encoded[0]
+        training_loss, "encode_images", lambda *given: encoded.append(encode_images(*given)) or encoded[0]
     )
     flow = trainer.run()["flow"].item()
     (given, velocity), shape = seen[0], seen[0][0]["hidden_states"].shape[1:]
@@ -333,15 +338,15 @@ def test_a_step_is_the_same_split_over_passes(random_folder, tmp_path):
 
 _KEEPING = """
 import torch
-from mmdit_probe.magnet.train import MagnetTrainer
+from mmdit_probe.magnet.trained_weights import TrainedWeights
 
-finish = MagnetTrainer._finish
+finish = TrainedWeights.finish
 
 def keeping(self):
     torch.save([weight.detach() for weight in self.trained], f"process{self.accelerator.process_index}.pt")
     finish(self)
 
-MagnetTrainer._finish = keeping
+TrainedWeights.finish = keeping
 """
 
 
@@ -368,7 +373,7 @@ def test_a_mask_head_that_only_some_processes_ran_is_shared_by_all(ours, theirs)
         weight.grad = None if ours is None else torch.full_like(weight, ours)
     other = torch.tensor([float(theirs > 0)] + [theirs] * sum(weight.numel() for weight in head.parameters()))
     accelerator = SimpleNamespace(num_processes=2, reduce=lambda mine, how: (mine + other) / 2)
-    MagnetTrainer._share_head(SimpleNamespace(head=head, accelerator=accelerator))
+    TrainedWeights._share_head(SimpleNamespace(head=head, accelerator=accelerator))
     expected = None if ours is None and not theirs else ((ours or 0.0) + theirs) / 2
     for weight in head.parameters():
         assert (weight.grad is None) if expected is None else bool((weight.grad == expected).all())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..configs import EvaluateConfig, as_dict
+from ..configs import EvaluateConfig
 from ..datasets.labeled import LabeledImages, Sample
 from ..segmentation.map_reader import MapReader
 from ..segmentation.maps import make_readout
@@ -22,11 +22,10 @@ from ..storage.records import FORMAT, versions
 from ..storage.runs import RunFolder
 from ..utils.distributed import WorkerShare
 from ..utils.memory import run_in_batches
+from ..utils.progress import Progress
 from .counts import COUNTS, MATCHINGS, count_classes, count_regions, count_trivial, offered
 from .trivial import TRIVIAL
 
-Progress = Callable[[int, int], None]
-"""Called with (batches done, batches in all)."""
 VIEW = ("timestep", "layer", "head")
 Loaded = Sequence[tuple[np.ndarray, np.ndarray]]
 """Images (height, width, 3) uint8 with their label maps."""
@@ -105,15 +104,9 @@ def run_evaluation(
         raise ValueError(f"evaluate: method {config.method} needs its counter, see baselines.evaluation")
     counter = counter or MapCounter(pipe, config)
     share = share or WorkerShare()
-    settings = {
-        "study": "evaluate",
-        "model": model,
-        "images": len(images.samples),
-        "data": images.digest if share.first else "",
-        **as_dict(config),
-        **counter.settings,
-    }
-    return _batches(counter, images, config, RunFolder(out, settings), progress, share)
+    known = {"images": len(images.samples), "data": images.digest if share.first else ""}
+    folder = RunFolder.for_study(out, "evaluate", model, config, **known, **counter.settings)
+    return _batches(counter, images, config, folder, progress, share)
 
 
 def check(config: EvaluateConfig) -> None:

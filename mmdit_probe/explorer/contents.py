@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from ..attention.text_tokens import Kind
-from ..probe.dataset import uniform_shares
+from ..probe.dataset import recorded_layout, uniform_shares
 from ..studies.recording import one_call_a_step
+from ..utils.text import is_content_word
 from .quantize import MAP_ERROR
 
 MAPS = ("i2t_group", "i2t", "word_map")
@@ -102,14 +103,9 @@ class Contents:
         layer = layers.index(expert) if expert in layers else int(np.argmax(mass.values))
         maps = self.token_maps(self.group_maps(timestep, layer))[0]
         standing_out = maps.max(-1) - maps.mean(-1)
-        content = [token.kind == Kind.WORD and token.text.lower() not in FUNCTION_WORDS for token in self.tokens]
+        content = [token.kind == Kind.WORD and is_content_word(token.text) for token in self.tokens]
         token = int(np.where(content, standing_out, -1 + 0 * standing_out).argmax()) if any(content) else 0
         return {"timestep": timestep, "layer": layer, "token": token, "place": int(maps[token].argmax())}
-
-
-FUNCTION_WORDS = frozenset(
-    ("a", "an", "the", "and", "or", "of", "on", "in", "at", "to", "with", "by", "is", "are", ",")
-)
 
 
 def contents_of(record: xr.Dataset, layers: tuple[int, ...] | None = None) -> Contents:
@@ -133,11 +129,9 @@ def contents_of(record: xr.Dataset, layers: tuple[int, ...] | None = None) -> Co
     whole = name != "word_map"
     tokens = _tokens(record, maps) if whole else tuple(_words(record))
     curves = record[[v for v in ("region_mass", "value_norm") if v in record]]
-    text, image = int(record.attrs["text_tokens"]), int(record.attrs["image_tokens"])
-    keys = text + (0 if record.attrs["scope"] == "cross" else image + int(record.attrs["extra_tokens"]))
     sizes = _sizes(record, maps)
     uniform = uniform_shares(record)
-    return Contents(maps, sizes, tokens, whole, curves, uniform, 1 / keys, dict(record.attrs))
+    return Contents(maps, sizes, tokens, whole, curves, uniform, 1 / recorded_layout(record).keys, dict(record.attrs))
 
 
 def _one_image(record: xr.Dataset) -> xr.Dataset:

@@ -7,7 +7,7 @@ import html
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,13 +18,13 @@ import numpy as np
 from PIL import Image
 
 from ..readouts.head_groups import group_labels
-from ..storage.runs import write_text
+from ..storage.files import write_text
+from ..utils.progress import Progress
 from .contents import Contents
 from .quantize import quantized, quantized_shares
 
 _LOSSLESS_PIXELS = 256 * 256
 """Images with more pixels are kept as JPEG."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)

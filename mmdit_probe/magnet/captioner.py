@@ -14,9 +14,7 @@ from PIL import Image
 from ..pipelines.loading import DTYPES, quiet_loading, torch_device
 from ..storage.files import write_text
 from ..storage.images import read_rgb
-
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
+from ..utils.progress import Progress
 
 
 class Captioner:

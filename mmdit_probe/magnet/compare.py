@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..configs import CompareConfig, EvaluateConfig, as_dict
+from ..configs import CompareConfig, EvaluateConfig
 from ..datasets.labeled import LabeledImages
 from ..evaluation.run import run_evaluation
 from ..evaluation.tables import MATCHING_NAMES
@@ -24,12 +24,12 @@ from ..studies.image_grid import PLAIN, ImageGrid, Variant, generate_grid
 from ..studies.paired_metrics import drop_table
 from ..studies.recording import record_generated, run_prompts
 from ..studies.value_norms import norms_table
+from ..utils.progress import Progress
 from .lora import without_lora
 
 AFTER = "magnet"
 """The variant with the LoRA; the one without is called plain."""
 TASKS = ("open-vocabulary", "unsupervised")
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ def compare_attention(pipe: Any, config: CompareConfig, out: Path, model: str, p
     """
     tables = []
     for number, (name, context) in enumerate(sides_of(pipe)):
-        settings = {"study": "magnet-attention", "model": model, "side": name, **as_dict(config)}
+        folder = RunFolder.for_study(out / f"attention-{name}", "magnet-attention", model, config, side=name)
 
         def measure(prompt: str) -> xr.Dataset:
             readouts = [RegionMass(), ValueNorms()]
@@ -128,7 +128,7 @@ def compare_attention(pipe: Any, config: CompareConfig, out: Path, model: str, p
             progress(start * total + done, 2 * total)
 
         with context():
-            record = run_prompts(measure, config.prompts, out / f"attention-{name}", settings, shown)
+            record = run_prompts(measure, config.prompts, folder, shown)
         mass = record["region_mass"].sel(region="I2T").mean(("prompt", "timestep", "head"))
         norms = norms_table(record).groupby("layer")[["text_to_image", "prompt_to_image"]].mean()
         tables.append(norms.assign(i2t=mass.to_series(), side=name).reset_index())
@@ -138,8 +138,8 @@ def compare_attention(pipe: Any, config: CompareConfig, out: Path, model: str, p
 def compare_images(pipe: Any, config: CompareConfig, out: Path, model: str, progress: Progress) -> ImageGrid:
     """The prompts' images without the LoRA ("plain") and with it, from the same seeds; an interrupted run continues."""
     variants = [Variant(PLAIN, lambda: without_lora(pipe)), Variant(AFTER, nullcontext)]
-    settings = {"study": "magnet-images", "model": model, **as_dict(replace(config, dataset="", limit=None))}
-    with RunFolder(out / "images", settings).open() as run:
+    own = replace(config, dataset="", limit=None)  # the images do not depend on what the masks are compared on
+    with RunFolder.for_study(out / "images", "magnet-images", model, own).open() as run:
         return generate_grid(
             pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
         )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..configs import GenerationConfig
 from ..storage.images import save_image
 from ..studies.image_grid import generate_batch
+from ..utils.progress import Progress
 from ..utils.text import checked_text
 
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
 FIRST_SEED = 42
 LONGEST_NAME = 240
 """Bytes of a file name without number and suffix: file systems take 255."""

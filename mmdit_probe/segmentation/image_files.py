@@ -16,14 +16,13 @@ from ..storage.images import read_rgb
 from ..storage.records import load_record
 from ..storage.runs import RunFolder
 from ..utils.memory import run_in_batches
+from ..utils.progress import Progress
 from .render import percent
 from .result import Segmentation
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FILES = ("labels.png", "legend.json", "overlay.png", "rle.json", "maps.nc")
 Batch = Callable[[Sequence[np.ndarray]], list[Segmentation]]
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
 
 
 def image_files(paths: Iterable[Path]) -> dict[str, Path]:

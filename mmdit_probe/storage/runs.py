@@ -1,4 +1,4 @@
-"""Output folders of long runs: items are written one by one, atomically, and never computed twice."""
+"""Output folders of long runs: each finished item is written atomically, and none is computed twice."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import xarray as xr
 from filelock import FileLock, Timeout
 
+from ..configs import as_dict
 from .files import PART, unwritable, write_text
 from .records import load_record, save_record
 
@@ -19,20 +20,49 @@ LOCK = ".lock"
 
 
 class RunFolder:
-    """A folder that holds one run: ``run.json`` says which, ``items/`` what is finished.
+    """The output folder of one run: ``run.json`` holds its settings, ``items/`` its finished items.
 
-    Opened again with the same settings it continues; with others it refuses.
+    A run with the same settings continues from the finished items; one with different settings is refused.
+
+    >>> import tempfile
+    >>> import xarray as xr
+    >>> from mmdit_probe.storage.records import FORMAT
+    >>> folder = tempfile.mkdtemp()
+    >>> for attempt in ("first", "second"):
+    ...     with RunFolder(folder, {"study": "squares", "count": 2}).open() as run:
+    ...         for number in range(2):
+    ...             if run.item(f"square-{number}") is None:
+    ...                 print(f"{attempt} run computes item {number}")
+    ...                 run.write(f"square-{number}", xr.Dataset({"square": number**2}, attrs={"format": FORMAT}))
+    first run computes item 0
+    first run computes item 1
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self.settings = json.loads(json.dumps(settings))
 
+    @classmethod
+    def for_study(cls, folder: Path, study: str, model: str, config: Any = None, **more: Any) -> RunFolder:
+        """The folder of a study's run.
+
+        Args:
+            folder: the output folder.
+            study: the study's name.
+            model: the model and whatever else its numbers depend on, see `model_label`.
+            config: the study's config, a dataclass, if it has one.
+            **more: further settings; they take the place of the config's where the names agree.
+        """
+        return cls(folder, {"study": study, "model": model, **({} if config is None else as_dict(config)), **more})
+
     @contextmanager
     def open(self) -> Iterator[RunFolder]:
-        """Hold the folder; `ValueError` if another run has it, if it holds other settings or can't be written.
+        """Lock the folder and start or continue the run; partly written files of a killed run are deleted.
 
-        What a kill left half-written is taken away. A run that ends before anything is finished leaves nothing.
+        A run that ends before it has finished an item leaves no folder.
+
+        Raises:
+            ValueError: another process is using the folder, it holds a run with different settings, or it is not writable.
         """
         with held_folder(self.folder):
             fresh = self._check_settings()
@@ -44,12 +74,12 @@ class RunFolder:
                 raise
 
     def _holds_work(self) -> bool:
-        """Whether something is finished: an item, or a file that the study writes itself."""
+        """Whether the folder holds a finished item, or a file that the study itself has written."""
         own = {"run.json", "items", LOCK}
         return any((self.folder / "items").iterdir()) or any(path.name not in own for path in self.folder.iterdir())
 
     def _check_settings(self) -> bool:
-        """Whether the run begins here, and not where another one was interrupted."""
+        """True if the run is new, False if it continues one with the same settings."""
         file = self.folder / "run.json"
         (self.folder / "items").mkdir(exist_ok=True)
         if not file.exists():
@@ -69,14 +99,14 @@ class RunFolder:
         return False
 
     def item(self, name: str) -> xr.Dataset | None:
-        """A finished item, or None; an unreadable one counts as not finished."""
+        """The finished item of this name; None if it is not there or not readable."""
         try:
             return load_record(self._path(name))
         except ValueError:
             return None
 
     def write(self, name: str, dataset: xr.Dataset) -> None:
-        """Finish an item."""
+        """Save an item as finished."""
         save_record(dataset, self._path(name))
 
     def _path(self, name: str) -> Path:

@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from ..configs import BudgetConfig, as_dict
+from ..configs import BudgetConfig
 from ..probe.dataset import uniform_shares
 from ..readouts.region_mass import RegionMass
-from .recording import Progress, check_sampling, record_generated, run_prompts
+from ..storage.runs import RunFolder
+from ..utils.progress import Progress
+from .recording import check_sampling, record_generated, run_prompts
 
 
 def measure_budget(pipe: Any, prompt: str, config: BudgetConfig) -> xr.Dataset:
@@ -25,8 +27,8 @@ def run_budget(pipe: Any, config: BudgetConfig, out: Path, model: str, progress:
     Returns ``region_mass`` (prompt, timestep, layer, head, region).
     """
     check_sampling("attention budget", config)
-    settings = {"study": "attention-budget", "model": model, **as_dict(config)}
-    joined = run_prompts(lambda prompt: measure_budget(pipe, prompt, config), config.prompts, out, settings, progress)
+    folder = RunFolder.for_study(out, "attention-budget", model, config)
+    joined = run_prompts(lambda prompt: measure_budget(pipe, prompt, config), config.prompts, folder, progress)
     return joined.assign_attrs(model=model, seed=config.generation.seed, steps=config.generation.steps)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,9 +25,9 @@ from ..pipelines.generation import generation_arguments, steps_at
 from ..probe.probe import Probe
 from ..readouts.maps import I2TMaps
 from ..readouts.value_norms import ValueNorms
+from ..utils.progress import Progress
 from .scene_grounding import MEAN_OF_LAYERS, score_layers
 
-Progress = Callable[[int, int], None]
 SIGNS = {
     "value_norm_ratio": "text / image value norm",
     "coherence": "spatial coherence of the words' maps",

@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from ..configs import GuideConfig, as_dict
+from ..configs import GuideConfig
 from ..edits import BlurText
 from ..pipelines.layers import chosen_layers
 from ..probe.guidance import PerturbedGuidance
 from ..storage.runs import RunFolder
-from .image_grid import PLAIN, ImageGrid, Progress, Variant, generate_grid
+from ..utils.progress import Progress
+from .image_grid import PLAIN, ImageGrid, Variant, generate_grid
 from .paired_metrics import drop_table
 
 
@@ -35,8 +36,7 @@ def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress
         if scale:
             guided = PerturbedGuidance(pipe, [edit], scale, batched=config.batched)
             variants.append(Variant(scale_name(scale), lambda guided=guided: guided))  # type: ignore[misc]
-    settings = {"study": "guide", "model": model, **as_dict(config)}
-    with RunFolder(out, settings).open() as run:
+    with RunFolder.for_study(out, "guide", model, config).open() as run:
         return generate_grid(
             pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
         )

@@ -23,8 +23,8 @@ from ..storage.records import FORMAT
 from ..storage.runs import RunFolder
 from ..utils.html import grid, image_tag
 from ..utils.memory import check_room, run_in_batches
+from ..utils.progress import Progress
 
-Progress = Callable[[int, int], None]
 PLAIN = "plain"
 
 

@@ -16,13 +16,12 @@ from ..readouts.head_stats import KINDS, HeadStats
 from ..readouts.region_mass import RegionMass
 from ..readouts.value_norms import ValueNorms
 from ..readouts.word_maps import WordMaps
+from ..utils.text import is_content_word
 from . import attention_budget as budget
 from . import feature_pca as pca
 from . import value_norms as norms
 from . import word_maps as maps
 from .recording import Recording, record_generated, record_image
-
-FUNCTION_WORDS = frozenset(("a", "an", "the", "and", "or", "of", "on", "in", "at", "to", "with", "by", "is", "are"))
 
 
 def words_of(pipe: Any, config: AnalyzeConfig) -> dict[str, list[int]]:
@@ -32,7 +31,7 @@ def words_of(pipe: Any, config: AnalyzeConfig) -> dict[str, list[int]]:
         return dict(zip(config.words, found, strict=True))
     positions: dict[str, list[int]] = {}
     for word in dict.fromkeys(part.strip(".,;:!?\"'()") for part in config.prompt.split()):
-        if not word or word.lower() in FUNCTION_WORDS:
+        if not is_content_word(word):
             continue
         try:
             positions[word] = maps.word_positions(pipe, config.prompt, [word], config.generation)[0]

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..configs import PerturbConfig, as_dict
+from ..configs import PerturbConfig
 from ..edits import BlurGrid, BlurText, Edit, Knockout, Uniform
 from ..metrics.bootstrap import bootstrap_mean
 from ..pipelines.layers import chosen_layers
 from ..probe.probe import Probe
 from ..storage.runs import RunFolder
-from .image_grid import PLAIN, ImageGrid, Progress, Variant, generate_grid
+from ..utils.progress import Progress
+from .image_grid import PLAIN, ImageGrid, Variant, generate_grid
 from .paired_metrics import _drop
 
 
@@ -51,8 +52,7 @@ def run_perturbation(
     variants = [Variant(PLAIN, nullcontext)]
     for layer, edit in edits.items():
         variants.append(Variant(layer_name(layer), lambda edit=edit: Probe(pipe, [], edits=[edit])))  # type: ignore[misc]
-    settings = {"study": "perturb", "model": model, **as_dict(config)}
-    with RunFolder(out, settings).open() as run:
+    with RunFolder.for_study(out, "perturb", model, config).open() as run:
         return generate_grid(
             pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
         )

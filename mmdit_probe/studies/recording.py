@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,7 @@ from ..readouts.base import Readout
 from ..storage.runs import RunFolder
 from ..utils.html import facts, grid, image_tag
 from ..utils.memory import check_room
-
-Progress = Callable[[int, int], None]
-"""Called with (prompts done, prompts in all)."""
+from ..utils.progress import Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,16 +153,15 @@ def check_sampling(study: str, config: Any) -> None:
 def run_prompts(
     measure: Callable[[str], xr.Dataset],
     prompts: Sequence[str],
-    out: Path,
-    settings: Mapping[str, Any],
+    folder: RunFolder,
     progress: Progress | None = None,
 ) -> xr.Dataset:
-    """``measure`` each prompt, written to ``out`` as it is done, and join them along ``prompt``.
+    """``measure`` each prompt, save each record in ``folder`` when it is done, and join them along ``prompt``.
 
-    A run that was interrupted continues; `ValueError` if ``out`` holds a run with other settings.
+    A run that was interrupted continues; `ValueError` if the folder holds a run with other settings.
     """
     measured: list[xr.Dataset] = []
-    with RunFolder(out, settings).open() as run:
+    with folder.open() as run:
         for number, prompt in enumerate(prompts):
             name = f"prompt-{number:04d}"
             item = run.item(name)

@@ -8,9 +8,11 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from ..configs import ValueNormsConfig, as_dict
+from ..configs import ValueNormsConfig
 from ..readouts.value_norms import ValueNorms
-from .recording import Progress, check_sampling, record_generated, run_prompts
+from ..storage.runs import RunFolder
+from ..utils.progress import Progress
+from .recording import check_sampling, record_generated, run_prompts
 
 
 def measure_norms(pipe: Any, prompt: str, config: ValueNormsConfig) -> xr.Dataset:
@@ -26,8 +28,8 @@ def run_norms(
     Returns ``value_norm`` (prompt, timestep, layer, head, stream).
     """
     check_sampling("value norms", config)
-    settings = {"study": "value-norms", "model": model, **as_dict(config)}
-    joined = run_prompts(lambda prompt: measure_norms(pipe, prompt, config), config.prompts, out, settings, progress)
+    folder = RunFolder.for_study(out, "value-norms", model, config)
+    joined = run_prompts(lambda prompt: measure_norms(pipe, prompt, config), config.prompts, folder, progress)
     return joined.assign_attrs(model=model)
 
 

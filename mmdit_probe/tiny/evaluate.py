@@ -20,7 +20,7 @@ from mmdit_probe.datasets.scenes import GROUNDS, Scene, scenes
 from mmdit_probe.metrics.scene_reader import Fact, SceneReader, prompt_facts
 from mmdit_probe.pipelines.forward import noise_level
 from mmdit_probe.pipelines.loading import embedded_folder, load_pipeline
-from mmdit_probe.storage.runs import write_text
+from mmdit_probe.storage.files import write_text
 from mmdit_probe.studies.image_grid import generate_batch
 from mmdit_probe.studies.layer_agreement import layer_agreement, summary
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 LONGEST_PROMPT, LONGEST_NAME = 10_000, 400
 """Characters; longer texts are no prompts and no class names."""
+_FUNCTION_WORDS = frozenset(("a", "an", "the", "and", "or", "of", "on", "in", "at", "to", "with", "by", "is", "are"))
 _DIRECTIONS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
 
 
@@ -42,6 +43,15 @@ def checked_once(what: str, texts: Sequence[str]) -> tuple[str, ...]:
     if twice is not None:
         raise ValueError(f"the {what} {shown(twice)} is given more than once; give it once")
     return tuple(texts)
+
+
+def is_content_word(word: str) -> bool:
+    """Whether a word may name something visible: it is neither an English function word nor punctuation alone.
+
+    >>> [word for word in ("The", "dog", "on", "grass", ",") if is_content_word(word)]
+    ['dog', 'grass']
+    """
+    return word.lower() not in _FUNCTION_WORDS and any(unicodedata.category(letter)[0] not in "PZ" for letter in word)
 
 
 def _visible(character: str) -> str:
