@@ -8,9 +8,9 @@ from models_flux import inputs as flux_inputs
 from models_image import CASES as IMAGE_CASES
 from models_video import CASES as VIDEO_CASES
 
-from mmdit_probe import BlurText, Extra, I2TMaps, Probe, RegionMass, TokenLayout
-from mmdit_probe.families.cross_attention import _unet_level
+from mmdit_probe import BlurText, Extra, I2TMaps, Probe, Region, RegionMass, TokenLayout
 from mmdit_probe.families.qwen import grid_from_shapes
+from mmdit_probe.families.unet import _unet_level
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning"),  # Mochi
@@ -135,7 +135,7 @@ def test_extras_take_their_share():
     assert (layout.tokens, layout.extra) == (13, 3)
     assert (layout.text_slice, layout.image_slice) == (slice(2, 6), slice(7, 13))
     assert layout.extra_keys == [slice(0, 2), slice(6, 7)]
-    assert layout.uniform("I2T") == 4 / 13
+    assert layout.uniform(Region.I2T) == 4 / 13
 
 
 @pytest.mark.parametrize(

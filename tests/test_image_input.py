@@ -49,7 +49,7 @@ def pipe(request):
 def recorded(pipe, monkeypatch):
     """The arguments of each call of the transformer, which predicts that nothing moves."""
     calls, transformer = [], pipe.transformer
-    main = family_of(transformer).main
+    main = family_of(transformer).image_argument
 
     def forward(*args, return_dict=True, **kwargs):
         inputs = dict(named_inputs(transformer, args, kwargs))
@@ -161,7 +161,7 @@ def test_iseg_makes_the_class_words_longer_in_every_family(pipe, monkeypatch):
     """What the transformer is given of the text is the prompt's, the names' rows alone times ``word_scale``."""
     names, seen = ["red circle", "sand"], []
     config = SegmentConfig(refine="iseg", max_sequence_length=TEXT)
-    argument = family_of(pipe.transformer).features
+    argument = family_of(pipe.transformer).text_argument
     before = pipe.transformer.register_forward_pre_hook(lambda m, a, given: seen.append(given), with_kwargs=True)
     found = refined_segmenter(pipe, 1, config, RefineConfig(word_scale=2.0))(IMAGE, names)
     before.remove()
@@ -224,7 +224,7 @@ def test_pipelines_that_read_images_among_the_words_are_not_given_any(edit):
     family = "qwen-image" if edit is diffusers.QwenImageEditPipeline else "longcat-image"
     transformer = small_pipeline(family).transformer
     pipe = type(edit.__name__, (), {"transformer": transformer, "encode_prompt": edit.encode_prompt})()
-    with pytest.raises(ValueError, match=f"{edit.__name__} reads images among the words"):
+    with pytest.raises(ValueError, match=f"{edit.__name__} takes images as part of the prompt"):
         encode_prompts(pipe, ["sand"])
 
 

@@ -91,7 +91,7 @@ def test_words_in_other_tokenizers(make, prompt, word, spelt):
 
 def test_ends_within_a_template_do_not_end_the_prompt(tokenizer):
     """As the chat templates of Qwen, whose turns end with the tokenizer's own end."""
-    part = TextPart("qwen", tokenizer, 10, f"a moon{END} on {{}}{END} above", special=False, dropped=1)
+    part = TextPart("qwen", tokenizer, 10, f"a moon{END} on {{}}{END} above", special_tokens=False, cut=1)
     text = describe([part], ["a red heart"])
     kinds = ["template"] * 3 + ["word"] * 3 + ["template"] * 2 + ["padding"] * 2
     assert list(text.kinds[0]) == kinds

@@ -8,6 +8,7 @@ from typing import Any
 from ..attention.layout import Extra, TokenLayout
 from .family import Family, Inputs, fraction, grid_of, modules, t5
 from .image_input import ImageInput, same
+from .pipeline import FamilyPipeline
 
 
 def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -16,7 +17,7 @@ def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "text-image", (registers,))
 
 
-def _prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+def _prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
     features, *_ = pipe.encode_prompt(
         list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )

@@ -1,9 +1,8 @@
-"""What the probe has to know about one class of transformers, and how to say it in a line or two."""
+"""What the probe has to know about one class of transformers, with the pieces that most families share."""
 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ..attention.layout import TokenLayout
 from .image_input import ImageInput
+from .pipeline import FamilyPipeline, Pipeline
 
 Inputs = Mapping[str, Any]
 Layout = Callable[[Any, Inputs], TokenLayout]
@@ -19,103 +19,106 @@ Layers = Callable[[Any], list[nn.Module]]
 
 
 PLAIN = "{}"
-"""Where the prompt stands in a template; alone, the prompt as it is."""
+"""Stands for the prompt in a template; as a whole template, the bare prompt."""
 
 
 @dataclass(frozen=True)
 class TextPart:
-    """A run of at most ``length`` text positions made by one text encoder.
+    """The consecutive text positions that one text encoder fills.
 
-    No tokenizer means that the encoder is not loaded and its positions are zero. ``template`` is what the pipeline
-    puts around the prompt, for which ``{}`` stands, once ``cleaned`` has prepared it; without ``special`` the tokenizer
-    adds no tokens of its own; ``packed`` says that it moves padding behind all else; ``dropped`` positions are then cut
-    off, which follow the first ``kept``.
-
-    With a ``multiple`` there are only as many positions as the longest prompt of the batch fills, made up to a multiple
-    of that number. ``sorted`` says that the model moves padding behind the tokens of all its parts. ``negative`` is how
-    negative prompts are encoded, where otherwise.
+    Attributes:
+        encoder: the encoder's name, such as "clip" or "t5".
+        tokenizer: its tokenizer; None if the encoder is not loaded, so that its positions are zero.
+        length: number of positions, or the most there can be if ``multiple`` is set.
+        template: the text around the prompt; ``{}`` stands for the prompt.
+        special_tokens: whether the tokenizer adds its own start and end tokens.
+        left_aligned: whether the pipeline moves this part's padding behind its tokens.
+        cut: number of tokens that the pipeline removes after encoding, such as the beginning of a chat template.
+        cut_from: position of the first token removed.
+        multiple: pad to the longest prompt of the batch, rounded up to a multiple of this; 0 pads to ``length``.
+        padding_last: whether the model moves the padding of all parts behind all tokens.
+        cleaned: the pipeline's text preprocessing, applied to the prompt before it enters the template.
+        negative: how negative prompts are encoded; None if like prompts.
     """
 
     encoder: str
     tokenizer: Any
     length: int
     template: str = PLAIN
-    special: bool = True
-    packed: bool = False
-    dropped: int = 0
-    kept: int = 0
+    special_tokens: bool = True
+    left_aligned: bool = False
+    cut: int = 0
+    cut_from: int = 0
     multiple: int = 0
-    sorted: bool = False
+    padding_last: bool = False
     cleaned: Callable[[str], str] = str
     negative: TextPart | None = None
 
 
 def same_layout(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | None:
-    """The layout of a call with so many queries and keys: the forward pass's own, or None if it is no such call."""
+    """The forward pass's layout if the attention call has its numbers of queries and keys, else None."""
     return layout if (queries, keys) == (layout.queries, layout.keys) else None
 
 
 def in_order(inputs: Inputs, layout: TokenLayout) -> Tensor | None:
-    """Every sample's tokens stand where the layout says."""
+    """None: every sample's tokens stand where the layout says."""
     return None
 
 
-OWN: Any = object()
-"""An argument of `encode_prompt` that is not known: what the pipeline's call gives by default."""
+CALL_DEFAULT: Any = object()
+"""Marks an argument of `encode_prompt` that is not known: the default of the pipeline's call applies."""
 
 
-def beside(pipe: Any, name: str) -> Any:
-    """What the module of a pipeline's class, or of one that it derives from, calls ``name``; None if there is none such."""
-    modules = (sys.modules[base.__module__] for base in type(pipe).__mro__)
-    return next((getattr(module, name) for module in modules if hasattr(module, name)), None)
-
-
-def unknown_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
-    """For pipelines whose text positions are not described: their tokens have no labels."""
+def unknown_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """No parts: the text positions are not described, and their tokens have no labels."""
     return []
 
 
-def t5(pipe: Any, max_sequence_length: int) -> list[TextPart]:
-    """One T5 encoder, its tokens padded to the length asked for."""
+def t5(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """One T5 encoder, padded to ``max_sequence_length``."""
     return [TextPart("t5", pipe.tokenizer, max_sequence_length)]
 
 
 def thousandths(transformer: Any, timestep: Tensor) -> Tensor:
-    """The timestep counts from 1000 (noise) to 0 (image)."""
+    """Sigma from timesteps that run from 1000 (noise) to 0 (image)."""
     return timestep.float() / 1000
 
 
 def fraction(transformer: Any, timestep: Tensor) -> Tensor:
-    """The timestep is the noise level, from 1 to 0."""
+    """Sigma from timesteps that run from 1 (noise) to 0 (image)."""
     return timestep.float()
 
 
 def reversed_fraction(transformer: Any, timestep: Tensor) -> Tensor:
-    """The timestep runs backwards, from 0 (noise) to 1 (image)."""
+    """Sigma from timesteps that run from 0 (noise) to 1 (image)."""
     return 1 - timestep.float()
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one transformer class is probed.
+    """How the transformers of one class are probed.
 
     Attributes:
+        name: short name, such as "sd3".
+        transformer: name of the transformer's class in diffusers; subclasses belong to the family too.
+        models: the models of the family, for messages and tables.
         layers: the attention modules to read, in the order in which they run.
-        layout: the token layout from the forward pass's arguments by name.
-        sigmas: each batch row's noise level in [0, 1] from the timestep argument; for models trained on a
-            discrete diffusion schedule, the position in it, from 1 (noise) to 0 (image).
-        text_parts: the text positions that a pipeline makes, given ``max_sequence_length`` (0: its own); none if they
-            are not described. Further parameters are those of its `encode_prompt`, with what its call gives them.
-        expert: the published expert layer, of the models with ``depth`` layers; others of the family have none known.
-        image_input: how the family is given an image to read; None if that is not known.
-        image_argument: name of the argument that carries the image; its first axis, or its length, is the batch.
+        layout: the token layout, from the forward pass's arguments by name.
+        sigmas: the noise level in [0, 1] of each batch row, from the timestep argument. For models trained on a discrete
+            diffusion schedule: the position in it, from 1 (noise) to 0 (image).
+        text_parts: the text positions that a pipeline makes, given ``max_sequence_length`` (0: the pipeline's own); an
+            empty list if they are not described. Further parameters take the arguments of `encode_prompt` of that name.
+        expert: the published expert layer of the models with ``depth`` layers; None if none is published.
+        depth: number of layers of the models that ``expert`` belongs to.
+        image_input: how a given image is read; None if that is not supported.
+        image_argument: name of the argument that carries the image; its length is the batch size.
         timestep_argument: name of the timestep argument.
-        text_argument: name of the argument that carries the text.
-        call_layout: the layout of one attention call with so many queries and keys, None if it is to be ignored.
-        token_order: where the tokens stand if not in the layout's order, (batch, tokens) positions in the attention
-            call, -1 where it leaves a token out; None if they are in order.
-        patch: width of an image token in the px of the pipeline's ``vae_scale_factor``, where its ``patch_size`` does not say.
-        verbatim_prompt_args: arguments of the pipeline's call with which it draws the prompt itself, not one that it writes anew.
+        text_argument: name of the argument that carries the text embeddings.
+        call_layout: the layout of one attention call, from its numbers of queries and keys; None for calls to ignore.
+        token_order: (batch, tokens) positions in the attention call of the layout's tokens, -1 for tokens that the call
+            leaves out; None if they are in the layout's order.
+        patch: width of an image token in latent pixels, for pipelines without a ``patch_size``.
+        verbatim_prompt_args: arguments of the pipeline's call that disable prompt rewriting.
     """
 
     name: str
@@ -138,19 +141,19 @@ class Family:
 
     @property
     def knows_words(self) -> bool:
-        """Whether it is known what the text positions hold."""
+        """Whether ``text_parts`` describes the text positions."""
         return self.text_parts is not unknown_text
 
-    def parts_of(self, pipe: Any, arguments: Mapping[str, Any]) -> list[TextPart]:
+    def parts_of(self, pipe: Pipeline, arguments: Mapping[str, Any]) -> list[TextPart]:
         """The text positions that a pipeline's `encode_prompt` makes with these arguments.
 
-        Among words and images they are not described.
+        Prompts that contain images are not described: the list is empty.
         """
         if arguments.get("image") is not None:
             return []
         _, _, *further = inspect.signature(self.text_parts).parameters
-        told = {name: arguments[name] for name in further if name in arguments}
-        return self.text_parts(pipe, arguments.get("max_sequence_length") or 0, **told)
+        known = {name: arguments[name] for name in further if name in arguments}
+        return self.text_parts(pipe, arguments.get("max_sequence_length") or 0, **known)
 
 
 def modules(path: str, *lists: str) -> Layers:
@@ -164,7 +167,7 @@ def modules(path: str, *lists: str) -> Layers:
 
 
 def grid_of(sizes: Sequence[int], patch: int | Sequence[int]) -> tuple[int, ...]:
-    """Tokens along each axis of latents of ``sizes``; ``patch`` counts latent pixels, one number for every axis or each."""
+    """Tokens along each axis of latents of ``sizes``; ``patch`` is in latent pixels, one number for all axes or one each."""
     patches = [patch] * len(sizes) if isinstance(patch, int) else patch
     return tuple(size // step for size, step in zip(sizes, patches, strict=True))
 

@@ -1,4 +1,4 @@
-"""Families whose transformer is given unpacked latents of one image: the grid is the latents' shape over the patch size."""
+"""Families whose transformer takes unpacked latents of one image: the grid is the latents' shape over the patch size."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..attention.layout import Extra, Order, Scope, TokenLayout
 from .family import Family, Inputs, Layout, TextPart, fraction, grid_of, modules, t5
+from .pipeline import FamilyPipeline
 from .tokenizers import own_length
 
 
@@ -30,14 +31,14 @@ def latents_then_text(
     return of
 
 
-def _cogview3_text(pipe: Any, max_sequence_length: int, negative_prompt: Any = None) -> list[TextPart]:
+def _cogview3_text(pipe: FamilyPipeline, max_sequence_length: int, negative_prompt: Any = None) -> list[TextPart]:
     """T5; without a negative prompt its half is zero."""
     absent = TextPart("t5", None, max_sequence_length)
     negative = absent if negative_prompt is None else None
     return [replace(part, negative=negative) for part in t5(pipe, max_sequence_length)]
 
 
-def _cogview4_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+def _cogview4_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     """GLM, whose tokenizer pads in front; the pipeline makes up the length in front too, whatever the tokenizer does."""
     if pipe.tokenizer.padding_side != "left":
         return []
@@ -58,7 +59,7 @@ def _hidream_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout((rows, cols), text, "image-text", extras)
 
 
-def _hidream_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+def _hidream_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     llama = TextPart("llama", pipe.tokenizer_4, max_sequence_length)
     return [TextPart("t5", pipe.tokenizer_3, max_sequence_length), llama, llama]  # Llama's last layer, the block's
 
@@ -72,21 +73,24 @@ def _joyimage_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "image-text", references)
 
 
-def _joyimage_text(pipe: Any, max_sequence_length: int, template_type: str = "image") -> list[TextPart]:
+def _joyimage_text(pipe: FamilyPipeline, max_sequence_length: int, template_type: str = "image") -> list[TextPart]:
     """Qwen of a prompt without images, as long as the longest, without the beginning of its chat."""
     length = min(max_sequence_length or pipe.text_token_max_length, pipe.text_token_max_length)
     template = pipe.prompt_template_encode[template_type]
     dropped = pipe.prompt_template_encode_start_idx[template_type]
-    return [TextPart("qwen", pipe.tokenizer, length, template, packed=True, dropped=dropped, multiple=1)]
+    return [TextPart("qwen", pipe.tokenizer, length, template, left_aligned=True, cut=dropped, multiple=1)]
 
 
-def _ernie_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+def _ernie_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     """Mistral, prompt by prompt, zeros behind."""
-    return [TextPart("mistral", pipe.tokenizer, own_length(pipe.tokenizer), packed=True, multiple=1)]
+    return [TextPart("mistral", pipe.tokenizer, own_length(pipe.tokenizer), left_aligned=True, multiple=1)]
 
 
 def _prx_text(
-    pipe: Any, max_sequence_length: int, tokenizer_max_length: int | None = None, skip_text_cleaning: bool = False
+    pipe: FamilyPipeline,
+    max_sequence_length: int,
+    tokenizer_max_length: int | None = None,
+    skip_text_cleaning: bool = False,
 ) -> list[TextPart]:
     """Gemma, with the pipeline's own cleaning."""
     cleaned = pipe.text_preprocessor.basic_clean if skip_text_cleaning else pipe.text_preprocessor.clean_text

@@ -11,7 +11,9 @@ from torch import Tensor
 from ..attention.layout import TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, fraction, modules
 from .flux import with_references
-from .image_input import ImageInput, Text, even_sigmas, guidance_of, packed, same
+from .image_input import ImageInput, Text, guidance_of, packed, same
+from .pipeline import FamilyPipeline
+from .schedule import even_sigmas
 
 
 def grid_from_shapes(shapes: Any, layered: bool = False) -> tuple[int, ...]:
@@ -31,12 +33,12 @@ def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return with_references(grid, inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1])
 
 
-def _text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+def _text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     template, dropped = pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx
-    return [TextPart("qwen", pipe.tokenizer, max_sequence_length, template, packed=True, dropped=dropped)]
+    return [TextPart("qwen", pipe.tokenizer, max_sequence_length, template, left_aligned=True, cut=dropped)]
 
 
-def _nucleus_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+def _nucleus_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     """Qwen with a chat template, as long as the longest prompt, made up to a multiple of 8."""
     length, template = max_sequence_length or pipe.default_max_sequence_length, pipe._format_prompt(PLAIN)
     return [TextPart("qwen", pipe.processor.tokenizer, length, template, multiple=8)]
@@ -47,7 +49,7 @@ def _nucleus_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, text, "image-text", scope="image-queries")  # text only offers keys
 
 
-def _latents(pipe: Any, pixels: Tensor) -> Tensor:
+def _latents(pipe: FamilyPipeline, pixels: Tensor) -> Tensor:
     """The autoencoder is a video's: one frame in, one frame out, each channel with a mean and spread of its own."""
     encoded = pipe.vae.encode(pixels.unsqueeze(2)).latent_dist.mean.squeeze(2)
     mean, spread = (
@@ -57,12 +59,12 @@ def _latents(pipe: Any, pixels: Tensor) -> Tensor:
     return (encoded - mean) / spread
 
 
-def _prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+def _prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
     features, mask = pipe.encode_prompt(list(prompts), max_sequence_length=max_sequence_length)
     return {"encoder_hidden_states": features, "encoder_hidden_states_mask": mask}
 
 
-def _arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
+def _arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:
     rows, cols = (size // 2 for size in noisy.shape[-2:])
     image = {"hidden_states": packed(noisy), "img_shapes": [[(1, rows, cols)]] * len(noisy)}
     return {**image, **guidance_of(pipe, len(noisy)), **text}

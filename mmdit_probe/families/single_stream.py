@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..attention.layout import Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, grid_of, modules, reversed_fraction
-from .image_input import ImageInput, Text, even_sigmas, moved_sigmas, reverse, shift_of
+from .image_input import ImageInput, Text, reverse
+from .pipeline import FamilyPipeline
+from .schedule import even_sigmas, moved_sigmas, shift_of
 
 _Z_MULTIPLE = 32
 """Z-Image pads image and text, each, to a multiple of so many tokens."""
@@ -35,22 +37,22 @@ def _z_image_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(layout.grid, text, "image-text", (padding,))
 
 
-def _z_image_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+def _z_image_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     chat = [{"role": "user", "content": PLAIN}]
     template = pipe.tokenizer.apply_chat_template(
         chat, tokenize=False, add_generation_prompt=True, enable_thinking=True
     )
-    return [TextPart("qwen", pipe.tokenizer, max_sequence_length, template, packed=True)]
+    return [TextPart("qwen", pipe.tokenizer, max_sequence_length, template, left_aligned=True)]
 
 
-def _z_image_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+def _z_image_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
     features, _ = pipe.encode_prompt(
         list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )
     return {"cap_feats": features}
 
 
-def _z_image_arguments(pipe: Any, noisy: Tensor, text: Text) -> dict[str, Any]:
+def _z_image_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:
     """A list of samples, each of one frame."""
     return {"x": list(noisy.unsqueeze(2)), **text}
 
@@ -60,23 +62,23 @@ def _lumina2_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, int(inputs["encoder_attention_mask"].sum(1).max()), "text-image")
 
 
-def _lumina2_text(pipe: Any, max_sequence_length: int, system_prompt: str | None = None) -> list[TextPart]:
+def _lumina2_text(pipe: FamilyPipeline, max_sequence_length: int, system_prompt: str | None = None) -> list[TextPart]:
     """Gemma; the system prompt stands before the prompt, not before the negative one."""
     system = pipe.system_prompt if system_prompt is None else system_prompt
     plain = TextPart("gemma", pipe.tokenizer, max_sequence_length)
     return [replace(plain, template=f"{system} <Prompt Start> {PLAIN}", negative=plain)]
 
 
-def _lumina2_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+def _lumina2_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
     features, mask, *_ = pipe.encode_prompt(
         list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )
     return {"encoder_hidden_states": features, "encoder_attention_mask": mask}
 
 
-def _lumina2_sigmas(pipe: Any, steps: int, tokens: int) -> list[float]:
+def _lumina2_sigmas(pipe: FamilyPipeline, steps: int, tokens: int) -> list[float]:
     """Where the schedule is moved at all, its pipeline counts the channels of the latents for the image's tokens."""
-    return moved_sigmas(pipe, steps, shift_of(pipe.scheduler.config, pipe.transformer.config.in_channels))
+    return moved_sigmas(pipe, steps, shift_of(pipe, pipe.transformer.config.in_channels))
 
 
 def _lumina2_source(inputs: Inputs, layout: TokenLayout) -> Tensor | None:

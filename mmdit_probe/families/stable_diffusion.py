@@ -8,6 +8,7 @@ from typing import Any
 from ..attention.layout import TokenLayout
 from .family import Family, Inputs, TextPart, grid_of, modules
 from .image_input import ImageInput
+from .pipeline import FamilyPipeline
 
 
 def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -15,7 +16,7 @@ def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "image-text")
 
 
-def _text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+def _text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     # the two CLIP encoders stand side by side in the same positions, T5 behind them
     return [
         TextPart("clip", pipe.tokenizer, pipe.tokenizer_max_length),
@@ -23,7 +24,7 @@ def _text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
     ]
 
 
-def _prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+def _prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
     features, _, pooled, _ = pipe.encode_prompt(
         list(prompts), None, None, do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )

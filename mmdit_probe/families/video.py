@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..attention.layout import Extra, TokenLayout
-from .family import OWN, PLAIN, Family, Inputs, TextPart, beside, grid_of, modules, t5
-from .image_input import call_default
+from .family import CALL_DEFAULT, PLAIN, Family, Inputs, TextPart, grid_of, modules, t5
+from .pipeline import FamilyPipeline, call_default, from_module
 from .tokenizers import Bytes
 
 
@@ -24,26 +24,30 @@ def _text_last_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(_grid(transformer, inputs), inputs["encoder_hidden_states"].shape[1], "image-text")
 
 
-def _hunyuan_text(pipe: Any, max_sequence_length: int, prompt_template: Any = OWN) -> list[TextPart]:
+def _hunyuan_text(
+    pipe: FamilyPipeline, max_sequence_length: int, prompt_template: Any = CALL_DEFAULT
+) -> list[TextPart]:
     """Llama with a chat template; templates with an image, or without the length of what is cut, are not described."""
-    given = call_default(pipe, "prompt_template", "encode_prompt") if prompt_template is OWN else prompt_template
+    given = (
+        call_default(pipe, "prompt_template", "encode_prompt") if prompt_template is CALL_DEFAULT else prompt_template
+    )
     if set(given) != {"template", "crop_start"}:
         return []
-    return [TextPart("llama", pipe.tokenizer, max_sequence_length, given["template"], dropped=given["crop_start"])]
+    return [TextPart("llama", pipe.tokenizer, max_sequence_length, given["template"], cut=given["crop_start"])]
 
 
-def _hunyuan15_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+def _hunyuan15_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     """ByT5 reads what stands in quotes, Qwen all in a chat; of an image that is not given there are masked positions."""
-    quoted = beside(pipe, "extract_glyph_texts")
+    quoted = from_module(pipe, "extract_glyph_texts")
     said = [("system", pipe.system_message), ("user", PLAIN)]
     chat = [{"role": role, "content": text} for role, text in said]
     template = pipe.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     glyphs, length = Bytes(pipe.tokenizer_2), pipe.tokenizer_max_length
     image = [] if hasattr(pipe, "image_encoder") else [TextPart("siglip", None, pipe.vision_num_semantic_tokens)]
     return [
-        TextPart("byt5", glyphs, pipe.tokenizer_2_max_length, sorted=True, cleaned=lambda text: quoted(text) or ""),
+        TextPart("byt5", glyphs, pipe.tokenizer_2_max_length, padding_last=True, cleaned=lambda text: quoted(text) or ""),
         TextPart(
-            "qwen", pipe.tokenizer, length, template, special=False, dropped=pipe.prompt_template_encode_start_idx,
+            "qwen", pipe.tokenizer, length, template, special_tokens=False, cut=pipe.prompt_template_encode_start_idx,
             cleaned=lambda text: text or " ",
         ),
         *image,
@@ -84,12 +88,12 @@ def _cogvideox_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "text-image")
 
 
-def _easyanimate_text(pipe: Any, max_sequence_length: int) -> list[TextPart]:
+def _easyanimate_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     """Qwen with a chat template, padded behind whatever the tokenizer does; the pipeline's call has no other length."""
     length = max_sequence_length or call_default(pipe, "max_sequence_length", "encode_prompt")
     chat = [{"role": "user", "content": [{"type": "text", "text": PLAIN}]}]
     template = pipe.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    return [TextPart("qwen", pipe.tokenizer, length, template, packed=True)]
+    return [TextPart("qwen", pipe.tokenizer, length, template, left_aligned=True)]
 
 
 def _easyanimate_layout(transformer: Any, inputs: Inputs) -> TokenLayout:

@@ -38,9 +38,9 @@ def _encoded(part: TextPart, prompts: Sequence[str]) -> list[_Encoded]:
     made = part.tokenizer(
         texts,
         padding="longest" if part.multiple else "max_length",
-        max_length=part.dropped + part.length,
+        max_length=part.cut + part.length,
         truncation=True,
-        add_special_tokens=part.special,
+        add_special_tokens=part.special_tokens,
         return_attention_mask=True,
         return_offsets_mapping=part.tokenizer.is_fast,
     )
@@ -123,8 +123,8 @@ def _kinds(part: TextPart, encoded: _Encoded) -> np.ndarray:
 def _order(part: TextPart, encoded: _Encoded) -> np.ndarray:
     """Which of the tokenizer's positions become text positions, in order."""
     places = np.arange(len(encoded.ids))
-    order = np.argsort(~encoded.seen, kind="stable") if part.packed else places
-    return order[(places < part.kept) | (places >= part.kept + part.dropped)]
+    order = np.argsort(~encoded.seen, kind="stable") if part.left_aligned else places
+    return order[(places < part.cut_from) | (places >= part.cut_from + part.cut)]
 
 
 def readable(token: str | None) -> str:
@@ -155,7 +155,7 @@ def describe(
 
 def _joined(parts: Sequence[TextPart], tokens: Sequence[TextTokens]) -> TextTokens:
     joined = join_positions(tokens)
-    return joined.padding_last() if any(part.sorted for part in parts) else joined
+    return joined.padding_last() if any(part.padding_last for part in parts) else joined
 
 
 def check_length(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> None:
@@ -172,9 +172,9 @@ def check_length(pipe: Any, prompts: Sequence[str], max_sequence_length: int) ->
 
 
 def _fits(part: TextPart, prompt: str) -> bool:
-    room = part.dropped + part.length
+    room = part.cut + part.length
     text = part.template.replace(PLAIN, part.cleaned(prompt))
-    cut = part.tokenizer([text], truncation=True, max_length=room + 1, add_special_tokens=part.special)
+    cut = part.tokenizer([text], truncation=True, max_length=room + 1, add_special_tokens=part.special_tokens)
     return len(cut["input_ids"][0]) <= room
 
 

@@ -52,7 +52,7 @@ def _tokens(part: TextPart, text: str, special: bool = False) -> int:
 
 
 def _packed(part: TextPart, names: Sequence[str]) -> Iterator[tuple[int, ...]]:
-    room = part.dropped + part.length - _tokens(part, part.template.replace(PLAIN, ""), part.special)
+    room = part.cut + part.length - _tokens(part, part.template.replace(PLAIN, ""), part.special_tokens)
     if room < 1:
         raise ValueError(
             f"max_sequence_length: {part.length} leaves no room for class names beside the {-room + part.length} tokens that "

@@ -1,0 +1,87 @@
+"""What we require of a diffusers pipeline, and what stands inside one: the module that is probed, the device, defaults."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+
+@runtime_checkable
+class Pipeline(Protocol):
+    """A text-to-image or text-to-video pipeline: it encodes prompts, and generates when called.
+
+    Every `diffusers.DiffusionPipeline` of a supported family is one. Only `families` reads its autoencoder, scheduler and
+    device; all other packages call the functions of `families` that do. `isinstance` checks that the members exist.
+    """
+
+    vae: Any
+    scheduler: Any
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """The models, tokenizers and the scheduler by name."""
+
+    @property
+    def _execution_device(self) -> torch.device: ...
+
+    def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+        """Text embeddings of prompts; arguments and results differ from class to class."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate."""
+
+
+class FamilyPipeline(Pipeline, Protocol):
+    """A pipeline as its own family sees it, with all the attributes of its class."""
+
+    def __getattr__(self, name: str) -> Any: ...
+
+
+def uncompiled(module: Any) -> Any:
+    """The module that `torch.compile` wrapped; any other object unchanged."""
+    return getattr(module, "_orig_mod", module)
+
+
+def denoiser_of(pipe: Pipeline | nn.Module) -> Any:
+    """The module that is probed: a pipeline's transformer or U-Net, without its `torch.compile` wrapper.
+
+    A module is returned unchanged, or without its wrapper.
+    """
+    found = getattr(pipe, "transformer", None)
+    found = getattr(pipe, "unet", None) if found is None else found
+    return uncompiled(pipe if found is None else found)
+
+
+def device_of(pipe: Pipeline) -> torch.device:
+    """The device on which the models run; with CPU offload this is not where their weights wait."""
+    return pipe._execution_device
+
+
+def latent_pixels(pipe: Pipeline) -> int:
+    """Width of a latent pixel in px: 8 for SD3."""
+    factor = getattr(pipe, "vae_scale_factor", None)
+    if factor is None:
+        raise ValueError(f"{type(pipe).__name__} does not say how many px one latent pixel covers (vae_scale_factor)")
+    return int(factor)
+
+
+def default_latent_side(pipe: Pipeline) -> int:
+    """Width, in latent pixels, of the images that the pipeline makes by default; 128 if it does not say."""
+    return int(getattr(pipe, "default_sample_size", 128))
+
+
+def call_default(pipe: Pipeline, name: str, method: str = "__call__") -> Any:
+    """The default of one argument of the pipeline's call, or of another method; None if there is none."""
+    parameter = inspect.signature(getattr(type(pipe), method)).parameters.get(name)
+    return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
+
+
+def from_module(pipe: Pipeline, name: str) -> Any:
+    """``name`` from the module that defines the pipeline's class, or from that of a base class; None if it is in neither."""
+    modules = (sys.modules[base.__module__] for base in type(pipe).__mro__)
+    return next((getattr(module, name) for module in modules if hasattr(module, name)), None)

@@ -1,0 +1,78 @@
+"""All families, and the one that a transformer or a pipeline belongs to."""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import nn
+
+from .aura_flow import AURA_FLOW
+from .cross_attention import CROSS_ATTENTION
+from .family import Family
+from .flux import FLUX
+from .flux_derivatives import FLUX_DERIVATIVES
+from .generic import generic_family
+from .image_input import ImageInput
+from .latents import LATENTS
+from .pipeline import Pipeline, denoiser_of, uncompiled
+from .qwen import QWEN
+from .single_stream import SINGLE_STREAM
+from .stable_diffusion import STABLE_DIFFUSION_3
+from .unet import UNET
+from .video import VIDEO
+
+FAMILIES: tuple[Family, ...] = (
+    STABLE_DIFFUSION_3,
+    *FLUX,
+    *FLUX_DERIVATIVES,
+    *QWEN,
+    AURA_FLOW,
+    *VIDEO,
+    *SINGLE_STREAM,
+    *LATENTS,
+    UNET,
+    *CROSS_ATTENTION,
+)
+
+
+def family_of(transformer: nn.Module) -> Family:
+    """The family of a transformer or U-Net.
+
+    A class that no family describes gets a generic one from its blocks; `ValueError` if it has no attention blocks.
+    """
+    transformer = uncompiled(transformer)
+    classes = {base.__name__ for base in type(transformer).__mro__}
+    for family in FAMILIES:
+        if family.transformer in classes:
+            return family
+    generic = generic_family(transformer)
+    if generic is not None:
+        return generic
+    known = ", ".join(family.transformer for family in FAMILIES)
+    raise ValueError(f"Probe: {type(transformer).__name__} is not a supported transformer; supported: {known}")
+
+
+def layers_of(pipe: Pipeline | nn.Module, family: Family | None = None) -> list[nn.Module]:
+    """The attention modules that a `Probe` numbers from 0, of a pipeline or of its transformer or U-Net.
+
+    ``family`` as in `Probe`: None for that of the module's class.
+    """
+    transformer = denoiser_of(pipe)
+    return (family or family_of(transformer)).layers(transformer)
+
+
+def image_input_of(pipe: Pipeline) -> ImageInput:
+    """How the pipeline's family reads a given image.
+
+    Raises:
+        ValueError: this is not supported for the family, or the pipeline takes images as part of its prompt.
+    """
+    family = family_of(denoiser_of(pipe))
+    if family.image_input is None:
+        able = ", ".join(family.models for family in FAMILIES if family.image_input is not None)
+        raise ValueError(f"image: images can be read by {able}; this is a model of {family.models}")
+    if "image" in inspect.signature(type(pipe).encode_prompt).parameters:
+        raise ValueError(
+            f"image: {type(pipe).__name__} takes images as part of the prompt; load the model's text-to-image pipeline"
+        )
+    return family.image_input

@@ -1,0 +1,124 @@
+"""Stable Diffusion's U-Nets: cross-attention or self-attention, and the single pass on a given image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attention.layout import TokenLayout
+from .family import Family, Inputs, TextPart
+from .pipeline import FamilyPipeline, Pipeline, denoiser_of, device_of
+
+
+@dataclass(frozen=True)
+class UNetPlace:
+    """Where a U-Net's block stands: ``stage`` is down, mid or up, ``number`` counts that stage's blocks from 0,
+    ``attention`` the transformers in it, ``block`` their blocks."""
+
+    stage: str
+    number: int
+    attention: int
+    block: int
+
+
+def _unet_blocks(unet: Any) -> list[tuple[UNetPlace, Any]]:
+    stages = {"down": unet.down_blocks, "mid": [unet.mid_block], "up": unet.up_blocks}
+    return [
+        (UNetPlace(stage, number, attention, place), block)
+        for stage, parts in stages.items()
+        for number, part in enumerate(parts)
+        for attention, transformer in enumerate(getattr(part, "attentions", None) or ())
+        for place, block in enumerate(getattr(transformer, "transformer_blocks", ()))
+    ]
+
+
+def _unet_layers(unet: Any) -> list[nn.Module]:
+    return [block.attn2 for _, block in _unet_blocks(unet) if block.attn2 is not None]
+
+
+def _unet_self_layers(unet: Any) -> list[nn.Module]:
+    return [block.attn1 for _, block in _unet_blocks(unet)]
+
+
+def unet_places(unet: Any) -> list[UNetPlace]:
+    """Where each layer of `UNET_SELF` stands, in order."""
+    return [place for place, _ in _unet_blocks(unet)]
+
+
+def output_projection(attention: Any) -> nn.Module:
+    """The linear map from an attention layer's joined heads to its output."""
+    return attention.to_out[0]
+
+
+def _unet_layout(unet: Any, inputs: Inputs) -> TokenLayout:
+    rows, cols = inputs["sample"].shape[-2:]
+    return TokenLayout((rows, cols), inputs["encoder_hidden_states"].shape[1], scope="cross")
+
+
+def _unet_level(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | None:
+    """U-Net layers see the latents halved some times, rounded up."""
+    rows, cols = layout.grid
+    while rows * cols > max(queries, 1):
+        rows, cols = (rows + 1) // 2, (cols + 1) // 2
+    level = replace(layout, grid=(rows, cols))
+    return level if (queries, keys) == (level.queries, level.keys) else None
+
+
+def _unet_self_layout(unet: Any, inputs: Inputs) -> TokenLayout:
+    return replace(_unet_layout(unet, inputs), text=0, scope="joint")
+
+
+def _clip(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    tokenizer = pipe.tokenizer if pipe.tokenizer is not None else pipe.tokenizer_2  # in SDXL side by side
+    return [TextPart("clip", tokenizer, tokenizer.model_max_length)]
+
+
+UNET = Family(
+    name="unet",
+    transformer="UNet2DConditionModel",
+    models="Stable Diffusion 1.5, 2, XL, SSD-1B",
+    layers=_unet_layers,
+    layout=_unet_layout,
+    text_parts=_clip,
+    image_argument="sample",
+    call_layout=_unet_level,
+)
+UNET_SELF = replace(UNET, name="unet-self", layers=_unet_self_layers, layout=_unet_self_layout)
+"""The same model read by its self-attention: the I2I region alone. For `Probe(family=)`."""
+
+
+def is_unet_pipeline(pipe: Pipeline) -> bool:
+    """Whether the pipeline has a U-Net."""
+    return getattr(pipe, "unet", None) is not None
+
+
+def unet_latents(pipe: Pipeline, pixels: Tensor, noise: torch.Generator | None = None) -> Tensor:
+    """Clean latents (batch, channels, rows, cols) of pixels (batch, 3, height, width) in [-1, 1].
+
+    The mean of the autoencoder's posterior; with a generator ``noise`` a sample of it.
+    """
+    posterior = pipe.vae.encode(pixels.to(pipe.vae.dtype)).latent_dist
+    clean: Tensor = posterior.mean
+    if noise is not None:
+        clean = clean + posterior.std * torch.randn(clean.shape, generator=noise).to(clean)
+    return clean * pipe.vae.config.scaling_factor
+
+
+def unet_prompt(pipe: Pipeline, prompt: str, side: int) -> tuple[Tensor, dict[str, Any]]:
+    """Text embeddings (1, tokens, width) of a prompt, and the U-Net's further arguments for an image of ``side`` px."""
+    device = device_of(pipe)
+    if not hasattr(pipe, "text_encoder_2"):
+        return pipe.encode_prompt(prompt, device, 1, False)[0], {}
+    found = pipe.encode_prompt(prompt, device=device, do_classifier_free_guidance=False)
+    size = [side, side, 0, 0, side, side]  # original size, crop, target size
+    times = torch.tensor([size], dtype=found[2].dtype, device=found[2].device)
+    return found[0], {"added_cond_kwargs": {"text_embeds": found[2], "time_ids": times}}
+
+
+def run_unet(pipe: Pipeline, latents: Tensor, timestep: int, embeddings: Tensor, further: dict[str, Any]) -> Tensor:
+    """The U-Net's prediction for latents (batch, channels, rows, cols) at a timestep of its training schedule."""
+    unet: Any = denoiser_of(pipe)
+    return unet(latents.to(unet.dtype), timestep, encoder_hidden_states=embeddings, **further).sample
