@@ -31,7 +31,7 @@ def test_perturb_leaves_sheet_drops_and_scores(run, tmp_path, clip):
     assert set(drops["score"]) == {"clip_t", "clip_i"}
     assert (drops["low"] <= drops["drop"] + 1e-9).all()
     assert (drops["drop"] <= drops["high"] + 1e-9).all()
-    assert len(pd.read_csv(folder / "perturb_scores.csv")) == 4 * 2 * 2
+    assert len(pd.read_csv(folder / "perturb_metrics.csv")) == 4 * 2 * 2
     for name in ("perturb_sheet.pdf", "perturb_sheet.png", "perturb_drops.pdf", "perturb_drops.png"):
         assert (folder / name).stat().st_size > 1000
 
@@ -53,7 +53,7 @@ def test_perturb_edits_both_halves_of_guidance_on_request(run, tmp_path, clip):
     scores = {}
     for out, rows in (("default", []), ("half", ["--edit-branch", "conditional"]), ("both", ["--edit-branch", "all"])):
         assert run(*command, *rows, "--out", out)[0] == 0
-        scores[out] = (tmp_path / out / "perturb_scores.csv").read_text()
+        scores[out] = (tmp_path / out / "perturb_metrics.csv").read_text()
     assert scores["default"] == scores["half"] != scores["both"]
 
 
@@ -73,12 +73,12 @@ def test_layer_auto_is_found(run, clip):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layer", "3"], "layers 0 to 2, got '3'"),
+        (["--layer", "3"], "layers 0 to 2, got 3"),
         (["--layer", "first"], "got 'first'"),
-        (["--layer", "1", "--all-layers"], "not both"),
+        (["--layer", "1", "--layers", "all"], "expected numbers separated by commas"),
         (["--layer", "1", "--seeds", "a"], "--seeds: expected numbers"),
         (["--layer", "1", "--kernel", "4"], "kernel must be odd"),
-        (["--layer", "1", "--sigma", "0"], "sigma must be positive"),
+        (["--layer", "1", "--sigma", "0"], "--sigma must be above 0"),
     ],
 )
 def test_perturb_refuses_in_one_line(run, tmp_path, clip, arguments, message):

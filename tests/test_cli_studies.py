@@ -103,8 +103,8 @@ def test_maps_reads_a_given_image(run, tmp_path):
     ("arguments", "message"),
     [
         (["--words", "snow"], "'snow' is not among the prompt's tokens"),
-        (["--words", " , "], "--words: expected words"),
-        (["--words", "grass", "--layers", "9"], "layers [9] do not exist; this model has layers 0 to 2"),
+        (["--words", " , "], "words: expected words"),
+        (["--words", "grass", "--layers", "9"], "--layers: this model has layers 0 to 2, got 9"),
         (["--words", "grass", "--layers", "x"], "--layers: expected numbers separated by commas"),
         (["--words", "grass", "--timesteps", "3"], "must be in 1 to 2"),
         (["--words", "grass", "--image", "missing.png"], "no file missing.png"),
@@ -145,7 +145,7 @@ def test_pca_reads_scenes_and_images(run, tmp_path, source, classes):
     [
         ([], "give --prompt, or --scenes NUMBER"),
         (["--scenes", "0", "--image", "a.png"], "not both"),
-        (["--scenes", "-1"], "index must be 0 or more"),
+        (["--scenes", "-1"], "--scenes must be 0 to"),
         (["--scenes", "first"], "--scenes: expected numbers"),
     ],
 )

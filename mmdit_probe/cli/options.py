@@ -22,7 +22,6 @@ from mmdit_probe.configs.setting import (
     Field,
     Setting,
     Settings,
-    choices_of,
     settings_of,
 )
 from mmdit_probe.configs.timesteps import Timesteps
@@ -147,13 +146,11 @@ def _option(field: Field, default: Any, words_for_default: str | None, optional:
     setting = field.setting
     extra: dict[str, Any] = {"help": setting.help, "rich_help_panel": setting.panel}
     kind = _plain(field.type)
-    if setting.file:
-        extra |= {"exists": True, "dir_okay": False}
     if kind in (int, float) and kind is not bool:
         extra |= {"min": setting.low, "max": setting.high}
     if _is_parsed(field):
         kind, shown = list[str], _shown(default)
-        extra["metavar"] = _metavar(field)
+        extra["metavar"] = "TEXT" if _plain(field.type) == tuple[str, ...] else "NUMBERS"
         raw = None
     else:
         shown, raw = None, default
@@ -184,13 +181,6 @@ def _is_parsed(field: Field) -> bool:
     """Whether the value is read from text by a parser of ours."""
     kind = _plain(field.type)
     return kind in _PARSERS or kind == tuple[str, ...]
-
-
-def _metavar(field: Field) -> str:
-    kind = _plain(field.type)
-    if choices_of(kind):
-        return f"NUMBERS|{'|'.join(choices_of(kind))}"
-    return "TEXT" if kind == tuple[str, ...] else "NUMBERS"
 
 
 def _shown(default: Any) -> str | None:

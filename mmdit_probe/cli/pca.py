@@ -55,7 +55,7 @@ def pca(
 
 def _check(config: PCAConfig, image: ImageConfig) -> None:
     """`ValueError` if it is not clear which image is read."""
-    if config.prompt is not None:
+    if config.prompt:
         checked_text("prompt", config.prompt)
     if config.scenes and image.image is not None:
         raise ValueError("give --image or --scenes, not both")

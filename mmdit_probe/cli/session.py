@@ -13,6 +13,7 @@ import typer
 
 from mmdit_probe.configs import EMBEDDED, ImageConfig, ModelConfig, PromptConfig
 from mmdit_probe.storage.digests import model_label
+from mmdit_probe.utils.tables import json_rows
 from mmdit_probe.utils.text import checked_once, checked_text
 
 from .options import OutputConfig
@@ -159,4 +160,4 @@ def _plain(value: Any) -> Any:
     """Tables as lists of rows."""
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
-    return json.loads(value.to_json(orient="records")) if hasattr(value, "to_json") else value
+    return json_rows(value) if hasattr(value, "to_json") else value

@@ -6,12 +6,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
-from .setting import GENERATION, INPUT, LARGEST_SEED, Setting, Settings
+from .setting import GENERATION, INPUT, LARGEST_SEED, METHOD, Setting, Settings
 from .timesteps import PAPER_STEPS
 
 MAX_SEQUENCE_LENGTH = Setting(
     "T5 positions; the model's own default if not given (SD3: 77, the paper's 154 text tokens).", GENERATION, low=0
 )
+BATCH = Setting("Prompts or images that go through the model together.", METHOD, low=1)
 STEPS = Setting("Sampling steps.", GENERATION, low=1, high=1000)
 SEED = Setting("Seed of the starting noise.", GENERATION, low=0, high=LARGEST_SEED)
 SEEDS = Setting(
@@ -52,7 +53,9 @@ class GenerationConfig(SamplingConfig):
 
 def seeded(sampling: SamplingConfig, seed: int) -> GenerationConfig:
     """The same with a seed."""
-    return GenerationConfig(**{field.name: getattr(sampling, field.name) for field in fields(SamplingConfig)}, seed=seed)
+    return GenerationConfig(
+        **{field.name: getattr(sampling, field.name) for field in fields(SamplingConfig)}, seed=seed
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class PromptConfig(Settings):
     prompt: Annotated[
         tuple[str, ...], Setting("A prompt; repeatable.", INPUT, default="prompts of the built-in scenes")
     ] = ()
-    prompts: Annotated[Path | None, Setting("A text file with one prompt a line.", INPUT, file=True)] = None
+    prompts: Annotated[Path | None, Setting("A text file with one prompt a line.", INPUT)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,7 @@ class ImageConfig(Settings):
 
     image: Annotated[
         Path | None,
-        Setting("An image file to read instead of generating one; one forward pass a timestep.", INPUT, file=True),
+        Setting("An image file to read instead of generating one; one forward pass a timestep.", INPUT),
     ] = None
     longest: Annotated[
         int | None, Setting("Longer side of --image in px; the model's own size if not given.", INPUT, low=1)

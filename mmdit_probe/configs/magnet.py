@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from .generation import MAX_SEQUENCE_LENGTH, SEED, SEEDS, SamplingConfig
-from .setting import INPUT, METHOD, OUTPUT, Setting, Settings
+from .generation import BATCH, MAX_SEQUENCE_LENGTH, SEED, SEEDS, SamplingConfig
+from .setting import INPUT, OUTPUT, Setting, Settings
 from .timesteps import Timesteps, chosen_timesteps, timesteps_setting
 
 Matching = Literal["token", "head"]
@@ -39,7 +39,7 @@ class MagnetConfig(Settings):
     ] = "token"
     rank: Annotated[int, Setting("Rank of the LoRA.", low=1)] = 16
     steps: Annotated[int, Setting("Training steps.", low=1)] = 400
-    batch: Annotated[int, Setting("Images of one forward pass.", low=1)] = 32
+    batch: Annotated[int, BATCH] = 32
     accumulate: Annotated[int, Setting("Forward passes of one training step.", low=1)] = 1
     rate: Annotated[float, Setting("Largest learning rate.", above=0, flags=("--lr",))] = 1e-3
     warmup: Annotated[int, Setting("Training steps of warm-up.", low=0)] = 50
@@ -118,11 +118,9 @@ class CompareConfig(Settings):
     layer: int | None = None
     dataset: Annotated[str, Setting("Data set of the masks, as for `mmdit-probe evaluate`.", INPUT)] = "scenes"
     limit: Annotated[int | None, Setting("Only the first images.", INPUT, low=1, default="all; 300 of scenes")] = None
-    timesteps: Annotated[
-        Timesteps | None, timesteps_setting("8 of 28, scaled to --steps", more=" For masks and attention.")
-    ] = None
+    timesteps: Annotated[Timesteps | None, timesteps_setting()] = None
     seeds: Annotated[tuple[int, ...], SEEDS] = (0, 1)
-    batch: Annotated[int, Setting("Prompts generated together.", METHOD, low=1)] = 8
+    batch: Annotated[int, BATCH] = 8
     generation: SamplingConfig = SamplingConfig()
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from .generation import MAX_SEQUENCE_LENGTH, SEED, STEPS
+from .generation import BATCH, MAX_SEQUENCE_LENGTH, SEED, STEPS
 from .layers import Layers, layers_setting
 from .setting import INPUT, Setting, Settings
 from .timesteps import PAPER_STEPS, TIMESTEP, Timesteps, chosen_timestep, chosen_timesteps, timesteps_setting
@@ -35,7 +35,6 @@ _THRESHOLD = Setting(
     above=0,
     default=f"{MERGE_THRESHOLD}; diffseg 1.1, on an MM-DiT 0.4 (tuned on tiny-sd3); diffcut 0.5",
 )
-_BATCH = Setting("Images of one forward pass.", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,14 +136,14 @@ class DatasetConfig(Settings):
 class OneLayerConfig(Settings):
     """The one layer of a study that reads one."""
 
-    layers: Annotated[Layers, layers_setting("The layer, one.")] = "expert"
+    layers: Annotated[Layers, layers_setting()] = "expert"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig(Settings):
     """How many images go through the model together."""
 
-    batch: Annotated[int, _BATCH] = 8
+    batch: Annotated[int, BATCH] = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +164,9 @@ class EvaluateConfig(Settings):
     dataset: str = "scenes"
     task: Task = "open-vocabulary"
     method: Method = "seg4diff"
-    layers: Annotated[Layers, layers_setting("Layers to read.")] = "all"
+    layers: Annotated[Layers, layers_setting()] = "all"
     heads: Annotated[EachHead, Setting("The mean over heads, or each head separately.")] = "mean"
-    timesteps: Annotated[
-        Timesteps | None, timesteps_setting("8 of 28, scaled to --steps", more=" One forward pass each.")
-    ] = None
+    timesteps: Annotated[Timesteps | None, timesteps_setting()] = None
     steps: Annotated[int, STEPS] = PAPER_STEPS
     vocabulary: Annotated[
         Vocabulary,
@@ -184,7 +181,7 @@ class EvaluateConfig(Settings):
     variant: Annotated[Variant, _VARIANT] = "released"
     min_max: Annotated[bool, _MIN_MAX] = True
     trivial: Annotated[bool, Setting("Unsupervised: also one region, k-means on colors and on positions.")] = False
-    batch: Annotated[int, _BATCH] = 8
+    batch: Annotated[int, BATCH] = 8
     seed: Annotated[int, SEED] = 0
     limit: Annotated[int | None, Setting("Only the first images.", INPUT, low=1, default="all; 300 of scenes")] = None
     max_sequence_length: Annotated[int | None, MAX_SEQUENCE_LENGTH] = None

@@ -35,7 +35,6 @@ class Setting:
         below: a bound that values must stay under.
         flags: names of the option if they differ from the field's, such as ``("--layers", "--layer")``.
         default: the default in words, if the value does not say it.
-        file: the value is a file that must exist.
         commas: several texts are given as one, separated by commas, not by repeating the option.
         required: the command line takes no default.
     """
@@ -48,7 +47,6 @@ class Setting:
     below: float | None = None
     flags: tuple[str, ...] = ()
     default: str | None = None
-    file: bool = False
     commas: bool = False
     required: bool = False
 

@@ -14,8 +14,8 @@ Direction = Literal["i2t", "t2i"]
 Heads = Literal["mean", "all"]
 Stream = Literal["image", "text", "both"]
 
-_READ = layers_setting("Layers to read.")
-_TIMESTEPS = timesteps_setting("8 of 28, scaled to --steps")
+_READ = layers_setting()
+_TIMESTEPS = timesteps_setting()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +98,7 @@ class ExploreConfig(Settings):
     """
 
     prompt: Annotated[str | None, Setting("The prompt.", INPUT, default="tiny-sd3: that of a built-in scene")] = None
-    layers: Annotated[
-        Layers | None, layers_setting("Layers whose maps are kept.", default="all of a small grid, else 6")
-    ] = None
+    layers: Annotated[Layers | None, layers_setting("all of a small grid, else 6")] = None
     timesteps: Annotated[
         Timesteps | None, timesteps_setting("all of a small grid, else 8 and 28 of 28, scaled to --steps")
     ] = None

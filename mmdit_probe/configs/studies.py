@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .generation import SEEDS, GenerationConfig, SamplingConfig
+from .generation import BATCH, SEEDS, GenerationConfig, SamplingConfig
 from .layers import Layers, layers_setting
 from .setting import METHOD, Setting, Settings
 from .timesteps import TIMESTEP, Timesteps, chosen_timestep, chosen_timesteps, timesteps_setting
@@ -20,7 +20,6 @@ _BLUR_EDGE = Setting(
     "Ends of the blur: reflect is the paper's; symmetric keeps each query's text mass exactly.",
     flags=("--blur-edge",),
 )
-_BATCH = Setting("Prompts generated together.", METHOD, low=1)
 _BOTH_ENDS = "8 and 28 of 28, scaled to --steps"
 
 
@@ -61,7 +60,7 @@ class PerturbConfig(Settings):
     """
 
     prompts: tuple[str, ...] = ()
-    layers: Annotated[Layers, layers_setting("Layers to edit, one at a time.")] = "expert"
+    layers: Annotated[Layers, layers_setting()] = "expert"
     edit: Annotated[EditName, Setting("What is done to the layer's I2T attention; blur-text is the paper's.")] = (
         "blur-text"
     )
@@ -76,7 +75,7 @@ class PerturbConfig(Settings):
         ),
     ] = "conditional"
     seeds: Annotated[tuple[int, ...], SEEDS] = (0, 1, 2)
-    batch: Annotated[int, _BATCH] = 8
+    batch: Annotated[int, BATCH] = 8
     generation: SamplingConfig = SamplingConfig()
 
 
@@ -85,7 +84,7 @@ class GuideConfig(Settings):
     """Perturbed guidance (Seg4Diff, Eq. 8, Fig. 6): eps + scale (eps - eps_perturbed), in addition to classifier-free guidance."""
 
     prompts: tuple[str, ...] = ()
-    layers: Annotated[Layers, layers_setting("Layers whose perturbed prediction guides, together.")] = "expert"
+    layers: Annotated[Layers, layers_setting()] = "expert"
     scales: Annotated[
         tuple[float, ...],
         Setting(
@@ -99,7 +98,7 @@ class GuideConfig(Settings):
         bool, Setting("The perturbed prediction in the same transformer call, or in one of its own with less memory.")
     ] = True
     seeds: Annotated[tuple[int, ...], SEEDS] = (0, 1, 2)
-    batch: Annotated[int, _BATCH] = 8
+    batch: Annotated[int, BATCH] = 8
     generation: SamplingConfig = SamplingConfig()
 
 

@@ -11,21 +11,18 @@ PAPER_STEPS = 28
 """The number of sampling steps of the paper, of which its timesteps are numbers."""
 Timesteps = tuple[int, ...] | Literal["all"]
 
+_FLAGS = ("--timesteps", "--timestep")
 _COUNTED = "counted from the clean end: 8 of 28 is the 21st step"
+_ONE = "8 of 28, scaled to --steps"
 
 
-def timesteps_setting(default: str, panel: str = METHOD, more: str = "") -> Setting:
-    """The setting of several timesteps; ``default`` says which are taken if none are given."""
-    text = f"Timesteps to read, {_COUNTED}. Numbers and ranges such as 8,20-28, or all.{more}"
-    return Setting(text, panel, low=1, flags=("--timesteps", "--timestep"), default=default)
+def timesteps_setting(default: str = _ONE) -> Setting:
+    """The setting of several timesteps; ``default`` says in words which are taken if none are given."""
+    text = f"Timesteps to read, {_COUNTED}. Numbers and ranges such as 8,20-28, or all."
+    return Setting(text, METHOD, low=1, flags=_FLAGS, default=default)
 
 
-TIMESTEP = Setting(
-    f"Timestep to read, {_COUNTED}.",
-    low=1,
-    flags=("--timesteps", "--timestep"),
-    default="8 of 28, scaled to --steps",
-)
+TIMESTEP = Setting(f"The timestep to read, {_COUNTED}.", METHOD, low=1, flags=_FLAGS, default=_ONE)
 
 
 def scaled_timesteps(timesteps: Sequence[int], steps: int) -> tuple[int, ...]:

@@ -113,5 +113,7 @@ def checked_words(words: Sequence[str]) -> tuple[str, ...]:
     """Words and phrases, each once; `ValueError` if there is none."""
     kept = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
     if not kept:
-        raise ValueError("words: expected words of the prompt, such as 'red circle,grass'; got none")
+        raise ValueError(
+            "words: expected words of the prompt separated by commas, such as 'red circle,grass'; got none"
+        )
     return tuple(checked_text("word", word, LONGEST_NAME) for word in kept)

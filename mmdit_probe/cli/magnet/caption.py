@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mmdit_probe.configs.generation import BATCH
 from mmdit_probe.configs.model import Dtype
 from mmdit_probe.configs.setting import MODEL, OUTPUT, Setting, Settings
 
@@ -32,7 +33,7 @@ class CaptionConfig(Settings):
         str | None, Setting("What to ask.", default="chat models: 'Describe this image in two sentences.'")
     ] = None
     max_new_tokens: Annotated[int, Setting("Most tokens of a caption.", low=1)] = 60
-    batch: Annotated[int, Setting("Images at a time.", low=1)] = 8
+    batch: Annotated[int, BATCH] = 8
     device: Annotated[str, Setting("cpu, cuda, cuda:1, or mps (untested).", MODEL)] = "cpu"
     dtype: Annotated[Dtype, Setting("Number format of the weights.", MODEL)] = "fp32"
     trust_remote_code: Annotated[

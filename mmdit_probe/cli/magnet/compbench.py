@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mmdit_probe.configs import ModelConfig, SamplingConfig, Setting, Settings
+from mmdit_probe.configs.generation import BATCH
 
 from ..options import RESULTS, RunConfig
 from ..session import Bar, check_prompts_fit, finish, label, load
@@ -19,7 +20,7 @@ class CompbenchConfig(Settings):
     """How many images T2I-CompBench++'s evaluators get."""
 
     each: Annotated[int, Setting("Images of every prompt.", low=1)] = 10
-    batch: Annotated[int, Setting("Prompts generated together.", low=1)] = 8
+    batch: Annotated[int, BATCH] = 8
     generation: SamplingConfig = SamplingConfig()
 
 

@@ -35,7 +35,7 @@ class TrainingConfig(Settings):
         Setting("Settings to start from; coco and sa1b are the paper's.", METHOD, default="that of --data"),
     ] = None
     captions: Annotated[
-        Path | None, Setting("JSON of captions: COCO's, or an object from image file to caption.", INPUT, file=True)
+        Path | None, Setting("JSON of captions: COCO's, or an object from image file to caption.", INPUT)
     ] = None
     workers: Annotated[int, Setting("Processes that read images ahead.", METHOD, low=0)] = 0
     tensorboard: Annotated[bool, Setting("Also log to OUT/tensorboard (needs the package tensorboard).", OUTPUT)] = (
