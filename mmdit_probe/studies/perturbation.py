@@ -25,7 +25,7 @@ def make_edit(config: PerturbConfig, layer: int) -> Edit:
     """The edit of one layer that the config asks for."""
     if config.rows not in ROWS:
         raise ValueError(f"perturb: rows must be one of {', '.join(ROWS)}, got {config.rows!r}")
-    where: dict[str, Any] = {"rows": config.rows}
+    where: dict[str, Any] = {"batch": config.rows}
     if config.edit == "blur-text":
         if config.kernel is None:
             raise ValueError("perturb: blur-text needs a kernel size; the paper's is 5")
