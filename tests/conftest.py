@@ -11,7 +11,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from jaxtyping import install_import_hook
 
 _SHAPED = (
-    "attention",
+    "attention.blocks",
+    "attention.joint",
+    "attention.reductions",
+    "attention.reordered",
+    "attention.scores",
     "pipelines.forward",
     "segmentation",
     "evaluation",

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from naive import full_matrix, random_call
 
 from mmdit_probe import JointAttention, TokenLayout
-from mmdit_probe.attention import joint as attention_module
+from mmdit_probe.attention import blocks, i2t_maps, region_mass, scores, t2i_maps
+from mmdit_probe.attention.scores import chunked_lse
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-3, torch.float16: 2e-3}
 
@@ -62,10 +63,10 @@ def alive(attention):
 def test_maps_equal_the_full_softmax(case):
     attention, tolerance = case
     twin = regions(attention)
-    torch.testing.assert_close(attention.i2t("all"), twin["I2T"], atol=tolerance, rtol=0)
-    torch.testing.assert_close(attention.t2i("all"), twin["T2I"], atol=tolerance, rtol=0)
-    torch.testing.assert_close(attention.i2t(), twin["I2T"].mean(1), atol=tolerance, rtol=0)
-    torch.testing.assert_close(attention.t2i(), twin["T2I"].mean(1), atol=tolerance, rtol=0)
+    torch.testing.assert_close(i2t_maps(attention, "all"), twin["I2T"], atol=tolerance, rtol=0)
+    torch.testing.assert_close(t2i_maps(attention, "all"), twin["T2I"], atol=tolerance, rtol=0)
+    torch.testing.assert_close(i2t_maps(attention), twin["I2T"].mean(1), atol=tolerance, rtol=0)
+    torch.testing.assert_close(t2i_maps(attention), twin["T2I"].mean(1), atol=tolerance, rtol=0)
     whole = slice(0, attention.layout.tokens)
     torch.testing.assert_close(
         attention.probs(whole, whole), full_matrix(attention.call).float(), atol=tolerance, rtol=0
@@ -78,13 +79,13 @@ def test_region_mass_equals_the_full_softmax(case):
     if not alive(attention):
         return
     twin = torch.stack([block.sum(-1).mean(-1) for block in regions(attention).values()], -1)
-    torch.testing.assert_close(attention.region_mass(), twin, atol=tolerance, rtol=0)
+    torch.testing.assert_close(region_mass(attention), twin, atol=tolerance, rtol=0)
 
 
 @given(cases())
 def test_fused_and_chunked_log_sum_exp_agree(case):
     attention, tolerance = case
-    chunked = attention.chunked_lse()
+    chunked = chunked_lse(attention.call, attention.row_chunk)
     finite = chunked.isfinite()
     torch.testing.assert_close(attention.lse[finite], chunked[finite], atol=10 * tolerance, rtol=tolerance)
 
@@ -95,8 +96,8 @@ def test_t2i_read_from_the_image_columns_is_what_t2t_leaves(case):
     attention, tolerance = case
     if not alive(attention):
         return
-    from_columns = attention.t2i("all").sum(-1).mean(-1)
-    torch.testing.assert_close(from_columns, attention.region_mass()[..., 2], atol=5 * tolerance, rtol=0)
+    from_columns = t2i_maps(attention, "all").sum(-1).mean(-1)
+    torch.testing.assert_close(from_columns, region_mass(attention)[..., 2], atol=5 * tolerance, rtol=0)
 
 
 @given(cases())
@@ -116,7 +117,7 @@ def test_permuting_text_tokens_permutes_columns():
     positions = torch.cat([torch.arange(layout.image), layout.image + order])
     shuffled = type(call)(call.query[:, :, positions], call.key[:, :, positions], call.value[:, :, positions])
     torch.testing.assert_close(
-        JointAttention(shuffled, layout).i2t("all"), JointAttention(call, layout).i2t("all")[..., order]
+        i2t_maps(JointAttention(shuffled, layout), "all"), i2t_maps(JointAttention(call, layout), "all")[..., order]
     )
 
 
@@ -124,15 +125,15 @@ def test_permuting_text_tokens_permutes_columns():
 def test_the_size_of_the_blocks_changes_nothing(monkeypatch, elements):
     layout = TokenLayout((3, 4), 5, "text-image")
     call = random_call(3, 4, layout.tokens, 8)
-    whole = JointAttention(call, layout).i2t("all")
-    monkeypatch.setattr(attention_module, "BLOCK_ELEMENTS", elements)
+    whole = i2t_maps(JointAttention(call, layout), "all")
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", elements)
     attention = JointAttention(call, layout)
-    torch.testing.assert_close(attention.i2t("all"), whole)
-    torch.testing.assert_close(attention.region_mass()[..., 1], whole.sum(-1).mean(-1))
+    torch.testing.assert_close(i2t_maps(attention, "all"), whole)
+    torch.testing.assert_close(region_mass(attention)[..., 1], whole.sum(-1).mean(-1))
 
 
 def test_blocks_never_hold_more_than_one_head_when_one_head_fills_the_buffer(monkeypatch):
-    monkeypatch.setattr(attention_module, "BLOCK_ELEMENTS", 200)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 200)
     layout = TokenLayout((8, 8), 4)
     attention = JointAttention(random_call(2, 3, layout.tokens, 8), layout)
     for block in attention.text_columns():
@@ -141,7 +142,7 @@ def test_blocks_never_hold_more_than_one_head_when_one_head_fills_the_buffer(mon
 
 @pytest.mark.parametrize("rows", [5, 256])
 def test_probs_carry_the_gradient_of_the_full_softmax(monkeypatch, rows):
-    monkeypatch.setattr(attention_module, "ROW_CHUNK", rows)
+    monkeypatch.setattr(scores, "ROW_CHUNK", rows)
     layout = TokenLayout((3, 4), 5)
     call = random_call(1, 2, layout.tokens, 8)
     call.query.requires_grad_()
@@ -158,7 +159,7 @@ def test_the_output_of_a_probed_call_carries_its_gradient():
     call = random_call(1, 2, layout.tokens, 8)
     call.query.requires_grad_()
     attention = JointAttention(call, layout)
-    attention.region_mass()
+    region_mass(attention)
     ours = torch.autograd.grad(attention.output.sum(), call.query)[0]
     plain = torch.nn.functional.scaled_dot_product_attention(call.query, call.key, call.value)
     torch.testing.assert_close(ours, torch.autograd.grad(plain.sum(), call.query)[0])
@@ -169,13 +170,13 @@ def test_dropout_reads_the_probabilities_before_dropout():
     call = random_call(1, 2, layout.tokens, 8, dropout_p=0.5)
     attention = JointAttention(call, layout)
     assert attention.method == "plain+chunked"
-    torch.testing.assert_close(attention.i2t("all"), regions(attention)["I2T"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(i2t_maps(attention, "all"), regions(attention)["I2T"], atol=1e-5, rtol=0)
 
 
 def test_a_causal_call_is_exact():
     layout = TokenLayout((3, 4), 5, "text-image")
     attention = JointAttention(random_call(1, 2, layout.tokens, 8, is_causal=True), layout)
-    torch.testing.assert_close(attention.i2t("all"), regions(attention)["I2T"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(i2t_maps(attention, "all"), regions(attention)["I2T"], atol=1e-5, rtol=0)
 
 
 def test_a_query_that_may_attend_to_nothing_gives_nothing():
@@ -183,7 +184,7 @@ def test_a_query_that_may_attend_to_nothing_gives_nothing():
     mask = torch.ones(1, 1, 6, 6, dtype=torch.bool)
     mask[..., 1, :] = False
     attention = JointAttention(random_call(1, 1, 6, 8, attn_mask=mask), layout)
-    maps = attention.i2t()
+    maps = i2t_maps(attention)
     assert maps.isfinite().all()
     assert (maps[:, 1] == 0).all()
 

@@ -11,7 +11,7 @@ from mmdit_probe.attention.kernels import AttentionArguments, AttentionCall
 from mmdit_probe.attention.layout import TokenLayout
 from mmdit_probe.baselines import attention_rows as row_blocks
 from mmdit_probe.baselines.anchor_merging import anchors_of, average_near, merge_regions, pairwise_kl
-from mmdit_probe.baselines.attention_rows import blocks, held, image_rows, kept_if_small, mean_rows, normalized, single
+from mmdit_probe.baselines.attention_rows import blocks, held, image_rows, kept_if_small, mean_rows, normalized
 from mmdit_probe.baselines.normalized_cut import affinity, best_cut, cut_values, recursive_cut, region_cosines
 from mmdit_probe.baselines.refinement import cluster_means, iterate, majority_vote, min_max, sharpened, smooth
 
@@ -278,13 +278,13 @@ def test_rows_of_one_image_against_the_full_softmax(masked, monkeypatch):
         if masked:
             scores = scores.masked_fill(~mask[row], -torch.inf)
         full = scores.softmax(-1)[:, :12, :12]
-        own = single(both, row)
+        own = both.batch_row(row)
         expected = normalized(full.mean(0))
         torch.testing.assert_close(torch.cat(list(blocks(image_rows(own), 12, 5))), expected)
         torch.testing.assert_close(image_rows(own, [2])(slice(3, 5)), normalized(full[2])[3:5])
     with pytest.raises(ValueError, match="heads must be in 0 to 2"):
-        image_rows(single(both, 0), [3])
-    small = kept_if_small(image_rows(single(both, 0)), 12, 12)
+        image_rows(both.batch_row(0), [3])
+    small = kept_if_small(image_rows(both.batch_row(0)), 12, 12)
     torch.testing.assert_close(mean_rows([small, small])(slice(0, 12)), small(slice(0, 12)))
     monkeypatch.setattr(row_blocks, "MAX_HELD", 10)
     assert kept_if_small(small, 12, 12) is small

@@ -14,7 +14,7 @@ from naive import full_matrix
 
 from mmdit_probe import I2TMaps, Probe, Readout, RegionMass, T2IMaps, ValueNorms
 from mmdit_probe.attention.layout import Region
-from mmdit_probe.attention.reordered import ArrangedCall
+from mmdit_probe.attention.reordered import ReorderedCall
 from mmdit_probe.families import FAMILIES, family_of
 
 CASES = [
@@ -65,13 +65,13 @@ def image_metrics(attention):
 def matrix_of(attention):
     """The naive matrix of what the kernel was given, its rows and columns moved to the layout's order."""
     call = attention.call
-    if not isinstance(call, ArrangedCall):
+    if not isinstance(call, ReorderedCall):
         return full_matrix(call).float()
     plain = full_matrix(call.original).float()
     moved = torch.zeros(*plain.shape[:2], attention.layout.tokens, attention.layout.tokens)
-    for row, source in enumerate(call.source):
-        for query, q in enumerate(source):
-            for key, k in enumerate(source):
+    for row, order in enumerate(call.order):
+        for query, q in enumerate(order):
+            for key, k in enumerate(order):
                 moved[row, :, query, key] = plain[row, :, q, k] if q >= 0 and k >= 0 else 0
     return moved
 

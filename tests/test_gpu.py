@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmdit_probe import I2TMaps, JointAttention, Probe, RegionMass, TokenLayout
+from mmdit_probe.attention import i2t_maps, region_mass, t2i_maps
 from mmdit_probe.attention.kernels import AttentionCall, attend
 
 pytestmark = [
@@ -61,12 +62,12 @@ def check(call, backend=None, layout=LAYOUT, kernel=None):
     matrix = full_matrix(call)
     atol = 1e-4 if call.query.dtype == torch.float32 else 2e-3
     torch.testing.assert_close(
-        attention.i2t("all").cpu(), matrix[:, :, layout.image_slice, layout.text_slice].float(), atol=atol, rtol=0
+        i2t_maps(attention, "all").cpu(), matrix[:, :, layout.image_slice, layout.text_slice].float(), atol=atol, rtol=0
     )
     t2i = matrix[:, :, layout.text_slice, layout.image_slice].float()
-    torch.testing.assert_close(attention.t2i("all").cpu(), t2i, atol=atol, rtol=0)
+    torch.testing.assert_close(t2i_maps(attention, "all").cpu(), t2i, atol=atol, rtol=0)
     mass = matrix[:, :, layout.image_slice, layout.text_slice].sum(-1).mean(-1).float()
-    torch.testing.assert_close(attention.region_mass()[..., 1].cpu(), mass, atol=atol, rtol=0)
+    torch.testing.assert_close(region_mass(attention)[..., 1].cpu(), mass, atol=atol, rtol=0)
 
 
 def small_model(dtype=torch.float32):

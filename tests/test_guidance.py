@@ -107,7 +107,7 @@ def test_rows_that_are_not_known_are_not_guessed():
     pipe = small_pipeline("z-image")
     features = [torch.randn(4, 16), torch.randn(3, 16)]
     with (
-        pytest.raises(ValueError, match="which rows carry the prompt is not known; give prompts, not embeddings"),
+        pytest.raises(ValueError, match="which batch rows carry the prompt is unknown; give prompts, not embeddings"),
         PerturbedGuidance(pipe, [BlurText(1)], 2.0),
     ):
         pipe(
@@ -137,7 +137,7 @@ def test_it_leaves_nothing_behind(random_pipe):
         guided = generate(random_pipe)
     assert not torch.equal(guided, plain)
     assert torch.equal(generate(random_pipe), plain)
-    assert edit.rows == "conditional"
+    assert edit.batch == "conditional"
     with guidance:
         assert torch.equal(generate(random_pipe), guided)
     with pytest.raises(RuntimeError, match="stop"), guidance:

@@ -9,7 +9,7 @@ import torch
 from naive import full_matrix, random_call
 
 from mmdit_probe import I2TMaps, JointAttention, Probe, RegionMass, TokenLayout
-from mmdit_probe.attention import kernels
+from mmdit_probe.attention import i2t_maps, kernels
 from mmdit_probe.attention.kernels import AttentionArguments, additive_mask, attend
 
 
@@ -166,4 +166,4 @@ def test_cuda_kernels_for_real(backend, dtype):
         assert torch.equal(attention.output, plain)
         assert attention.method == {"F": "flash-cuda", "E": "efficient-cuda", "C": "cudnn"}[backend[0]]
         twin = full_matrix(call)[:, :, layout.image_slice, layout.text_slice].float()
-        torch.testing.assert_close(attention.i2t("all").cpu(), twin, atol=2e-3, rtol=0)
+        torch.testing.assert_close(i2t_maps(attention, "all").cpu(), twin, atol=2e-3, rtol=0)

@@ -9,6 +9,7 @@ from conftest import make_inputs, make_sd3
 from small_pipelines import small_pipeline
 
 from mmdit_probe import I2TMaps, OpenVocabularySegmenter, Probe, RegionMass, load_pipeline
+from mmdit_probe.attention import i2t_maps
 from mmdit_probe.baselines.unet_reader import UNetReader
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.pipelines.forward import encode_images, encode_prompts, forward_once
@@ -111,7 +112,7 @@ def test_what_a_distilled_model_is_told_is_where_it_works(kind):
 def test_u_nets_read_images_offloaded(kind):
     def read():
         reader = UNetReader(pipe, 64, 50)
-        return reader.kept(reader.latents(IMAGE), reader.encode("grass"), [1]).found[1].i2t()
+        return i2t_maps(reader.kept(reader.latents(IMAGE), reader.encode("grass"), [1]).found[1])
 
     pipe = models_baselines.stable_diffusion()
     plain = read()

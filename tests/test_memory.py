@@ -146,21 +146,22 @@ def test_chunks_of_one_row_are_the_end(sd3, inputs, monkeypatch):
         sd3(**inputs)
 
 
-@pytest.mark.parametrize("shrunk", [0, 3, 8])
-def test_blocks_are_the_same_in_any_chunks(sd3, inputs, shrunk, monkeypatch):
+@pytest.mark.parametrize("halvings", [0, 3, 8])
+def test_blocks_are_the_same_in_any_chunks(sd3, inputs, halvings, monkeypatch):
     from dataclasses import replace
 
     from mmdit_probe import Readout
-    from mmdit_probe.attention import joint as attention
-    from mmdit_probe.readouts.base import Field
+    from mmdit_probe.attention import blocks, region_mass
+    from mmdit_probe.attention.scores import chunked_lse
+    from mmdit_probe.readouts import Field
 
-    monkeypatch.setattr(attention, "BLOCK_ELEMENTS", 400)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 400)
 
     class Blocks(Readout):
         def measure(self, attention):
-            smaller = replace(attention, shrunk=shrunk)
-            mass, lse = smaller.region_mass(), smaller.chunked_lse()
-            torch.testing.assert_close(mass, attention.region_mass())
+            smaller = replace(attention, halvings=halvings)
+            mass, lse = region_mass(smaller), chunked_lse(smaller.call, smaller.row_chunk)
+            torch.testing.assert_close(mass, region_mass(attention))
             torch.testing.assert_close(lse, attention.lse)
             return {"mass": Field(("batch", "head", "region"), mass)}
 

@@ -115,7 +115,7 @@ def test_the_negative_prompts_half_is_edited_if_it_is_asked_for(random_pipe, tmp
     np.testing.assert_array_equal(half["plain"], both["plain"])
     assert (half["layer01"] != both["layer01"]).any()
     everywhere = make_edit(config, 1)
-    everywhere.rows = "all"
+    everywhere.batch = "all"
     with Probe(random_pipe, [], edits=[everywhere]):
         expected = generate_batch(random_pipe, ["sand"], 0, generation)
     np.testing.assert_array_equal(both["layer01"][:, 0], expected)

@@ -15,7 +15,7 @@ from mmdit_probe.datasets.coco_rle import coco_annotations, encode_mask
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.pipelines.forward import add_noise, encode_images, encode_prompts, forward_once
 from mmdit_probe.pipelines.prompts import find_words
-from mmdit_probe.readouts.base import Field, Readout
+from mmdit_probe.readouts import Field, Readout
 from mmdit_probe.readouts.maps import I2TScores, RefinedI2T
 from mmdit_probe.segmentation import OpenVocabularySegmenter, Segmentation, UnsupervisedSegmenter, segmenters
 from mmdit_probe.segmentation import label_map as open_vocabulary
@@ -261,7 +261,7 @@ class WholeI2I(Readout):
 
 @pytest.mark.parametrize("rows", [7, 1000])
 def test_refinement_and_scores_agree_with_the_whole_softmax(sd3, inputs, monkeypatch, rows):
-    from mmdit_probe.attention import joint as attention
+    from mmdit_probe.attention import scores as attention
 
     monkeypatch.setattr(attention, "ROW_CHUNK", rows)
     with Probe(sd3, [RefinedI2T(), WholeI2I()]) as probe:

@@ -1,8 +1,9 @@
-"""The exact maths of joint attention: layout of tokens, kernels, `JointAttention`, interception."""
+"""The exact maths of joint attention: layout of tokens, kernels, `JointAttention`, its reductions, interception."""
 
 from .joint import JointAttention
 from .kernels import AttentionCall
 from .layout import Extra, Region, TokenLayout
+from .reductions import i2t_maps, region_mass, t2i_maps
 
 __all__ = [
     "AttentionCall",
@@ -10,4 +11,7 @@ __all__ = [
     "JointAttention",
     "Region",
     "TokenLayout",
+    "i2t_maps",
+    "region_mass",
+    "t2i_maps",
 ]

@@ -1,8 +1,8 @@
 """Interception of attention calls: the only file that touches torch's overrides.
 
-Every attention processor of diffusers ends in `torch.nn.functional.scaled_dot_product_attention`. A
-forward pre-hook on an attention module puts a handler on this thread's stack and a forward hook takes
-it off; while the stack is not empty a function mode hands each attention call to the handlers.
+Every attention processor of diffusers ends in `torch.nn.functional.scaled_dot_product_attention`. A forward pre-hook
+on an attention module pushes a handler onto this thread's stack and a forward hook pops it; while the stack is not
+empty, a function mode passes each attention call to the handlers.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch.utils.hooks import RemovableHandle
 from .kernels import AttentionArguments, AttentionCall
 
 Handle = Callable[[int, AttentionCall, Tensor | None], Tensor | None]
-"""``handle(layer, call, output)`` sees a call and the output so far (None: nobody has changed it yet) and
-returns the output to go on with, or None to leave it alone."""
+"""``handle(layer, call, output)`` gets a call and its output so far (None if unchanged) and returns the output to
+continue with, or None to leave it unchanged."""
 
 
 class StopForward(Exception):
-    """Ends a forward pass whose remaining layers nobody asked for."""
+    """Ends a forward pass after the last layer that is needed."""
 
 
 class _Stack(threading.local):
-    """The handlers that are active in this thread, outermost probe first."""
+    """The handlers active in this thread, outermost probe first."""
 
     def __init__(self) -> None:
         self.active: list[_Active] = []
@@ -42,7 +42,7 @@ class _Stack(threading.local):
         self.active.append(active)
 
     def drop(self, interceptor: Interceptor) -> _Active | None:
-        """Take the interceptor's entries off; the last of them, or None if it has none."""
+        """Remove the interceptor's entries; returns the last of them, or None if it has none."""
         mine = [active for active in self.active if active.interceptor is interceptor]
         self.active = [active for active in self.active if active.interceptor is not interceptor]
         if not self.active and self.mode is not None:
@@ -52,7 +52,7 @@ class _Stack(threading.local):
 
 
 class _Active:
-    """A layer whose forward is running."""
+    """A layer whose forward is running, and how many attention calls it has made."""
 
     def __init__(self, interceptor: Interceptor, layer: int) -> None:
         self.interceptor, self.layer, self.calls = interceptor, layer, 0
@@ -70,7 +70,7 @@ class _AttentionMode(TorchFunctionMode):
         call = _bind(*args, **kwargs)
         plain = call.attended.output  # runs here, in the caller's gradient mode; handlers may be in no_grad
         output: Tensor | None = None
-        with torch.autocast(call.query.device.type, enabled=False):  # what is read of it is computed in fp32
+        with torch.autocast(call.query.device.type, enabled=False):  # readouts compute in fp32
             for active in tuple(self.stack.active):
                 active.calls += 1
                 changed = active.interceptor.handle(active.layer, call, output)
@@ -94,7 +94,7 @@ def _bind(
 
 
 def _autocast(tensor: Tensor) -> Tensor:
-    """The tensor as the plain call would take it under autocast, which the kernels' own operators do not see."""
+    """The tensor in the dtype to which autocast brings the plain call's; the kernels' own operators bypass autocast."""
     device = tensor.device.type
     if not torch.is_autocast_enabled(device) or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return tensor
@@ -105,26 +105,26 @@ _stack = _Stack()
 
 
 def active_probes() -> int:
-    """Number of handlers active in this thread; 0 outside attention modules."""
+    """Number of handlers active in this thread; 0 outside of attention modules."""
     return len(_stack.active)
 
 
 class Interceptor:
-    """Hands the attention calls of some layers to ``handle`` between `open` and `close`."""
+    """Passes the attention calls of some layers to ``handle``, between `open` and `close`."""
 
     def __init__(self, layers: Mapping[int, nn.Module], handle: Handle) -> None:
         self.layers, self.handle = layers, handle
         self._hooks: list[RemovableHandle] = []
 
     def open(self) -> None:
-        """Put the hooks on."""
+        """Register the hooks."""
         for layer, module in self.layers.items():
             self._hooks.append(module.register_forward_pre_hook(self._enter(layer)))
             # prepend: of nested probes, the inner one leaves first
             self._hooks.append(module.register_forward_hook(self._leave, prepend=True, always_call=True))
 
     def close(self) -> None:
-        """Take hooks and mode away; also right after an exception that skipped the forward hooks."""
+        """Remove the hooks and the mode, also after an exception that skipped the forward hooks."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -149,7 +149,7 @@ class Interceptor:
 
 
 class KeyBias(TorchFunctionMode):
-    """While active, add ``bias`` (batch, 1, 1, keys) to the scores of every attention call."""
+    """While active, adds ``bias`` (batch, 1, 1, keys) to the scores of every attention call."""
 
     def __init__(self, bias: Tensor) -> None:
         super().__init__()

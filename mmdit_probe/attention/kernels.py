@@ -1,14 +1,14 @@
 """The fused attention kernels, called so that they also return the row-wise log-sum-exp.
 
-`torch.nn.functional.scaled_dot_product_attention` picks a kernel and throws its log-sum-exp away.
-`attend` asks PyTorch which kernel it would pick, calls that one's own operator, and so returns the
-very same output, bit for bit, with the log-sum-exp beside it.
+`torch.nn.functional.scaled_dot_product_attention` picks a kernel and discards its log-sum-exp. `attend` asks PyTorch
+which kernel it would pick and calls that kernel's own operator: the output is the same bit for bit, and the
+log-sum-exp comes with it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -20,14 +20,17 @@ _aten = torch.ops.aten
 _FLASH, _EFFICIENT, _CUDNN = 1, 2, 3  # torch.nn.attention.SDPBackend
 _ALIGNMENT = 16
 FUSED = ("cpu", "cuda")
-"""Device types whose fused kernels are known here; on any other, MPS among them, the log-sum-exp is computed in chunks."""
+"""Device types whose fused kernels are known here; on others, such as MPS, the log-sum-exp is computed in chunks."""
 
 
 class Attended(NamedTuple):
     """What one attention call computed.
 
-    ``output`` (batch, heads, queries, width); ``lse`` (batch, heads, queries) in fp32, the natural
-    logarithm of each row's sum of exponentiated scores, or None where the kernel gives none.
+    Attributes:
+        output: (batch, heads, queries, width).
+        lse: (batch, heads, queries) in fp32, the natural logarithm of the sum of each query's exponentiated scores;
+            None if the kernel returns none.
+        kernel: the kernel's name.
     """
 
     output: Tensor
@@ -37,7 +40,7 @@ class Attended(NamedTuple):
 
 @dataclass(frozen=True)
 class AttentionArguments:
-    """The arguments of `scaled_dot_product_attention` beside query, key and value."""
+    """The arguments of `scaled_dot_product_attention` after query, key and value."""
 
     attn_mask: Tensor | None = None
     dropout_p: float = 0.0
@@ -47,10 +50,10 @@ class AttentionArguments:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArguments) -> Attended:
-    """The plain call's output and, where its kernel returns one, the log-sum-exp.
+    """The plain call's output and, if its kernel returns one, the log-sum-exp.
 
-    ``lse`` is None where PyTorch would compute attention by plain arithmetic (math backend), with
-    dropout, with grouped heads and on other devices than CPU and CUDA; the caller then computes it in chunks.
+    ``lse`` is None with PyTorch's math backend, with dropout, with grouped heads and on devices other than CPU and
+    CUDA; the caller then computes it in chunks.
     """
     if _fusible(query, key, arguments):
         choice = torch._fused_sdp_choice(
@@ -79,7 +82,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArgume
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
-    """One call of `scaled_dot_product_attention`, run at most once however many look at it.
+    """One call of `scaled_dot_product_attention`; the kernel runs at most once, however often the call is read.
 
     ``query`` is (batch, heads, queries, width), ``key`` and ``value`` (batch, kv heads, keys, width).
     """
@@ -91,7 +94,45 @@ class AttentionCall:
 
     @cached_property
     def attended(self) -> Attended:
+        """What the kernel computes, when first asked for."""
         return attend(self.query, self.key, self.value, self.arguments)
+
+    @property
+    def batch(self) -> int:
+        return self.query.shape[0]
+
+    @property
+    def heads(self) -> int:
+        return self.query.shape[1]
+
+    @property
+    def scale(self) -> float:
+        """Factor of the scores before the softmax: ``1 / sqrt(width)`` unless the model sets another."""
+        return self.arguments.scale if self.arguments.scale is not None else self.query.shape[-1] ** -0.5
+
+    @cached_property
+    def full_key(self) -> Tensor:
+        """(batch, heads, keys, width): the keys with as many heads as the queries."""
+        return self.key.repeat_interleave(self.heads // self.key.shape[1], dim=1)
+
+    def part(self, rows: slice, lse: Tensor) -> AttentionCall:
+        """Some batch rows of the call, for which the kernel need not run again; ``lse`` is that of all rows."""
+        mask = self.arguments.attn_mask
+        own_mask = mask[rows] if mask is not None and mask.ndim == 4 and len(mask) > 1 else mask
+        query, key, value = (tensor[rows] for tensor in (self.query, self.key, self.value))
+        attended = Attended(self.attended.output[rows], lse[rows], self.attended.kernel)
+        return AttendedCall(query, key, value, replace(self.arguments, attn_mask=own_mask), known=attended)
+
+
+@dataclass(frozen=True, eq=False)
+class AttendedCall(AttentionCall):
+    """A call whose result is known already."""
+
+    known: Attended = field(kw_only=True)
+
+    @cached_property
+    def attended(self) -> Attended:
+        return self.known
 
 
 def _fusible(query: Tensor, key: Tensor, arguments: AttentionArguments) -> bool:
@@ -106,7 +147,7 @@ def _fusible(query: Tensor, key: Tensor, arguments: AttentionArguments) -> bool:
 
 
 def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A boolean mask (True = attend) as 0 and -inf; a float mask in ``dtype``."""
+    """A boolean mask (True: attend) as 0 and -inf, a float mask in ``dtype``; None stays None."""
     if mask is None or mask.dtype != torch.bool:
         return mask if mask is None else mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -math.inf)
@@ -121,7 +162,7 @@ def _cpu_flash(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionAr
 
 
 def cuda_flash(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArguments) -> Attended:
-    """CUDA flash attention; widths are padded to a multiple of 8 as PyTorch does."""
+    """CUDA's flash attention; widths are padded to a multiple of 8, as PyTorch does."""
     width = query.shape[-1]
     scale = arguments.scale if arguments.scale is not None else width**-0.5
     padded = [functional.pad(x, (0, -width % 8)) if width % 8 else x for x in (query, key, value)]
@@ -130,7 +171,7 @@ def cuda_flash(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionAr
 
 
 def cuda_efficient(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArguments) -> Attended:
-    """Memory-efficient attention; its log-sum-exp is padded to a multiple of 32 rows, cut here."""
+    """CUDA's memory-efficient attention; its log-sum-exp is padded to a multiple of 32 queries and cut here."""
     mask = additive_mask(arguments.attn_mask, query.dtype)
     bias = _expanded(mask if mask is None else aligned(mask, key.shape[-2]), query, key)
     output, lse, *_ = _aten._scaled_dot_product_efficient_attention(
@@ -140,7 +181,7 @@ def cuda_efficient(query: Tensor, key: Tensor, value: Tensor, arguments: Attenti
 
 
 def cuda_cudnn(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionArguments) -> Attended:
-    """cuDNN attention; its log-sum-exp has a trailing axis of size 1."""
+    """cuDNN's attention; its log-sum-exp has a trailing axis of size 1."""
     bias = _expanded(additive_mask(arguments.attn_mask, query.dtype), query, key)
     output, lse, *_ = _aten._scaled_dot_product_cudnn_attention(
         query, key, value, bias, True, 0.0, arguments.is_causal, False, scale=arguments.scale
@@ -149,9 +190,9 @@ def cuda_cudnn(query: Tensor, key: Tensor, value: Tensor, arguments: AttentionAr
 
 
 def aligned(mask: Tensor, keys: int) -> Tensor:
-    """A mask whose rows start at multiples of 16 numbers, as the memory-efficient kernel wants them.
+    """The mask with rows that start at multiples of 16 elements, as the memory-efficient kernel requires.
 
-    Padded before it is expanded, as PyTorch does: one row for all heads and queries stays one row.
+    It is padded before it is expanded, as in PyTorch: one row for all heads and queries stays one row.
     """
     mask = mask.expand(*mask.shape[:-1], keys)
     if mask.stride(-1) == 1 and not any(stride % _ALIGNMENT for stride in mask.stride()[:-1]):

@@ -1,4 +1,4 @@
-"""Where the tokens sit: the only place that knows which positions are image and which are text."""
+"""Which positions of an attention call are image and which are text: known here and nowhere else."""
 
 from __future__ import annotations
 
@@ -22,12 +22,23 @@ class Region(StrEnum):
     T2T = "T2T"
 
 
+REGIONS = tuple(Region)
+"""In the order in which records list them."""
+
+
 @dataclass(frozen=True)
 class Extra:
-    """A run of tokens that are neither text nor the image that is being made.
+    """Consecutive tokens that are neither text nor the generated image.
 
-    ``name`` says what they are (register, padding, reference); ``place`` where they stand: before both
-    streams, between them, or behind both.
+    Attributes:
+        name: what they are, such as register, padding or reference.
+        tokens: how many.
+        place: "first" (before image and text), "between" them or "last".
+
+    >>> from mmdit_probe import Extra, TokenLayout
+    >>> layout = TokenLayout((4, 6), text=7, extras=(Extra("register", 2, "first"),))
+    >>> layout.image_slice, layout.text_slice, layout.extra_keys
+    (slice(2, 26, None), slice(26, 33, None), [slice(0, 2, None)])
     """
 
     name: str
@@ -37,12 +48,26 @@ class Extra:
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Image grid, number of text positions, and which come first.
+    """Where image and text tokens are in an attention call.
 
-    ``grid`` is (rows, cols), or (frames, rows, cols) for video. Text positions include start, end
-    and padding tokens and whatever else the model puts into its text stream. ``extras`` are further
-    tokens of the softmax that belong to neither. ``scope`` says who attends to whom: "joint", all to
-    all; "image-queries", the image to all; "cross", the image to the text alone.
+    Attributes:
+        grid: image tokens as (rows, cols), or (frames, rows, cols) for video.
+        text: number of text positions, including start, end and padding tokens and anything else that the model puts
+            into its text stream.
+        order: which of the two comes first.
+        extras: tokens that take part in the softmax but are neither image nor text.
+        scope: which queries attend to which keys. "joint": all to all; "image-queries": the image to all; "cross": the
+            image to the text.
+
+    Raises:
+        ValueError: a size or a choice is not one of these.
+
+    >>> from mmdit_probe import Region, TokenLayout
+    >>> layout = TokenLayout(grid=(4, 6), text=7)
+    >>> layout.tokens, layout.image_slice, layout.text_slice
+    (31, slice(0, 24, None), slice(24, 31, None))
+    >>> round(layout.uniform(Region.I2T), 3)  # the share of text if every query attended to all keys alike: 7 / 31
+    0.226
     """
 
     grid: tuple[int, ...]
@@ -105,7 +130,7 @@ class TokenLayout:
 
     @property
     def text_queries(self) -> slice:
-        """Positions of the text tokens among a call's queries; empty where text does not attend."""
+        """Positions of the text tokens among a call's queries; empty if text does not attend."""
         return self.text_slice if self.scope == "joint" else _NOWHERE
 
     @property
@@ -125,7 +150,7 @@ class TokenLayout:
 
     @property
     def regions(self) -> frozenset[Region]:
-        """The regions that one softmax covers; the others do not exist in this model."""
+        """The regions that exist in this model."""
         if self.scope == "joint":
             return frozenset(Region)
         return frozenset([Region.I2T] if self.scope == "cross" else [Region.I2I, Region.I2T])
@@ -136,13 +161,13 @@ class TokenLayout:
         return ("row", "col") if len(self.grid) == 2 else ("frame", "row", "col")
 
     def uniform(self, region: Region) -> float:
-        """The region's mass if every query attended to all keys alike, in [0, 1]; NaN where there is no such region."""
+        """The region's mass if every query attended to all keys alike, in [0, 1]; NaN if the model has no such region."""
         if region not in self.regions:
             return math.nan
         return (self.image if region in (Region.I2I, Region.T2I) else self.text) / self.keys
 
     def _spans(self) -> dict[str, list[slice]]:
-        """Positions of each kind of token, in the order in which they stand."""
+        """Positions of each kind of token, in order."""
         runs = [*self._extra("first"), *self._streams(), *self._extra("last")]
         spans: dict[str, list[slice]] = {"image": [], "text": [], "extra": []}
         start = 0

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..attention.joint import JointAttention
-from ..attention.kernels import AttentionArguments, AttentionCall
 
 Rows = Callable[[slice], Tensor]
 """Rows of a row-stochastic matrix: from a slice of queries to (queries, keys), each row summing to 1."""
@@ -38,21 +37,6 @@ def held(matrix: Float[Tensor, "queries keys"]) -> Rows:
 def kept_if_small(rows: Rows, count: int, keys: int) -> Rows:
     """The same rows, computed once if the matrix has at most `MAX_HELD` elements."""
     return held(torch.cat(list(blocks(rows, count)))) if count * keys <= MAX_HELD else rows
-
-
-def single(attention: JointAttention, row: int) -> JointAttention:
-    """The attention of one batch row alone."""
-    if attention.batch == 1:
-        return attention
-    own, given = slice(row, row + 1), attention.call.arguments
-    mask = given.attn_mask
-    if mask is not None and mask.ndim == 4 and len(mask) > 1:
-        mask = mask[own]
-    arguments = AttentionArguments(mask, given.dropout_p, given.is_causal, given.scale, given.enable_gqa)
-    call = AttentionCall(attention.query[own], attention.key[own], attention.value[own], arguments)
-    one = JointAttention(call, attention.layout, attention.layer, attention.step)
-    one.__dict__["lse"] = attention.lse[own]  # of the whole call: the kernel need not run again
-    return one
 
 
 def image_rows(attention: JointAttention, heads: Sequence[int] | None = None) -> Rows:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..attention.joint import JointAttention
+from ..attention.reductions import i2t_maps
 from ..configs.baselines import DiffSegmenterConfig
 from ..families import UNET_SELF
 from ..probe.probe import Probe
@@ -100,7 +101,7 @@ def word_map(
 
 def token_map(layers: Sequence[JointAttention], span: Sequence[int]) -> Tensor:
     """(rows, cols): I2T of some tokens, mean over tokens, heads and layers of one resolution."""
-    maps = torch.stack([layer.i2t("mean")[0][:, list(span)].mean(-1) for layer in layers]).mean(0)
+    maps = torch.stack([i2t_maps(layer)[0][:, list(span)].mean(-1) for layer in layers]).mean(0)
     return maps.unflatten(0, layers[0].layout.grid)
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..attention.joint import JointAttention
+from ..attention.reductions import i2t_maps
 from ..configs import GroupConfig
 from ..configs.baselines import DiffCutConfig, DiffSegConfig, RefineConfig
 from ..evaluation.trivial import trivial_regions
@@ -34,7 +35,7 @@ from ..segmentation.result import Segmentation
 from ..segmentation.segmenters import Correct, ImageLike
 from ..storage.images import as_rgb, cropped
 from .anchor_merging import merge_regions
-from .attention_rows import image_rows, single
+from .attention_rows import image_rows
 from .diffcut import cut_features
 from .refinement import iterate, majority_vote, min_max, sharpened, smooth
 from .results import region_result
@@ -98,9 +99,11 @@ class RefinedReader(MapReader):
     def _refined(self, attention: JointAttention) -> list[Tensor]:
         """(class, row, col) of each batch row."""
         grid = attention.layout.grid
-        maps = attention.i2t("mean").unflatten(1, grid)
+        maps = i2t_maps(attention).unflatten(1, grid)
         return [
-            self._refine(single(attention, row), class_maps(maps[row], prompt.spans).flatten(1).T).T.unflatten(1, grid)
+            self._refine(attention.batch_row(row), class_maps(maps[row], prompt.spans).flatten(1).T).T.unflatten(
+                1, grid
+            )
             for row, prompt in enumerate(self._prompts)
         ]
 
@@ -114,7 +117,7 @@ class RefinedReader(MapReader):
 def regions_work(config: DiffSegConfig | DiffCutConfig) -> Work:
     """DiffSeg or DiffCut by its settings: region maps (regions, rows, cols) of each batch row of one layer."""
     if isinstance(config, DiffSegConfig):
-        return lambda attention: [_merged(single(attention, row), config) for row in range(attention.batch)]
+        return lambda attention: [_merged(attention.batch_row(row), config) for row in range(attention.batch)]
     return lambda attention: [cut_features(features, config) for features in image_features(attention)]
 
 

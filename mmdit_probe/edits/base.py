@@ -1,4 +1,4 @@
-"""What all edits share: where they apply, and the streamed view they work on."""
+"""What all edits share: where they apply, and the streamed blocks that they work on."""
 
 from __future__ import annotations
 
@@ -11,19 +11,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmdit_probe.attention.joint import Block, JointAttention
-from mmdit_probe.attention.layout import TokenLayout
-from mmdit_probe.attention.text_tokens import TextTokens
+from ..attention.blocks import Block
+from ..attention.joint import JointAttention
+from ..attention.layout import TokenLayout
+from ..attention.text_tokens import TextTokens
 
-Rows = Literal["conditional", "all"] | Collection[int]
+BatchRows = Literal["conditional", "all"] | Collection[int]
+"""Which batch rows an edit changes."""
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionBlock:
     """Some batch rows and heads of one attention call, in fp32.
 
-    ``probs`` are the text columns (all queries, text keys), ``values`` the text values, ``output`` the output so far,
-    ``lse`` the log-sum-exp of each query's scores.
+    Attributes:
+        probs: the text columns: probabilities of all queries on the text keys.
+        values: the text values, with as many heads as the queries.
+        output: the output so far.
+        lse: the log-sum-exp of each query's scores.
+        layout: which tokens are image and which are text.
+        text: what the text positions of all batch rows hold; None if unknown.
+        batch: which batch rows of the call these are.
     """
 
     probs: Float[Tensor, "batch heads queries text"]
@@ -45,23 +53,33 @@ class AttentionBlock:
         return self.output[:, :, self.layout.image_queries]
 
     def with_image(self, output: Float[Tensor, "batch heads image width"]) -> Tensor:
-        """The output with its image queries' rows replaced."""
+        """The output so far with that of the image queries replaced."""
         edited = self.output.clone()
         edited[:, :, self.layout.image_queries] = output
         return edited
 
 
 class Edit:
-    """Base class: override `change`.
+    """Base class of edits: override `change`.
 
     Args:
         layer: a layer number or several.
-        heads: head numbers, None for all.
-        steps: sampling steps (0 is the first, the noisiest), None for all.
-        words: words of the prompt; the edit concerns their text tokens alone.
-        kinds: kinds of text tokens (start, word, end, padding, absent), likewise.
-        rows: "conditional" leaves the batch rows of the negative prompt alone, where it is known which they are;
-            "all" edits every row; or row numbers.
+        heads: head numbers; None for all.
+        steps: sampling steps (0 is the first and noisiest); None for all.
+        words: words of the prompt, whose text tokens are to be changed.
+        kinds: kinds of text tokens to be changed: start, word, end, padding, absent.
+        batch: which batch rows to change. "conditional": those of the prompt, not those of the negative prompt (all if
+            it is unknown which are which); "all"; or row numbers.
+
+    >>> from mmdit_probe import Edit, Probe, load_pipeline
+    >>> class Double(Edit):
+    ...     '''Image queries take twice as much from the chosen text tokens.'''
+    ...     def change(self, block):
+    ...         from_text = (block.image_probs * self.chosen_tokens(block)) @ block.values
+    ...         return block.with_image(block.image_output + from_text)
+    >>> pipe = load_pipeline("tiny-sd3")
+    >>> with Probe(pipe, [], edits=[Double(7, words=["red"])]):
+    ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
     """
 
     def __init__(
@@ -72,15 +90,15 @@ class Edit:
         steps: Collection[int] | None = None,
         words: Sequence[str] = (),
         kinds: Sequence[str] = (),
-        rows: Rows = "conditional",
+        batch: BatchRows = "conditional",
     ) -> None:
         self.layers = frozenset([layer] if isinstance(layer, int) else layer)
         self.heads = None if heads is None else frozenset(heads)
         self.steps = None if steps is None else frozenset(steps)
         self.words, self.kinds = tuple(words), tuple(kinds)
-        if isinstance(rows, str) and rows not in ("conditional", "all"):
-            raise ValueError(f"{type(self).__name__}: rows must be 'conditional', 'all' or row numbers, got {rows!r}")
-        self.rows: Rows = rows
+        if isinstance(batch, str) and batch not in ("conditional", "all"):
+            raise ValueError(f"{type(self).__name__}: batch must be 'conditional', 'all' or row numbers, got {batch!r}")
+        self.batch: BatchRows = batch
 
     def __repr__(self) -> str:
         shown = {
@@ -88,16 +106,16 @@ class Edit:
         }
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
-    def change(self, view: AttentionBlock) -> Float[Tensor, "batch heads queries width"]:
-        """The edited output of a view; rows of ``view.output`` that the edit does not concern stay as they are."""
+    def change(self, block: AttentionBlock) -> Float[Tensor, "batch heads queries width"]:
+        """The edited output of a block: ``block.output`` with other values for the queries that the edit changes."""
         raise TypeError(f"{type(self).__name__}: an edit must override change")
 
-    def chosen_tokens(self, view: AttentionBlock) -> Float[Tensor, "batch 1 1 text"]:
-        """1 at the text tokens that the edit concerns, else 0; all 1 if it names neither words nor kinds."""
-        return chosen_tokens(view, self.words, self.kinds)
+    def chosen_tokens(self, block: AttentionBlock) -> Float[Tensor, "batch 1 1 text"]:
+        """1 at the text tokens to be changed, else 0; all 1 if the edit names neither words nor kinds."""
+        return chosen_tokens(block, self.words, self.kinds)
 
     def apply(self, attention: JointAttention, output: Tensor) -> Tensor:
-        """The edited output of one call; exactly ``output`` wherever the edit does not apply."""
+        """The edited output of one call; equal to ``output`` bit for bit wherever the edit does not apply."""
         if self.steps is not None and attention.step not in self.steps:
             return output
         chosen = self._chosen(attention)
@@ -109,7 +127,7 @@ class Edit:
             if not chosen[block.batch, block.heads].any():
                 continue
             part = output[block.batch, block.heads]
-            changed = self.change(_view(attention, block, values, part)).to(output.dtype)
+            changed = self.change(_attention_block(attention, block, values, part)).to(output.dtype)
             where = chosen[block.batch, block.heads, None, None]
             edited[block.batch, block.heads] = torch.where(where, changed, part)
         return edited
@@ -124,9 +142,9 @@ class Edit:
         chosen = np.ones((attention.batch, attention.heads), bool)
         if self.heads is not None:
             chosen &= np.isin(np.arange(attention.heads), sorted(self.heads))
-        if not isinstance(self.rows, str):
-            chosen &= np.isin(np.arange(attention.batch), list(self.rows))[:, None]
-        elif self.rows == "conditional" and attention.text is not None:
+        if not isinstance(self.batch, str):
+            chosen &= np.isin(np.arange(attention.batch), list(self.batch))[:, None]
+        elif self.batch == "conditional" and attention.text is not None:
             chosen &= attention.text.conditional.astype(bool)[:, None]
         return torch.from_numpy(chosen).to(attention.query.device)
 
@@ -137,28 +155,29 @@ def text_values(attention: JointAttention) -> Float[Tensor, "batch heads text wi
     return attention.value[:, :, attention.layout.text_keys].float().repeat_interleave(groups, 1)
 
 
-def _view(attention: JointAttention, block: Block, values: Tensor, output: Tensor) -> AttentionBlock:
+def _attention_block(attention: JointAttention, block: Block, values: Tensor, output: Tensor) -> AttentionBlock:
     part = block.batch, block.heads
     return AttentionBlock(
         block.probs, values[part], output.float(), attention.lse[part], attention.layout, attention.text, block.batch
     )
 
 
-def chosen_tokens(view: AttentionBlock, words: Sequence[str], kinds: Sequence[str]) -> Float[Tensor, "batch 1 1 text"]:
-    """1 at the text tokens of the given words and kinds in each batch row, else 0; all 1 if neither is given.
+def chosen_tokens(block: AttentionBlock, words: Sequence[str], kinds: Sequence[str]) -> Float[Tensor, "batch 1 1 text"]:
+    """1 at the text tokens of these words and kinds in each batch row, else 0; all 1 if neither is given.
 
-    `ValueError` if the tokens are not known, or a word is in no row's prompt.
+    `ValueError` if the tokens are unknown or a word is in no batch row's prompt.
     """
     if not words and not kinds:
-        return torch.ones(len(view.probs), 1, 1, view.layout.text, device=view.probs.device)
-    if view.text is None:
+        return torch.ones(len(block.probs), 1, 1, block.layout.text, device=block.probs.device)
+    if block.text is None:
         raise ValueError(
-            "edit: words and kinds need a pipeline whose prompt was seen; probe the pipeline, not the bare model"
+            "edit: words and kinds need the prompt's tokens, which are unknown here; probe the pipeline, not its "
+            "transformer, and give it prompts, not embeddings"
         )
-    found = np.isin(view.text.kinds, list(kinds))
+    found = np.isin(block.text.kinds, list(kinds))
     for word in words:
-        where = view.text.spelling(word)
+        where = block.text.spelling(word)
         if not where.any():
-            raise ValueError(f"edit: {view.text.without(word)}")
+            raise ValueError(f"edit: {block.text.without(word)}")
         found |= where
-    return torch.from_numpy(found[view.batch, None, None]).to(view.probs)
+    return torch.from_numpy(found[block.batch, None, None]).to(block.probs)

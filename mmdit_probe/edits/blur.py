@@ -18,12 +18,24 @@ _PADDINGS = ("reflect", "symmetric")
 class BlurText(Edit):
     """Blur the I2T probabilities along the text axis by a Gaussian (Seg4Diff, section 3.4).
 
-    Blurring the rows of P by a matrix G from the right and then multiplying the text values is the same as multiplying
-    blurred values, ``(P G) V = P (G V)``: no map is kept.
+    The blur is a matrix G on the text axis, and ``(P G) V = P (G V)``: blurring the text values is the same, and no map
+    is kept.
 
-    ``padding="reflect"`` is the paper's: it mirrors without repeating the edge, so that the first and the last token
-    lose mass and their neighbors gain. ``"symmetric"`` repeats the edge and keeps each query's mass exactly. With
-    ``words`` or ``kinds`` those tokens take their blurred probabilities and the others keep theirs.
+    Args:
+        layer: a layer number or several.
+        sigma: standard deviation of the Gaussian, in tokens.
+        kernel: number of taps, odd.
+        padding: "reflect", the paper's, mirrors without repeating the edge, so that the first and last tokens lose mass
+            to their neighbors; "symmetric" repeats the edge and keeps each query's mass exactly.
+        where: heads, steps, words, kinds and batch, see `Edit`. With ``words`` or ``kinds`` only those tokens get their
+            blurred probabilities.
+
+    >>> from mmdit_probe import BlurText, Probe, load_pipeline
+    >>> pipe = load_pipeline("tiny-sd3")
+    >>> with Probe(pipe, [], edits=[BlurText(7)]):
+    ...     blurred = pipe("a red circle on grass", num_inference_steps=2, output_type="np").images[0]
+    >>> blurred.shape
+    (64, 64, 3)
     """
 
     def __init__(
@@ -38,17 +50,17 @@ class BlurText(Edit):
         _check(self, sigma, kernel, padding)
         self.sigma, self.kernel, self.padding = sigma, kernel, padding
 
-    def change(self, view: AttentionBlock) -> Tensor:
-        values = self.chosen_tokens(view).movedim(-1, -2) * view.values
-        blur = torch.from_numpy(blur_matrix(view.layout.text, self.sigma, self.kernel, self.padding)).to(values)
-        return view.with_image(view.image_output + view.image_probs @ (blur @ values - values))
+    def change(self, block: AttentionBlock) -> Tensor:
+        values = self.chosen_tokens(block).movedim(-1, -2) * block.values
+        blur = torch.from_numpy(blur_matrix(block.layout.text, self.sigma, self.kernel, self.padding)).to(values)
+        return block.with_image(block.image_output + block.image_probs @ (blur @ values - values))
 
 
 class BlurGrid(Edit):
     """Blur each text token's I2T map over the image grid by a Gaussian, as smoothed energy guidance does with I2I.
 
-    ``sigma`` is in tokens; ``kernel`` None takes 3 sigma to each side. With S the blur over image queries the output
-    becomes ``out + (S - I) (P_I2T V_text)``. Symmetric padding keeps each token's total mass exactly.
+    With S the blur over image queries, the output becomes ``out + (S - I) (P_I2T V_text)``. ``sigma`` is in image
+    tokens; ``kernel`` None takes 3 sigma to each side. Symmetric padding keeps each text token's total mass exactly.
     """
 
     def __init__(
@@ -64,14 +76,14 @@ class BlurGrid(Edit):
         _check(self, sigma, kernel, padding)
         self.sigma, self.kernel, self.padding = sigma, kernel, padding
 
-    def change(self, view: AttentionBlock) -> Tensor:
-        from_text = (view.image_probs * self.chosen_tokens(view)) @ view.values
-        blurred = from_text.unflatten(2, view.layout.grid)
-        first = blurred.dim() - 3  # the last two axes of the grid: rows and columns, frame by frame
-        for axis, size in zip((first, first + 1), view.layout.grid[-2:], strict=True):
+    def change(self, block: AttentionBlock) -> Tensor:
+        from_text = (block.image_probs * self.chosen_tokens(block)) @ block.values
+        blurred = from_text.unflatten(2, block.layout.grid)
+        first = blurred.dim() - 3  # of the grid's axes only rows and columns: frame by frame
+        for axis, size in zip((first, first + 1), block.layout.grid[-2:], strict=True):
             blur = torch.from_numpy(blur_matrix(size, self.sigma, self.kernel, self.padding).T).to(blurred)
             blurred = torch.tensordot(blurred, blur, dims=([axis], [1])).movedim(-1, axis)
-        return view.with_image(view.image_output + blurred.flatten(2, -2) - from_text)
+        return block.with_image(block.image_output + blurred.flatten(2, -2) - from_text)
 
 
 def _check(edit: Edit, sigma: float, kernel: int, padding: str) -> None:
@@ -85,7 +97,7 @@ def _check(edit: Edit, sigma: float, kernel: int, padding: str) -> None:
 
 
 def blur_matrix(size: int, sigma: float, kernel: int, padding: Padding) -> np.ndarray:
-    """G (size, size): ``row @ G`` is the row blurred by a Gaussian of ``kernel`` taps and ``padding``."""
+    """G (size, size): ``row @ G`` is the row blurred by a Gaussian with ``kernel`` taps and this ``padding``."""
     half = kernel // 2
     if padding == "reflect" and size <= half:
         raise ValueError(f"blur: reflect padding with kernel {kernel} needs more than {half} positions, got {size}")

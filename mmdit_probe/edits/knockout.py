@@ -1,4 +1,4 @@
-"""Taking attention away from words, from other text tokens or from whole regions; or spreading it evenly."""
+"""Removing attention to words, other text tokens or whole regions; or spreading it evenly."""
 
 from __future__ import annotations
 
@@ -7,29 +7,37 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdit_probe.attention.layout import Region, TokenLayout
-
+from ..attention.layout import Region, TokenLayout
 from .base import AttentionBlock, Edit
 
 
 class Uniform(Edit):
-    """Replace the I2T probabilities by their mean over the text tokens: each query keeps its mass, words lose theirs.
+    """Replace the I2T probabilities by their mean over the text tokens: each query keeps its mass on the text.
 
-    With ``words`` or ``kinds`` (start, word, end, padding, absent) the mean is taken over those tokens alone.
+    With ``words`` or ``kinds`` the mean is over those tokens alone.
     """
 
-    def change(self, view: AttentionBlock) -> Tensor:
-        chosen = self.chosen_tokens(view)
-        probs = view.image_probs * chosen
+    def change(self, block: AttentionBlock) -> Tensor:
+        chosen = self.chosen_tokens(block)
+        probs = block.image_probs * chosen
         mean = probs.sum(-1, keepdim=True) * (chosen / chosen.sum(-1, keepdim=True).clamp(min=1))
-        return view.with_image(view.image_output + (mean - probs) @ view.values)
+        return block.with_image(block.image_output + (mean - probs) @ block.values)
 
 
 class Knockout(Edit):
-    """Set probabilities to 0: of a region, or of some text keys in it; renormalized so that rows still sum to 1, or not.
+    """Set the probabilities of a region, or of some of its text keys, to 0.
 
-    ``region`` is I2T by default; ``words`` and ``kinds`` choose text keys of I2T or T2T. A query that loses all its
-    attention gets 0.
+    Args:
+        layer: a layer number or several.
+        region: I2I, I2T, T2I or T2T.
+        renormalize: scale what is left so that each query's probabilities sum to 1 again. A query that loses all of
+            its attention gets 0.
+        where: heads, steps, words, kinds and batch, see `Edit`. ``words`` and ``kinds`` choose text keys of I2T or T2T.
+
+    >>> from mmdit_probe import Knockout, Probe, load_pipeline
+    >>> pipe = load_pipeline("tiny-sd3")
+    >>> with Probe(pipe, [], edits=[Knockout([6, 7], words=["red"])]):  # image queries no longer see "red"
+    ...     _ = pipe("a red circle on grass", num_inference_steps=2, output_type="latent")
     """
 
     def __init__(
@@ -46,29 +54,31 @@ class Knockout(Edit):
         self.region, self.renormalize = Region(region), renormalize
         if (self.words or self.kinds) and self.region in (Region.I2I, Region.T2I):
             raise ValueError(
-                f"Knockout: words and kinds are text keys, which region {self.region} has none of; use I2T or T2T"
+                f"Knockout: words and kinds choose text keys, but region {self.region} has image keys; use I2T or T2T"
             )
 
-    def change(self, view: AttentionBlock) -> Tensor:
-        layout = view.layout
+    def change(self, block: AttentionBlock) -> Tensor:
+        layout = block.layout
         if self.region not in layout.regions or (layout.extra and self.region in (Region.I2I, Region.T2I)):
-            raise ValueError(f"Knockout: region {self.region} is not of this model, which has {_regions(layout)}")
+            raise ValueError(
+                f"Knockout: region {self.region} can't be edited in this model; choose from {_regions(layout)}"
+            )
         rows = layout.image_queries if self.region in (Region.I2I, Region.I2T) else layout.text_queries
-        probs = view.probs[:, :, rows] * self.chosen_tokens(view)
-        mass, from_chosen = probs.sum(-1, keepdim=True), probs @ view.values
-        output = view.output[:, :, rows]
-        if self.region in (Region.I2I, Region.T2I):  # image keys: what the text columns leave
+        probs = block.probs[:, :, rows] * self.chosen_tokens(block)
+        mass, from_chosen = probs.sum(-1, keepdim=True), probs @ block.values
+        output = block.output[:, :, rows]
+        if self.region in (Region.I2I, Region.T2I):  # image keys get what the text columns leave
             kept, left = from_chosen, mass
         else:
             kept, left = output - from_chosen, 1 - mass
         if self.renormalize:
             kept = kept / left.clamp(min=1e-6) * (left > 1e-6)
-        edited = view.output.clone()
+        edited = block.output.clone()
         edited[:, :, rows] = kept
         return edited
 
 
 def _regions(layout: TokenLayout) -> str:
-    """The regions whose share follows from the text columns: with further tokens in the softmax, the text keys' alone."""
+    """The regions whose mass follows from the text columns: with extra tokens in the softmax, those of text keys alone."""
     known = (Region.I2T, Region.T2T) if layout.extra else tuple(Region)
     return ", ".join(region for region in known if region in layout.regions)

@@ -1,4 +1,4 @@
-"""Sharpening or flattening what image queries give to text."""
+"""Scale: sharper or flatter attention from image to text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from .base import AttentionBlock, Edit
 
 
 class Scale(Edit):
-    """Multiply the I2T scores by ``factor`` before the softmax (temperature 1 / factor), rows renormalized.
+    """Multiply the I2T scores by ``factor`` before the softmax (temperature 1 / factor).
 
-    A factor over 1 sharpens and, where text scores are positive, strengthens what the image takes from text; 1 changes
-    nothing. Exact from the text columns: the image keys' share of each row is what the text leaves.
+    A factor above 1 sharpens the attention over text and, if text scores are positive, gives the text more of it; 1
+    changes nothing. Exact, from the text columns alone: the image keys get what the text leaves.
+
+    >>> from mmdit_probe import Probe, Scale, load_pipeline
+    >>> pipe = load_pipeline("tiny-sd3")
+    >>> with Probe(pipe, [], edits=[Scale(7, factor=1.5, words=["red"])]):
+    ...     _ = pipe("a red circle on grass", num_inference_steps=2, output_type="latent")
     """
 
     def __init__(self, layer: int | Collection[int], factor: float, **where: Any) -> None:
@@ -24,10 +29,10 @@ class Scale(Edit):
             raise ValueError(f"Scale: factor must be a positive number, got {factor}")
         self.factor = factor
 
-    def change(self, view: AttentionBlock) -> Tensor:
-        probs, lse = view.image_probs, view.lse[:, :, view.layout.image_queries, None]
-        scores = (1 + (self.factor - 1) * self.chosen_tokens(view)) * (probs.log() + lse)
+    def change(self, block: AttentionBlock) -> Tensor:
+        probs, lse = block.image_probs, block.lse[:, :, block.layout.image_queries, None]
+        scores = (1 + (self.factor - 1) * self.chosen_tokens(block)) * (probs.log() + lse)
         image_lse = lse + torch.log1p(-probs.sum(-1, keepdim=True).clamp(max=1))
         total = torch.logaddexp(image_lse, scores.logsumexp(-1, keepdim=True))
-        from_image = view.image_output - probs @ view.values
-        return view.with_image((lse - total).exp() * from_image + (scores - total).exp() @ view.values)
+        from_image = block.image_output - probs @ block.values
+        return block.with_image((lse - total).exp() * from_image + (scores - total).exp() @ block.values)

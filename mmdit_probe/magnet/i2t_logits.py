@@ -23,7 +23,7 @@ class AttentionTap(Edit):
     """
 
     def __init__(self, layer: int) -> None:
-        super().__init__(layer, rows="all")
+        super().__init__(layer, batch="all")
         self.attention: JointAttention | None = None
 
     def apply(self, attention: JointAttention, output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether what the layers compute is finite, and which was the first that is not."""
+"""FiniteWatch: finds the first layer whose attention is not finite."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class _Seen(NamedTuple):
 
 
 class FiniteWatch:
-    """Notes of each call whether its scores and values are finite; on a GPU nobody waits for the answer until it is asked."""
+    """Records, without synchronizing the GPU, whether each call's scores and values are finite; `check` synchronizes."""
 
     def __init__(self) -> None:
         self._seen: list[_Seen] = []
 
     def note(self, attention: JointAttention) -> None:
-        """Look at one call."""
+        """Record one call."""
         scores, values = attention.lse.isfinite().all(), attention.value.detach().sum(dtype=torch.float32).isfinite()
         self._seen.append(_Seen(attention.layer, attention.step, attention.query.dtype, scores, scores & values))
 
     def check(self) -> None:
-        """`ValueError` if the last call noted is not finite, with the layer and step of the first that was not."""
+        """`ValueError` if the last call was not finite, naming the layer and step of the first that was not."""
         if bool(self._seen[-1].both):
             return
         first = next(known for known in self._seen if not known.both)
         raise ValueError(
             f"Probe: layer {first.layer} has {'values' if first.scores else 'attention scores'} that are not finite at "
-            f"step {first.step} ({first.dtype}), the first of the recorded layers that has; run the model in bf16 or fp32"
+            f"step {first.step} ({first.dtype}), the first of the recorded layers to do so; run the model in bf16 or fp32"
         )

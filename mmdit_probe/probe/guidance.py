@@ -1,4 +1,4 @@
-"""Perturbed guidance: away from what the model predicts when one layer's words are blurred (Seg4Diff, Eq. 8)."""
+"""Perturbed guidance: away from the prediction with one layer's attention to text blurred (Seg4Diff, Eq. 8)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,22 +15,37 @@ from torch import Tensor, nn
 
 from ..edits import Edit
 from ..families import denoiser_of, named_inputs
-from ..pipelines.prompt_watch import PromptWatch
 from .probe import Probe
 
 
 class PerturbedGuidance:
-    """Inside, an ordinary pipeline call is guided: ``eps + scale (eps - eps_perturbed)``.
+    """Guides an ordinary pipeline call inside the with block: ``eps + scale (eps - eps_perturbed)``.
 
-    The perturbed prediction is made for the prompt's rows alone, and the guidance term is added to both halves of
-    classifier-free guidance, so that it adds to that guidance and is not multiplied by its scale:
+    The perturbed prediction is made for the prompt's batch rows alone. The guidance term is added to both branches of
+    classifier-free guidance, so that it is not multiplied by that guidance's scale w:
 
         eps = eps_negative + w (eps_prompt - eps_negative) + scale (eps_prompt - eps_perturbed)
 
-    Where a pipeline predicts for the negative prompt in a call of its own, that call is given the term of the prompt's.
-    ``scale`` 0 changes nothing, bit for bit. ``batched`` runs the perturbed rows in the same transformer call; False
-    runs them in a call of their own, which needs less memory. Inside the with block, `ValueError` if the negative
-    prompt's call comes before the prompt's.
+    If a pipeline predicts for the negative prompt in a call of its own, the term of the prompt's call is added there.
+
+    Args:
+        pipe: a pipeline.
+        edits: the perturbation; copied, and applied to the perturbed batch rows alone, whatever their ``batch``.
+        scale: strength, in -100 to 100; 0 changes nothing, bit for bit.
+        batched: compute perturbed rows in the same transformer call; False uses a call of its own, which needs less
+            memory.
+
+    Raises:
+        ValueError: a setting is invalid; inside the with block, if the negative prompt's call comes before the
+            prompt's.
+
+    >>> from mmdit_probe import BlurText, load_pipeline
+    >>> from mmdit_probe.probe import PerturbedGuidance
+    >>> pipe = load_pipeline("tiny-sd3")
+    >>> with PerturbedGuidance(pipe, [BlurText(7)], scale=2.0):
+    ...     guided = pipe("a red circle on grass", num_inference_steps=2, output_type="np").images[0]
+    >>> guided.shape
+    (64, 64, 3)
     """
 
     def __init__(self, pipe: Any, edits: Sequence[Edit], scale: float, *, batched: bool = True) -> None:
@@ -40,12 +55,11 @@ class PerturbedGuidance:
             raise ValueError("guidance: give at least one edit, such as BlurText(layer)")
         self.scale, self.batched = scale, batched
         self.transformer: nn.Module = denoiser_of(pipe)
-        self.edits = [copy.copy(edit) for edit in edits]  # their rows are set anew for each call
+        self.edits = [copy.copy(edit) for edit in edits]  # their batch rows are set for each call
         for edit in self.edits:
-            edit.rows = ()
+            edit.batch = ()
         self.probe = Probe(pipe, [], edits=self.edits)
         self.pipe = pipe
-        self._watch: PromptWatch | None = None
         self._given: dict[str, Any] = {}
         self._rows: list[int] | None = None
         self._term: Tensor | None = None
@@ -57,8 +71,6 @@ class PerturbedGuidance:
             return self
         self._given, self._term = {}, None
         with ExitStack() as stack:
-            if hasattr(self.pipe, "encode_prompt"):
-                self._watch = stack.enter_context(PromptWatch(self.pipe, self.probe.family))
             before = self.transformer.register_forward_pre_hook(self._widen, with_kwargs=True)
             stack.callback(before.remove)
             after = self.transformer.register_forward_hook(self._guide, with_kwargs=True)
@@ -96,7 +108,7 @@ class PerturbedGuidance:
             perturbed = predicted[batch:] if self.batched else self._perturbed(module, batch)
             self._term = self.scale * (plain[self._rows] - perturbed)
         self._edit_rows(())
-        term: Tensor = self._term  # type: ignore[assignment]  # the step's first call has made it
+        term = cast(Tensor, self._term)  # made by the step's first call
         guided = plain + term.repeat(batch // len(term), *[1] * (term.dim() - 1))
         made: Any = list(guided) if isinstance(output[0], list) else guided
         return (made,) if isinstance(output, tuple) else type(output)(made)
@@ -105,32 +117,29 @@ class PerturbedGuidance:
         return len(given[self.probe.family.image_argument])
 
     def _is_same_step(self, given: Mapping[str, Any]) -> bool:
-        """Whether the call before was on the same latents at the same noise level."""
+        """Whether the previous call had the same latents and noise level."""
         names = self.probe.family.image_argument, self.probe.family.timestep_argument
         return self._term is not None and all(_alike(given[name], self._given[name]) for name in names)
 
     def _prompt_rows(self, module: nn.Module, given: Mapping[str, Any]) -> list[int]:
         """The batch rows that carry the prompt.
 
-        Where it was not seen, as with embeddings, the second half if both are of the same latents, else all;
-        `ValueError` for pipelines that pass a list of samples, which put the prompt's first.
+        If the prompt was not seen (embeddings were given), the second half if both halves have the same latents, else
+        all; `ValueError` for pipelines that pass lists of samples, which put the prompt's first.
         """
-        batch, family = self._batch(given), self.probe.family
-        text = None
-        if self._watch is not None:
-            layout = family.layout(module, named_inputs(module, (), given))
-            text = self._watch.text(given.get(family.text_argument), batch, layout.text)
+        batch = self._batch(given)
+        text = self.probe.context.text(named_inputs(module, (), given))
         if text is None:
-            latents = given[family.image_argument]
+            latents = given[self.probe.family.image_argument]
             twice = batch % 2 == 0 and _alike(latents[: batch // 2], latents[batch // 2 :])
             if twice and isinstance(latents, list):
-                raise ValueError("guidance: which rows carry the prompt is not known; give prompts, not embeddings")
+                raise ValueError("guidance: which batch rows carry the prompt is unknown; give prompts, not embeddings")
             return list(range(batch // 2, batch)) if twice else list(range(batch))
         rows: list[int] = np.flatnonzero(text.conditional).tolist()
         if not rows:
             raise ValueError(
-                f"guidance: {type(self.pipe).__name__} predicts for the negative prompt before the prompt, when the "
-                f"guidance term is not known; turn its guidance off"
+                f"guidance: {type(self.pipe).__name__} predicts for the negative prompt first, before the guidance term "
+                f"is known; turn its guidance off"
             )
         return rows
 
@@ -145,7 +154,7 @@ class PerturbedGuidance:
 
     def _edit_rows(self, rows: Sequence[int]) -> None:
         for edit in self.edits:
-            edit.rows = tuple(rows)
+            edit.batch = tuple(rows)
 
 
 def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,12 +163,12 @@ def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 
 def _stacked(samples: Tensor | list[Tensor]) -> Tensor:
-    """(batch, ...) of a batch, also one that is a list of samples."""
+    """(batch, ...) from a tensor or a list of samples."""
     return torch.stack(samples) if isinstance(samples, list) else samples
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether two batches, of which one may be repeated, begin with the same values."""
+    """Whether two batches begin with the same values; one may hold the other several times."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one.dim() == 0 or other.dim() == 0:
             return torch.equal(one.reshape(-1)[:1], other.reshape(-1)[:1])
@@ -171,7 +180,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _with_rows(given: Mapping[str, Any], batch: int, rows: list[int]) -> dict[str, Any]:
-    """The arguments with the given batch rows; what has no batch axis stays."""
+    """The arguments with these batch rows; those without a batch axis stay as they are."""
 
     def chosen(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):

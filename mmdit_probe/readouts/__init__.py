@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .base import Field, Fields, Readout, Reduction, read
+from .base import OverTextColumns, OverTextRows, Readout, Reduction, read
+from .fields import Axis, Field, Fields
 from .head_groups import HeadGroupMaps
 from .head_stats import HeadStats
 from .maps import I2TMaps, I2TScores, RefinedI2T, T2IMaps
@@ -26,6 +27,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Axis",
     "FeaturePCA",
     "Field",
     "Fields",
@@ -33,6 +35,8 @@ __all__ = [
     "HeadStats",
     "I2TMaps",
     "I2TScores",
+    "OverTextColumns",
+    "OverTextRows",
     "Readout",
     "Reduction",
     "RefinedI2T",

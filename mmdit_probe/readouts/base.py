@@ -1,37 +1,21 @@
 """Readouts: each observes a `JointAttention` and reduces it to named fields.
 
-A readout of your own overrides `measure`::
-
-    class MeanLSE(Readout):
-        def measure(self, attention):
-            return {"mean_lse": Field(("batch", "head"), attention.lse.mean(-1))}
-
-Readouts that need the text columns or rows of the attention matrix return a `Reduction` from `start`
-instead: the blocks are then computed once for all readouts of a probe.
+Readouts that need the text columns or rows of the attention matrix return a `Reduction` instead of overriding
+`measure`: the blocks are then computed once for all readouts of a probe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
-from ..attention.joint import Block, JointAttention
+from ..attention.blocks import Block
+from ..attention.joint import JointAttention
 from ..attention.layout import TokenLayout
-
-
-@dataclass(frozen=True)
-class Field:
-    """A tensor with named axes; the first axis is ``batch``."""
-
-    dims: tuple[str, ...]
-    values: Tensor
-
-
-Fields = dict[str, Field]
+from .fields import Fields
 
 
 @runtime_checkable
@@ -41,22 +25,24 @@ class Reduction(Protocol):
     def result(self) -> Fields: ...
 
 
-@runtime_checkable
-class TextColumns(Reduction, Protocol):
-    """A reduction that wants every block of the text columns (all queries, text keys)."""
+@dataclass(frozen=True)
+class OverTextColumns:
+    """A reduction that takes every block of the text columns (all queries, text keys)."""
 
-    def text_columns(self, block: Block) -> None: ...
-
-
-@runtime_checkable
-class TextRows(Reduction, Protocol):
-    """A reduction that wants every block of the text rows (text queries, image keys)."""
-
-    def text_rows(self, block: Block) -> None: ...
+    add: Callable[[Block], None]
+    result: Callable[[], Fields]
 
 
 @dataclass(frozen=True)
-class _Whole:
+class OverTextRows:
+    """A reduction that takes every block of the text rows (text queries, image keys)."""
+
+    add: Callable[[Block], None]
+    result: Callable[[], Fields]
+
+
+@dataclass(frozen=True)
+class _Measured:
     fields: Fields
 
     def result(self) -> Fields:
@@ -64,18 +50,31 @@ class _Whole:
 
 
 class Readout:
-    """Base class: override `measure`, or `start` to share the streamed blocks."""
+    """Base class of readouts: override `measure`, or `reduction` to share the streamed blocks.
+
+    Fields have the axes ``batch`` and then any others; the probe adds ``call`` and ``layer``.
+
+    >>> from mmdit_probe import Field, Probe, Readout, load_pipeline
+    >>> class MeanLSE(Readout):
+    ...     def measure(self, attention):
+    ...         return {"mean_lse": Field(("batch", "head"), attention.lse.mean(-1), "mean log-sum-exp of the scores")}
+    >>> pipe = load_pipeline("tiny-sd3")
+    >>> with Probe(pipe, [MeanLSE()]) as probe:
+    ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
+    >>> probe.dataset("conditional")["mean_lse"].dims
+    ('call', 'batch', 'layer', 'head')
+    """
 
     def measure(self, attention: JointAttention) -> Fields:
         """The fields of one call."""
-        raise TypeError(f"{type(self).__name__}: a readout must override measure or start")
+        raise TypeError(f"{type(self).__name__}: a readout must override measure or reduction")
 
     def reduction(self, attention: JointAttention) -> Reduction:
-        """A reduction for one call."""
-        return _Whole(self.measure(attention))
+        """A reduction for one call: `OverTextColumns`, `OverTextRows`, or what `measure` returns."""
+        return _Measured(self.measure(attention))
 
     def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
-        """How many numbers (4 bytes each) it keeps of one call and batch row; 0 where it does not say."""
+        """How many numbers (4 bytes each) are stored for one call, layer and batch row; 0 if unknown."""
         return 0
 
 
@@ -83,12 +82,12 @@ def read(readouts: Sequence[Readout], attention: JointAttention) -> Fields:
     """All readouts of one call; text columns and text rows are computed at most once."""
     with torch.no_grad():
         reductions = [readout.reduction(attention) for readout in readouts]
-        columns = [r for r in reductions if isinstance(r, TextColumns)]
-        rows = [r for r in reductions if isinstance(r, TextRows)]
+        columns = [r for r in reductions if isinstance(r, OverTextColumns)]
+        rows = [r for r in reductions if isinstance(r, OverTextRows)]
         for block in attention.text_columns() if columns else ():
-            for column_reduction in columns:
-                column_reduction.text_columns(block)
+            for over_columns in columns:
+                over_columns.add(block)
         for block in attention.text_rows() if rows else ():
-            for row_reduction in rows:
-                row_reduction.text_rows(block)
+            for over_rows in rows:
+                over_rows.add(block)
         return {name: field for r in reductions for name, field in r.result().items()}

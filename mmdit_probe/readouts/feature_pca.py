@@ -1,4 +1,4 @@
-"""FeaturePCA: what the queries, keys and values of the tokens vary with: position, or meaning."""
+"""FeaturePCA: do the tokens' queries, keys and values vary with position, or with meaning?"""
 
 from __future__ import annotations
 
@@ -12,37 +12,52 @@ from sklearn.decomposition import PCA
 from ..attention.joint import JointAttention
 from ..attention.layout import TokenLayout
 from ..attention.text_tokens import Kind
-from .base import Field, Fields, Readout
-from .coordinates import COORDINATES
+from .base import Readout
+from .fields import Axis, Field, Fields
 
 Stream = Literal["image", "text", "both"]
+Feature = Literal["query", "key", "value"]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+FEATURE = Axis("feature", FEATURES, "vectors that are decomposed, heads side by side")
 COMPONENTS = 3
 _EXACT = 512
-"""Features or tokens up to which all components are computed; beyond, ARPACK finds the leading ones."""
+"""Up to so many features or tokens all components are computed; beyond, ARPACK finds the leading ones."""
 
 
 class FeaturePCA(Readout):
-    """Principal components of the tokens' features, heads side by side (Seg4Diff, Fig. 3), reduced layer by layer.
+    """Principal components of the tokens' features, heads side by side (Seg4Diff, Fig. 3), layer by layer.
 
     Features are query, key and value as the kernel sees them, after norms and rotary embeddings. Of the image tokens
     (``stream`` "image" or "both"):
 
-    - ``pca`` (batch, feature, component, row, col): the tokens' coordinates on the first 3 components, in the units of
-      the features; the coordinate with the largest size is positive, so that runs agree.
+    - ``pca`` (batch, feature, component, row, col): the tokens' coordinates on the first 3 components, in the features'
+      own units; signs are chosen so that the largest coordinate is positive and runs agree.
     - ``pca_variance`` (batch, feature, component): share of the variance that a component explains, in [0, 1].
-    - ``position_r2`` (batch, feature): share of the variance that follows from the token's row and column, each row and
-      each column with a mean of its own.
-    - ``class_r2`` (batch, feature): share that follows from the token's class, NaN without ``labels``.
+    - ``position_r2`` (batch, feature): share of the variance explained by the token's position, with a mean for each
+      row and each column.
+    - ``class_r2`` (batch, feature): share of the variance explained by the token's class; NaN without ``labels``.
 
-    Both R^2 are adjusted for the number of means fitted: 1 if nothing else matters, about 0 (also a little below) for
-    noise. ``labels`` (rows, cols) holds each token's class number, negative where it is unknown; see `token_labels`.
+    Both R^2 are adjusted for the number of means fitted: 1 if nothing else matters, about 0 (or slightly below) for
+    noise.
 
-    Of the text tokens ("text" or "both"), components of their own:
+    Of the text tokens ("text" or "both"), with components of their own:
 
-    - ``text_pca`` (batch, feature, component, token), NaN for tokens left out. Without ``padding`` the padding and the
-      positions of an absent encoder are left out, since they would outnumber the words; where kinds of tokens are not
-      known all are kept.
+    - ``text_pca`` (batch, feature, component, token), NaN for tokens left out.
     - ``text_pca_variance`` (batch, feature, component); 0 for components that so few tokens do not have.
+
+    Args:
+        labels: (rows, cols) class number of each image token, negative if unknown; see `token_labels`.
+        stream: which tokens to decompose.
+        padding: include padding and the positions of an absent text encoder, which can outnumber the words. If the
+            kinds of tokens are unknown, all are included.
+
+    >>> from mmdit_probe import FeaturePCA, Probe, load_pipeline
+    >>> pipe = load_pipeline("tiny-sd3")
+    >>> with Probe(pipe, [FeaturePCA()], layers=[7], steps=[0]) as probe:
+    ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
+    >>> record = probe.dataset("conditional")
+    >>> list(record.data_vars), record["feature"].values.tolist()
+    (['pca', 'pca_variance', 'position_r2', 'class_r2'], ['query', 'key', 'value'])
     """
 
     def __init__(self, labels: np.ndarray | None = None, stream: Stream = "image", padding: bool = False) -> None:
@@ -59,56 +74,57 @@ class FeaturePCA(Readout):
         return fields | self._text(attention) if self.stream != "image" else fields
 
     def _image(self, attention: JointAttention) -> Fields:
-        grid, names = attention.layout.grid, COORDINATES["feature"]
+        grid = attention.layout.grid
         if self.labels is not None and self.labels.shape != grid[-2:]:
             raise ValueError(
                 f"FeaturePCA: labels are {self.labels.shape}, the token grid is {grid[-2:]}; use token_labels"
             )
-        maps = np.full((attention.batch, len(names), COMPONENTS, *grid), np.nan)
-        variance = np.full((attention.batch, len(names), COMPONENTS), np.nan)
-        r2 = np.full((attention.batch, len(names), 2), np.nan)
-        for number, name in enumerate(names):
+        maps = np.full((attention.batch, len(FEATURES), COMPONENTS, *grid), np.nan)
+        variance = np.full((attention.batch, len(FEATURES), COMPONENTS), np.nan)
+        r2 = np.full((attention.batch, len(FEATURES), 2), np.nan)
+        for number, name in enumerate(FEATURES):
             for row in range(attention.batch):
                 features = image_features(attention, name, row)
                 if features is not None:
                     maps[row, number], variance[row, number] = _on_grid(features, grid)
                     r2[row, number] = position_r2(features, grid), self._class_r2(features, grid)
         dims = ("batch", "feature")
+        on_grid = (*dims, "component", *attention.layout.grid_dims)
         return {
-            "pca": Field((*dims, "component", *attention.layout.grid_dims), torch.from_numpy(maps)),
-            "pca_variance": Field((*dims, "component"), torch.from_numpy(variance)),
-            "position_r2": Field(dims, torch.from_numpy(r2[..., 0])),
-            "class_r2": Field(dims, torch.from_numpy(r2[..., 1])),
+            "pca": _field(on_grid, maps, "coordinate of the image token on the component, in the model's own units"),
+            "pca_variance": _field((*dims, "component"), variance, "share of the variance that the component explains"),
+            "position_r2": _field(dims, r2[..., 0], "adjusted R^2 of the image tokens' row and column"),
+            "class_r2": _field(dims, r2[..., 1], "adjusted R^2 of the image tokens' class"),
         }
 
     def _text(self, attention: JointAttention) -> Fields:
-        names = COORDINATES["feature"]
-        values = np.full((attention.batch, len(names), COMPONENTS, attention.layout.text), np.nan)
-        variance = np.full((attention.batch, len(names), COMPONENTS), np.nan)
+        values = np.full((attention.batch, len(FEATURES), COMPONENTS, attention.layout.text), np.nan)
+        variance = np.full((attention.batch, len(FEATURES), COMPONENTS), np.nan)
         for row in range(attention.batch):
             kept = self._kept(attention, row)
-            for number, name in enumerate(names):
+            for number, name in enumerate(FEATURES):
                 features = text_features(attention, name, row)
                 if features is not None and kept.any():
                     found, variance[row, number] = _few_components(features[kept])
                     values[row, number][:, kept] = found.T
         dims = ("batch", "feature", "component")
+        meaning = "coordinate of the text token on the component, in the model's own units"
         return {
-            "text_pca": Field((*dims, "token"), torch.from_numpy(values)),
-            "text_pca_variance": Field(dims, torch.from_numpy(variance)),
+            "text_pca": _field((*dims, "token"), values, meaning),
+            "text_pca_variance": _field(dims, variance, "share of the variance that the component explains"),
         }
 
     def _kept(self, attention: JointAttention, row: int) -> np.ndarray:
-        """(text,): which text tokens take part."""
+        """(text,): True at the text tokens to decompose."""
         if self.padding or attention.text is None:
             return np.ones(attention.layout.text, bool)
         return ~np.isin(attention.text.kinds[row].astype(str), [str(Kind.PADDING), str(Kind.ABSENT)])
 
     def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
-        """Coordinates and explained shares of the tokens of each stream asked for, and the two R^2 of the image."""
+        """Coordinates and explained shares for each stream, and the two R^2 of the image."""
         image = COMPONENTS * (layout.image + 1) + 2 if self.stream != "text" else 0
         text = COMPONENTS * (layout.text + 1) if self.stream != "image" else 0
-        return len(COORDINATES["feature"]) * (image + text)
+        return len(FEATURES) * (image + text)
 
     def _class_r2(self, features: np.ndarray, grid: tuple[int, ...]) -> float:
         if self.labels is None:
@@ -116,19 +132,23 @@ class FeaturePCA(Readout):
         return class_r2(features, np.broadcast_to(self.labels, grid).ravel())
 
 
-def image_features(attention: JointAttention, name: str, row: int) -> np.ndarray | None:
-    """(image tokens, heads x width) of one batch row; None in plain cross-attention, where the image has no keys."""
+def _field(dims: tuple[str, ...], values: np.ndarray, long_name: str) -> Field:
+    return Field(dims, torch.from_numpy(values), long_name, axes=(FEATURE,))
+
+
+def image_features(attention: JointAttention, name: Feature, row: int) -> np.ndarray | None:
+    """(image tokens, heads x width) of one batch row; None for keys and values in plain cross-attention."""
     layout = attention.layout
     return _features(attention, name, row, layout.image_queries if name == "query" else layout.image_keys)
 
 
-def text_features(attention: JointAttention, name: str, row: int) -> np.ndarray | None:
-    """(text tokens, heads x width) of one batch row; None for the queries of text that does not attend."""
+def text_features(attention: JointAttention, name: Feature, row: int) -> np.ndarray | None:
+    """(text tokens, heads x width) of one batch row; None for queries if text does not attend in this model."""
     layout = attention.layout
     return _features(attention, name, row, layout.text_queries if name == "query" else layout.text_keys)
 
 
-def _features(attention: JointAttention, name: str, row: int, tokens: slice) -> np.ndarray | None:
+def _features(attention: JointAttention, name: Feature, row: int, tokens: slice) -> np.ndarray | None:
     chosen = getattr(attention, name)[row][:, tokens]
     if chosen.shape[1] == 0:
         return None
@@ -143,7 +163,7 @@ def principal_components(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _few_components(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same for any number of tokens: coordinates and ratios are 0 on components that they do not have."""
+    """As `principal_components` for any number of tokens: 0 on components that so few tokens do not have."""
     coordinates, ratios = np.zeros((len(features), COMPONENTS)), np.zeros(COMPONENTS)
     number = min(COMPONENTS, len(features) - 1, features.shape[1])
     if number and np.ptp(features, axis=0).max() > 0:
@@ -160,23 +180,23 @@ def _components(features: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _on_grid(features: np.ndarray, grid: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    if np.ptp(features, axis=0).max() == 0:  # all tokens alike: nothing varies
+    if np.ptp(features, axis=0).max() == 0:  # all tokens are equal: nothing varies
         return np.zeros((COMPONENTS, *grid)), np.zeros(COMPONENTS)
     coordinates, ratios = principal_components(features)
     return coordinates.T.reshape(COMPONENTS, *grid), ratios
 
 
 def position_r2(features: np.ndarray, grid: tuple[int, ...]) -> float:
-    """Adjusted R^2 of features (tokens, width) from an additive mean for each row and each column (and frame)."""
+    """Adjusted R^2 of features (tokens, width), explained by an additive mean for each row, column and frame."""
     places = np.indices(grid).reshape(len(grid), -1)
     explained = sum(_between(features, axis) for axis in places)  # on a full grid the axes' shares add up
     return _adjusted(float(explained), features, sum(size - 1 for size in grid))
 
 
 def class_r2(features: np.ndarray, labels: np.ndarray) -> float:
-    """Adjusted R^2 of features (tokens, width) from a mean for each class; negative labels do not count.
+    """Adjusted R^2 of features (tokens, width), explained by a mean for each class; NaN with fewer than two classes.
 
-    NaN if fewer than two classes are present.
+    Tokens with negative labels are ignored.
     """
     known = labels >= 0
     features, labels = features[known], labels[known]
@@ -185,7 +205,7 @@ def class_r2(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _between(features: np.ndarray, groups: np.ndarray) -> float:
-    """Sum of squares between the groups' means."""
+    """Sum of squares between groups."""
     center = features.mean(0)
     members = [features[groups == group] for group in np.unique(groups)]
     return float(sum(len(m) * np.square(m.mean(0) - center).sum() for m in members))
@@ -199,7 +219,7 @@ def _adjusted(explained: float, features: np.ndarray, fitted: int) -> float:
 
 
 def token_labels(labels: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """The commonest class of each token's pixels, (rows, cols), from a label map (height, width) of class numbers."""
+    """The most frequent class of each token's pixels, (rows, cols), from a label map (height, width) of class numbers."""
     height, width = labels.shape
     rows, cols = np.arange(height) * grid[0] // height, np.arange(width) * grid[1] // width
     token = rows[:, None] * grid[1] + cols

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from ..attention.joint import Block, Heads, JointAttention, add_to_maps
-from ..attention.layout import Region, TokenLayout
-from .base import Field, Fields, Readout, Reduction
+from ..attention.joint import JointAttention
+from ..attention.layout import TokenLayout
+from ..attention.reductions import Heads, I2TSum, T2ISum, i2t_maps
+from .base import OverTextColumns, OverTextRows, Readout, Reduction
+from .fields import Field, Fields, check_heads, leading_dims, token_maps
 
 
-class _Maps(Readout):
+class _TokenMaps(Readout):
+    """Maps of every text token, averaged over heads or of each head."""
+
     def __init__(self, heads: Heads = "mean") -> None:
-        if heads not in ("mean", "all"):
-            raise ValueError(f"{type(self).__name__}: heads must be 'mean' or 'all', got {heads!r}")
+        check_heads(type(self).__name__, heads)
         self.heads: Heads = heads
 
     def __repr__(self) -> str:
@@ -24,87 +28,84 @@ class _Maps(Readout):
     def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
         return layout.image * layout.text * (1 if self.heads == "mean" else heads)
 
+    def field(self, maps: Tensor, layout: TokenLayout, long_name: str) -> Field:
+        """Maps (batch, [head,] image, text) as a field."""
+        over = "" if self.heads == "all" else ", mean over heads"
+        return token_maps(maps, layout, leading_dims(self.heads), long_name + over)
 
-class I2TMaps(_Maps):
+
+class I2TMaps(_TokenMaps):
     """``i2t`` (batch, [head,] row, col, token): probability with which each image query attends to each text token.
 
-    ``heads`` is "mean" or "all". Probabilities of the joint softmax over image and text (Seg4Diff, section 4.1).
+    In [0, 1], of the joint softmax over image and text (Seg4Diff, section 4.1). ``heads`` is "mean" (average over
+    heads) or "all" (a map for each).
+
+    >>> from mmdit_probe import I2TMaps, Probe, load_pipeline
+    >>> pipe = load_pipeline("tiny-sd3")
+    >>> with Probe(pipe, [I2TMaps()], layers=[7]) as probe:
+    ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent", max_sequence_length=0)
+    >>> maps = probe.dataset("conditional")["i2t"].isel(call=0, batch=0, layer=0)
+    >>> maps.dims
+    ('row', 'col', 'token')
+    >>> maps["token_text"].values[:7].tolist()
+    ['', 'a', 'red', 'circle', 'on', 'grass', '']
     """
 
     def reduction(self, attention: JointAttention) -> Reduction:
-        return _I2TReduction(attention, self.heads)
+        total = I2TSum(attention, self.heads)
+        name = "probability with which the image query attends to the text token"
+        return OverTextColumns(total.add, lambda: {"i2t": self.field(total.maps, attention.layout, name)})
 
 
-class _I2TReduction:
-    def __init__(self, attention: JointAttention, heads: Heads) -> None:
-        self.attention, self.heads = attention, heads
-        self.maps = attention.empty_maps(attention.layout.image, attention.layout.text, heads)
-
-    def text_columns(self, block: Block) -> None:
-        add_to_maps(self.maps, block, self.attention.layout.image_queries, self.attention.heads, self.heads)
-
-    def result(self) -> Fields:
-        return {"i2t": _map_field(self.maps, self.attention, self.heads)}
-
-
-class T2IMaps(_Maps):
+class T2IMaps(_TokenMaps):
     """``t2i`` (batch, [head,] row, col, token): probability with which each text token attends to each image position.
 
-    NaN where text does not attend.
+    In [0, 1], of the joint softmax over image and text; NaN if text does not attend in this model. ``heads`` as in
+    `I2TMaps`.
+
+    >>> from mmdit_probe import Probe, T2IMaps, load_pipeline
+    >>> pipe = load_pipeline("tiny-sd3")
+    >>> with Probe(pipe, [T2IMaps(heads="all")], layers=[7]) as probe:
+    ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent", max_sequence_length=0)
+    >>> probe.dataset("conditional")["t2i"].isel(call=0, batch=0, layer=0).dims
+    ('head', 'row', 'col', 'token')
     """
 
     def reduction(self, attention: JointAttention) -> Reduction:
-        return _T2IReduction(attention, self.heads)
+        total = T2ISum(attention, self.heads)
+        name = "probability with which the text token attends to the image position"
+
+        def result() -> Fields:
+            return {"t2i": self.field(total.maps.transpose(-1, -2), attention.layout, name)}
+
+        return OverTextRows(total.add, result)
 
 
-class _T2IReduction:
-    def __init__(self, attention: JointAttention, heads: Heads) -> None:
-        self.attention, self.heads = attention, heads
-        self.maps = attention.empty_maps(attention.layout.text, attention.layout.image, heads)
-
-    def text_rows(self, block: Block) -> None:
-        add_to_maps(self.maps, block, slice(None), self.attention.heads, self.heads)
-
-    def result(self) -> Fields:
-        maps = self.maps if Region.T2I in self.attention.layout.regions else self.maps.fill_(torch.nan)
-        return {"t2i": _map_field(maps.transpose(-1, -2), self.attention, self.heads)}
-
-
-def _map_field(maps: Tensor, attention: JointAttention, heads: Heads) -> Field:
-    """(..., image, text) -> (..., row, col, token)."""
-    leading = ("batch",) if heads == "mean" else ("batch", "head")
-    layout = attention.layout
-    return Field((*leading, *layout.grid_dims, "token"), maps.unflatten(-2, layout.grid))
-
-
-class I2TScores(Readout):
-    """``i2t`` as `I2TMaps`, but scores before the softmax (Seg4Diff, Table 5)."""
-
-    def __init__(self, heads: Heads = "mean") -> None:
-        self.heads = heads
+class I2TScores(_TokenMaps):
+    """``i2t`` as in `I2TMaps`, but the scores before the softmax, which can be any number (Seg4Diff, Table 5)."""
 
     def measure(self, attention: JointAttention) -> Fields:
         scores = attention.scores(attention.layout.image_queries, attention.layout.text_keys)
-        return _field(attention, scores.mean(1) if self.heads == "mean" else scores, self.heads)
-
-    def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
-        return I2TMaps(self.heads).stored_numbers(layout, heads)
+        maps = scores.mean(1) if self.heads == "mean" else scores
+        name = "score of the image query on the text token before the softmax"
+        return {"i2t": self.field(maps, attention.layout, name)}
 
 
 class RefinedI2T(Readout):
-    """``i2t`` refined once: each grid point takes the mean of all points' maps, weighted by its I2I attention.
+    """``i2t`` refined once: each image query takes the mean of all queries' maps, weighted by its I2I attention.
 
-    The weights are the I2I probabilities, mean over heads, scaled to sum to 1 for each query. Exact; computed
-    a few rows at a time, so that the whole I2I block is never in memory.
+    The weights are the I2I probabilities, mean over heads, scaled to sum to 1 for each query. Exact; computed a few
+    queries at a time, so that the whole I2I block is never in memory.
     """
 
     def measure(self, attention: JointAttention) -> Fields:
-        maps = attention.i2t("mean")
-        rows = [_i2i(attention, chunk) @ maps for chunk in _chunks(attention.layout.image_queries, attention.row_chunk)]
-        return _field(attention, torch.cat(rows, 1), "mean")
+        maps, queries = i2t_maps(attention), attention.layout.image_queries
+        refined = [_i2i(attention, chunk) @ maps for chunk in _chunks(queries, attention.row_chunk)]
+        name = "probability of the text token, averaged over image queries by I2I attention, mean over heads"
+        return {"i2t": token_maps(torch.cat(refined, 1), attention.layout, leading_dims("mean"), name)}
 
     def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
-        return I2TMaps().stored_numbers(layout, heads)
+        return layout.image * layout.text
 
 
 def _chunks(rows: slice, size: int) -> Iterator[slice]:
@@ -112,13 +113,7 @@ def _chunks(rows: slice, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, rows.stop))
 
 
-def _i2i(attention: JointAttention, rows: slice) -> Tensor:
-    """(batch, rows, image): I2I of some image queries, mean over heads, rows summing to 1."""
+def _i2i(attention: JointAttention, rows: slice) -> Float[Tensor, "batch rows image"]:
+    """I2I of some image queries, mean over heads, scaled to sum to 1 for each query."""
     weights = attention.probs(rows, attention.layout.image_keys).mean(1)
     return weights / weights.sum(-1, keepdim=True)
-
-
-def _field(attention: JointAttention, maps: Tensor, heads: Heads) -> Fields:
-    leading = ("batch",) if heads == "mean" else ("batch", "head")
-    layout = attention.layout
-    return {"i2t": Field((*leading, *layout.grid_dims, "token"), maps.unflatten(-2, layout.grid))}

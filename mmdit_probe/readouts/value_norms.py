@@ -1,4 +1,4 @@
-"""Norms of the value vectors, by stream."""
+"""ValueNorms: how large the value vectors of image and text are."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import torch
 
 from ..attention.joint import JointAttention
 from ..attention.layout import TokenLayout
-from .base import Field, Fields, Readout
+from .base import Readout
+from .fields import Axis, Field, Fields
 
-STREAMS = ("image", "text", "prompt")
+STREAM = Axis("stream", ("image", "text", "prompt"), "tokens whose values are averaged; prompt: words alone")
 
 
 class ValueNorms(Readout):
     """``value_norm`` (batch, head, stream): mean L2 norm of the value vectors (Seg4Diff, Fig. 4).
 
-    Streams are image, text (all text positions) and prompt (words only; NaN where it is not known which
-    positions are words). The image is NaN in plain cross-attention, whose values are text alone.
+    Streams are image, text (all text positions) and prompt (words alone; NaN if it is unknown which positions are
+    words). The image is NaN in plain cross-attention, where all values are text.
+
+    >>> from mmdit_probe import Probe, ValueNorms, load_pipeline
+    >>> pipe = load_pipeline("tiny-sd3")
+    >>> with Probe(pipe, [ValueNorms()], layers=[7]) as probe:
+    ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
+    >>> probe.dataset("conditional")["value_norm"]["stream"].values.tolist()
+    ['image', 'text', 'prompt']
     """
 
     def measure(self, attention: JointAttention) -> Fields:
@@ -26,7 +34,9 @@ class ValueNorms(Readout):
         if text is not None:
             chosen = torch.from_numpy(text.is_prompt).to(words.device)[:, None]
             prompt = (words * chosen).sum(-1) / chosen.sum(-1)  # an empty prompt has no words: 0 / 0 = NaN
-        return {"value_norm": Field(("batch", "head", "stream"), torch.stack([image, words.mean(-1), prompt], -1))}
+        values = torch.stack([image, words.mean(-1), prompt], -1)
+        name = "mean L2 norm of the value vectors, in the model's own units"
+        return {"value_norm": Field(("batch", "head", "stream"), values, name, axes=(STREAM,))}
 
     def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
-        return heads * len(STREAMS)
+        return heads * len(STREAM.labels)

@@ -84,4 +84,4 @@ class MapReader:
 
     def _one(self, latents: Tensor, sigma: float, features: PromptEmbeddings) -> Tensor:
         self.run(latents, sigma, features)
-        return torch.from_numpy(self.probe.dataset()[self.field].values)
+        return self.probe.fields()[self.field].values

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..attention.joint import Heads
+from ..attention.reductions import Heads
 from ..readouts.base import Readout
 from ..readouts.maps import I2TMaps, I2TScores, RefinedI2T
 

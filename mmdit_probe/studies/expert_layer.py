@@ -156,7 +156,7 @@ def blur_sensitivity(pipe: Any, call: Call, layers: list[int]) -> list[float]:
     plain = predict()
     changes = []
     for layer in layers:
-        with Probe(pipe, [], edits=[BlurText(layer, padding="symmetric", rows=call.rows)]):
+        with Probe(pipe, [], edits=[BlurText(layer, padding="symmetric", batch=call.rows)]):
             changes.append(float((predict() - plain).norm() / plain.norm()))
     return changes
 

@@ -23,7 +23,7 @@ from .paired_metrics import _drop
 
 def make_edit(config: PerturbConfig, layer: int) -> Edit:
     """The edit of one layer that the config asks for."""
-    where: dict[str, Any] = {"rows": config.edit_branch}
+    where: dict[str, Any] = {"batch": config.edit_branch}
     if config.edit == "blur-text":
         if config.kernel is None:
             raise ValueError("perturb: blur-text needs a kernel size; the paper's is 5")

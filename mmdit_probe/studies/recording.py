@@ -12,6 +12,7 @@ import xarray as xr
 from ..configs import GenerationConfig
 from ..pipelines.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
 from ..pipelines.generation import generation_arguments, steps_at
+from ..probe.coordinates import coordinate
 from ..probe.probe import Probe
 from ..readouts.base import Readout
 from ..storage.runs import RunFolder
@@ -110,7 +111,8 @@ def by_timestep(probe: Probe, seen: Sequence[int], timesteps: Sequence[int], ste
             f"timesteps: the probed transformer took no part in the sampling steps {missing}; it did in {sorted(known)}"
         )
     chosen = record.isel(call=[known.index(step) for step in seen])
-    chosen = chosen.assign_coords(timestep=("call", list(timesteps)), step=("call", list(steps)))
+    times = {"timestep": list(timesteps), "step": list(steps)}
+    chosen = chosen.assign_coords({name: coordinate(name, "call", values) for name, values in times.items()})
     return chosen.swap_dims(call="timestep")
 
 
