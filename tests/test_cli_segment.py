@@ -106,7 +106,7 @@ def test_a_run_that_was_killed_ends_the_same(images, tmp_path):
     ("arguments", "message"),
     [
         (["segment", "missing.png", "--classes", "a"], "no file missing.png"),
-        (["segment", "images/notes.txt", "--classes", "a"], "no image that can be read"),
+        (["segment", "images/notes.txt", "--classes", "a"], "not an image that can be read"),
         (["segment", "images", "--classes", "a,,b"], "no empty one"),
         (["segment", "images", "--classes", "a,b,a"], "'a' is given more than once"),
         (["segment", "images", "images/twin/scene0.png", "--classes", "a"], "would be written to the same files"),

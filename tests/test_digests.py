@@ -29,7 +29,7 @@ def test_order_borders_shapes_and_kinds_count():
 def test_a_large_file_is_looked_at_in_many_places(tmp_path, monkeypatch):
     """Sizes, both ends, and any change as long as the gaps between the blocks."""
     monkeypatch.setattr(digests, "BLOCK", 4)
-    monkeypatch.setattr(digests, "PLACES", 8)
+    monkeypatch.setattr(digests, "BLOCKS", 8)
     whole, file = bytes(range(100)), tmp_path / "weights"
 
     def of(content):

@@ -22,7 +22,7 @@ from mmdit_probe.configs import ExploreConfig, GenerationConfig
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.explorer import contents_of, make_page, measure_exploration
 from mmdit_probe.explorer.measure import chosen, spread
-from mmdit_probe.explorer.quantize import MAP_ERROR, SHARE_ERROR, quantized, quantized_shares, restored, restored_shares
+from mmdit_probe.explorer.quantize import MAP_ERROR, SHARE_ERROR, quantized, quantized_shares
 from mmdit_probe.readouts.base import read
 from mmdit_probe.readouts.head_groups import HeadGroupMaps, group_labels, group_sizes
 from mmdit_probe.storage.images import save_image
@@ -62,6 +62,16 @@ def test_groups_are_runs_of_neighbors():
 
 
 # --- precision
+
+
+def restored(codes, largest):
+    """What page.js shows for a map's codes."""
+    return (codes.astype(np.float32) / 255) ** 2 * largest[..., None]
+
+
+def restored_shares(codes):
+    """What page.js shows for the codes of shares."""
+    return codes.astype(np.float32) / 65535
 
 
 @given(arrays.arrays(np.float32, (3, 40), elements=st.floats(0, 1, width=32)))

@@ -122,11 +122,11 @@ def _cut(path):
         (lambda folder: folder / "missing.png", "no file .*missing.png"),
         (lambda folder: folder, "no file"),
         (lambda folder: _broken(folder / "a.png", b""), "a.png is empty"),
-        (lambda folder: _broken(folder / "a.png", b"words"), "no image that can be read"),
+        (lambda folder: _broken(folder / "a.png", b"words"), "not an image that can be read"),
         (lambda folder: _cut(folder / "a.png"), "damaged or cut short"),
         (lambda folder: _cut(folder / "a.jpg"), "damaged or cut short"),
         (lambda folder: _animation(folder / "a.gif"), "has 3 frames"),
-        (lambda folder: _deep(folder / "a.png"), "more than 8 bits a channel"),
+        (lambda folder: _deep(folder / "a.png"), "more than 8 bits per channel"),
     ],
     ids=["missing", "folder", "empty", "text", "cut png", "cut jpeg", "animated", "16 bits"],
 )

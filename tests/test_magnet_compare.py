@@ -13,11 +13,16 @@ import pytest
 from PIL import Image
 
 from mmdit_probe.cli import main
+from mmdit_probe.configs import CompareConfig, GenerationConfig
 from mmdit_probe.datasets.registry import open_dataset
-from mmdit_probe.magnet.compare import miou, miou_gain
+from mmdit_probe.magnet.compare import compare_attention, compare_masks, miou, miou_gain
+from mmdit_probe.magnet.lora import add_lora
+from mmdit_probe.magnet.mask_sheet import mask_rows
 from mmdit_probe.metrics.bootstrap import bootstrap_weights
 from mmdit_probe.metrics.segmentation import score
-from mmdit_probe.pipelines.loading import embedded_folder
+from mmdit_probe.pipelines.forward import noise_level
+from mmdit_probe.pipelines.loading import embedded_folder, load_pipeline
+from mmdit_probe.storage.records import load_record
 from mmdit_probe.utils.tables import json_rows
 
 
@@ -65,6 +70,53 @@ def test_the_interval_is_that_of_a_loop():
     np.testing.assert_allclose(vectorized[1] - vectorized[0], gains)
 
 
+@pytest.fixture
+def adapted_pipe(random_folder):
+    """A random pipeline with a LoRA that changes it."""
+    pipe = load_pipeline(str(random_folder))
+    for weight in add_lora(pipe, 2):
+        weight.data.normal_(std=0.1)
+    return pipe
+
+
+def sigmas_seen(pipe, compute):
+    """What ``compute`` returns, and the noise levels of all forward passes on the way."""
+    seen = set()
+
+    def note(module, arguments, given):
+        seen.update((given["timestep"] / 1000).tolist())
+
+    hook = pipe.transformer.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        return compute(), sorted(seen)
+    finally:
+        hook.remove()
+
+
+def test_masks_and_attention_are_read_at_the_same_timestep_of_the_runs_steps(adapted_pipe, tmp_path):
+    """Timestep 2 of 4 sampling steps is one noise level for the masks, the example masks and the attention."""
+    generation = GenerationConfig(4, 1.0)
+    config = CompareConfig(("snow",), 1, timesteps=(2,), generation=generation)
+    expected = noise_level(adapted_pipe, 2, 4)
+    assert expected != pytest.approx(noise_level(adapted_pipe, 2, 28))
+    images = open_dataset("scenes", limit=2)
+
+    def masks():
+        return compare_masks(adapted_pipe, images, 1, config, tmp_path, "random", lambda *_: None)
+
+    table, seen = sigmas_seen(adapted_pipe, masks)
+    assert table["sigma"].tolist() == pytest.approx([expected] * 3)
+    assert seen == pytest.approx([expected])
+    rows, seen = sigmas_seen(adapted_pipe, lambda: mask_rows(adapted_pipe, images, 1, 2, generation))
+    assert len(rows) == 2
+    assert seen == pytest.approx([expected])
+    compare_attention(adapted_pipe, config, tmp_path, "random", lambda *_: None)
+    record = load_record(tmp_path / "attention-after" / "items" / "prompt-0000.nc")
+    assert record["sigma"].item() == pytest.approx(expected)
+    run = json.loads((tmp_path / "masks-open-vocabulary-after" / "run.json").read_text())
+    assert run["steps"] == 4
+
+
 TRAIN = [
     "magnet",
     "train",
@@ -83,7 +135,7 @@ TRAIN = [
 ]
 COMPARE = [
     "magnet", "compare", "--lora", "m", "--layer", "1", "--limit", "4", "--prompt", "a red circle on grass",
-    "--prompt", "snow", "--steps", "1", "--timesteps", "1", "--out", "c"]  # fmt: skip
+    "--prompt", "snow", "--steps", "28", "--timesteps", "1", "--out", "c"]  # fmt: skip
 
 
 def command(*arguments):

@@ -1,4 +1,4 @@
-"""What a run will keep is told before, and a lack of memory is met with smaller parts."""
+"""The memory of a run is estimated before it starts, and a lack of GPU memory is met with smaller batches."""
 
 import logging
 
@@ -15,7 +15,7 @@ from mmdit_probe.readouts.maps import I2TScores, RefinedI2T
 from mmdit_probe.readouts.word_maps import WordMaps
 from mmdit_probe.studies.recording import record_generated
 from mmdit_probe.utils import memory
-from mmdit_probe.utils.memory import check_room, free_bytes, in_words, run_in_batches
+from mmdit_probe.utils.memory import check_room, free_bytes, readable_bytes, run_in_batches
 
 READOUTS = [
     RegionMass(),
@@ -88,8 +88,13 @@ def test_free_memory_heeds_the_containers_limit(tmp_path, monkeypatch):
         check_room("maps", 10**15, advice="go away")
 
 
-def test_bytes_in_words():
-    assert [in_words(n) for n in (12, 1200, 3_400_000, 11_600_000_000)] == ["12 bytes", "1.2 kB", "3.4 MB", "11.6 GB"]
+def test_readable_bytes():
+    assert [readable_bytes(n) for n in (12, 1200, 3_400_000, 11_600_000_000)] == [
+        "12 bytes",
+        "1.2 kB",
+        "3.4 MB",
+        "11.6 GB",
+    ]
 
 
 class _SmallGPU:
@@ -245,4 +250,4 @@ def test_a_generation_is_as_large_as_was_told(random_pipe, caplog):
     with caplog.at_level(logging.INFO):
         made = record_generated(random_pipe, "sand", [I2TMaps()], (1, 2), GenerationConfig(steps=2))
     told = next(message for message in caplog.messages if "batch 2" in message)
-    assert in_words(2 * made.record["i2t"].nbytes) in told
+    assert readable_bytes(2 * made.record["i2t"].nbytes) in told

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmdit_probe.datasets.scenes import CLASSES, GROUNDS, scene, scenes
-from mmdit_probe.datasets.shapes import COLOURS, SHAPES, TYPICAL_COLOUR, distance
+from mmdit_probe.datasets.shapes import COLORS, SHAPES, TYPICAL_COLOR, distance
 from mmdit_probe.tiny.tokenizer import WORDS
 
 
@@ -53,7 +53,7 @@ def test_a_thing_has_its_color_in_its_middle():
     for s in scenes("test", 20):
         for thing, signed in uncovered(s):
             core = signed < -2.5
-            color = np.rint(np.array(COLOURS[thing.color]) * 255)
+            color = np.rint(np.array(COLORS[thing.color]) * 255)
             assert np.abs(s.image[core] - color).max() <= 1
 
 
@@ -84,7 +84,7 @@ def test_a_shape_fills_its_box_and_no_more(name):
     assert min(rows.min(), cols.min()) >= 9
     assert max(rows.max(), cols.max()) <= 54
     assert inside.sum() > 0.25 * 40 * 40
-    assert TYPICAL_COLOUR[name] in COLOURS
+    assert TYPICAL_COLOR[name] in COLORS
 
 
 @pytest.mark.parametrize(

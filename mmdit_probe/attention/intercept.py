@@ -146,18 +146,3 @@ class Interceptor:
                 f"torch's scaled_dot_product_attention; switch to diffusers' default processor "
                 f"(transformer.set_attn_processor / set_attention_backend('native')) and open the probe again"
             )
-
-
-class KeyBias(TorchFunctionMode):
-    """While active, adds ``bias`` (batch, 1, 1, keys) to the scores of every attention call."""
-
-    def __init__(self, bias: Tensor) -> None:
-        super().__init__()
-        self.bias = bias
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention:
-            query, key = args[:2]
-            kwargs = {**kwargs, "attn_mask": self.bias.expand(*query.shape[:3], key.shape[2])}
-        return func(*args, **kwargs)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from .shapes import COLOURS, SHAPES, TYPICAL_COLOUR, distance, draw
+from .shapes import COLORS, SHAPES, TYPICAL_COLOR, distance, draw
 from .textures import TEXTURES, paint
 
 GROUNDS = tuple(TEXTURES)
@@ -129,7 +129,7 @@ def _place_things(rng: np.random.Generator) -> tuple[Thing, ...]:
     things: list[Thing] = []
     shapes = rng.choice(len(THINGS), rng.choice(4, p=[0.08, 0.40, 0.40, 0.12]), replace=False)
     for shape in (THINGS[i] for i in shapes):
-        color = TYPICAL_COLOUR[shape] if rng.random() < 0.6 else str(rng.choice(list(COLOURS)))
+        color = TYPICAL_COLOR[shape] if rng.random() < 0.6 else str(rng.choice(list(COLORS)))
         for _ in range(20):  # a thing that finds no free place is left out
             radius = rng.uniform(13.0, 19.0) if len(shapes) < 3 else rng.uniform(11.0, 14.0)
             x, y = rng.uniform(radius, SIZE - radius, 2)

@@ -13,7 +13,7 @@ import numpy as np
 
 Shape = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-COLOURS: dict[str, tuple[float, float, float]] = {
+COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.10, 0.12),
     "orange": (0.98, 0.55, 0.05),
     "yellow": (0.98, 0.90, 0.15),
@@ -90,7 +90,7 @@ SHAPES: dict[str, Shape] = {
     "half moon": half_moon,
 }
 
-TYPICAL_COLOUR = dict(zip(SHAPES, ("red", "blue", "green", "yellow", "white", "orange", "pink", "purple"), strict=True))
+TYPICAL_COLOR = dict(zip(SHAPES, ("red", "blue", "green", "yellow", "white", "orange", "pink", "purple"), strict=True))
 """The color that a shape wears in most scenes."""
 
 
@@ -102,7 +102,7 @@ def distance(name: str, center: tuple[float, float], radius: float, size: int) -
 
 def draw(canvas: np.ndarray, signed: np.ndarray, color: str) -> np.ndarray:
     """Paint a shape with a dark 1.5 px rim over ``canvas`` (h, w, 3); returns a new canvas."""
-    fill = np.asarray(COLOURS[color])
+    fill = np.asarray(COLORS[color])
     cover = np.clip(0.5 - signed, 0, 1)[..., None]
     core = np.clip(0.5 - (signed + 1.5), 0, 1)[..., None]
     return canvas * (1 - cover) + (0.25 * fill) * (cover - core) + fill * core

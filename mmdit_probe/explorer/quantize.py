@@ -22,16 +22,6 @@ def quantized(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return codes.astype(np.uint8), largest
 
 
-def restored(codes: np.ndarray, largest: np.ndarray) -> np.ndarray:
-    """What the page shows for codes: ``largest (code / 255)^2``."""
-    return (codes.astype(np.float32) / 255) ** 2 * largest[..., None]
-
-
 def quantized_shares(shares: np.ndarray) -> np.ndarray:
     """Shares in [0, 1] as little-endian uint16."""
     return np.rint(65535 * np.clip(np.nan_to_num(shares), 0, 1)).astype("<u2")
-
-
-def restored_shares(codes: np.ndarray) -> np.ndarray:
-    """What the page shows for shares."""
-    return codes.astype(np.float32) / 65535

@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
+from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style
 
 PANELS = {
-    "miou": ("mIoU of the I2T masks", TEXT_COLOUR),
-    "class_r2": ("R² of the features\nfrom the class", IMAGE_COLOUR),
+    "miou": ("mIoU of the I2T masks", TEXT_COLOR),
+    "class_r2": ("R² of the features\nfrom the class", IMAGE_COLOR),
     "text_to_image": ("text / image\nvalue norm", "#009E73"),
 }
 
@@ -24,7 +24,7 @@ def agreement_figure(table: pd.DataFrame, correlations: Mapping[str, float]) -> 
         figure, axes = plt.subplots(1, len(PANELS), figsize=(6.6, 2.2), squeeze=False, sharex=True)
         for ax, (name, (label, color)) in zip(axes[0], PANELS.items(), strict=True):
             best = table.loc[table[name].idxmax()]
-            ax.axvline(best["layer"], color=GUIDE_COLOUR, linestyle=":", linewidth=1)
+            ax.axvline(best["layer"], color=GUIDE_COLOR, linestyle=":", linewidth=1)
             ax.plot(table["layer"], table[name], color=color, marker="o", markersize=3)
             ax.set_ylim(min(0, 1.1 * table[name].min()), 1.12 * table[name].max())
             rank = f", rank corr. {correlations[name]:+.2f}" if name in correlations else ""

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
+from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style
 
 
 def plot_budget(ax: Axes, frame: pd.DataFrame, queries: str) -> None:
@@ -17,7 +17,7 @@ def plot_budget(ax: Axes, frame: pd.DataFrame, queries: str) -> None:
     ``frame`` is a budget table of one timestep.
     """
     start = queries[0].upper()
-    for key, color in (("I", IMAGE_COLOUR), ("T", TEXT_COLOUR)):
+    for key, color in (("I", IMAGE_COLOR), ("T", TEXT_COLOR)):
         rows = frame[frame["region"] == f"{start}2{key}"].sort_values("layer")
         label = f"{start}2{key}: {queries} to {'image' if key == 'I' else 'text'}"
         ax.plot(rows["layer"], rows["mass"], color=color, marker="o", markersize=2.5, label=label)
@@ -44,7 +44,7 @@ def budget_figure(table: pd.DataFrame) -> Figure:
                 ax.set_title(f"{queries} queries, t = {timestep} (sigma {frame['sigma'].iloc[0]:.3f})")
             row[0].set_ylabel("share of attention")
         handles = axes[0][0].get_legend_handles_labels()[0]
-        guide = plt.Line2D([], [], color=GUIDE_COLOUR, linestyle=":", linewidth=1)
+        guide = plt.Line2D([], [], color=GUIDE_COLOR, linestyle=":", linewidth=1)
         names = ["I2I / T2I: to image", "I2T / T2T: to text", "uniform attention"]
         figure.legend([*handles, guide], names, loc="outside lower center", ncols=3 if len(asking) == 2 else 1)
         return figure

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOUR, house_style
+from .style import GUIDE_COLOR, house_style
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dvx+"
 """Okabe-Ito's colors, each with a marker of its own."""
 
@@ -20,13 +20,13 @@ MARKERS = "os^Dvx+"
 def plot_difference(ax: Axes, frame: pd.DataFrame) -> None:
     """B - A per layer, a line per part; ``frame`` is of one measure and one timestep."""
     for number, (part, rows) in enumerate(frame.groupby("part", sort=False)):
-        ordered, style = rows.sort_values("layer"), number % len(COLOURS)
-        line = "-" if number < len(COLOURS) else "--"
+        ordered, style = rows.sort_values("layer"), number % len(COLORS)
+        line = "-" if number < len(COLORS) else "--"
         ax.plot(
-            ordered["layer"], ordered["difference"], line, color=COLOURS[style], marker=MARKERS[style], markersize=3,
+            ordered["layer"], ordered["difference"], line, color=COLORS[style], marker=MARKERS[style], markersize=3,
             label=str(part),
         )  # fmt: skip
-    ax.axhline(0, color=GUIDE_COLOUR, linewidth=0.8)
+    ax.axhline(0, color=GUIDE_COLOR, linewidth=0.8)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_locator(MaxNLocator(4))
 

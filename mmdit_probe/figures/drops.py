@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import GUIDE_COLOUR, TEXT_COLOUR, house_style
+from .style import GUIDE_COLOR, TEXT_COLOR, house_style
 
 SCORE_NAMES = {"clip_t": "CLIP-T", "clip_i": "CLIP-I", "dino": "DINO", "scene": "scene score"}
 
@@ -22,8 +22,8 @@ def drop_figure(table: pd.DataFrame, ticks: Mapping[str, str], label: str, ylabe
             rows = table[(table["score"] == name) & table["variant"].isin(list(ticks))]
             spread = [(rows["drop"] - rows["low"]).clip(lower=0), (rows["high"] - rows["drop"]).clip(lower=0)]
             places = range(len(rows))
-            ax.errorbar(places, rows["drop"], yerr=spread, fmt="o", markersize=3, color=TEXT_COLOUR, capsize=2, lw=1)
-            ax.axhline(0, color=GUIDE_COLOUR, lw=0.8, ls=":")
+            ax.errorbar(places, rows["drop"], yerr=spread, fmt="o", markersize=3, color=TEXT_COLOR, capsize=2, lw=1)
+            ax.axhline(0, color=GUIDE_COLOR, lw=0.8, ls=":")
             ax.set_xticks(list(places), [ticks[variant] for variant in rows["variant"]])
             ax.set_title(SCORE_NAMES.get(name, name))
             ax.set_xlabel(label)

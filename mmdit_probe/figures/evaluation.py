@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
+from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style
 
 
 def evaluation_figure(views: pd.DataFrame, trivial: pd.DataFrame) -> Figure:
@@ -46,7 +46,7 @@ def draw_layers(ax: Axes, views: pd.DataFrame, trivial: pd.DataFrame) -> None:
         if rows["head"].nunique() > 1:
             ax.plot(rows["layer"], 100 * rows["miou"], ".", markersize=2, color=color, alpha=0.5)
     for _, row in trivial.iterrows():
-        ax.axhline(100 * row["miou"], color=GUIDE_COLOUR, linestyle=":", linewidth=0.8)
+        ax.axhline(100 * row["miou"], color=GUIDE_COLOR, linestyle=":", linewidth=0.8)
         name, height = row["baseline"].replace(" on ", "\non "), 100 * row["miou"]
         ax.annotate(name, (1.01, height), xycoords=("axes fraction", "data"), va="center", fontsize=6)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -82,7 +82,7 @@ def timesteps_figure(views: pd.DataFrame, expert: int) -> Figure:
         figure, ax = plt.subplots(figsize=(3.6, 2.7))
         for layer, rows in views.groupby("layer"):
             ordered, chosen = rows.sort_values("timestep"), layer == expert
-            style = {"color": TEXT_COLOUR, "lw": 1.6, "zorder": 3} if chosen else {"color": GUIDE_COLOUR, "lw": 0.7}
+            style = {"color": TEXT_COLOR, "lw": 1.6, "zorder": 3} if chosen else {"color": GUIDE_COLOR, "lw": 0.7}
             label = f"layer {layer}" if chosen else None if ax.get_legend_handles_labels()[0] else "other layers"
             ax.plot(ordered["timestep"], 100 * ordered["miou"], marker="o", markersize=2.5, label=label, **style)
         steps = views.drop_duplicates("timestep").sort_values("timestep")
@@ -97,13 +97,13 @@ def timesteps_figure(views: pd.DataFrame, expert: int) -> Figure:
 
 def directions_figure(table: pd.DataFrame, expert: int) -> Figure:
     """mIoU by layer of masks from I2T and from T2I; ``table`` has direction, layer, miou, timestep and sigma (Fig. 16)."""
-    looks = {"i2t": ("I2T: image queries", TEXT_COLOUR, "o"), "t2i": ("T2I: text queries", IMAGE_COLOUR, "s")}
+    looks = {"i2t": ("I2T: image queries", TEXT_COLOR, "o"), "t2i": ("T2I: text queries", IMAGE_COLOR, "s")}
     with house_style():
         figure, ax = plt.subplots(figsize=(3.6, 2.4))
         for direction, (label, color, marker) in looks.items():
             rows = table[table["direction"] == direction].sort_values("layer")
             ax.plot(rows["layer"], 100 * rows["miou"], marker=marker, markersize=3, color=color, label=label)
-        ax.axvline(expert, color=GUIDE_COLOUR, linestyle=":", linewidth=0.8)
+        ax.axvline(expert, color=GUIDE_COLOR, linestyle=":", linewidth=0.8)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         title = f"t = {table['timestep'].iloc[0]} (sigma {table['sigma'].iloc[0]:.3f})"
         ax.set(xlabel="layer", ylabel="mIoU (%)", ylim=(0, None), title=title)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
+from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style
 
 _PANELS = {
     "value_norm_ratio": "text / image value norm",
@@ -25,9 +25,9 @@ def expert_figure(table: pd.DataFrame) -> Figure:
         figure, axes = plt.subplots(1, len(names), figsize=(1.75 * len(names), 1.9), squeeze=False)
         best = table.loc[table["mean_rank"].idxmin(), "layer"]
         for ax, name in zip(axes[0], names, strict=True):
-            color = TEXT_COLOUR if name == "miou" else IMAGE_COLOUR
+            color = TEXT_COLOR if name == "miou" else IMAGE_COLOR
             ax.plot(table["layer"], table[name], color=color, marker="o", markersize=2.5)
-            ax.axvline(best, color=GUIDE_COLOUR, lw=0.8, ls=":")
+            ax.axvline(best, color=GUIDE_COLOR, lw=0.8, ls=":")
             ax.set_title(_PANELS[name])
             ax.set_xlabel("layer")
             ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))

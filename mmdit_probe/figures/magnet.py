@@ -12,10 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style
+from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style
 
 LOSSES = {"flow": "flow matching", "focal": "focal", "dice": "dice"}
-SIDES = {"before": (GUIDE_COLOUR, "--", "o"), "after": (TEXT_COLOUR, "-", "s")}
+SIDES = {"before": (GUIDE_COLOR, "--", "o"), "after": (TEXT_COLOR, "-", "s")}
 ATTENTION = {
     "i2t": "I2T mass",
     "text_to_image": "text / image value norm",
@@ -29,9 +29,9 @@ def losses_figure(table: pd.DataFrame) -> Figure:
     with house_style():
         figure, axes = plt.subplots(1, len(LOSSES), figsize=(6.6, 2.0))
         for ax, (name, title) in zip(axes, LOSSES.items(), strict=True):
-            ax.plot(table["step"], table[name], color=IMAGE_COLOUR, lw=0.5, alpha=0.35)
+            ax.plot(table["step"], table[name], color=IMAGE_COLOR, lw=0.5, alpha=0.35)
             smooth = table[name].rolling(window, center=True, min_periods=1).mean()
-            ax.plot(table["step"], smooth, color=IMAGE_COLOUR)
+            ax.plot(table["step"], smooth, color=IMAGE_COLOR)
             ax.set_title(title)
             ax.set_xlabel("step")
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -45,7 +45,7 @@ def attention_figure(table: pd.DataFrame, layer: int) -> Figure:
     with house_style():
         figure, axes = plt.subplots(1, len(shown), figsize=(0.6 + 2.2 * len(shown), 2.3), squeeze=False)
         for ax, name in zip(axes[0], shown, strict=True):
-            ax.axvline(layer, color=GUIDE_COLOUR, lw=0.8, ls=":")
+            ax.axvline(layer, color=GUIDE_COLOR, lw=0.8, ls=":")
             for side, (color, line, marker) in SIDES.items():
                 rows = table[table["side"] == side].sort_values("layer")
                 ax.plot(rows["layer"], rows[name], line, color=color, marker=marker, markersize=3, label=side)

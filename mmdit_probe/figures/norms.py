@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .sheets import plot_sheet
-from .style import IMAGE_COLOUR, TEXT_COLOUR, house_style
+from .style import IMAGE_COLOR, TEXT_COLOR, house_style
 
 STREAMS = {
-    "image": ("image tokens", IMAGE_COLOUR, "o", "-"),
-    "text": ("all text tokens", TEXT_COLOUR, "s", "-"),
+    "image": ("image tokens", IMAGE_COLOR, "o", "-"),
+    "text": ("all text tokens", TEXT_COLOR, "s", "-"),
     "prompt": ("words of the prompt", "#009E73", "^", "--"),
 }
 """Label, color, marker and line of each stream."""

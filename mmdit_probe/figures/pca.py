@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOUR, IMAGE_COLOUR, TEXT_COLOUR, house_style, plain
+from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style, plain
 
 ACROSS = 12
 """Layers side by side at most."""
 BESIDE = 12
 """Tokens up to which the panels of query, key and value stand side by side; of more they stand below each other."""
-SOURCES = {"position_r2": ("row and column", IMAGE_COLOUR, "o"), "class_r2": ("class", TEXT_COLOUR, "s")}
+SOURCES = {"position_r2": ("row and column", IMAGE_COLOR, "o"), "class_r2": ("class", TEXT_COLOR, "s")}
 LINES = {"query": ":", "key": "--", "value": "-"}
 
 
@@ -108,7 +108,7 @@ def plot_r2(ax: Axes, frame: pd.DataFrame, source: str) -> None:
     for feature, line in LINES.items():
         rows = frame[frame["feature"] == feature].sort_values("layer")
         ax.plot(rows["layer"], rows[source], line, color=color, marker=marker, markersize=3, label=feature)
-    ax.axhline(0, color=GUIDE_COLOUR, linewidth=0.6)
+    ax.axhline(0, color=GUIDE_COLOR, linewidth=0.6)
     ax.set_xlabel("layer")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     ax.set_title(f"R² from {name}")
@@ -127,6 +127,6 @@ def r2_figure(table: pd.DataFrame) -> Figure:
             for ax, source in zip(row, sources, strict=True):
                 plot_r2(ax, frame, source)
             row[0].set_ylabel(f"adjusted R²\nt = {timestep} (sigma {frame['sigma'].iloc[0]:.3f})")
-        handles = [plt.Line2D([], [], color=GUIDE_COLOUR, linestyle=line) for line in LINES.values()]
+        handles = [plt.Line2D([], [], color=GUIDE_COLOR, linestyle=line) for line in LINES.values()]
         figure.legend(handles, list(LINES), loc="outside lower center", ncols=3)
         return figure

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..storage.files import atomic_write
 
-IMAGE_COLOUR, TEXT_COLOUR, GUIDE_COLOUR = "#0072B2", "#D55E00", "#555555"  # Okabe-Ito: told apart by everyone
+IMAGE_COLOR, TEXT_COLOR, GUIDE_COLOR = "#0072B2", "#D55E00", "#555555"  # Okabe-Ito: told apart by everyone
 STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,  # embedded TrueType: text stays text
     "font.size": 8,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import xarray as xr
 
 from ..configs import CompareConfig, EvaluateConfig
 from ..datasets.labeled import LabeledImages
-from ..evaluation.run import run_evaluation
+from ..evaluation.run import MapCounter, run_evaluation
 from ..evaluation.tables import MATCHING_NAMES
 from ..metrics.bootstrap import bootstrap_weights
 from ..readouts.region_mass import RegionMass
 from ..readouts.value_norms import ValueNorms
+from ..segmentation.map_reader import MapReader
+from ..segmentation.maps import make_readout
 from ..storage.runs import RunFolder
 from ..studies.image_grid import PLAIN, ImageGrid, Variant, generate_grid
 from ..studies.paired_metrics import drop_table
@@ -32,54 +34,64 @@ AFTER = "magnet"
 TASKS = ("open-vocabulary", "unsupervised")
 
 
-@dataclass(frozen=True, eq=False)
-class Sides:
-    """What to do with the LoRA and without it: ``contexts[name]`` opens each, before first."""
-
-    contexts: Mapping[str, Callable[[], AbstractContextManager[Any]]]
-
-    def __iter__(self) -> Iterator[tuple[str, Callable[[], AbstractContextManager[Any]]]]:
-        return iter(self.contexts.items())
-
-
-def sides_of(pipe: Any) -> Sides:
-    """Before and after of a pipeline that was loaded with its LoRA."""
-    return Sides({"before": lambda: without_lora(pipe), "after": nullcontext})
+def before_and_after(pipe: Any) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
+    """The contexts in which a pipeline that was loaded with its LoRA computes without it ("before") and with it ("after")."""
+    return {"before": lambda: without_lora(pipe), "after": nullcontext}
 
 
 def compare_masks(
     pipe: Any, images: LabeledImages, layer: int, config: CompareConfig, out: Path, model: str, progress: Progress
 ) -> pd.DataFrame:
-    """mIoU of both tasks before and after, one row for each task, way of matching and timestep.
+    """mIoU of both tasks before and after, one row per task, way of matching and timestep.
 
-    ``gain`` is after less before, ``low`` and ``high`` its 95% interval by drawing images with replacement, the same ones
-    on both sides.
+    Timesteps are of the run's sampling steps, as everywhere in the comparison. ``gain`` is after minus before, ``low`` and
+    ``high`` are its 95% interval over images, drawn with replacement, the same ones before and after.
     """
     parts: dict[str, dict[str, xr.DataArray]] = {task: {} for task in TASKS}
     batch = min(50, len(images.samples))
     each = -(-len(images.samples) // batch)
     for number, task in enumerate(TASKS):
-        for side, (name, context) in enumerate(sides_of(pipe)):
+        settings = EvaluateConfig(
+            dataset=config.dataset,
+            task=task,
+            layers=(layer,),
+            timesteps=config.timesteps,
+            batch=batch,
+            seed=config.generation.seed,
+            limit=config.limit,
+            max_sequence_length=config.generation.max_sequence_length,
+        )
+        for side, (name, context) in enumerate(before_and_after(pipe).items()):
             start = (2 * number + side) * each
 
             def shown(done: int, total: int, start: int = start) -> None:
                 progress(start + done, 4 * each)
 
-            settings = EvaluateConfig(
-                dataset=config.dataset,
-                task=task,
-                layers=(layer,),
-                timesteps=config.timesteps,
-                batch=batch,
-                seed=config.generation.seed,
-                limit=config.limit,
-                max_sequence_length=config.generation.max_sequence_length,
-            )
             with context():
+                counter = mask_counter(pipe, settings, config.generation.steps)
                 folder = out / f"masks-{task}-{name}"
-                batches = list(run_evaluation(pipe, images, settings, folder, model, shown))
+                batches = list(run_evaluation(pipe, images, settings, folder, model, shown, counter=counter))
             parts[task][name] = xr.concat([part["counts"] for part in batches], "image").isel(layer=0, head=0)
     return pd.concat([mask_gains(task, **counts) for task, counts in parts.items()], ignore_index=True)
+
+
+def mask_counter(pipe: Any, config: EvaluateConfig, steps: int) -> MapCounter:
+    """Counts the pixels of masks whose timesteps are of ``steps`` sampling steps."""
+    reader = step_reader(pipe, config.layers, config.timesteps, steps, config.seed, config.max_sequence_length)
+    return MapCounter(pipe, config, reader, settings={"steps": steps})
+
+
+def step_reader(
+    pipe: Any,
+    layers: Sequence[int] | None,
+    timesteps: Sequence[int],
+    steps: int,
+    seed: int,
+    max_sequence_length: int | None,
+) -> MapReader:
+    """Reads Seg4Diff's maps, I2T probabilities averaged over heads, at timesteps of ``steps`` sampling steps."""
+    readout = make_readout("probs", "mean", "none")
+    return MapReader(pipe, readout, layers, timesteps, seed=seed, steps=steps, max_sequence_length=max_sequence_length)
 
 
 def mask_gains(task: str, before: xr.DataArray, after: xr.DataArray) -> pd.DataFrame:
@@ -117,7 +129,7 @@ def compare_attention(pipe: Any, config: CompareConfig, out: Path, model: str, p
     One row a layer and side: ``i2t`` in [0, 1], ``text_to_image`` and ``prompt_to_image`` the ratios of value norms.
     """
     tables = []
-    for number, (name, context) in enumerate(sides_of(pipe)):
+    for number, (name, context) in enumerate(before_and_after(pipe).items()):
         folder = RunFolder.for_study(out / f"attention-{name}", "magnet-attention", model, config, side=name)
 
         def measure(prompt: str) -> xr.Dataset:

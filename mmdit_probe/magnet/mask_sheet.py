@@ -1,4 +1,4 @@
-"""Example masks before and after, for the eye."""
+"""Example masks before and after MAGNET, to look at."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from ..figures.magnet import MaskRow
 from ..segmentation.render import colored, displayed
 from ..segmentation.segmenters import OpenVocabularySegmenter
 from ..storage.images import read_rgb
-from .compare import sides_of
+from .compare import before_and_after, step_reader
 from .examples import masks_of
 
 
 def mask_rows(
     pipe: Any, images: LabeledImages, layer: int, timestep: int, generation: GenerationConfig
 ) -> list[MaskRow]:
-    """Each image with its true label map and those of one layer without and with the LoRA, by the names present."""
-    config = SegmentConfig(timestep, seed=generation.seed, max_sequence_length=generation.max_sequence_length)
-    segmenter = OpenVocabularySegmenter(pipe, layer, config)
+    """Each image with its true label map and one layer's label maps before and after; its prompt names the classes present.
+
+    ``timestep`` is of ``generation.steps``. Images without a labeled pixel are left out.
+    """
+    seed, length = generation.seed, generation.max_sequence_length
+    reader = step_reader(pipe, [layer], [timestep], generation.steps, seed, length)
+    config = SegmentConfig(timestep, seed=seed, max_sequence_length=length)
+    segmenter = OpenVocabularySegmenter(pipe, layer, config, reader)
     rows = []
     for sample in images.samples:
         image = read_rgb(sample.image) if isinstance(sample.image, Path) else sample.image
@@ -31,7 +36,7 @@ def mask_rows(
             continue
         truth = np.where(masks.any(0), masks.argmax(0), len(names))
         maps = {}
-        for side, context in sides_of(pipe):
+        for side, context in before_and_after(pipe).items():
             with context():
                 maps[side] = segmenter(image, names).labels
         shown = {side: colored(displayed(labels), len(names)) for side, labels in {"truth": truth, **maps}.items()}

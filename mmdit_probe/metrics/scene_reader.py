@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..datasets.scenes import GROUNDS, THINGS, Scene
-from ..datasets.shapes import COLOURS
+from ..datasets.shapes import COLORS
 from ..pipelines.forward import to_pixels
 from ..pipelines.loading import embedded_folder
 from ..utils.memory import run_in_batches
 
-_COLOUR_NAMES = tuple(COLOURS)
+_COLOR_NAMES = tuple(COLORS)
 AT_ONCE = 64
 """Images that are read together."""
 Fact = tuple[str, ...]
@@ -40,7 +40,7 @@ class ReaderNetwork(nn.Module):
             channels = out
         self.trunk = nn.Sequential(*layers)
         self.grounds = nn.Linear(2 * channels, len(GROUNDS))
-        self.things = nn.Linear(2 * channels, len(THINGS) * (1 + len(_COLOUR_NAMES)))
+        self.things = nn.Linear(2 * channels, len(THINGS) * (1 + len(_COLOR_NAMES)))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         features = self.trunk(pixels)
@@ -74,7 +74,7 @@ class SceneReader:
             facts: set[Fact] = {(GROUNDS[i],) for i in ground.nonzero().flatten()}
             for shape, color in zip(THINGS, thing.tolist(), strict=True):
                 if color:
-                    facts |= {(shape,), (_COLOUR_NAMES[color - 1], shape)}
+                    facts |= {(shape,), (_COLOR_NAMES[color - 1], shape)}
             found.append(frozenset(facts))
         return found
 
@@ -96,6 +96,6 @@ def prompt_facts(prompt: str) -> frozenset[Fact]:
     text = " ".join(prompt.lower().split())
     facts: set[Fact] = {(ground,) for ground in GROUNDS if re.search(rf"\b{ground}\b", text)}
     for shape in THINGS:
-        for match in re.finditer(rf"(?:\b({'|'.join(_COLOUR_NAMES)}) )?\b{shape}\b", text):
+        for match in re.finditer(rf"(?:\b({'|'.join(_COLOR_NAMES)}) )?\b{shape}\b", text):
             facts.add((match[1], shape) if match[1] else (shape,))
     return frozenset(facts)

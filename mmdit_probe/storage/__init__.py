@@ -1,1 +1,1 @@
-"""What lies on the disk: files, runs, records, images, digests."""
+"""Everything on disk: files written atomically, output folders of runs, records, images, fingerprints."""

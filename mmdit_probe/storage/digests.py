@@ -1,4 +1,4 @@
-"""What tells images, labels and weights from others of the same name: a run is continued only with the same."""
+"""Content fingerprints of images, labels and weights; a run resumes only if they match."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-BLOCK, PLACES = 4096, 1024
-"""Files of up to 4 MB are read whole; of larger ones as many blocks of 4 kB as these, evenly spread, which touch every
-matrix of SD3's weights."""
+BLOCK, BLOCKS = 4096, 1024
+"""Files of up to ``BLOCK * BLOCKS`` bytes (4 MB) are hashed whole; of larger ones ``BLOCKS`` evenly spaced blocks of ``BLOCK``
+bytes are, at least one of which falls into every matrix of SD3's weights."""
 _DIGITS = 12
-_MODEL = (".safetensors", ".json", ".txt", ".model")
-"""Endings of weights, settings and vocabularies."""
+_MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+"""Suffixes of weights, configs and vocabularies."""
 
 
 def digest(things: Iterable[Path | str | np.ndarray]) -> str:
-    """64 hex digits of the contents of files (not their names, places or dates), texts and arrays, in this order.
+    """SHA-256 of files, texts and arrays in this order, as 64 hex digits.
 
-    `ValueError` if a file can't be read.
+    Of a file only its content counts, not its name, folder or date; `ValueError` if it can't be read.
+
+    >>> digest(["a", "b"]) == digest(["ab"])
+    False
     """
     together = hashlib.sha256()
     for thing in things:
@@ -40,11 +43,11 @@ def _of_file(path: Path) -> bytes:
         size = path.stat().st_size
         own = hashlib.sha256(f"file {size} ".encode())
         with path.open("rb") as opened:
-            if size <= BLOCK * PLACES:
+            if size <= BLOCK * BLOCKS:
                 own.update(opened.read())
             else:
-                for place in range(PLACES):
-                    opened.seek((size - BLOCK) * place // (PLACES - 1))
+                for place in range(BLOCKS):
+                    opened.seek((size - BLOCK) * place // (BLOCKS - 1))
                     own.update(opened.read(BLOCK))
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror or error})") from error
@@ -52,28 +55,34 @@ def _of_file(path: Path) -> bytes:
 
 
 def model_fingerprint(source: str) -> str:
-    """A model or LoRA in words: its name, and the first digits of its digest where it is a file or folder here.
+    """The name of a model or LoRA; if it is a local file or folder, followed by the first 12 digits of its digest.
 
-    One that was trained anew has other digits, a copy has the same.
+    A model that was trained again has another fingerprint, a copy has the same.
+
+    >>> model_fingerprint("stabilityai/stable-diffusion-3-medium-diffusers")
+    'stabilityai/stable-diffusion-3-medium-diffusers'
     """
     path = Path(source)
     files = [path] if path.is_file() else []
     if path.is_dir():
-        files = sorted(file for file in (*path.glob("*"), *path.glob("*/*")) if file.suffix in _MODEL)
+        files = sorted(file for file in (*path.glob("*"), *path.glob("*/*")) if file.suffix in _MODEL_SUFFIXES)
     if not files:
         return source
-    return f"{source} ({digest(x for file in files for x in (file.relative_to(path).as_posix(), file))[:_DIGITS]})"
+    named = (part for file in files for part in (file.relative_to(path).as_posix(), file))
+    return f"{source} ({digest(named)[:_DIGITS]})"
 
 
 def model_label(
     model: str, dtype: str, revision: str | None = None, lora: str | None = None, quantize: str = "none"
 ) -> str:
-    """What a model's numbers depend on, in words: an output folder is continued only with the same."""
-    parts = (
-        [model_fingerprint(model), dtype]
-        if quantize == "none"
-        else [model_fingerprint(model), dtype, f"weights {quantize}"]
-    )
+    """One line that names everything about the model on which results depend; a run resumes only with the same label.
+
+    >>> model_label("stabilityai/stable-diffusion-3-medium-diffusers", "bf16", revision="main", quantize="int8")
+    'stabilityai/stable-diffusion-3-medium-diffusers, bf16, weights int8, revision main'
+    """
+    parts = [model_fingerprint(model), dtype]
+    if quantize != "none":
+        parts.append(f"weights {quantize}")
     if revision is not None:
         parts.append(f"revision {revision}")
     if lora:

@@ -1,4 +1,4 @@
-"""Writing and opening files: whole or not at all, and images looked at before they are unpacked."""
+"""Writing files atomically: a file is complete or it is the old one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 from ..utils.text import one_line
 
 PART = ".part"
-"""Ending of a file that is being written; one that is left over was cut short by a kill."""
+"""Suffix of a file while it is written; a killed run may leave such a file."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a file to write to that becomes ``path`` in the end: a kill or a full disk leaves the old one or the new one.
+    """A temporary file to write to, which replaces ``path`` at the end of the with block.
 
-    `ValueError` says what is in the way: a full disk, a folder that can't be written.
+    If the program is killed or the disk is full, ``path`` is either the complete new file or the old one, never a part.
+    `ValueError` if the file can't be written.
     """
     part = path.with_name(path.name + PART)
     try:
@@ -31,13 +32,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def unwritable(path: Path, error: Exception) -> str:
-    """What is in the way of writing to ``path``, in one line."""
+    """The error message for a file that can't be written, in one line."""
     why = getattr(error, "strerror", None) or one_line(str(error), 160)
     return f"{one_line(str(path), 160)} can't be written ({why}); make room or choose another --out"
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file; a kill leaves the old one or the new one."""
+    """Write a UTF-8 text file atomically; `ValueError` if that fails."""
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
     return path

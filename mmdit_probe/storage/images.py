@@ -1,4 +1,4 @@
-"""Image files as the model takes them: upright, RGB, sides divisible by the model's token size."""
+"""Reading, resizing and writing images: (height, width, 3) uint8 RGB arrays, always upright."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """An image file as (height, width, 3) uint8 RGB, upright, at its own size; `ValueError` as in `load_image`."""
+    """Read an image file as (height, width, 3) uint8 RGB at its own size, rotated upright by its EXIF data.
+
+    Transparent pixels are laid over white. `ValueError` if the file can't be opened (see `open_image`), is animated, or has
+    more than 8 bits per channel.
+    """
     with open_image(path) as opened:
         _check(opened, path)
         return np.asarray(_to_rgb(ImageOps.exif_transpose(opened)))
@@ -26,9 +30,9 @@ def read_rgb(path: Path) -> np.ndarray:
 def _check(opened: Image.Image, path: Path) -> None:
     if getattr(opened, "is_animated", False):
         frames = getattr(opened, "n_frames", 2)
-        raise ValueError(f"image: {path} has {frames} frames; save the one you mean as a PNG file")
+        raise ValueError(f"image: {path} has {frames} frames; save the one you want as a PNG file")
     if opened.mode in _DEEP:
-        raise ValueError(f"image: {path} has more than 8 bits a channel ({opened.mode}); convert it to 8 bits first")
+        raise ValueError(f"image: {path} has more than 8 bits per channel ({opened.mode}); convert it to 8 bits first")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -39,11 +43,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fitted(image: np.ndarray, multiple: int, longest: int) -> np.ndarray:
-    """The image (height, width, 3) resized: longer side ``longest``, both sides the nearest multiple of ``multiple``."""
+    """The image (height, width, 3), resized so that its longer side is about ``longest`` px.
+
+    Both sides are rounded to the nearest multiple of ``multiple`` px, the size of a token.
+    """
     if longest < multiple:
-        raise ValueError(
-            f"image: the longer side must be at least {multiple} px, the model's token size; got {longest}"
-        )
+        raise ValueError(f"image: the longer side must be at least {multiple} px, the size of a token, got {longest}")
     height, width = (fitted_side(side, max(image.shape[:2]), multiple, longest) for side in image.shape[:2])
     if (height, width) == image.shape[:2]:
         return image
@@ -51,27 +56,28 @@ def fitted(image: np.ndarray, multiple: int, longest: int) -> np.ndarray:
 
 
 def fitted_side(side: int, longer: int, multiple: int, longest: int) -> int:
-    """A side scaled by ``longest / longer`` and rounded to the nearest multiple, at least one."""
+    """A side in px, scaled by ``longest / longer`` and rounded to the nearest multiple, at least one of them."""
     return max(1, round(side * longest / longer / multiple)) * multiple
 
 
 def save_image(image: np.ndarray, path: Path) -> Path:
-    """Write (height, width, 3) uint8 RGB as PNG; a kill leaves the old file or the new one."""
+    """Write (height, width, 3) uint8 RGB atomically as PNG."""
     with atomic_write(path) as part:
         Image.fromarray(image).save(part, format="PNG")
     return path
 
 
 MAX_PIXELS = 100_000_000
-"""Larger images are refused before they are unpacked."""
+"""Images with more pixels are refused before they are decoded."""
 
 
 @contextmanager
 def open_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
-    """An image file, not unpacked yet.
+    """Open an image file with PIL; it is decoded inside the with block.
 
-    `ValueError` of one line if it is missing, empty, damaged, no image, or larger than `MAX_PIXELS`; what goes wrong
-    while it is unpacked inside the with block too.
+    Raises:
+        ValueError: the file is missing, empty, damaged, not an image, or has more than `MAX_PIXELS`; also for errors while
+            it is decoded inside the with block.
     """
     if not path.is_file():
         raise ValueError(f"{what}: no file {path}")
@@ -79,7 +85,7 @@ def open_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
         raise ValueError(f"{what}: {path} is empty; give a PNG, JPEG, WebP, BMP or TIFF file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of sizes: checked here
+            warnings.simplefilter("ignore")  # about odd metadata, and sizes, which are checked here
             with Image.open(path) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
                     raise ValueError(f"{what}: {path} has {opened.width} x {opened.height} px; {_LIMIT}")
@@ -87,19 +93,21 @@ def open_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise ValueError(f"{what}: {path} is too large; {_LIMIT}") from error
     except Image.UnidentifiedImageError as error:
-        raise ValueError(f"{what}: {path} is no image that can be read; give a PNG, JPEG, WebP or TIFF file") from error
+        raise ValueError(
+            f"{what}: {path} is not an image that can be read; give a PNG, JPEG, WebP, BMP or TIFF file"
+        ) from error
     except (OSError, SyntaxError, EOFError) as error:
         raise ValueError(f"{what}: {path} is damaged or cut short ({error}); save it again") from error
 
 
-_LIMIT = f"at most {MAX_PIXELS} px are read, scale it down"
+_LIMIT = f"at most {MAX_PIXELS} px are read; scale it down"
 
 
 Crop = Literal["stretch", "center"]
 
 
 def cropped(image: np.ndarray, crop: str) -> np.ndarray:
-    """The part of an image (height, width, 3) that is used: all of it, or the square in its center."""
+    """The part of an image (height, width, ...) that is used: all of it ("stretch"), or its central square ("center")."""
     if crop not in get_args(Crop):
         raise ValueError(f"crop must be one of {', '.join(get_args(Crop))}, got {crop!r}")
     if crop == "stretch":
@@ -110,7 +118,7 @@ def cropped(image: np.ndarray, crop: str) -> np.ndarray:
 
 
 def as_rgb(image: np.ndarray | Image.Image) -> np.ndarray:
-    """(height, width, 3) uint8 of an image given as an array or by PIL."""
+    """An image, given as an array or by PIL, as (height, width, 3) uint8 RGB; `ValueError` if its shape or type differs."""
     array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(f"image must be (height, width, 3) uint8 RGB, got {array.shape} {array.dtype}")
@@ -118,7 +126,7 @@ def as_rgb(image: np.ndarray | Image.Image) -> np.ndarray:
 
 
 def squared(image: np.ndarray, side: int) -> np.ndarray:
-    """The image stretched to ``side`` x ``side`` px."""
+    """The image (height, width, 3), stretched to ``side`` x ``side`` px."""
     if image.shape[:2] == (side, side):
         return image
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))

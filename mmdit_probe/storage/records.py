@@ -1,4 +1,4 @@
-"""Records on disk: NetCDF files, sealed by a checksum."""
+"""Records on disk: NetCDF files with a checksum."""
 
 from __future__ import annotations
 
@@ -15,25 +15,31 @@ from ..utils.text import one_line
 from .files import atomic_write
 
 FORMAT = 1
-"""Version of the record's names; a reader refuses another one."""
+"""Version of the names in a record; `load_record` refuses any other."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Attributes of a record: the versions of Python and the libraries that computed it, as JSON."""
     names = ("mmdit-probe", "torch", "diffusers", "transformers")
     return {"versions": json.dumps({"python": platform.python_version(), **{name: version(name) for name in names}})}
 
 
 def save_record(dataset: xr.Dataset, path: Path) -> Path:
-    """Write NetCDF, compressed, sealed by a checksum behind it; a kill leaves the old file or the new one.
+    """Write a record atomically as compressed NetCDF, followed by a checksum.
 
-    Other programs read the file as any NetCDF.
+    Other programs can read the file like any NetCDF-4 file; the checksum lies behind its end.
+
+    >>> import tempfile
+    >>> record = xr.Dataset({"region_mass": ("layer", [0.25, 0.5])}, attrs={"format": FORMAT})
+    >>> path = save_record(record, Path(tempfile.mkdtemp(), "record.nc"))
+    >>> load_record(path)["region_mass"].values
+    array([0.25, 0.5 ])
     """
     path = Path(path)
     packed = {name: {"zlib": True, "complevel": 1} for name, values in dataset.data_vars.items() if values.ndim}
-    content = dataset.to_netcdf(engine="h5netcdf", encoding=packed)  # HDF5 never sees a disk that may be full
+    content = dataset.to_netcdf(engine="h5netcdf", encoding=packed)  # in memory: HDF5 handles a full disk badly
     with atomic_write(path) as part:
-        part.write_bytes(b"".join([content, _seal(content)]))  # HDF5 does not look behind its own end
+        part.write_bytes(b"".join([content, _seal(content)]))  # HDF5 ignores what follows its own end
     return path
 
 
@@ -41,12 +47,12 @@ _MARK = b"mmdit-probe record "
 
 
 def _seal(content: bytes | memoryview) -> bytes:
-    """What stands at a record's end: a mark, and the SHA-256 of all that comes before."""
+    """The end of a record: a mark and the SHA-256 of everything before it."""
     return _MARK + hashlib.sha256(content).digest()
 
 
 def _check_seal(path: Path) -> None:
-    """`ValueError` if a sealed file is damaged: HDF5 may crash on it. Files of other programs have no seal."""
+    """`ValueError` if the checksum is wrong: HDF5 may crash on a damaged file. Files of other programs have no checksum."""
     try:
         content = memoryview(path.read_bytes())
     except OSError as error:
@@ -54,11 +60,16 @@ def _check_seal(path: Path) -> None:
     size = len(_seal(b""))
     seal = bytes(content[-size:])
     if seal.startswith(_MARK) and seal != _seal(content[:-size]):
-        raise ValueError(f"record: {path} is not a readable NetCDF file any more, it is damaged; make it again")
+        raise ValueError(f"record: {path} is damaged and not a readable NetCDF file any more; make it again")
 
 
 def load_record(path: Path) -> xr.Dataset:
-    """Read a record into memory; `ValueError` if the file is no record of this version, or damaged."""
+    """Read a record into memory.
+
+    Raises:
+        ValueError: the file is missing or damaged, is not a record, or was written by another version; see `save_record`
+            for an example.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"record: no file {path}")
@@ -66,11 +77,11 @@ def load_record(path: Path) -> xr.Dataset:
     try:
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             dataset = opened.load()
-    except Exception as error:  # a damaged file fails anywhere in HDF5, h5netcdf or xarray
+    except Exception as error:  # a damaged file may fail anywhere in HDF5, h5netcdf or xarray
         raise ValueError(f"record: {path} is not a readable NetCDF file ({one_line(str(error), 200)})") from error
     found = dataset.attrs.get("format")
     if not isinstance(found, int | np.integer) or found != FORMAT:
         raise ValueError(
-            f"record: {path} has format {found}, this version reads {FORMAT}; make it again with this version"
+            f"record: {path} has format {found}, but this version reads format {FORMAT}; make it again with this version"
         )
     return dataset

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmdit_probe.storage.files import write_text
-
+from ..storage.files import write_text
 from .recipe import Recipe
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from mmdit_probe.datasets.scenes import SIZE, scene
+from ..datasets.scenes import SIZE, scene
 
 _CHUNK = 500
 

@@ -15,15 +15,14 @@ import typer
 from PIL import Image
 from tqdm.auto import tqdm
 
-from mmdit_probe.configs import AgreementConfig, GenerationConfig
-from mmdit_probe.datasets.scenes import GROUNDS, Scene, scenes
-from mmdit_probe.metrics.scene_reader import Fact, SceneReader, prompt_facts
-from mmdit_probe.pipelines.forward import noise_level
-from mmdit_probe.pipelines.loading import embedded_folder, load_pipeline
-from mmdit_probe.storage.files import write_text
-from mmdit_probe.studies.image_grid import generate_batch
-from mmdit_probe.studies.layer_agreement import layer_agreement, summary
-
+from ..configs import AgreementConfig, GenerationConfig
+from ..datasets.scenes import GROUNDS, Scene, scenes
+from ..metrics.scene_reader import Fact, SceneReader, prompt_facts
+from ..pipelines.forward import noise_level
+from ..pipelines.loading import embedded_folder, load_pipeline
+from ..storage.files import write_text
+from ..studies.image_grid import generate_batch
+from ..studies.layer_agreement import layer_agreement, summary
 from ..studies.scene_grounding import MEAN_OF_LAYERS, baselines, blur_harm, score_layers
 from .card import write_card
 from .export import digests, make_pipeline

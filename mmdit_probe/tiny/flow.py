@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
-from mmdit_probe.attention.intercept import KeyBias
-
+from .key_bias import KeyBias
 from .parts import make_text_encoder, make_tokenizers, make_transformer
 from .recipe import Recipe
 

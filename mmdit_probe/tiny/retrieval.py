@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import CLIPModel, CLIPProcessor
 
-from mmdit_probe.datasets.scenes import scenes
+from ..datasets.scenes import scenes
 
 
 @torch.no_grad()

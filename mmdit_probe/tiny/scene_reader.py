@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from mmdit_probe.datasets.scenes import GROUNDS, THINGS, Scene, scenes
-from mmdit_probe.datasets.shapes import COLOURS
-from mmdit_probe.metrics.scene_reader import ReaderNetwork, SceneReader, prompt_facts, scene_facts
-
+from ..datasets.scenes import GROUNDS, THINGS, Scene, scenes
+from ..datasets.shapes import COLORS
+from ..metrics.scene_reader import ReaderNetwork, SceneReader, prompt_facts, scene_facts
 from .autoencoder import to_model
 from .recipe import Recipe
 
@@ -29,7 +28,7 @@ def targets(chosen: Sequence[Scene]) -> tuple[Tensor, Tensor]:
         for ground in scene.grounds:
             grounds[i, GROUNDS.index(ground)] = 1
         for thing in scene.things:
-            things[i, THINGS.index(thing.shape)] = 1 + list(COLOURS).index(thing.color)
+            things[i, THINGS.index(thing.shape)] = 1 + list(COLORS).index(thing.color)
     return grounds, things
 
 

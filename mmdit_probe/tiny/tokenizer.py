@@ -8,12 +8,12 @@ from itertools import pairwise
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
-from mmdit_probe.datasets.scenes import CLASSES
-from mmdit_probe.datasets.shapes import COLOURS
+from ..datasets.scenes import CLASSES
+from ..datasets.shapes import COLORS
 
 WORDS = tuple(
     sorted(
-        {"a", "an", "and", "on", "of", "under", "above", "below", "left", "right", *COLOURS, *" ".join(CLASSES).split()}
+        {"a", "an", "and", "on", "of", "under", "above", "below", "left", "right", *COLORS, *" ".join(CLASSES).split()}
     )
 )
 START, END = "<|startoftext|>", "<|endoftext|>"

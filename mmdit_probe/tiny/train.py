@@ -15,10 +15,9 @@ import torch
 import typer
 from diffusers import AutoencoderKL
 
-from mmdit_probe.datasets.scenes import scenes
-from mmdit_probe.metrics.scene_reader import ReaderNetwork, SceneReader
-from mmdit_probe.pipelines.loading import embedded_folder
-
+from ..datasets.scenes import scenes
+from ..metrics.scene_reader import ReaderNetwork, SceneReader
+from ..pipelines.loading import embedded_folder
 from ..studies.scene_grounding import score_layers
 from .autoencoder import encode_all, train_autoencoder
 from .clip import make_processor, train_clip

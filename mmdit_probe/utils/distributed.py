@@ -1,4 +1,4 @@
-"""Splitting a run over the processes of `accelerate launch` or torchrun: each takes every n-th batch, the first one sums up."""
+"""Splitting a run over the processes that `accelerate launch` or torchrun starts: each takes every n-th batch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from datetime import timedelta
 
 
 def _alone() -> None:
-    """There is nobody to wait for."""
+    """With one process there is nothing to wait for."""
 
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """One process's part of a run: number ``number`` of ``processes``.
+    """Which part of a run this process computes.
 
-    ``wait`` returns when all processes have called it; ``device`` is this process's own, None where the user's choice
-    stands.
+    Attributes:
+        number: this process's number, from 0.
+        processes: how many there are.
+        wait: returns when all processes have called it.
+        device: this process's own device; None if the device that the user chose is used.
     """
 
     number: int = 0
@@ -27,11 +30,12 @@ class WorkerShare:
 
     @property
     def first(self) -> bool:
+        """Whether this process collects the results."""
         return self.number == 0
 
 
 def launched_worker_share(device: str) -> WorkerShare:
-    """The share of this process, everything unless `accelerate launch` started several."""
+    """The share of this process: the whole run, unless several processes were started together."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return WorkerShare()
     from accelerate import PartialState

@@ -1,4 +1,4 @@
-"""Small pieces of HTML for notebooks; every text is escaped."""
+"""HTML snippets for notebooks; all text is escaped."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import numpy as np
 from PIL import Image
 
 _SHOWN = 256
-"""Images are shown at least so many px wide."""
+"""Width in px at which an image is shown if none is given and it is not wider itself."""
 
 
 def image_tag(image: np.ndarray, alt: str, width: int | None = None) -> str:
-    """An <img> of (height, width, 3) uint8 RGB; small images are enlarged pixel by pixel. ``width`` in px."""
+    """An <img> element of (height, width, 3) uint8 RGB, ``width`` px wide.
+
+    Small images are enlarged without smoothing.
+    """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     code = base64.b64encode(buffer.getvalue()).decode()
@@ -27,12 +30,12 @@ def image_tag(image: np.ndarray, alt: str, width: int | None = None) -> str:
 
 
 def facts(values: Mapping[str, object]) -> str:
-    """A table of two columns."""
+    """A two-column table of names and values."""
     return grid([[html.escape(name), html.escape(str(value))] for name, value in values.items()])
 
 
 def grid(rows: Sequence[Sequence[str]], heads: Sequence[str] = ()) -> str:
-    """A table of cells that are HTML already; ``heads`` are texts."""
+    """A table; ``rows`` hold cells of HTML, ``heads`` the plain texts of its header."""
     style = ' style="text-align:left;vertical-align:top"'
     lines = ["".join(f"<td{style}>{cell}</td>" for cell in row) for row in rows]
     if heads:
@@ -41,7 +44,7 @@ def grid(rows: Sequence[Sequence[str]], heads: Sequence[str] = ()) -> str:
 
 
 def chips(texts: Sequence[str], notes: Sequence[str]) -> str:
-    """Texts in boxes, one after the other, each with a note under it."""
+    """A row of boxes, each with a text and a note below it."""
     box = "display:inline-block;border:1px solid #8888;border-radius:4px;padding:0 .4em;margin:.1em;text-align:center"
     return "".join(
         f'<span style="{box}">{html.escape(text) or "&nbsp;"}<br><small>{html.escape(note)}</small></span>'

@@ -1,4 +1,4 @@
-"""How much a run will keep, whether there is room for it, and smaller parts where a GPU's memory does not do."""
+"""Memory estimates, a check against free memory, and smaller batches after CUDA out-of-memory."""
 
 from __future__ import annotations
 
@@ -17,26 +17,42 @@ Result = TypeVar("Result")
 
 
 def free_bytes() -> int:
-    """Main memory that can still be had: what the system has available, or less where a container's limit is nearer."""
+    """Main memory in bytes that is still free, of the system or of the container if its limit leaves less."""
     available = psutil.virtual_memory().available
     try:
         limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no container, or no limit
+    except (OSError, ValueError):  # not in a container, or without a limit
         return available
     return min(available, max(0, limit - used))
 
 
 def check_room(what: str, kept: int, peak: int | None = None, advice: str = "") -> None:
-    """Log how many bytes ``what`` will keep; `ValueError` if its ``peak`` (``kept`` if None) is more than is free."""
+    """Check that the memory a computation needs is free.
+
+    Args:
+        what: names the result in the log and in the error.
+        kept: bytes of the result.
+        peak: bytes needed while it is computed; ``kept`` if None.
+        advice: how to need less, the end of the error message.
+
+    Raises:
+        ValueError: ``peak`` is larger than `free_bytes`.
+    """
     free = free_bytes()
-    _log.info("%s: %s to keep, %s are free", what, in_words(kept), in_words(free))
+    _log.info("%s: %s to keep, %s are free", what, readable_bytes(kept), readable_bytes(free))
     needed = kept if peak is None else peak
     if needed > free:
-        raise ValueError(f"{what}: {in_words(needed)} are needed, {in_words(free)} are free{advice and '; ' + advice}")
+        raise ValueError(
+            f"{what}: {readable_bytes(needed)} are needed, {readable_bytes(free)} are free{advice and '; ' + advice}"
+        )
 
 
-def in_words(count: int) -> str:
-    """Bytes as kB, MB or GB (powers of 1000)."""
+def readable_bytes(count: int) -> str:
+    """A number of bytes in kB, MB or GB (powers of 1000).
+
+    >>> readable_bytes(1_700_000_000)
+    '1.7 GB'
+    """
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -46,10 +62,25 @@ def in_words(count: int) -> str:
 def run_in_batches(
     run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], most: int | None = None
 ) -> tuple[list[Result], int]:
-    """``run(items)``, ``most`` at a time, in halves, quarters and so on where the GPU runs out of memory.
+    """Run a function on batches of items, halving the batch size each time the GPU runs out of memory.
 
-    Also the number of items that were run at once, for the record. One item that does not fit raises
-    `torch.OutOfMemoryError`.
+    Args:
+        run: takes some of the items and returns one result for each.
+        items: all items.
+        most: the first batch size; all items if None.
+
+    Returns:
+        The results in the order of the items, and the batch size at the end.
+
+    Raises:
+        torch.OutOfMemoryError: a single item does not fit.
+
+    >>> def squares(numbers):
+    ...     if len(numbers) > 2:
+    ...         raise torch.OutOfMemoryError("as a GPU with room for two")
+    ...     return [number**2 for number in numbers]
+    >>> run_in_batches(squares, [1, 2, 3, 4, 5], most=4)
+    ([1, 4, 9, 16, 25], 2)
     """
     size = min(len(items), most or len(items))
     results: list[Result] = []
@@ -61,11 +92,11 @@ def run_in_batches(
                 raise
             size = -(-size // 2)
             empty_cuda_cache()
-            _log.warning("out of memory: %d at a time from here on", size)
+            _log.warning("CUDA out of memory: going on with batches of %d", size)
     return results, size
 
 
 def empty_cuda_cache() -> None:
-    """Return what PyTorch holds of the GPU's memory without using it."""
+    """Free the CUDA memory that PyTorch caches; does nothing if CUDA has not been used."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

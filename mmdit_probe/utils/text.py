@@ -1,4 +1,4 @@
-"""Text that users give: prompts, words and class names; what is refused, and how text is shown in one line."""
+"""Checking text from users (prompts, words, class names), and showing it in one line."""
 
 from __future__ import annotations
 
@@ -6,39 +6,44 @@ import unicodedata
 from collections.abc import Sequence
 
 LONGEST_PROMPT, LONGEST_NAME = 10_000, 400
-"""Characters; longer texts are no prompts and no class names."""
+"""Most characters that a prompt and a class name may have."""
 _FUNCTION_WORDS = frozenset(("a", "an", "the", "and", "or", "of", "on", "in", "at", "to", "with", "by", "is", "are"))
 _DIRECTIONS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
 
 
 def one_line(text: str, most: int = 500) -> str:
-    """The text without line breaks and control characters, at most about ``most`` characters."""
+    """The text in one line, control characters escaped, shortened in the middle to about ``most`` characters.
+
+    >>> one_line("a dog\\n on   grass")
+    'a dog on grass'
+    """
     line = "".join(_visible(character) for character in " ".join(text.split()))
     return line if len(line) <= most else f"{line[: most - 40]} ... {line[-35:]}"
 
 
 def shown(text: str, most: int = 60) -> str:
-    """The text in quotes, cut in the middle if it is long."""
+    """The text in quotes, shortened in the middle if it is long, for an error message."""
     return repr(one_line(text, most))
 
 
 def checked_text(what: str, text: str, most: int = LONGEST_PROMPT) -> str:
-    """The text itself; `ValueError` if nothing in it can be seen, it is too long, or it holds control characters.
+    """The text itself, if it can be used; white space, emoji and all scripts are accepted.
 
-    White space of any kind, emoji and every script are fine.
+    Raises:
+        ValueError: the text has no visible character, more than ``most`` characters, or a control character.
     """
     if not any(unicodedata.category(character)[0] in "LMNPS" for character in text):
         raise ValueError(f"the {what} is empty; give it at least one word")
     if len(text) > most:
-        raise ValueError(f"the {what} {shown(text)} has {len(text)} characters; at most {most} are taken")
+        raise ValueError(f"the {what} {shown(text)} has {len(text)} characters; at most {most} are accepted")
     odd = next((character for character in text if not character.isspace() and _visible(character) != character), None)
     if odd is not None:
-        raise ValueError(f"the {what} {shown(text)} holds the control character U+{ord(odd):04X}; take it out")
+        raise ValueError(f"the {what} {shown(text)} holds the control character U+{ord(odd):04X}; remove it")
     return text
 
 
 def checked_once(what: str, texts: Sequence[str]) -> tuple[str, ...]:
-    """The texts; `ValueError` if one is there twice."""
+    """The texts themselves; `ValueError` if one occurs twice."""
     twice = next((text for number, text in enumerate(texts) if text in texts[:number]), None)
     if twice is not None:
         raise ValueError(f"the {what} {shown(twice)} is given more than once; give it once")
@@ -55,6 +60,6 @@ def is_content_word(word: str) -> bool:
 
 
 def _visible(character: str) -> str:
-    """The character, or its escape if it would move the cursor, turn the line's direction or can't be written."""
+    """The character, escaped if it is a control character, changes the text's direction, or can't be encoded."""
     control = unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in _DIRECTIONS
     return character.encode("unicode_escape").decode() if control else character
