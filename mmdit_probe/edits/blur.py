@@ -33,7 +33,7 @@ class BlurText(Edit):
     >>> from mmdit_probe import BlurText, Probe, load_pipeline
     >>> pipe = load_pipeline("tiny-sd3")
     >>> with Probe(pipe, [], edits=[BlurText(7)]):
-    ...     blurred = pipe("a red circle on grass", num_inference_steps=2, output_type="np").images[0]
+    ...     blurred = pipe("a red circle on grass", num_inference_steps=1, output_type="np").images[0]
     >>> blurred.shape
     (64, 64, 3)
     """

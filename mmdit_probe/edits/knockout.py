@@ -37,7 +37,7 @@ class Knockout(Edit):
     >>> from mmdit_probe import Knockout, Probe, load_pipeline
     >>> pipe = load_pipeline("tiny-sd3")
     >>> with Probe(pipe, [], edits=[Knockout([6, 7], words=["red"])]):  # image queries no longer see "red"
-    ...     _ = pipe("a red circle on grass", num_inference_steps=2, output_type="latent")
+    ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
     """
 
     def __init__(

@@ -20,7 +20,7 @@ class Scale(Edit):
     >>> from mmdit_probe import Probe, Scale, load_pipeline
     >>> pipe = load_pipeline("tiny-sd3")
     >>> with Probe(pipe, [], edits=[Scale(7, factor=1.5, words=["red"])]):
-    ...     _ = pipe("a red circle on grass", num_inference_steps=2, output_type="latent")
+    ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
     """
 
     def __init__(self, layer: int | Collection[int], factor: float, **where: Any) -> None:

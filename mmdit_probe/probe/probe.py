@@ -36,7 +36,7 @@ class Probe:
     ...     _ = pipe("a red circle on grass", num_inference_steps=2, output_type="latent", max_sequence_length=0)
     >>> record = probe.dataset("conditional")
     >>> dict(record["region_mass"].sizes)
-    {'call': 2, 'batch': 1, 'layer': 2, 'head': 6, 'region': 4}
+    {'call': 2, 'batch': 1, 'layer': 2, 'head': 4, 'region': 4}
     >>> record["timestep"].values.tolist()
     [2, 1]
 

@@ -47,8 +47,8 @@ class I2TMaps(_TokenMaps):
     >>> maps = probe.dataset("conditional")["i2t"].isel(call=0, batch=0, layer=0)
     >>> maps.dims
     ('row', 'col', 'token')
-    >>> maps["token_text"].values[:7].tolist()
-    ['', 'a', 'red', 'circle', 'on', 'grass', '']
+    >>> maps["token_text"].values[1:6].tolist()
+    ['a', 'red', 'circle', 'on', 'grass']
     """
 
     def reduction(self, attention: JointAttention) -> Reduction:

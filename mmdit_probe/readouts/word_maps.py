@@ -39,7 +39,7 @@ class WordMaps(Readout):
     >>> with Probe(pipe, [WordMaps([[2, 3]])], layers=[7]) as probe:  # "red circle": position 0 is the start token
     ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
     >>> dict(probe.dataset("conditional")["word_map"].isel(call=0, batch=0, layer=0).sizes)
-    {'word': 1, 'row': 16, 'col': 16}
+    {'word': 1, 'row': 8, 'col': 8}
     """
 
     def __init__(self, spans: Sequence[Sequence[int]], direction: Direction = "i2t", heads: Heads = "mean") -> None:
