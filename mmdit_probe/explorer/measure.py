@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..configs import ExploreConfig
+from ..families import layers_of
 from ..pipelines.defaults import model_defaults
 from ..pipelines.generation import steps_at
 from ..pipelines.image_size import native_size, token_pixels
@@ -57,7 +58,7 @@ def chosen(
         every = tuple(range(count, 0, -1))
         timesteps = every if small else tuple(sorted({min(t, count) for t in FEW_TIMESTEPS}, reverse=True))
     if layers is None:
-        known = tuple(Probe(pipe, []).modules)
+        known = tuple(range(len(layers_of(pipe))))
         layers = known if small else spread(known, model_defaults(pipe).expert_layer)
     return layers, timesteps
 

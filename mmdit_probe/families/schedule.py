@@ -70,7 +70,7 @@ def signal_share(pipe: Pipeline, timestep: int) -> Tensor:
 def levels_passed(pipe: Pipeline | None) -> int:
     """How many noise levels the running scheduler has left behind; 0 before it begins, or if it does not count.
 
-    Second-order schedulers visit a level twice, which counts once.
+    A level that a second-order scheduler visits twice counts once. Tells neighboring timesteps apart that are equal in bf16.
     """
     scheduler = getattr(pipe, "scheduler", None)
     timesteps, index = getattr(scheduler, "timesteps", None), getattr(scheduler, "step_index", None)

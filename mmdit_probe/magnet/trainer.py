@@ -16,12 +16,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from ..attention.text_tokens import Kind
 from ..configs import MagnetConfig, as_dict
-from ..families import denoiser_of, family_of
-from ..pipelines.defaults import expert_layer, model_defaults
-from ..pipelines.forward import PromptEmbeddings, encode_images, encode_prompts
+from ..families import constant_shift, denoiser_of, family_of
+from ..pipelines.defaults import expert_layer, text_length
+from ..pipelines.forward import PromptEmbeddings, encode_images, encode_prompts, transformer_arguments
 from ..pipelines.image_size import native_size, token_pixels
+from ..pipelines.prompts import first_encoder
 from ..probe.probe import Probe
 from ..readouts.region_mass import RegionMass
 from ..segmentation.class_prompts import class_prompts
@@ -86,8 +86,7 @@ class MagnetTrainer:
         self.layer = expert_layer(pipe) if config.layer is None else config.layer
         self.tap = AttentionTap(self.layer)
         self.probe = Probe(pipe, [], edits=[self.tap])  # a layer that does not exist fails here
-        default = model_defaults(pipe).max_sequence_length
-        self.text_positions = default if config.max_sequence_length is None else config.max_sequence_length
+        self.text_positions = text_length(pipe, config.max_sequence_length)
         side = native_size(pipe)
         grid = side // token_pixels(pipe)
         self.prepare = partial(
@@ -258,7 +257,7 @@ class MagnetTrainer:
         mix = sigma[:, None, None, None]
         noisy = ((1 - mix) * clean.float() + mix * noise).to(clean.dtype)
         with self.probe:
-            velocity = self.model(hidden_states=noisy, timestep=1000 * sigma, **features.inputs).sample
+            velocity = self.model(**transformer_arguments(self.pipe, noisy, sigma, features)).sample
         attention = self.tap.take()
         flow = (velocity.float() - (noise - clean.float())).square().mean()
         config = self.config
@@ -269,7 +268,7 @@ class MagnetTrainer:
 
     def _noise(self, positions: Sequence[int], clean: Tensor) -> tuple[Tensor, Tensor]:
         """Noise and noise levels in fp32, whatever the weights are: bf16 would round a timestep to a multiple of 4."""
-        config, shift = self.config, float(self.pipe.scheduler.config.shift)
+        config, shift = self.config, constant_shift(self.pipe)
         drawn = [
             noise_at(p, clean.shape[1:], config.seed, config.noise_mean, config.noise_std, shift) for p in positions
         ]
@@ -282,11 +281,9 @@ class MagnetTrainer:
             asked = [self._names(example) for example in chosen]
             return self._encode([prompt for prompt, _ in asked]), [target for _, target in asked]
         features = self._encode([first_sentences(example.caption, self.config.sentences) for example in chosen])
-        text = features.text
-        real = (text.kinds != Kind.ABSENT) & (text.encoders == text.encoders[0])
         return features, [
             Target(example.masks, positions=np.flatnonzero(row).tolist())
-            for example, row in zip(chosen, real, strict=True)
+            for example, row in zip(chosen, first_encoder(features.text), strict=True)
         ]
 
     def _encode(self, prompts: Sequence[str]) -> PromptEmbeddings:

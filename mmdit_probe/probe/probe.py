@@ -19,12 +19,11 @@ from ..attention.layout import TokenLayout
 from ..attention.reordered import ArrangedCall, arranged, take
 from ..attention.text_tokens import TextTokens
 from ..edits import Edit
-from ..families import Family, Inputs, denoiser_of, family_of, named_inputs
+from ..families import Family, Inputs, denoiser_of, eager_and_native, family_of, named_inputs
 from ..pipelines.loading import pipeline_of
 from ..pipelines.prompt_watch import PromptWatch
 from ..readouts.base import Field, Fields, Readout, read
 from ..utils.memory import check_room, empty_cuda_cache
-from .backends import eager_and_native
 from .dataset import CallRecord, CFGBranch, to_dataset
 from .finite import FiniteWatch
 from .sampling_steps import StepCounter
@@ -65,8 +64,7 @@ class Probe:
         family: Family | None = None,
     ) -> None:
         self.pipe = pipeline_of(transformer)
-        module = denoiser_of(transformer)
-        self.transformer: nn.Module = getattr(module, "_orig_mod", module)
+        self.transformer: nn.Module = denoiser_of(transformer)
         self.family = family or family_of(self.transformer)
         self.modules = dict(enumerate(self.family.layers(self.transformer)))
         self.readouts, self.edits = tuple(readouts), tuple(edits)

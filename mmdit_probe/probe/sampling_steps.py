@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..families import levels_passed
+
 
 class StepCounter:
     """Counts sampling steps over the calls of a pipeline's transformer, from 0.
@@ -22,16 +24,8 @@ class StepCounter:
 
     def next(self, timesteps: np.ndarray | None, generation: int) -> int:
         """The step of the next call: its noise levels (batch,), and which encoding of prompts it belongs to."""
-        mark = None if timesteps is None else (generation, self._position(), float(timesteps[0]))
+        mark = None if timesteps is None else (generation, levels_passed(self.pipe), float(timesteps[0]))
         if self.pipe is None or mark is None or mark != self._last:
             self.step += 1
         self._last = mark
         return self.step
-
-    def _position(self) -> int:
-        """How many noise levels the scheduler has left behind: in bf16 neighboring timesteps can look the same."""
-        scheduler = getattr(self.pipe, "scheduler", None)
-        timesteps, index = getattr(scheduler, "timesteps", None), getattr(scheduler, "step_index", None)
-        if timesteps is None or index is None:  # not begun, or a scheduler that does not count
-            return 0
-        return int((timesteps[1 : index + 1] != timesteps[: len(timesteps[1 : index + 1])]).sum())
