@@ -367,7 +367,7 @@ def test_a_model_without_access_is_told_how_to_get_it(run, stage, monkeypatch):
         raise GatedRepoError("401 Client Error\n\nAccess to model x/y is restricted.")
 
     monkeypatch.setattr(pipelines.DiffusionPipeline, "load_config", gated)
-    refused(run, stage, [*MAPS, "--model", "x/y"], "needs access: accept its licence on its hub page", model=False)
+    refused(run, stage, [*MAPS, "--model", "x/y"], "needs access: accept its license on its hub page", model=False)
 
 
 @pytest.mark.parametrize(("what", "named"), [("to_k", "attention scores"), ("to_v", "values")])

@@ -6,6 +6,7 @@ import models_baselines as small
 import numpy as np
 import pytest
 import torch
+from small_pipelines import small_pipeline
 
 from mmdit_probe import Probe
 from mmdit_probe.baselines import dense_clip
@@ -155,7 +156,7 @@ def test_noise_and_posterior_are_as_asked(sd, image):
     sampled = UNetReader(sd, 64, 100, 3, sample=True).latents(image)
     assert not torch.allclose(found, sampled)
     with pytest.raises(ValueError, match="needs a Stable Diffusion U-Net pipeline"):
-        UNetReader(object(), 64, 100)
+        UNetReader(small_pipeline("flux"), 64, 100)
     with pytest.raises(ValueError, match="multiple of 4 px"):
         UNetReader(sd, 63, 100)
     with pytest.raises(ValueError, match="timestep must be in 0 to 999"):
@@ -207,13 +208,28 @@ def test_a_diffsegmenter_class_has_a_pass_of_its_own(sd, image):
     assert not np.allclose(plain.logits, both.logits[:1])
 
 
+@pytest.mark.parametrize(
+    "names", [["wood floor", "grass"], ["grass"], ["Wood Floor"], ["of", "floor", "and"], ["flo-or", "x2"]]
+)
+def test_words_are_where_their_token_ids_are(sd, names):
+    """The slow way: each name's token ids, one after another, among the prompt's."""
+    prompt = "a photo of wood floor and flo-or, x2 grass"
+    ids, start, expected = sd.tokenizer(prompt).input_ids, 0, []
+    for name in names:
+        piece = sd.tokenizer(name, add_special_tokens=False).input_ids
+        at = next(i for i in range(start, len(ids)) if ids[i : i + len(piece)] == piece)
+        start = at + len(piece)
+        expected.append(tuple(range(at, start)))
+    assert spans_in(sd, prompt, names) == expected
+
+
 def test_words_are_found_and_weighted(sd):
-    spans = spans_in(sd.tokenizer, "a of wood floor and grass", ["wood floor", "grass"])
+    spans = spans_in(sd, "a of wood floor and grass", ["wood floor", "grass"])
     assert spans == [(3, 4), (6,)]
     with pytest.raises(ValueError, match="'circle' was not found"):
-        spans_in(sd.tokenizer, "a grass", ["circle"])
+        spans_in(sd, "a grass", ["circle"])
     with pytest.raises(ValueError, match="offer fewer classes"):
-        spans_in(sd.tokenizer, "sand " * 90 + "grass", ["grass"])
+        spans_in(sd, "sand " * 90 + "grass", ["grass"])
     features, empty = torch.rand(1, 5, 3), torch.rand(1, 5, 3)
     longer = weighted(features, [(1, 2)], 1.6)
     torch.testing.assert_close(longer[:, 1:3], 1.6 * features[:, 1:3])

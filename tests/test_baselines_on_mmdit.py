@@ -39,7 +39,7 @@ def full_attention(pipe, image, prompt, layer, timestep, scale=1.0, span=()):
     states = features.inputs["encoder_hidden_states"].clone()
     states[:, list(span)] *= scale
     features.inputs["encoder_hidden_states"] = states
-    sigma = noise_level(pipe, timestep)
+    sigma = noise_level(pipe, timestep, 28)
     kept = {}
 
     def work(attention):
@@ -130,9 +130,9 @@ def test_cut_features_are_the_attention_output_at_the_image(random_pipe, image):
         found["features"] = image_features(attention)
         return [torch.zeros(1)] * attention.batch
 
-    latents = add_noise(encode_images(random_pipe, [image]), noise_level(random_pipe, 8), 0)
+    latents = add_noise(encode_images(random_pipe, [image]), noise_level(random_pipe, 8, 28), 0)
     with torch.no_grad(), Probe(random_pipe, [ApplyPerLayer(work)], layers=[1], stop_early=True):
-        forward_once(random_pipe, latents, noise_level(random_pipe, 8), encode_prompts(random_pipe, [""], 77))
+        forward_once(random_pipe, latents, noise_level(random_pipe, 8, 28), encode_prompts(random_pipe, [""], 77))
     by_hand = torch.cat(list(expected), -1).T.unflatten(1, layout.grid)
     torch.testing.assert_close(found["features"][0], by_hand, atol=1e-5, rtol=1e-4)
     grouped = JointGrouper(random_pipe, 1, DiffCutConfig(tau=0.9)).group(image)

@@ -115,7 +115,7 @@ def test_whole_systems_write_the_same_files(run, image, folders, tmp_path, monke
         (["evaluate", "scenes", "--method", "iseg", "--layers", "3"], "--layers is about an MM-DiT's maps"),
         (["evaluate", "scenes", "--method", "iseg", "--threshold", "1"], "--threshold is for seg4diff, diffseg"),
         (["evaluate", "scenes", "--method", "iseg"], "needs a Stable Diffusion U-Net pipeline"),
-        (["evaluate", "scenes", "--refine", "corrclip-vote", "--sam", "none"], "SAM 'none' could not be loaded"),
+        (["evaluate", "scenes", "--refine", "corrclip-vote", "--sam", "none"], "SAM 'none' is neither a folder here"),
         (["evaluate", "scenes", "--method", "diffcut", "--threshold", "0"], "threshold must be above 0"),
         (["group", "scene.png", "--method", "diffseg", "--threshold", "-1"], "--threshold must be above 0"),
         (["segment", "scene.png", "--classes", "a", "--method", "iseg", "--layer", "1"], "--layer is about an MM-DiT"),

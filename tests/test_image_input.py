@@ -215,7 +215,7 @@ def test_bria_without_a_flow_matching_schedule_says_so():
     pipe = small_pipeline("bria")
     pipe.scheduler = diffusers.DDIMScheduler()
     with pytest.raises(ValueError, match=r"not with DDIMScheduler; set pipe.scheduler to a FlowMatchEuler"):
-        noise_level(pipe, 8)
+        noise_level(pipe, 8, 28)
 
 
 @pytest.mark.parametrize("edit", [diffusers.QwenImageEditPipeline, diffusers.LongCatImageEditPipeline])

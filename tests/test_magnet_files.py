@@ -164,7 +164,7 @@ def test_a_model_of_transformers_writes_captions(blip, images, run):
     assert set(json.loads(Path("c/x.json").read_text())) == {"a.png", "b.png", "c.png"}
     code, _, error = run("magnet", "caption", str(images["a"]), "--model", "/no/model", model=False)
     assert code == 2
-    assert error.startswith("error: caption: '/no/model' is no image-to-text model that can be loaded")
+    assert error.startswith("error: caption model '/no/model' is neither a folder here nor a hub id")
     assert error.count("\n") == 1
 
 

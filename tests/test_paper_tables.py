@@ -84,7 +84,7 @@ def test_baseline_rows_are_evaluated_as_their_papers_do(method, task, tmp_path, 
     assert ready.config.crop == ("center" if task == "unsupervised" else "stretch")
     assert ready.config.vocabulary == "present"
     gone = system_row("proxyclip", "no-such-folder", lambda source, device, dtype: pipe)
-    with pytest.raises(ValueError, match="CLIP 'no-such-folder' could not be loaded"):
+    with pytest.raises(ValueError, match="CLIP 'no-such-folder' is neither a folder here"):
         gone.load()
 
 

@@ -4,12 +4,15 @@ import pytest
 import torch
 from conftest import make_sd3
 from diffusers import DiffusionPipeline, FluxTransformer2DModel
+from models_baselines import stable_diffusion
 from models_flux import SMALL
-from small_pipelines import small_pipeline
+from small_pipelines import MAKERS, small_pipeline
 
 from mmdit_probe import load_pipeline
-from mmdit_probe.pipelines.defaults import model_defaults
+from mmdit_probe.families import denoiser_of, layers_of
+from mmdit_probe.pipelines.defaults import model_defaults, text_length
 from mmdit_probe.pipelines.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
+from mmdit_probe.pipelines.layer_count import layer_count
 from mmdit_probe.pipelines.loading import pipeline_of
 
 
@@ -79,18 +82,18 @@ def test_flux_has_a_published_layer_at_its_own_depth(double, single, expert):
 @pytest.mark.parametrize(("timestep", "sigma"), [(8, 0.515), (28, 1.0), (20, 0.877)])
 def test_noise_levels_of_sd3(random_pipe, timestep, sigma):
     """Timestep 8 of 28 is timesteps[-8], sigma 0.515 with shift 3; index 8 would be 0.877."""
-    assert noise_level(random_pipe, timestep) == pytest.approx(sigma, abs=2e-3)
+    assert noise_level(random_pipe, timestep, 28) == pytest.approx(sigma, abs=2e-3)
 
 
 def test_the_noise_level_leaves_the_pipelines_scheduler_alone(random_pipe):
     random_pipe.scheduler.set_timesteps(5)
-    noise_level(random_pipe, 8)
+    noise_level(random_pipe, 8, 28)
     assert len(random_pipe.scheduler.timesteps) == 5
 
 
 def test_a_timestep_out_of_range_is_refused(random_pipe):
     with pytest.raises(ValueError, match="must be in 1 to 28"):
-        noise_level(random_pipe, 29)
+        noise_level(random_pipe, 29, 28)
 
 
 def test_noise_mixes_linearly_and_is_the_same_for_one_seed():
@@ -124,3 +127,22 @@ def test_encoding_and_decoding_use_the_pipelines_scale(random_pipe):
     with torch.no_grad():
         mean = random_pipe.vae.encode(pixels).latent_dist.mean
     torch.testing.assert_close(latents, (mean - config.shift_factor) * config.scaling_factor)
+
+
+@pytest.mark.parametrize("name", [*MAKERS, "unet"])
+def test_layers_are_counted_without_weights(tmp_path, name):
+    pipe = stable_diffusion() if name == "unet" else small_pipeline(name)
+    pipe.save_config(tmp_path)
+    denoiser_of(pipe).save_config(tmp_path / ("unet" if name == "unet" else "transformer"))
+    assert layer_count(str(tmp_path)) == len(layers_of(pipe)) > 0
+
+
+def test_layers_that_cannot_be_counted_are_unknown(tmp_path):
+    assert layer_count("nobody/no-such-model") is None
+    assert layer_count(str(tmp_path)) is None
+    (tmp_path / "model_index.json").write_text(json.dumps({"transformer": ["mine", "Transformer"]}))
+    assert layer_count(str(tmp_path)) is None
+
+
+def test_the_text_is_as_long_as_asked_for_or_as_the_model_says(random_pipe):
+    assert (text_length(random_pipe), text_length(random_pipe, 0), text_length(random_pipe, 9)) == (77, 0, 9)

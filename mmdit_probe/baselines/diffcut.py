@@ -55,7 +55,7 @@ class DiffCut:
     def __init__(self, pipe: Any, config: DiffCutConfig | None = None) -> None:
         self.config = config or DiffCutConfig()
         self.reader = UNetReader(pipe, self.config.side, self.config.timestep, self.config.seed)
-        places = unet_places(pipe.unet)
+        places = unet_places(pipe)
         down = [layer for layer, place in enumerate(places) if place.stage == "down"]
         if not down:
             raise ValueError("DiffCut needs attention in the U-Net's encoder; this model has none there")

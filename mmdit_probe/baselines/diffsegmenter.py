@@ -23,7 +23,7 @@ from torch.nn import functional
 from ..attention.joint import JointAttention
 from ..attention.reductions import i2t_maps
 from ..configs.baselines import DiffSegmenterConfig
-from ..families import UNET_SELF
+from ..families import UNET_SELF, denoiser_of
 from ..probe.probe import Probe
 from ..segmentation.class_prompts import checked_classes
 from ..segmentation.result import Segmentation
@@ -73,10 +73,10 @@ class DiffSegmenter:
     def _map(self, latents: Tensor, word: str, caption: str) -> Tensor:
         """(rows, cols) in [0, 1] of one class."""
         prompt = " ".join([self.config.prompt.format(word), caption]).strip()
-        span = spans_in(self.pipe.tokenizer, prompt, [word])[0]
+        span = spans_in(self.pipe, prompt, [word])[0]
         (states, more), (empty, _) = self.reader.encode(prompt), self.reader.encode("")
         cross, own = KeepAttention(), KeepAttention()
-        with Probe(self.pipe.unet, [cross]), Probe(self.pipe.unet, [own], family=UNET_SELF):
+        with Probe(denoiser_of(self.pipe), [cross]), Probe(denoiser_of(self.pipe), [own], family=UNET_SELF):
             self.reader.run(latents, (weighted(states, [span], self.config.word_weight, empty), more))
         maps = word_map(cross.found, latents, span[:SUB_TOKENS], self.config.level_weights)
         finest = at_level(own.found, latents, 0) or at_level(own.found, latents, 1)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..attention.joint import JointAttention
 from ..configs.baselines import ISegConfig
-from ..families import UNET_SELF, unet_places
+from ..families import UNET_SELF, denoiser_of, unet_places
 from ..probe.probe import Probe
 from ..segmentation.class_prompts import checked_classes
 from ..segmentation.result import Segmentation
@@ -51,7 +51,7 @@ class ISeg:
 
     def _late_layer(self) -> int:
         """The first block of the last up stage's transformer number ``self_attention``, or of its last one."""
-        places = unet_places(self.pipe.unet)
+        places = unet_places(self.pipe)
         last = max((place.number for place in places if place.stage == "up"), default=None)
         late = [layer for layer, place in enumerate(places) if (place.stage, place.number) == ("up", last)]
         if not late:
@@ -79,10 +79,13 @@ class ISeg:
         """(class, rows, cols), each in [0, 1]."""
         config = self.config
         prompt = config.prompt.format(" and ".join(words))
-        spans = spans_in(self.pipe.tokenizer, prompt, words)
+        spans = spans_in(self.pipe, prompt, words)
         states, more = self.reader.encode(prompt)
         cross, own = KeepAttention(), KeepAttention()
-        with Probe(self.pipe.unet, [cross]), Probe(self.pipe.unet, [own], layers=[self.layer], family=UNET_SELF):
+        with (
+            Probe(denoiser_of(self.pipe), [cross]),
+            Probe(denoiser_of(self.pipe), [own], layers=[self.layer], family=UNET_SELF),
+        ):
             self.reader.run(latents, (weighted(states, spans, config.word_scale), more))
         attention = own.found[self.layer]
         grid = attention.layout.grid

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..configs.baselines import CorrCLIPConfig
-from ..pipelines.loading import DTYPES, quiet_loading, torch_device
+from ..pipelines.loading import DTYPES, torch_device
+from ..pipelines.pretrained import load_pretrained
 from .corrclip import CorrCLIP
 from .diffcut import DiffCut
 from .diffseg import DiffSeg
@@ -79,14 +79,8 @@ def load_masks(source: str | None, device: str = "cpu", config: CorrCLIPConfig |
 
 
 def load_part(what: str, kind: Any, source: str, device: str | None = None, dtype: str = "fp32", **options: Any) -> Any:
-    """One transformers object; models on ``device``, without gradients; `ValueError` if it can't be had."""
-    try:
-        with quiet_loading():
-            if device is None:
-                return kind.from_pretrained(source)
-            model = kind.from_pretrained(source, dtype=DTYPES[dtype], **options)
-    except Exception as error:
-        text = " ".join(str(error).split())
-        where = "neither a folder here nor a hub id that can be reached" if not Path(source).exists() else text[:200]
-        raise ValueError(f"{what} {source!r} could not be loaded: {where}") from error
+    """One transformers object; models on ``device``, without gradients; `ValueError` if it can't be loaded."""
+    if device is None:
+        return load_pretrained(what, kind, source, **options)
+    model = load_pretrained(what, kind, source, dtype=DTYPES[dtype], **options)
     return model.eval().requires_grad_(False).to(torch_device(device))

@@ -1,34 +1,39 @@
-"""A U-Net's prompts: where a class name's tokens stand, and words that weigh more."""
+"""A U-Net's prompts: the positions of class names, and embeddings of words that are scaled up."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
+
+from ..families import Pipeline, text_parts_of
+from ..pipelines.prompts import positions_of
 
 BACKGROUND = "background"
 """The class that gets a score of its own instead of a word."""
 
 
-def spans_in(tokenizer: Any, prompt: str, names: Sequence[str]) -> list[tuple[int, ...]]:
+def spans_in(pipe: Pipeline, prompt: str, names: Sequence[str]) -> list[tuple[int, ...]]:
     """Token positions of each name in the prompt, in which the names stand in this order.
 
-    `ValueError` if a name is not found, or lies behind the tokenizer's last position.
+    `ValueError` if a name is not found, or reaches behind the tokenizer's last position.
     """
-    ids, start, spans = list(tokenizer(prompt, truncation=False).input_ids), 0, []
+    part, start, ranges = text_parts_of(pipe)[0], 0, []
     for name in names:
-        piece = list(tokenizer(name, add_special_tokens=False).input_ids)
-        at = next((i for i in range(start, len(ids)) if piece and ids[i : i + len(piece)] == piece), None)
-        if at is None or at + len(piece) >= tokenizer.model_max_length:
+        found = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE).search(prompt, start)
+        ranges.append((0, 0) if found is None else found.span())
+        start = start if found is None else found.end()
+    spans = positions_of(part, prompt, ranges)
+    lasts = positions_of(part, prompt, [(end - 1, end) for _, end in ranges])
+    for name, (_, end), last in zip(names, ranges, lasts, strict=True):
+        if not end or not last:
             raise ValueError(
-                f"classes: {name!r} was not found in the first {tokenizer.model_max_length} tokens of the prompt "
+                f"classes: {name!r} was not found in the first {part.length} tokens of the prompt "
                 f"{prompt[:60]!r}...; offer fewer classes, or shorter names"
             )
-        start = at + len(piece)
-        spans.append(tuple(range(at, start)))
-    return spans
+    return [tuple(span) for span in spans]
 
 
 def weighted(

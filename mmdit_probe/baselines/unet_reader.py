@@ -10,7 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.joint import JointAttention
-from ..families import UNET_SELF, device_of
+from ..families import (
+    UNET_SELF,
+    Pipeline,
+    denoiser_of,
+    device_of,
+    is_unet_pipeline,
+    latent_pixels,
+    layers_of,
+    run_unet,
+    signal_share,
+    training_steps,
+    unet_latents,
+    unet_prompt,
+)
 from ..pipelines.forward import to_pixels
 from ..probe.probe import Probe
 from ..readouts.base import Fields, Readout
@@ -41,66 +54,54 @@ class UNetReader:
     """
 
     def __init__(
-        self, pipe: Any, side: int, timestep: int, seed: int = 0, *, noisy: bool = True, sample: bool = False
+        self, pipe: Pipeline, side: int, timestep: int, seed: int = 0, *, noisy: bool = True, sample: bool = False
     ) -> None:
-        if getattr(pipe, "unet", None) is None:
+        if not is_unet_pipeline(pipe):
             raise ValueError(
                 f"this system needs a Stable Diffusion U-Net pipeline (1.x, 2.x, XL), got {type(pipe).__name__}"
             )
-        if side % pipe.vae_scale_factor:
-            raise ValueError(f"side must be a multiple of {pipe.vae_scale_factor} px, got {side}")
+        if side % latent_pixels(pipe):
+            raise ValueError(f"side must be a multiple of {latent_pixels(pipe)} px, got {side}")
         self.pipe, self.side, self.timestep, self.seed = pipe, side, timestep, seed
         self.noisy, self.sample = noisy, sample
-        steps = len(pipe.scheduler.alphas_cumprod)
+        steps = training_steps(pipe)
         if not 0 <= timestep < steps:
             raise ValueError(f"timestep must be in 0 to {steps - 1}, got {timestep}")
 
     @torch.no_grad()
     def latents(self, image: np.ndarray) -> Tensor:
         """(1, channels, rows, cols) of an image (height, width, 3) uint8, mixed with noise."""
-        vae, generator = self.pipe.vae, torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.seed)
         pixels = to_pixels([squared(image, self.side)], device_of(self.pipe))
-        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
-        clean = posterior.mean
-        if self.sample:
-            clean = clean + posterior.std * torch.randn(clean.shape, generator=generator).to(clean)
-        clean = clean * vae.config.scaling_factor
+        clean = unet_latents(self.pipe, pixels, generator if self.sample else None)
         if not self.noisy:
             return clean
-        kept = self.pipe.scheduler.alphas_cumprod[self.timestep].to(clean)
-        return kept.sqrt() * clean + (1 - kept).sqrt() * torch.randn(clean.shape, generator=generator).to(clean)
+        signal = signal_share(self.pipe, self.timestep).to(clean)
+        return signal.sqrt() * clean + (1 - signal).sqrt() * torch.randn(clean.shape, generator=generator).to(clean)
 
     @torch.no_grad()
     def encode(self, prompt: str) -> tuple[Tensor, dict[str, Any]]:
-        """Text features (1, tokens, width) of a prompt and what else the U-Net is given."""
-        place = device_of(self.pipe)
-        if hasattr(self.pipe, "text_encoder_2"):
-            found = self.pipe.encode_prompt(prompt, device=place, do_classifier_free_guidance=False)
-            size = [self.side, self.side, 0, 0, self.side, self.side]
-            times = torch.tensor([size], dtype=found[2].dtype, device=found[2].device)
-            return found[0], {"added_cond_kwargs": {"text_embeds": found[2], "time_ids": times}}
-        return self.pipe.encode_prompt(prompt, place, 1, False)[0], {}
+        """Text embeddings (1, tokens, width) of a prompt, and the U-Net's further arguments."""
+        return unet_prompt(self.pipe, prompt, self.side)
 
     @torch.no_grad()
     def run(self, latents: Tensor, features: tuple[Tensor, dict[str, Any]]) -> None:
         """One forward pass; open the probes around it."""
-        states, more = features
-        unet = self.pipe.unet
-        unet(latents.to(unet.dtype), self.timestep, encoder_hidden_states=states, **more)
+        run_unet(self.pipe, latents, self.timestep, *features)
 
     def kept(
         self, latents: Tensor, features: tuple[Tensor, dict[str, Any]], layers: Sequence[int] | None
     ) -> KeepAttention:
         """The self-attention of some layers, all if None; the pass ends after the last one."""
         readout = KeepAttention()
-        with Probe(self.pipe.unet, [readout], layers=layers, stop_early=True, family=UNET_SELF):
+        with Probe(denoiser_of(self.pipe), [readout], layers=layers, stop_early=True, family=UNET_SELF):
             self.run(latents, features)
         return readout
 
     def self_attention(self, image: np.ndarray, prompt: str, layer: int) -> tuple[JointAttention, nn.Module]:
         """One layer's self-attention on an image, and its module."""
         kept = self.kept(self.latents(image), self.encode(prompt), [layer])
-        return kept.found[layer], UNET_SELF.layers(self.pipe.unet)[layer]
+        return kept.found[layer], layers_of(self.pipe, UNET_SELF)[layer]
 
 
 def at_level(found: dict[int, JointAttention], latents: Tensor, level: int) -> list[JointAttention]:

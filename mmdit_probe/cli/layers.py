@@ -11,7 +11,7 @@ from mmdit_probe.configs import Layers, ModelConfig
 
 def check_layers(layers: Layers | None, model: ModelConfig) -> None:
     """`ValueError` if a layer number does not exist, by the model's config alone: before its weights are loaded."""
-    from mmdit_probe.pipelines.layers import layer_count
+    from mmdit_probe.pipelines.layer_count import layer_count
 
     if isinstance(layers, tuple):
         count = layer_count(model.model, model.revision)

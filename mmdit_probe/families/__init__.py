@@ -4,9 +4,11 @@ A new model is one `Family`: which modules are its attention layers, how its tok
 means.
 """
 
+from .backends import eager_and_native
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
 from .image_input import ImageInput, vae_dtype
 from .pipeline import (
+    DENOISERS,
     FamilyPipeline,
     Pipeline,
     call_default,
@@ -16,10 +18,13 @@ from .pipeline import (
     latent_pixels,
     uncompiled,
 )
-from .registry import FAMILIES, family_of, image_input_of, layers_of
-from .unet import UNET_SELF, UNetPlace, output_projection, unet_places
+from .projections import image_projections, output_projection
+from .registry import FAMILIES, family_of, image_input_of, layers_of, text_parts_of, token_latents
+from .schedule import constant_shift, levels_passed, loop_levels, signal_share, training_steps
+from .unet import UNET_SELF, UNetPlace, is_unet_pipeline, run_unet, unet_latents, unet_places, unet_prompt
 
 __all__ = [
+    "DENOISERS",
     "FAMILIES",
     "PLAIN",
     "UNET_SELF",
@@ -31,16 +36,29 @@ __all__ = [
     "TextPart",
     "UNetPlace",
     "call_default",
+    "constant_shift",
     "default_latent_side",
     "denoiser_of",
     "device_of",
+    "eager_and_native",
     "family_of",
     "image_input_of",
+    "image_projections",
+    "is_unet_pipeline",
     "latent_pixels",
     "layers_of",
+    "levels_passed",
+    "loop_levels",
     "named_inputs",
     "output_projection",
+    "run_unet",
+    "signal_share",
+    "text_parts_of",
+    "token_latents",
+    "training_steps",
     "uncompiled",
+    "unet_latents",
     "unet_places",
+    "unet_prompt",
     "vae_dtype",
 ]

@@ -10,6 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+DENOISERS = ("transformer", "unet")
+"""The names under which a pipeline holds the module that is probed."""
+
 
 @runtime_checkable
 class Pipeline(Protocol):
@@ -52,9 +55,8 @@ def denoiser_of(pipe: Pipeline | nn.Module) -> Any:
 
     A module is returned unchanged, or without its wrapper.
     """
-    found = getattr(pipe, "transformer", None)
-    found = getattr(pipe, "unet", None) if found is None else found
-    return uncompiled(pipe if found is None else found)
+    held = (getattr(pipe, name, None) for name in DENOISERS)
+    return uncompiled(next((module for module in held if module is not None), pipe))
 
 
 def device_of(pipe: Pipeline) -> torch.device:

@@ -8,7 +8,7 @@ from torch import nn
 
 from .aura_flow import AURA_FLOW
 from .cross_attention import CROSS_ATTENTION
-from .family import Family
+from .family import Family, TextPart
 from .flux import FLUX
 from .flux_derivatives import FLUX_DERIVATIVES
 from .generic import generic_family
@@ -59,6 +59,19 @@ def layers_of(pipe: Pipeline | nn.Module, family: Family | None = None) -> list[
     """
     transformer = denoiser_of(pipe)
     return (family or family_of(transformer)).layers(transformer)
+
+
+def text_parts_of(pipe: Pipeline, max_sequence_length: int = 0) -> list[TextPart]:
+    """The text positions that the pipeline makes; an empty list if they are not described.
+
+    ``max_sequence_length`` is the number of positions of the encoders whose length is free; 0 is the pipeline's own.
+    """
+    return family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length)
+
+
+def token_latents(pipe: Pipeline) -> int:
+    """Width of an image token in latent pixels: 2 for SD3."""
+    return int(getattr(pipe, "patch_size", family_of(denoiser_of(pipe)).patch))
 
 
 def image_input_of(pipe: Pipeline) -> ImageInput:

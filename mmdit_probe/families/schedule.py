@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .pipeline import FamilyPipeline, Pipeline, from_module
@@ -67,13 +68,37 @@ def signal_share(pipe: Pipeline, timestep: int) -> Tensor:
     return pipe.scheduler.alphas_cumprod[timestep]
 
 
-def levels_passed(pipe: Pipeline | None) -> int:
-    """How many noise levels the running scheduler has left behind; 0 before it begins, or if it does not count.
+def loop_levels(pipe: Pipeline | None) -> np.ndarray | None:
+    """The running scheduler's own numbers of the sampling loop's steps, (steps,); None outside a loop.
 
-    Second-order schedulers visit a level twice, which counts once.
+    A level that a second-order scheduler visits twice counts once.
     """
-    scheduler = getattr(pipe, "scheduler", None)
-    timesteps, index = getattr(scheduler, "timesteps", None), getattr(scheduler, "step_index", None)
-    if timesteps is None or index is None:
-        return 0
-    return int((timesteps[1 : index + 1] != timesteps[: len(timesteps[1 : index + 1])]).sum())
+    timesteps = _timesteps(pipe)
+    if pipe is None or timesteps is None or getattr(pipe.scheduler, "num_inference_steps", None) is None:
+        return None
+    if (getattr(pipe.scheduler, "step_index", None) or 0) >= len(timesteps):  # an earlier loop has ended
+        return None
+    return timesteps[np.flatnonzero(_starts(timesteps))]
+
+
+def levels_passed(pipe: Pipeline | None) -> int | None:
+    """How many noise levels the running scheduler has passed; None if it does not count.
+
+    Tells neighboring timesteps apart that are equal in bf16.
+    """
+    timesteps = _timesteps(pipe)
+    if pipe is None or timesteps is None or not hasattr(pipe.scheduler, "step_index"):
+        return None
+    index = pipe.scheduler.step_index
+    index = getattr(pipe.scheduler, "begin_index", None) if index is None else index  # None: not begun
+    return int(_starts(timesteps)[1 : (index or 0) + 1].sum())
+
+
+def _timesteps(pipe: Pipeline | None) -> np.ndarray | None:
+    timesteps = getattr(getattr(pipe, "scheduler", None), "timesteps", None)
+    return None if timesteps is None else torch.as_tensor(timesteps).float().cpu().numpy()
+
+
+def _starts(timesteps: np.ndarray) -> np.ndarray:
+    """True at the first of equal neighbors."""
+    return np.concatenate([[True], timesteps[1:] != timesteps[:-1]])

@@ -15,8 +15,14 @@ from .pipeline import FamilyPipeline, Pipeline, denoiser_of, device_of
 
 @dataclass(frozen=True)
 class UNetPlace:
-    """Where a U-Net's block stands: ``stage`` is down, mid or up, ``number`` counts that stage's blocks from 0,
-    ``attention`` the transformers in it, ``block`` their blocks."""
+    """Where a transformer block stands in a U-Net.
+
+    Attributes:
+        stage: "down", "mid" or "up".
+        number: the U-Net block in its stage, from 0.
+        attention: the transformer in that block, from 0.
+        block: the transformer block in it, from 0.
+    """
 
     stage: str
     number: int
@@ -43,14 +49,9 @@ def _unet_self_layers(unet: Any) -> list[nn.Module]:
     return [block.attn1 for _, block in _unet_blocks(unet)]
 
 
-def unet_places(unet: Any) -> list[UNetPlace]:
-    """Where each layer of `UNET_SELF` stands, in order."""
-    return [place for place, _ in _unet_blocks(unet)]
-
-
-def output_projection(attention: Any) -> nn.Module:
-    """The linear map from an attention layer's joined heads to its output."""
-    return attention.to_out[0]
+def unet_places(pipe: Pipeline) -> list[UNetPlace]:
+    """The place of each layer of `UNET_SELF`, in order."""
+    return [place for place, _ in _unet_blocks(denoiser_of(pipe))]
 
 
 def _unet_layout(unet: Any, inputs: Inputs) -> TokenLayout:
@@ -59,7 +60,7 @@ def _unet_layout(unet: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _unet_level(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | None:
-    """U-Net layers see the latents halved some times, rounded up."""
+    """U-Net layers see the latents halved several times, rounded up each time."""
     rows, cols = layout.grid
     while rows * cols > max(queries, 1):
         rows, cols = (rows + 1) // 2, (cols + 1) // 2
@@ -87,7 +88,7 @@ UNET = Family(
     call_layout=_unet_level,
 )
 UNET_SELF = replace(UNET, name="unet-self", layers=_unet_self_layers, layout=_unet_self_layout)
-"""The same model read by its self-attention: the I2I region alone. For `Probe(family=)`."""
+"""The same models read through their self-attention: the I2I region alone. For `Probe(family=)`."""
 
 
 def is_unet_pipeline(pipe: Pipeline) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..pipelines.loading import DTYPES, quiet_loading, torch_device
+from ..pipelines.loading import DTYPES, torch_device
+from ..pipelines.pretrained import load_pretrained
 from ..storage.files import write_text
 from ..storage.images import read_rgb
 from ..utils.progress import Progress
@@ -37,16 +38,9 @@ class Captioner:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self.prompt, self.longest, self.device = prompt, longest, torch_device(device)
-        options: dict[str, Any] = {"local_files_only": Path(model).is_dir(), "trust_remote_code": remote_code}
-        try:
-            with quiet_loading():
-                self.processor = AutoProcessor.from_pretrained(model, **options)
-                loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=DTYPES[dtype], **options)
-        except Exception as error:
-            text = " ".join(str(error).split())
-            raise ValueError(
-                f"caption: {model!r} is no image-to-text model that can be loaded ({text[:200]})"
-            ) from error
+        options: dict[str, Any] = {"trust_remote_code": remote_code}
+        self.processor = load_pretrained("caption model", AutoProcessor, model, **options)
+        loaded = load_pretrained("caption model", AutoModelForImageTextToText, model, dtype=DTYPES[dtype], **options)
         self.model = loaded.eval().to(self.device)
 
     @torch.no_grad()

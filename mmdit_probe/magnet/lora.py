@@ -10,21 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ..families import denoiser_of, family_of
+from ..families import denoiser_of, image_projections
 from ..storage.files import unwritable
 
-PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-"""The image stream's projections of an attention module, as in the released code; the text stream's own are left alone."""
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 
 
 def add_lora(pipe: Any, rank: int, seed: int = 0) -> list[nn.Parameter]:
-    """Put a fresh adapter of ``rank`` (alpha the same) on every attention layer and freeze all else.
+    """Put a fresh adapter of ``rank`` (alpha the same) on every attention layer's image projections and freeze all else.
 
     Returns the adapter's parameters, in fp32. The model's output is unchanged until they are trained. `ValueError` if the
     rank is not positive, or the model has an adapter already.
@@ -34,16 +31,16 @@ def add_lora(pipe: Any, rank: int, seed: int = 0) -> list[nn.Parameter]:
     transformer = denoiser_of(pipe)
     if getattr(transformer, "peft_config", None):
         raise ValueError("magnet: the model has a LoRA already; train a model without one")
-    names = {module: name for name, module in transformer.named_modules()}
-    layers = [names[module] for module in family_of(transformer).layers(transformer)]
-    targets = [f"{layer}.{projection}" for layer in layers for projection in PROJECTIONS]
+    targets = image_projections(pipe)
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
     torch.manual_seed(seed)
     transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets))
-    cast_training_params(transformer, dtype=torch.float32)
-    return [weight for weight in transformer.parameters() if weight.requires_grad]
+    trained = [weight for weight in transformer.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.data = weight.data.float()
+    return trained
 
 
 def lora_weights(transformer: nn.Module) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from ..pipelines.loading import quiet_loading
+from ..pipelines.pretrained import quiet_loading
 from .lora import write_lora
 
 _NAME = re.compile(r"backbone\.transformer\.(?P<module>.+)\.lora_(?P<side>[AB])\.default\.weight")

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attention.text_tokens import Kind
 from ..configs import MagnetConfig
-from ..pipelines.defaults import model_defaults
-from ..pipelines.forward import PromptEmbeddings, encode_images, encode_prompts
+from ..families import constant_shift
+from ..pipelines.defaults import text_length
+from ..pipelines.forward import PromptEmbeddings, encode_images, encode_prompts, transformer_arguments
+from ..pipelines.prompts import first_encoder
 from ..probe.probe import Probe
 from ..readouts.region_mass import RegionMass
 from ..segmentation.class_prompts import class_prompts
@@ -43,8 +44,7 @@ class TrainingLoss:
         self.pipe, self.config = pipe, config
         self.tap = AttentionTap(layer)
         self.probe = Probe(pipe, [], edits=[self.tap])
-        default = model_defaults(pipe).max_sequence_length
-        self.text_positions = default if config.max_sequence_length is None else config.max_sequence_length
+        self.text_positions = text_length(pipe, config.max_sequence_length)
 
     def __call__(
         self, model: nn.Module, chosen: Sequence[Example], positions: Sequence[int], head: nn.Module | None = None
@@ -61,7 +61,7 @@ class TrainingLoss:
         mix = sigma[:, None, None, None]
         noisy = ((1 - mix) * clean.float() + mix * noise).to(clean.dtype)
         with self.probe:
-            velocity = model(hidden_states=noisy, timestep=1000 * sigma, **embeddings.inputs).sample
+            velocity = model(**transformer_arguments(self.pipe, noisy, sigma, embeddings)).sample
         attention = self.tap.take()
         flow = (velocity.float() - (noise - clean.float())).square().mean()
         with torch.set_grad_enabled(config.mask_weight > 0):
@@ -79,7 +79,7 @@ class TrainingLoss:
 
     def _noise(self, positions: Sequence[int], clean: Tensor) -> tuple[Tensor, Tensor]:
         """Noise and noise levels, always in fp32: bf16 would round a timestep of the scheduler to a multiple of 4."""
-        config, shift = self.config, float(self.pipe.scheduler.config.shift)
+        config, shift = self.config, constant_shift(self.pipe)
         drawn = [
             noise_at(p, clean.shape[1:], config.seed, config.noise_mean, config.noise_std, shift) for p in positions
         ]
@@ -92,11 +92,9 @@ class TrainingLoss:
             named = [self._names(example) for example in chosen]
             return self._encode([prompt for prompt, _ in named]), [target for _, target in named]
         embeddings = self._encode([first_sentences(example.caption, self.config.sentences) for example in chosen])
-        text = embeddings.text
-        real = (text.kinds != Kind.ABSENT) & (text.encoders == text.encoders[0])
         return embeddings, [
             Target(example.masks, positions=np.flatnonzero(row).tolist())
-            for example, row in zip(chosen, real, strict=True)
+            for example, row in zip(chosen, first_encoder(embeddings.text), strict=True)
         ]
 
     def _encode(self, prompts: Sequence[str]) -> PromptEmbeddings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
-from ..pipelines.loading import EMBEDDED, embedded_folder, quiet_loading
+from ..pipelines.loading import EMBEDDED, embedded_folder
+from ..pipelines.pretrained import load_pretrained
 from ..utils.memory import run_in_batches
 from .scene_reader import SceneReader
 
@@ -29,7 +29,7 @@ class Clip:
 
     def __init__(self, model: str = EMBEDDED_CLIP, device: str = "cpu") -> None:
         source = str(embedded_folder().parent / EMBEDDED_CLIP) if model == EMBEDDED_CLIP else model
-        self.model, self.processor = (_loaded(kind, source) for kind in (CLIPModel, CLIPProcessor))
+        self.model, self.processor = (load_pretrained("CLIP", kind, source) for kind in (CLIPModel, CLIPProcessor))
         self.model = self.model.float().eval().to(device)
 
     def embed_images(self, images: Images) -> Tensor:
@@ -67,7 +67,7 @@ class Dino:
     """A DINO model, a folder or a hub id such as facebook/dino-vits16."""
 
     def __init__(self, model: str, device: str = "cpu") -> None:
-        self.model, self.processor = _loaded(AutoModel, model), _loaded(AutoImageProcessor, model)
+        self.model, self.processor = (load_pretrained("DINO", kind, model) for kind in (AutoModel, AutoImageProcessor))
         self.model = self.model.float().eval().to(device)
 
     def image_score(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
@@ -88,17 +88,6 @@ def _embedded(embed: Callable[[Any], Tensor], items: Sequence[Any] | np.ndarray)
 
 def _cosine(a: Tensor, b: Tensor) -> np.ndarray:
     return (a * b).sum(-1).cpu().numpy()
-
-
-def _loaded(kind: Any, source: str) -> Any:
-    try:
-        with quiet_loading():
-            return kind.from_pretrained(source, local_files_only=Path(source).is_dir(), trust_remote_code=False)
-    except Exception as error:
-        raise ValueError(
-            f"scores: {source!r} is neither a folder with a {kind.__name__} nor a hub id that can be reached "
-            f"({type(error).__name__})"
-        ) from error
 
 
 def make_metrics(

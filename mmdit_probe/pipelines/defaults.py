@@ -1,21 +1,24 @@
-"""What commands take where the user names nothing: the expert layer, guidance, the text's length."""
+"""A model's defaults: its expert layer, guidance scale and text length."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ..families import call_default, denoiser_of, family_of
+from ..families import Pipeline, call_default, denoiser_of, family_of
 
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What commands take where the user names nothing.
+    """What is used if the user names nothing.
 
-    ``expert_layer`` is the layer with the best masks: measured for the embedded model, published for models of its family
-    with as many layers otherwise (None if neither is known). ``why`` says which. ``guidance_scale`` None is the pipeline's own.
+    Attributes:
+        expert_layer: the layer with the best masks, measured (embedded model) or published (models of that depth in its
+            family); None if neither is known.
+        guidance_scale: the scale of classifier-free guidance; None for the pipeline's own default.
+        max_sequence_length: text positions of the encoders whose length is free, such as T5; 0 for the pipeline's own.
+        why: where ``expert_layer`` comes from; empty if it is None.
     """
 
     expert_layer: int | None
@@ -24,8 +27,14 @@ class ModelDefaults:
     why: str = ""
 
 
-def model_defaults(pipe: Any) -> ModelDefaults:
-    """From ``probe_defaults.json`` in the model's folder, else the paper's for SD3, else the pipeline's own."""
+def model_defaults(pipe: Pipeline) -> ModelDefaults:
+    """From ``probe_defaults.json`` in the model's folder if there is one; else the paper's for SD3; else the pipeline's own.
+
+    >>> from mmdit_probe import load_pipeline
+    >>> defaults = model_defaults(load_pipeline("tiny-sd3"))
+    >>> defaults.expert_layer, defaults.guidance_scale
+    (7, 7.5)
+    """
     file = Path(str(getattr(pipe, "name_or_path", ""))) / "probe_defaults.json"
     if file.is_file():
         try:
@@ -44,9 +53,14 @@ def model_defaults(pipe: Any) -> ModelDefaults:
     return ModelDefaults(expert, None, call_default(pipe, "max_sequence_length") or 0, why)
 
 
-def expert_layer(pipe: Any) -> int:
+def expert_layer(pipe: Pipeline) -> int:
     """The layer with the best masks, measured or published; `ValueError` if none is known."""
     layer = model_defaults(pipe).expert_layer
     if layer is None:
         raise ValueError("no expert layer is known for this model: give a layer number, or find one (find_expert)")
     return layer
+
+
+def text_length(pipe: Pipeline, max_sequence_length: int | None = None) -> int:
+    """``max_sequence_length`` as given, or the model's default if None."""
+    return model_defaults(pipe).max_sequence_length if max_sequence_length is None else max_sequence_length

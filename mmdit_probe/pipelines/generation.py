@@ -1,4 +1,4 @@
-"""Generating through the ordinary diffusers pipeline call, with a model's defaults filled in."""
+"""The arguments of an ordinary pipeline call, with the model's defaults filled in, and which steps are recorded."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from typing import Any
 import torch
 
 from ..configs import GenerationConfig, SamplingConfig
-from ..families import denoiser_of, family_of
-from .defaults import model_defaults
+from ..families import Pipeline, denoiser_of, family_of
+from .defaults import model_defaults, text_length
 
 
-def generation_arguments(pipe: Any, config: SamplingConfig) -> dict[str, Any]:
-    """The pipeline call's arguments, as far as it has them; the generator is the CPU's, so seeds mean the same everywhere.
+def generation_arguments(pipe: Pipeline, config: SamplingConfig) -> dict[str, Any]:
+    """The arguments of the pipeline's call; those that its class does not take are left out.
 
-    Pipelines that would write the prompt anew are told not to.
+    The random generator is the CPU's, so that a seed means the same on every device. Prompt rewriting is disabled where a
+    pipeline offers it.
     """
     defaults = model_defaults(pipe)
     wanted: dict[str, Any] = {
         "num_inference_steps": config.steps,
         "guidance_scale": defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale,
-        "max_sequence_length": (
-            defaults.max_sequence_length if config.max_sequence_length is None else config.max_sequence_length
-        ),
+        "max_sequence_length": text_length(pipe, config.max_sequence_length),
         "height": config.height,
         "width": config.width,
     }
@@ -35,7 +34,7 @@ def generation_arguments(pipe: Any, config: SamplingConfig) -> dict[str, Any]:
 
 
 def steps_at(timesteps: tuple[int, ...], steps: int) -> tuple[int, ...]:
-    """Positions in the sampling loop of timesteps counted from the clean end: 8 of 28 is position 20."""
+    """Positions in the sampling loop, from 0, of timesteps counted from the clean end: 8 of 28 is step 20."""
     for timestep in timesteps:
         if not 1 <= timestep <= steps:
             raise ValueError(f"timesteps: must be in 1 to {steps} (the number of steps), got {timestep}")

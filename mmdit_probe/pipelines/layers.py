@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..configs import Layers
-from ..families import denoiser_of, family_of
+from ..families import Pipeline, layers_of
 from .defaults import expert_layer
 
 
-def layer_numbers(pipe: Any) -> tuple[int, ...]:
+def layer_numbers(pipe: Pipeline) -> tuple[int, ...]:
     """The numbers of a pipeline's attention layers, from 0."""
-    transformer = denoiser_of(pipe)
-    return tuple(range(len(family_of(transformer).layers(transformer))))
+    return tuple(range(len(layers_of(pipe))))
 
 
-def chosen_layers(pipe: Any, layers: Layers) -> tuple[int, ...]:
+def chosen_layers(pipe: Pipeline, layers: Layers) -> tuple[int, ...]:
     """Layer numbers: those given, all of the pipeline's, or its known expert layer.
 
     `ValueError` if no expert layer is known, or for "auto", which only `studies.expert_layer.find_expert` can answer.
@@ -27,7 +24,3 @@ def chosen_layers(pipe: Any, layers: Layers) -> tuple[int, ...]:
     if layers == "auto":
         raise ValueError("layers: 'auto' is for the command line; find the layer with find_expert and give its number")
     return layers
-
-
-def layer_count(model: str, revision: str | None = None) -> int | None:
-    return None

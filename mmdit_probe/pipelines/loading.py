@@ -1,29 +1,27 @@
-"""Loading pipelines: the embedded model, a folder or a hub id; and what a pipeline's transformer needs."""
+"""Loading pipelines: the embedded model, a folder or a hub id, with its dtype, device, offload, quantization and LoRA."""
 
 from __future__ import annotations
 
-import json
-import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
-from huggingface_hub.utils import logging as hub_logging
-from safetensors import safe_open
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
-from ..families import denoiser_of
+from ..families import Pipeline, denoiser_of, uncompiled
 from ..utils.text import shown
-from .quantization import quantization
+from .model_folder import check_folder
+from .pretrained import load_error, quiet_loading
+from .quantization import Quantize, quantization
 
 EMBEDDED = "tiny-sd3"
+"""Stands for the embedded model wherever a model is named."""
+
+Dtype = Literal["fp32", "bf16", "fp16"]
 Offload = Literal["none", "model", "sequential"]
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,23 +29,23 @@ _pipelines: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Any]] = weakref.Wea
 
 
 def embedded_folder() -> Path:
-    """The folder of the embedded model."""
+    """The folder of the embedded model; its neighbors hold the small CLIP and the scene reader."""
     return Path(str(files("mmdit_probe"))) / "tiny" / "weights" / EMBEDDED
 
 
 def load_pipeline(
     model: str = EMBEDDED,
     *,
-    dtype: str = "fp32",
+    dtype: Dtype = "fp32",
     device: str = "cpu",
     revision: str | None = None,
     t5: bool = False,
     offload: Offload = "none",
     lora: str | None = None,
-    quantize: str = "none",
+    quantize: Quantize = "none",
     **options: Any,
 ) -> DiffusionPipeline:
-    """A ready pipeline.
+    """A diffusers pipeline, ready to generate and to be probed.
 
     Args:
         model: "tiny-sd3" (embedded), a folder, or a hub id.
@@ -55,14 +53,20 @@ def load_pipeline(
         device: cpu, cuda, cuda:1, mps.
         revision: branch, tag or commit of a hub id.
         t5: load SD3's T5 encoder; off as in the paper, which uses the CLIP encoders alone.
-        offload: what stays in main memory until it is needed: "none", "model" (one model of the pipeline at a time on
-            the GPU) or "sequential" (one layer at a time: slow, in little memory).
-        quantize: weights of the transformer in fewer bits: "none", "int8" (torchao) or "nf4" (bitsandbytes, CUDA).
+        offload: what waits in main memory until it is needed: "none", "model" (keeps one component on the GPU at a time)
+            or "sequential" (one layer at a time: slow, least memory).
+        quantize: the transformer's weights in fewer bits: "none", "int8" (torchao) or "nf4" (bitsandbytes, CUDA).
         lora: a LoRA's .safetensors file, folder or hub id, loaded on top.
         options: passed on to `DiffusionPipeline.from_pretrained`.
 
     Raises:
-        ValueError: the model, dtype, device, offload or LoRA cannot be had; one line says what to do.
+        ValueError: the model, dtype, device, offload, quantization or LoRA is not available; one line says what to do.
+
+    >>> pipe = load_pipeline()  # the embedded model
+    >>> type(pipe).__name__
+    'StableDiffusion3Pipeline'
+    >>> pipe("a red circle on grass", num_inference_steps=2).images[0].size
+    (64, 64)
     """
     if dtype not in DTYPES:
         raise ValueError(f"load_pipeline: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -89,30 +93,32 @@ def load_pipeline(
     except LoraError as error:
         raise ValueError(str(error)) from error
     except Exception as error:
-        raise ValueError(_explained(model, error)) from error
+        raise ValueError(load_error("model", source, error)) from error
     pipe.set_progress_bar_config(disable=True)
     return register(pipe)
 
 
 class LoraError(Exception):
-    """A LoRA that cannot be loaded; the text says why."""
+    """A LoRA that can't be loaded; the text says why."""
 
 
-def _check_offload(offload: str, place: torch.device) -> None:
+def _check_offload(offload: Offload, place: torch.device) -> None:
     if offload not in _PLACING:
         raise ValueError(f"load_pipeline: offload must be one of {', '.join(_PLACING)}, got {offload!r}")
     if offload != "none" and place.type == "cpu":
         raise ValueError(f"load_pipeline: offload {offload!r} is for GPUs; add --device cuda, or leave it out")
 
 
-_PLACING: Mapping[str, Callable[[Any, torch.device], Any]] = {
+_SAFE = {"use_safetensors": True, "trust_remote_code": False}
+"""Pickled weights and code from the hub can do anything, so that only the caller's ``options`` can ask for them."""
+_PLACING: Mapping[Offload, Callable[[DiffusionPipeline, torch.device], Any]] = {
     "none": lambda pipe, place: pipe.to(place),
     "model": lambda pipe, place: pipe.enable_model_cpu_offload(device=place),
     "sequential": lambda pipe, place: pipe.enable_sequential_cpu_offload(device=place),
 }
 
 
-def _load_lora(pipe: Any, lora: str) -> None:
+def _load_lora(pipe: DiffusionPipeline, lora: str) -> None:
     if not hasattr(pipe, "load_lora_weights"):
         raise LoraError(f"lora: {type(pipe).__name__} takes no LoRA; leave --lora out")
     if lora.endswith(".safetensors") and not Path(lora).is_file():
@@ -125,21 +131,21 @@ def _load_lora(pipe: Any, lora: str) -> None:
 
 
 def register(pipe: DiffusionPipeline) -> DiffusionPipeline:
-    """Make the pipeline known, so that a `Probe` of its transformer knows the prompt's tokens."""
+    """Remember the pipeline, so that a `Probe` of its transformer finds the prompt's tokens."""
     _pipelines[denoiser_of(pipe)] = weakref.ref(pipe)
     return pipe
 
 
-def pipeline_of(transformer: Any) -> Any:
-    """The pipeline of a transformer that `load_pipeline` loaded, or of a pipeline itself; else None."""
+def pipeline_of(transformer: Pipeline | nn.Module) -> Any:
+    """The pipeline that `load_pipeline` loaded with this transformer, a pipeline itself, or None if there is none."""
     if isinstance(transformer, DiffusionPipeline):
         return transformer
-    known = _pipelines.get(getattr(transformer, "_orig_mod", transformer))
+    known = _pipelines.get(uncompiled(transformer))
     return known() if known is not None else None
 
 
 def torch_device(name: str) -> torch.device:
-    """The device; `ValueError` if this machine has none such."""
+    """The device; `ValueError` if this machine does not have it."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -157,91 +163,8 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Without the libraries' notes, bars and deprecation warnings about loading; errors still raise."""
-    libraries = (diffusers_logging, transformers_logging, hub_logging)
-    levels = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for library, level in zip(libraries, levels, strict=True):
-            library.set_verbosity(level)
-        diffusers_logging.enable_progress_bar()
-        transformers_logging.enable_progress_bar()
-
-
 def _without_t5(source: str, revision: str | None, local: bool, t5: bool) -> dict[str, None]:
     config = DiffusionPipeline.load_config(source, revision=revision, local_files_only=local)
     if t5 or "text_encoder_3" not in config or not str(config.get("_class_name", "")).startswith("StableDiffusion3"):
         return {}
     return {"text_encoder_3": None, "tokenizer_3": None}
-
-
-def check_folder(folder: Path) -> None:
-    """`ValueError` if a pipeline's folder lacks a part, or a file of it is cut short."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        kind = "folder: it has no model_index.json" if folder.is_dir() else "folder but a file"
-        raise ValueError(f"load_pipeline: {str(folder)!r} is no diffusers pipeline {kind}")
-    for file in (index, *folder.glob("*/*.json"), *folder.glob("*/*.safetensors")):
-        _check_file(file)
-    for part, kind in json.loads(index.read_text()).items():
-        files = [file.name for file in (folder / part).glob("*")]
-        if any(name.endswith(".bin") for name in files) and not any(name.endswith(".safetensors") for name in files):
-            raise ValueError(f"load_pipeline: {folder / part} {_PICKLED}")
-        needed = not part.startswith("_") and isinstance(kind, list) and None not in kind and part not in _T5
-        if needed and not files:
-            raise ValueError(f"load_pipeline: {folder} lacks its part {part}; copy the model again")
-        if needed and part.startswith("tokenizer") and not any(name in _VOCABULARIES for name in files):
-            raise ValueError(
-                f"load_pipeline: {folder / part} has no vocabulary ({_VOCABULARIES[0]}); copy the model again"
-            )
-
-
-_PICKLED = "has its weights in pickle files (.bin), which can run code; only .safetensors files are read"
-_T5 = ("text_encoder_3", "tokenizer_3")  # left out if it is not asked for
-_VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-)
-_SAFE = {"use_safetensors": True, "trust_remote_code": False}
-"""Weights in pickle files and code from the hub could do anything; only the caller's ``options`` can ask for them."""
-
-
-def _check_file(file: Path) -> None:
-    try:
-        if file.suffix == ".json":
-            json.loads(file.read_text(encoding="utf-8"))
-        else:
-            with safe_open(file, "pt"):  # reads the header and compares it with the file's length
-                pass
-    except Exception as error:
-        raise ValueError(f"load_pipeline: {file} is damaged or cut short ({error}); copy it again") from error
-
-
-def _explained(model: str, error: Exception) -> str:
-    text, name = " ".join(str(error).split()), type(error).__name__
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text.lower():
-        return f"model {model!r} does not fit into memory; try --dtype bf16, or a smaller model"
-    if "Gated" in name or "gated repo" in text or "401" in text or "403" in text:
-        return f"model {model!r} needs access: accept its licence on its hub page, then run `hf auth login`"
-    if "safetensors" in text and ("Could not find" in text or "no file named" in text) and ".json" not in text:
-        return f"model {model!r} lacks .safetensors weights; pickle files (.bin) can run code and are not read: {text[:200]}"
-    if "trust_remote_code" in text:
-        return f"model {model!r} brings code of its own, which is not run; load_pipeline(..., trust_remote_code=True) would"
-    if not Path(model).exists() and model != EMBEDDED and isinstance(error, OSError | ValueError):
-        return (
-            f"model {model!r} is neither a folder here nor a hub id that can be reached; check the name and the network"
-        )
-    return f"model {model!r} could not be loaded: {name}: {text[:300]}"

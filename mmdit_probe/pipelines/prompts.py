@@ -1,4 +1,4 @@
-"""From words to token positions, and from a pipeline's prompt to what each text position holds."""
+"""What each text position of a prompt holds, and the positions of words and of character ranges."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 
 from ..attention.text_tokens import Kind, TextTokens, join_positions, join_rows
-from ..families import PLAIN, TextPart, denoiser_of, family_of
+from ..families import PLAIN, Pipeline, TextPart, text_parts_of
 from ..utils.text import shown
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A prompt's tokens as its text encoder is given them, with their padding.
+    """A prompt's tokens as its text encoder takes them, padding included.
 
-    ``spans`` (position, 2) are the characters of ``text`` that each token stands for, None where the tokenizer does not
-    know; the prompt is ``words`` (start, end) of them, none where the text is the template's alone.
+    Attributes:
+        ids: token ids, (positions,).
+        seen: the attention mask, (positions,) bool.
+        spans: start and end of each token's characters in ``text``, (positions, 2); None if the tokenizer does not tell.
+        text: the prompt in its template.
+        words: start and end of the prompt's characters in ``text``; (0, 0) if the template does not hold the prompt.
     """
 
     ids: list[int]
@@ -58,6 +62,7 @@ def _encoded(part: TextPart, prompts: Sequence[str]) -> list[_Encoded]:
 
 
 def _tokenize(part: TextPart, prompts: Sequence[str], conditional: bool) -> TextTokens:
+    """One part's text positions of a batch of prompts, or of negative prompts if not ``conditional``."""
     part = part if conditional or part.negative is None else part.negative
     encoded = _encoded(part, prompts) if part.tokenizer is not None else []
     length = len(_order(part, encoded[0])) if encoded else part.length
@@ -71,7 +76,7 @@ def _tokenize(part: TextPart, prompts: Sequence[str], conditional: bool) -> Text
 
 
 def _positions(part: TextPart, encoded: _Encoded) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Strings, kinds, and where words can begin and end, of the positions that one prompt fills."""
+    """Strings, kinds, and whether a word can begin and end there, (positions,) each, of one prompt's text positions."""
     kinds, text = _kinds(part, encoded), encoded.text
     strings = np.array([readable(token) for token in part.tokenizer.convert_ids_to_tokens(encoded.ids)], object)
     begins, ends = np.ones((2, len(kinds)), bool)
@@ -85,21 +90,21 @@ def _positions(part: TextPart, encoded: _Encoded) -> tuple[np.ndarray, np.ndarra
             strings[place] = text[since : span[1]].strip() if span != before else ""
         begins[place] &= span != before
         before = span
-    kept = _order(part, encoded)
-    return strings[kept], kinds[kept], begins[kept], ends[kept]
+    order = _order(part, encoded)
+    return strings[order], kinds[order], begins[order], ends[order]
 
 
 def _parted(text: str, place: int) -> bool:
-    """Whether a word can end or begin before character ``place``: not amid letters that are written together."""
+    """Whether a word can end or begin before character ``place``: not between letters that are written together."""
     around = text[max(place - 1, 0) : place + 1]
     together = len(around) == 2 and place > 0 and all(character.isalnum() for character in around)
     return not together or any(unicodedata.category(character) == "Lo" for character in around)  # Chinese, ...
 
 
 def positions_of(part: TextPart, prompt: str, ranges: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """For each range (start, end) of the prompt's characters, the text positions of the tokens that hold some of them.
+    """For each range (start, end) of the prompt's characters, the text positions of the tokens that overlap it.
 
-    Empty where the tokenizer cut the prompt before.
+    Empty for a range behind the tokenizer's last position.
     """
     [encoded] = _encoded(part, [prompt])
     offsets: np.ndarray = encoded.spans[_order(part, encoded)] - encoded.words[0]  # type: ignore[index]
@@ -109,7 +114,7 @@ def positions_of(part: TextPart, prompt: str, ranges: Sequence[tuple[int, int]])
 def _kinds(part: TextPart, encoded: _Encoded) -> np.ndarray:
     named = {part.tokenizer.bos_token_id: Kind.START, part.tokenizer.eos_token_id: Kind.END}
     kinds = np.array([named.get(number, Kind.WORD) for number in encoded.ids], dtype=object)
-    if part.template != PLAIN and encoded.spans is not None:  # ends of its own do not end the prompt
+    if part.template != PLAIN and encoded.spans is not None:  # the template's end tokens do not end the prompt
         start, end = encoded.words
         overlaps = (encoded.spans[:, 1] > start) & (encoded.spans[:, 0] < end)
         kinds = np.where(overlaps, Kind.WORD, Kind.TEMPLATE).astype(object)
@@ -121,34 +126,39 @@ def _kinds(part: TextPart, encoded: _Encoded) -> np.ndarray:
 
 
 def _order(part: TextPart, encoded: _Encoded) -> np.ndarray:
-    """Which of the tokenizer's positions become text positions, in order."""
+    """The tokenizer's positions that become text positions, in order; (text,)."""
     places = np.arange(len(encoded.ids))
     order = np.argsort(~encoded.seen, kind="stable") if part.left_aligned else places
     return order[(places < part.cut_from) | (places >= part.cut_from + part.cut)]
 
 
+def first_encoder(text: TextTokens) -> np.ndarray:
+    """(batch, text) True at the positions of the first text encoder, if it is loaded; the paper's 77 in SD3."""
+    return (text.kinds != Kind.ABSENT) & (text.encoders == text.encoders[0])
+
+
 def readable(token: str | None) -> str:
-    """A token without its tokenizer's marks of word starts and ends."""
+    """A token without its tokenizer's marks for the start and end of words."""
     return (token or "").replace("</w>", "").replace("▁", "").replace("Ġ", "")
 
 
 def describe(
     parts: Sequence[TextPart], prompts: Sequence[str], negative: Sequence[str] | None = None, images: int = 1
 ) -> TextTokens:
-    """The text positions of a batch: the negative prompts' rows first, if any, ``images`` rows a prompt.
+    """The text positions of a batch: the rows of the negative prompts first, if any; ``images`` rows for each prompt.
 
-    `ValueError` if there are no parts: the pipeline's family does not say what its text positions hold.
+    `ValueError` if there are no parts, as the pipeline's family does not describe its text positions.
     """
     if not parts:
         raise ValueError(
-            "prompts: what this pipeline's text positions hold is not known; "
-            "give its family a text_parts, or use readouts that need no words"
+            "prompts: the text positions of this pipeline are not described; "
+            "give its family text_parts, or use readouts that need no words"
         )
-    halves = [(half, kept) for half, kept in ((negative, False), (prompts, True)) if half]
+    halves = [(half, conditional) for half, conditional in ((negative, False), (prompts, True)) if half]
     return join_rows(
         [
-            _joined(parts, [_tokenize(part, half, kept) for part in parts]).repeated(images)
-            for half, kept in halves or [(prompts, True)]
+            _joined(parts, [_tokenize(part, half, conditional) for part in parts]).repeated(images)
+            for half, conditional in halves or [(prompts, True)]
         ]
     )
 
@@ -158,9 +168,9 @@ def _joined(parts: Sequence[TextPart], tokens: Sequence[TextTokens]) -> TextToke
     return joined.padding_last() if any(part.padding_last for part in parts) else joined
 
 
-def check_length(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> None:
-    """`ValueError` if a prompt is longer than every text encoder of the pipeline reads: its end would be lost unseen."""
-    parts = family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length)
+def check_length(pipe: Pipeline, prompts: Sequence[str], max_sequence_length: int) -> None:
+    """`ValueError` if a prompt is too long for every text encoder of the pipeline: its end would be lost silently."""
+    parts = text_parts_of(pipe, max_sequence_length)
     parts = [part for part in parts if part.tokenizer is not None and PLAIN in part.template]
     for prompt in prompts:
         reading = [part for part in parts if part.cleaned(prompt)]
@@ -181,8 +191,13 @@ def _fits(part: TextPart, prompt: str) -> bool:
 def find_words(parts: Sequence[TextPart], prompt: str, words: Sequence[str]) -> list[list[int]]:
     """The text positions of each word or phrase of ``prompt``: all its occurrences, in every text encoder.
 
-    `ValueError` shows the prompt's tokens if a word is not among them, as happens where every tokenizer cut the
-    prompt at its length.
+    `ValueError` with the prompt's tokens if a word is not among them, also because every tokenizer cut it off.
+
+    >>> from mmdit_probe import load_pipeline
+    >>> from mmdit_probe.families import text_parts_of
+    >>> parts = text_parts_of(load_pipeline("tiny-sd3"))
+    >>> find_words(parts, "a red circle on grass", ["red circle", "grass"])
+    [[2, 3], [5]]
     """
     text = describe(parts, [prompt])
     found = [np.flatnonzero(text.spelling(word)[0]).tolist() for word in words]

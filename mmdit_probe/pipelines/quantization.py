@@ -1,4 +1,4 @@
-"""Transformers with weights of 8 or 4 bits: what `from_pretrained` is told."""
+"""Transformers with 8-bit or 4-bit weights: the options for `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import torch
 
 Quantize = Literal["none", "int8", "nf4"]
 PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
-"""What each kind needs beside this package."""
+"""The package that each kind needs."""
 
 
-def quantization(kind: str, dtype: torch.dtype, place: torch.device) -> dict[str, Any]:
-    """Options for a pipeline whose transformer or U-Net keeps its linear layers' weights in fewer bits.
+def quantization(kind: Quantize, dtype: torch.dtype, place: torch.device) -> dict[str, Any]:
+    """Options of `DiffusionPipeline.from_pretrained` that quantize the linear layers of the transformer or U-Net.
 
     ``int8`` is torchao's weight-only quantization, on any device; ``nf4`` the 4-bit normal float of bitsandbytes, on
-    CUDA. What is computed stays ``dtype``: queries, keys and values are read as they are used. `ValueError` if the kind is
-    unknown, its package is missing, or the device does not do.
+    CUDA. Activations stay in ``dtype``, so that a probe reads queries, keys and values as they are used.
+
+    Raises:
+        ValueError: the kind is unknown, its package is missing, or the device does not support it.
     """
     if kind == "none":
         return {}

@@ -14,11 +14,10 @@ from ..attention.intercept import Interceptor, StopForward
 from ..attention.kernels import AttentionCall
 from ..attention.layout import TokenLayout
 from ..edits import Edit
-from ..families import Family, denoiser_of, family_of
+from ..families import Family, denoiser_of, eager_and_native, family_of
 from ..pipelines.loading import pipeline_of
 from ..readouts.base import Readout
 from ..readouts.fields import Fields
-from .backends import eager_and_native
 from .calls import TransformerCall
 from .context import CallContext
 from .dataset import to_dataset
@@ -72,8 +71,7 @@ class Probe:
         family: Family | None = None,
     ) -> None:
         self.pipe = pipeline_of(transformer)
-        module = denoiser_of(transformer)
-        self.transformer: nn.Module = getattr(module, "_orig_mod", module)
+        self.transformer: nn.Module = denoiser_of(transformer)
         self.family = family or family_of(self.transformer)
         self.modules = dict(enumerate(self.family.layers(self.transformer)))
         self.context = CallContext(self.transformer, self.family, self.pipe, layout)

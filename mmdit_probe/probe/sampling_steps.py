@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+
+from ..families import levels_passed, loop_levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class StepCounter:
         if sigmas is None:
             self.step, self._last = self.step + 1, None
             return SamplingTime(self.step)
-        mark = (generation, self._position() or 0, float(sigmas[0]))
+        mark = (generation, levels_passed(self.pipe) or 0, float(sigmas[0]))
         if self._last is None or mark[0] != self._last[0]:
             self._first = self.step + 1
         if self.pipe is None or mark != self._last:
@@ -60,38 +61,8 @@ class StepCounter:
     def _time(self, sigmas: np.ndarray) -> SamplingTime:
         """The current step's time, with what the scheduler says if it is at this noise level."""
         number = 1000 * float(sigmas[0])
-        levels, position = self._levels(), self._position()
+        levels, position = loop_levels(self.pipe), levels_passed(self.pipe)
         position = self.step - self._first if position is None else position
         if levels is None or position >= len(levels) or abs(levels[position] - number) > 1 + number / 100:  # bf16
             return SamplingTime(self.step, None, sigmas, number)
         return SamplingTime(self.step, len(levels) - position, sigmas, float(levels[position]))
-
-    def _levels(self) -> np.ndarray | None:
-        """The scheduler's numbers of the sampling loop's steps; None outside of a loop."""
-        timesteps = self._timesteps()
-        if timesteps is None or getattr(self.pipe.scheduler, "num_inference_steps", None) is None:
-            return None
-        if (getattr(self.pipe.scheduler, "step_index", None) or 0) >= len(timesteps):  # an earlier loop has ended
-            return None
-        return timesteps[np.flatnonzero(_starts(timesteps))]
-
-    def _position(self) -> int | None:
-        """How many noise levels the scheduler has passed; None if it does not count.
-
-        In bf16 neighboring noise levels can look the same in the transformer's arguments.
-        """
-        timesteps = self._timesteps()
-        if timesteps is None or not hasattr(self.pipe.scheduler, "step_index"):
-            return None
-        index = self.pipe.scheduler.step_index
-        index = getattr(self.pipe.scheduler, "begin_index", None) if index is None else index  # None: not begun
-        return int(_starts(timesteps)[1 : (index or 0) + 1].sum())
-
-    def _timesteps(self) -> np.ndarray | None:
-        timesteps = getattr(getattr(self.pipe, "scheduler", None), "timesteps", None)
-        return None if timesteps is None else torch.as_tensor(timesteps).float().cpu().numpy()
-
-
-def _starts(timesteps: np.ndarray) -> np.ndarray:
-    """True at the first of equal neighbors."""
-    return np.concatenate([[True], timesteps[1:] != timesteps[:-1]])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..families import PLAIN, TextPart, denoiser_of, family_of
+from ..families import PLAIN, TextPart, text_parts_of
 from ..pipelines.prompts import positions_of
 from ..utils.text import LONGEST_NAME, checked_once, checked_text, shown
 
@@ -40,7 +40,7 @@ def class_prompts(pipe: Any, classes: Sequence[str], max_sequence_length: int) -
 
     The positions are those of the pipeline's first text encoder, which come first in the text stream.
     """
-    parts = family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length)
+    parts = text_parts_of(pipe, max_sequence_length)
     if not parts or parts[0].tokenizer is None:
         raise ValueError("segmentation: where this model's words sit is not known; use another model")
     names = checked_classes(classes)

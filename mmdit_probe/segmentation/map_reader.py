@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..configs import GenerationConfig
 from ..families import image_input_of
-from ..pipelines.defaults import model_defaults
-from ..pipelines.forward import PromptEmbeddings, add_noise, encode_images, encode_prompts, forward_once, noise_level
+from ..pipelines.defaults import text_length
+from ..pipelines.forward import PromptEmbeddings, encode_images, encode_prompts, forward_noisy, noise_level
 from ..pipelines.image_size import native_size
 from ..probe.probe import Probe
 from ..readouts.base import Readout
@@ -45,7 +46,7 @@ class MapReader:
         timesteps: Sequence[int],
         *,
         seed: int = 0,
-        steps: int = 28,
+        steps: int = GenerationConfig.steps,
         max_sequence_length: int | None = None,
         field: str = "i2t",
     ) -> None:
@@ -54,8 +55,7 @@ class MapReader:
         image_input_of(pipe)  # a family that can't be given images is refused before any work
         self.layers, self.timesteps = self.probe.layers, tuple(timesteps)
         self.sigmas = tuple(noise_level(pipe, timestep, steps) for timestep in timesteps)
-        default = model_defaults(pipe).max_sequence_length
-        self.max_sequence_length = default if max_sequence_length is None else max_sequence_length
+        self.max_sequence_length = text_length(pipe, max_sequence_length)
         self.features = lru_cache(KEPT_PROMPTS)(self._features)
 
     def _features(self, prompts: tuple[str, ...]) -> PromptEmbeddings:
@@ -78,9 +78,8 @@ class MapReader:
 
     def run(self, latents: Tensor, sigma: float, features: PromptEmbeddings) -> None:
         """One forward pass at noise level ``sigma``, watched by the readout."""
-        noisy = torch.cat([add_noise(row[None], sigma, self.seed) for row in latents])
         with self.probe:
-            forward_once(self.pipe, noisy, sigma, features)
+            forward_noisy(self.pipe, latents, sigma, features, self.seed, same_noise=True)
 
     def _one(self, latents: Tensor, sigma: float, features: PromptEmbeddings) -> Tensor:
         self.run(latents, sigma, features)

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..attention.text_tokens import Kind
 from ..configs import GroupConfig, SegmentConfig
 from ..pipelines.defaults import expert_layer
+from ..pipelines.prompts import first_encoder
 from ..storage.images import as_rgb, cropped
 from .class_prompts import checked_classes, class_prompts
 from .kl_merge import region_maps
@@ -170,7 +170,7 @@ def read_token_maps(reader: MapReader, images: Sequence[np.ndarray]) -> Tensor:
     """(timestep, batch, layer, [head,] token, row, col): maps of the empty prompt's tokens, those of the first encoder."""
     prompts = ("",) * len(images)
     text = reader.features(prompts).text
-    kept = np.flatnonzero((text.kinds[0] != Kind.ABSENT) & (text.encoders == text.encoders[0]))
+    kept = np.flatnonzero(first_encoder(text)[0])
     maps = reader.read(reader.latents(images), prompts)
     return maps[..., kept[kept < maps.shape[-1]]].movedim(-1, -3)  # some models leave padding out
 

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ..configs import GenerationConfig
-from ..pipelines.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
+from ..pipelines.forward import encode_images, encode_prompts, forward_noisy, noise_level
 from ..pipelines.generation import generation_arguments, steps_at
 from ..probe.coordinates import coordinate
 from ..probe.probe import Probe
@@ -82,10 +82,10 @@ def record_image(
     steps = steps_at(timesteps, generation.steps)
     latents = encode_images(pipe, [image])
     with Probe(pipe, readouts, layers=layers) as probe:
-        features = encode_prompts(pipe, [prompt], arguments.get("max_sequence_length", 0))
+        prompts = encode_prompts(pipe, [prompt], arguments.get("max_sequence_length", 0))
         for timestep in timesteps:
             sigma = noise_level(pipe, timestep, generation.steps, image.shape[:2])
-            forward_once(pipe, add_noise(latents, sigma, generation.seed), sigma, features)
+            forward_noisy(pipe, latents, sigma, prompts, generation.seed)
     record = by_timestep(probe, range(len(timesteps)), timesteps, steps)
     return Recording(record.assign_attrs(_origin(prompt, generation, "image")), image)
 

@@ -15,15 +15,17 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from mmdit_probe.configs import GenerationConfig
 from mmdit_probe.datasets.scenes import CLASSES, Scene
 from mmdit_probe.edits import BlurText
-from mmdit_probe.families import denoiser_of, family_of
+from mmdit_probe.families import layers_of, text_parts_of
 from mmdit_probe.metrics.segmentation import Scores, score
 from mmdit_probe.pipelines.forward import (
     PromptEmbeddings,
     add_noise,
     encode_images,
     encode_prompts,
+    forward_noisy,
     forward_once,
     noise_level,
 )
@@ -52,7 +54,7 @@ def scene_batches(pipe: Any, scenes: Sequence[Scene], max_sequence_length: int) 
     for start in range(0, len(scenes), BATCH):
         chosen = scenes[start : start + BATCH]
         lists = [scene.class_list() for scene in chosen]
-        parts = family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length)
+        parts = text_parts_of(pipe, max_sequence_length)
         spans = [find_words(parts, text, scene.classes) for text, scene in zip(lists, chosen, strict=True)]
         latents = encode_images(pipe, [scene.image for scene in chosen])
         yield SceneBatch(chosen, latents, encode_prompts(pipe, lists, max_sequence_length), spans)
@@ -61,7 +63,7 @@ def scene_batches(pipe: Any, scenes: Sequence[Scene], max_sequence_length: int) 
 def read_batch(pipe: Any, batch: SceneBatch, sigma: float, seed: int) -> xr.Dataset:
     """I2T maps and region mass of all layers, from one forward pass."""
     with Probe(pipe, [I2TMaps(), RegionMass()]) as probe:
-        forward_once(pipe, add_noise(batch.latents, sigma, seed), sigma, batch.prompts)
+        forward_noisy(pipe, batch.latents, sigma, batch.prompts, seed)
     return probe.dataset()
 
 
@@ -79,7 +81,7 @@ def score_layers(
     Returns one row a layer (and one for the mean of all layers' maps) with ``miou``, ``pixel_accuracy``, and one row a
     layer with ``i2t_mass``, ``uniform``.
     """
-    sigma = noise_level(pipe, timestep)
+    sigma = noise_level(pipe, timestep, GenerationConfig.steps)
     totals: dict[Any, Scores] = {}
     masses = []
     for batch in scene_batches(pipe, scenes, max_sequence_length):
@@ -117,8 +119,8 @@ def blur_harm(pipe: Any, scenes: Sequence[Scene], timestep: int, seed: int, max_
 
     ``harm`` is the rise of the flow-matching loss as a share of the rise from no caption at all (the empty prompt).
     """
-    sigma = noise_level(pipe, timestep)
-    layers = list(Probe(pipe, []).modules)
+    sigma = noise_level(pipe, timestep, GenerationConfig.steps)
+    layers = range(len(layers_of(pipe)))
     losses: dict[Any, list[float]] = {}
     for batch in scene_batches(pipe, scenes, max_sequence_length):
         noisy = add_noise(batch.latents, sigma, seed + batch.scenes[0].index)

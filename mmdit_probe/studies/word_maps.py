@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from ..configs import GenerationConfig, MapsConfig
-from ..families import denoiser_of, family_of
+from ..families import text_parts_of
 from ..pipelines.generation import generation_arguments
 from ..pipelines.layers import chosen_layers
 from ..pipelines.prompts import find_words
@@ -27,7 +27,7 @@ def word_positions(pipe: Any, prompt: str, words: Sequence[str], generation: Gen
     `ValueError` shows the prompt's tokens if a word is not among them or was cut off.
     """
     length = generation_arguments(pipe, generation).get("max_sequence_length", 0)
-    return find_words(family_of(denoiser_of(pipe)).text_parts(pipe, length), prompt, words)
+    return find_words(text_parts_of(pipe, length), prompt, words)
 
 
 def measure_maps(pipe: Any, config: MapsConfig, image: np.ndarray | None = None) -> Recording:

@@ -87,7 +87,7 @@ def measure(pipe: Any, untrained: Any, counts: tuple[int, int], seeds: tuple[int
         "timestep": timestep,
         "sigma": sigma,
         "blur_timestep": BLUR_TIMESTEP,
-        "blur_sigma": noise_level(pipe, BLUR_TIMESTEP),
+        "blur_sigma": noise_level(pipe, BLUR_TIMESTEP, GenerationConfig.steps),
         "validation_scenes": counts[0],
         "test_scenes": counts[1],
         "noise_seeds": list(seeds),

@@ -1,4 +1,4 @@
-"""While a probe is open: eager execution, and diffusers' native attention backend."""
+"""While a probe is open: eager execution and diffusers' native attention backend."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from torch import nn
 
 @contextmanager
 def eager_and_native(attentions: Sequence[nn.Module]) -> Iterator[None]:
-    """Makes the attention modules call PyTorch's `scaled_dot_product_attention` directly; undone on leaving."""
+    """Inside, compiled modules run eagerly, and every attention module calls PyTorch's `scaled_dot_product_attention`.
+
+    Leaving the with block restores both.
+    """
     with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
+        if "torch._dynamo" in sys.modules:  # else nothing was compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for attention in attentions:
             processor: Any = getattr(attention, "processor", None)

@@ -1,0 +1,72 @@
+"""`from_pretrained` of diffusers and transformers without their notes, and with errors of one line."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.utils import logging as hub_logging
+from transformers.utils import logging as transformers_logging
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Inside, the libraries print no notes, progress bars or deprecation warnings about loading; errors still raise."""
+    libraries = (diffusers_logging, transformers_logging, hub_logging)
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+        diffusers_logging.enable_progress_bar()
+        transformers_logging.enable_progress_bar()
+
+
+def load_pretrained(what: str, kind: Any, source: str, **options: Any) -> Any:
+    """An object of the class ``kind`` from a folder or a hub id.
+
+    Args:
+        what: names the part in error messages, such as "CLIP".
+        kind: a class with `from_pretrained`.
+        source: a folder, or a hub id.
+        options: passed on to `from_pretrained`. Code that comes with a model runs only with ``trust_remote_code=True``.
+
+    Raises:
+        ValueError: it can't be loaded; one line that says why.
+    """
+    options = {"local_files_only": Path(source).is_dir(), "trust_remote_code": False, **options}
+    try:
+        with quiet_loading():
+            return kind.from_pretrained(source, **options)
+    except Exception as error:
+        raise ValueError(load_error(what, source, error)) from error
+
+
+def load_error(what: str, source: str, error: Exception) -> str:
+    """One line for the user about a part ``what`` that could not be loaded from ``source``."""
+    text, name, part = " ".join(str(error).split()), type(error).__name__, f"{what} {source!r}"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text.lower():
+        return f"{part} does not fit into memory; try --dtype bf16, or a smaller model"
+    if "Gated" in name or "gated repo" in text or "401" in text or "403" in text:
+        return f"{part} needs access: accept its license on its hub page, then run `hf auth login`"
+    if "safetensors" in text and ("Could not find" in text or "no file named" in text) and ".json" not in text:
+        return f"{part} lacks .safetensors weights; pickle files (.bin) can run code and are not read: {text[:200]}"
+    if "Unpickling" in name:
+        return f"{part} has its weights in pickle files (.bin), which can run code and are not read"
+    if "trust_remote_code" in text:
+        return f"{part} brings code of its own, which is not run; trust_remote_code=True would run it"
+    if not Path(source).exists() and isinstance(error, OSError | ValueError):
+        return f"{part} is neither a folder here nor a hub id that can be reached; check the name and the network"
+    return f"{part} could not be loaded: {name}: {text[:300]}"
