@@ -155,8 +155,8 @@ def test_what_does_not_fit_is_explained(tmp_path, coco, sa1b):
         ("tables", None, "--data must be scenes, coco:ROOT"),
         ("coco", None, "--data must be scenes, coco:ROOT"),
         ("scenes:x", None, "--data must be scenes, coco:ROOT"),
-        ("sa1b:/no/such", None, "/no/such is no folder"),
-        ("scenes", captions, "scenes bring their own"),
+        ("sa1b:/no/such", None, "there is no folder /no/such"),
+        ("scenes", captions, "scenes have captions of their own"),
         (f"coco:{coco}", captions, r"has none for 000000000002 \(1 of 2 images have none\)"),
         (f"coco:{coco}", write(tmp_path / "list.json", "[1, 2]"), "must be COCO's captions JSON, or an object"),
         (f"coco:{coco}", write(tmp_path / "broken.json", "{"), "must be COCO's captions JSON, or an object"),
@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_explained(tmp_path, coco, sa1b):
         open_training_set(f"sa1b:{folder}")
     write(folder / "captions.json", '{"sa_1": "x"}')
     write(folder / "sa_1.json", '{"annotations": [{"area": 3}]}')
-    with pytest.raises(ValueError, match=r"sa_1.json is no SA-1B annotation file"):
+    with pytest.raises(ValueError, match=r"sa_1.json is not an SA-1B annotation file"):
         open_training_set(f"sa1b:{folder}").read(0)
     save(folder / "sa_1.jpg", np.zeros((5, 8, 3), np.uint8))
     mask = encode_mask(np.ones((6, 8), bool))

@@ -92,7 +92,7 @@ def test_the_command_imports(run, released):
 
 
 @pytest.fixture
-def images(tmp_path):
+def image_files(tmp_path):
     files = {}
     for name in ("b", "a", "c"):
         files[name] = tmp_path / f"{name}.png"
@@ -100,7 +100,7 @@ def images(tmp_path):
     return files
 
 
-def test_captions_are_written_after_every_batch_and_kept(images, tmp_path):
+def test_captions_are_written_after_every_batch_and_kept(image_files, tmp_path):
     out, asked = tmp_path / "captions.json", []
 
     def describe(images):
@@ -110,16 +110,16 @@ def test_captions_are_written_after_every_batch_and_kept(images, tmp_path):
         return [f"grey {image[0, 0, 0]}" for image in images]
 
     with pytest.raises(KeyboardInterrupt):
-        caption_files(describe, images, out, batch=2)
+        caption_files(describe, image_files, out, batch=2)
     assert json.loads(out.read_text()) == {"b.png": "grey 98", "a.png": "grey 97"}
     steps = []
-    found = caption_files(describe, images, out, batch=2, progress=lambda *at: steps.append(at))
+    found = caption_files(describe, image_files, out, batch=2, progress=lambda *at: steps.append(at))
     assert found == {"b.png": "grey 98", "a.png": "grey 97", "c.png": "grey 99"}
     assert asked == [2, 1, 1]
     assert steps == [(3, 3)]
     out.write_text("[]")
-    with pytest.raises(ValueError, match="is no caption file to go on with"):
-        caption_files(describe, images, out)
+    with pytest.raises(ValueError, match="is not a caption file and can't be continued"):
+        caption_files(describe, image_files, out)
 
 
 @pytest.fixture(scope="module")
@@ -151,18 +151,18 @@ def blip(tmp_path_factory):
     return folder
 
 
-def test_a_model_of_transformers_writes_captions(blip, images, run):
-    captioner = Captioner(str(blip), longest=5)
-    images = [np.asarray(Image.open(file)) for file in images.values()]
+def test_a_model_of_transformers_writes_captions(blip, image_files, run):
+    captioner = Captioner(str(blip), max_new_tokens=5)
+    images = [np.asarray(Image.open(file)) for file in image_files.values()]
     assert all(isinstance(caption, str) for caption in captioner(images))
-    asked = Captioner(str(blip), "a red", longest=5)(images)
+    asked = Captioner(str(blip), "a red", max_new_tokens=5)(images)
     assert len(asked) == 3
     code, output, _ = run(
-        "magnet", "caption", *map(str, images.values()), "--model", str(blip), "--max-new-tokens", "5", "--out", "c/x.json",
+        "magnet", "caption", *map(str, image_files.values()), "--model", str(blip), "--max-new-tokens", "5", "--out", "c/x.json",
         model=False)  # fmt: skip
     assert code == 0, output
     assert set(json.loads(Path("c/x.json").read_text())) == {"a.png", "b.png", "c.png"}
-    code, _, error = run("magnet", "caption", str(images["a"]), "--model", "/no/model", model=False)
+    code, _, error = run("magnet", "caption", str(image_files["a"]), "--model", "/no/model", model=False)
     assert code == 2
     assert error.startswith("error: caption model '/no/model' is neither a folder here nor a hub id")
     assert error.count("\n") == 1

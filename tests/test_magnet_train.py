@@ -399,7 +399,7 @@ def test_bad_settings_are_explained_before_any_work(options, message, random_pip
 def test_training_sets_that_do_not_fit_the_matching_are_refused(random_pipe, tmp_path):
     nameless, wordless = replace(SCENES, named=False, name="sa1b"), replace(SCENES, captioned=False, name="coco")
     for data, matching, message in (
-        (nameless, "token", "masks of sa1b have no names for token matching; use --matching head"),
+        (nameless, "token", "token matching needs the masks' class names and sa1b has none; use --matching head"),
         (wordless, "head", "head matching needs captions and coco has none"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Captions of images by any image-to-text model of transformers."""
+"""Captioning images with an image-to-text model of transformers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,18 @@ from ..utils.progress import Progress
 
 
 class Captioner:
-    """An image-to-text model: BLIP, GIT, LLaVA, Qwen-VL and others, a folder or a hub id.
+    """An image-to-text model, such as BLIP, GIT, LLaVA or Qwen-VL.
 
-    ``prompt`` asks for the caption: chat models get it as a question about the image, others as the caption's beginning.
-    ``remote_code`` lets the model bring code of its own, which is run.
+    Args:
+        model: a folder or a hub id.
+        prompt: for chat models a question about the image, for others the beginning of the caption.
+        longest: the largest number of new tokens of a caption.
+        device: where the model runs.
+        dtype: number format of its weights.
+        remote_code: run code that comes with the model.
+
+    Raises:
+        ValueError: the model can't be loaded.
     """
 
     def __init__(
@@ -30,14 +38,14 @@ class Captioner:
         model: str,
         prompt: str | None = None,
         *,
-        longest: int = 60,
+        max_new_tokens: int = 60,
         device: str = "cpu",
         dtype: str = "fp32",
         remote_code: bool = False,
     ) -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        self.prompt, self.longest, self.device = prompt, longest, torch_device(device)
+        self.prompt, self.max_new_tokens, self.device = prompt, max_new_tokens, torch_device(device)
         options: dict[str, Any] = {"trust_remote_code": remote_code}
         self.processor = load_pretrained("caption model", AutoProcessor, model, **options)
         loaded = load_pretrained("caption model", AutoModelForImageTextToText, model, dtype=DTYPES[dtype], **options)
@@ -52,10 +60,10 @@ class Captioner:
             images=converted, text=None if text is None else [text] * len(converted), return_tensors="pt", padding=True
         )
         inputs = inputs.to(self.device, self.model.dtype)
-        made = self.model.generate(**inputs, max_new_tokens=self.longest, do_sample=False)
+        made = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
         given = inputs.get("input_ids")
         if given is not None and torch.equal(made[:, : given.shape[1]], given):
-            made = made[:, given.shape[1] :]  # decoders alone repeat what they were asked
+            made = made[:, given.shape[1] :]  # decoder-only models repeat the prompt
         return [" ".join(caption.split()) for caption in self.processor.batch_decode(made, skip_special_tokens=True)]
 
     def _asked(self) -> str | None:
@@ -73,7 +81,10 @@ def caption_files(
     batch: int = 8,
     progress: Progress | None = None,
 ) -> dict[str, str]:
-    """Caption ``files`` into the JSON file ``out``, written after every batch; captions that are there already stay."""
+    """Caption image files into the JSON file ``out``, saved after every batch; captions it has already are kept.
+
+    Returns the captions by file name. `ValueError` if ``out`` exists and is not such a file.
+    """
     captions = _known(out)
     todo = [file for file in files.values() if file.name not in captions]
     for start in range(0, len(todo), batch):
@@ -94,5 +105,7 @@ def _known(out: Path) -> dict[str, str]:
         if not all(isinstance(caption, str) for caption in known.values()):
             raise ValueError("no captions")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"caption: {out} is no caption file to go on with ({error}); choose another --out") from error
+        raise ValueError(
+            f"caption: {out} is not a caption file and can't be continued ({error}); choose another --out"
+        ) from error
     return known

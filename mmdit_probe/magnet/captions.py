@@ -1,4 +1,4 @@
-"""Captions of training images: read from JSON, in COCO's form or as an object from file to caption."""
+"""Captions of training images, read from JSON: COCO's format, or an object from image file to caption."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def read_captions(path: Path) -> dict[str, str]:
-    """Caption by the image's file name without suffix; of several captions of one image the first.
+    """Captions by the image's file name without suffix; if an image has several, the first.
 
     `ValueError` if the file is neither COCO's ``{"images": [...], "annotations": [...]}`` nor ``{"photo.jpg": "..."}``.
     """
@@ -31,7 +31,7 @@ def _coco_pairs(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def captions_for(names: Sequence[str], captions: Mapping[str, str] | None, source: Path | None) -> list[str]:
-    """The caption of each image, empty ones if there are none at all; `ValueError` if some image has none."""
+    """Each image's caption, or "" for all if ``captions`` is None; `ValueError` if an image has none."""
     if captions is None:
         return [""] * len(names)
     missing = [name for name in names if name not in captions]

@@ -1,4 +1,4 @@
-"""What a training run keeps on disk: its checkpoint and its losses."""
+"""The files of a training run: its checkpoint and its losses."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ COLUMNS = ("step", "loss", "flow", "focal", "dice", "pairs", "rate", "gradient")
 
 
 class Checkpoint:
-    """One file; a kill leaves the old one or the new one."""
+    """The state of a training run in one file, written atomically."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "checkpoint.pt"
 
     def save(self, state: Mapping[str, Any]) -> None:
-        content = io.BytesIO()  # PyTorch's own error on a full disk is not the system's
+        content = io.BytesIO()  # in memory: on a full disk torch.save hides the system's error
         torch.save(dict(state), content)
         with atomic_write(self.file) as part:
             part.write_bytes(content.getvalue())
 
     def load(self) -> dict[str, Any] | None:
-        """The last state, None if there is none; `ValueError` if the file is damaged."""
+        """The last state, None if nothing was saved; `ValueError` if the file is damaged."""
         if not self.file.exists():
             return None
         try:
@@ -41,23 +41,24 @@ class Checkpoint:
 
 
 class LossLog:
-    """losses.csv: a row a step.
+    """losses.csv: one row per training step.
 
-    ``loss`` is what was minimized, ``flow``, ``focal`` and ``dice`` its parts before weighting, ``pairs`` the number of
-    masks that were compared, ``rate`` the learning rate, ``gradient`` the norm of all gradients before clipping.
+    Columns: ``step`` from 0; ``loss``, which is minimized; its parts before weighting, ``flow``, ``focal`` and ``dice``;
+    ``pairs``, the number of maps compared with masks; ``rate``, the learning rate; ``gradient``, the L2 norm of all
+    gradients before clipping.
     """
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "losses.csv"
 
     def start(self, step: int) -> None:
-        """Keep the rows before ``step`` alone; what came after the last checkpoint is computed again."""
+        """Keep only the rows before ``step``: the steps since the last checkpoint are trained again."""
         if self.file.exists():
             kept = self.read()
             write_text(self.file, kept[kept["step"] < step].to_csv(index=False))
 
     def add(self, row: Row) -> None:
-        """Append a row; the first makes the file."""
+        """Append a row; the first one creates the file."""
         try:
             with self.file.open("a", newline="") as lines:
                 writer = csv.DictWriter(lines, COLUMNS)
@@ -68,6 +69,6 @@ class LossLog:
             raise ValueError(unwritable(self.file, error)) from error
 
     def read(self) -> pd.DataFrame:
-        """All whole rows."""
+        """All complete rows; one that a kill cut short is left out."""
         table = pd.read_csv(self.file, on_bad_lines="skip")
         return table.dropna().astype({"step": int})

@@ -1,4 +1,4 @@
-"""Training settings: which ones can be, and what came of them."""
+"""Validates training settings and summarizes the losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .objective import MATCHINGS
 
 
 def check(config: MagnetConfig, data: TrainingSet) -> None:
-    """`ValueError` if a setting is out of range, or does not fit the training set."""
+    """`ValueError` if a setting is out of range, or contradicts the training set."""
     for name, known in (
         ("matching", MATCHINGS),
         ("read", ("scores", "probs")),
@@ -33,7 +33,9 @@ def check(config: MagnetConfig, data: TrainingSet) -> None:
     if config.ema is not None and not 0 < config.ema < 1:
         raise ValueError(f"magnet: ema must be between 0 and 1, got {config.ema}")
     if config.matching == "token" and not data.named:
-        raise ValueError(f"magnet: the masks of {data.name} have no names for token matching; use --matching head")
+        raise ValueError(
+            f"magnet: token matching needs the masks' class names and {data.name} has none; use --matching head"
+        )
     if config.matching == "head" and not data.captioned:
         raise ValueError(
             f"magnet: head matching needs captions and {data.name} has none; give --captions FILE, or use --matching token"
@@ -41,12 +43,12 @@ def check(config: MagnetConfig, data: TrainingSet) -> None:
 
 
 def summary(table: pd.DataFrame, config: MagnetConfig) -> list[str]:
-    """How the losses moved, from the first tenth of the steps to the last."""
+    """Lines that compare the mean losses of the first tenth of the steps with those of the last."""
     tenth = max(1, len(table) // 10)
     first, last = table.head(tenth).mean(), table.tail(tenth).mean()
     moved = ", ".join(f"{name} {first[name]:.4f} -> {last[name]:.4f}" for name in ("flow", "focal", "dice"))
     images = len(table) * config.batch * config.accumulate
     return [
         f"layer {config.layer}, {config.matching} matching, {len(table)} steps, {images} images in each process",
-        f"means over the first and the last {tenth} steps: {moved}",
+        f"mean losses of the first {tenth} steps -> of the last {tenth}: {moved}",
     ]

@@ -30,7 +30,7 @@ from ..utils.progress import Progress
 from .lora import without_lora
 
 AFTER = "magnet"
-"""The variant with the LoRA; the one without is called plain."""
+"""Name of the variant with the LoRA; the one without it is "plain"."""
 TASKS = ("open-vocabulary", "unsupervised")
 
 
@@ -95,7 +95,7 @@ def step_reader(
 
 
 def mask_gains(task: str, before: xr.DataArray, after: xr.DataArray) -> pd.DataFrame:
-    """The rows of one task, from counts (image, matching, timestep, count, class)."""
+    """`compare_masks` of one task, from both counts (image, matching, timestep, count, class)."""
     rows = []
     for matching in before["matching"].values:
         for timestep in before["timestep"].values:
@@ -116,7 +116,7 @@ def miou(counts: np.ndarray) -> Any:
 
 
 def miou_gain(before: np.ndarray, after: np.ndarray, draws: int = 2000) -> tuple[float, float, float]:
-    """After less before, from counts (image, 3, class), and its 95% interval over images."""
+    """The gain in mIoU, from counts (image, 3, class), with the bounds of its 95% interval over images."""
     weights = bootstrap_weights(len(before), draws)
     drawn = [miou(np.tensordot(weights, counts.astype(float), 1)) for counts in (before, after)]
     low, high = np.quantile(drawn[1] - drawn[0], [0.025, 0.975])
@@ -124,9 +124,10 @@ def miou_gain(before: np.ndarray, after: np.ndarray, draws: int = 2000) -> tuple
 
 
 def compare_attention(pipe: Any, config: CompareConfig, out: Path, model: str, progress: Progress) -> pd.DataFrame:
-    """I2T mass and value norms of every layer, before and after, mean over prompts and timesteps.
+    """I2T mass and value norms of every layer, before and after, averaged over prompts and timesteps.
 
-    One row a layer and side: ``i2t`` in [0, 1], ``text_to_image`` and ``prompt_to_image`` the ratios of value norms.
+    One row per side and layer: ``i2t`` is the mass in [0, 1]; ``text_to_image`` and ``prompt_to_image`` are ratios of mean
+    value norms, of text and of words to image.
     """
     tables = []
     for number, (name, context) in enumerate(before_and_after(pipe).items()):
@@ -148,7 +149,7 @@ def compare_attention(pipe: Any, config: CompareConfig, out: Path, model: str, p
 
 
 def compare_images(pipe: Any, config: CompareConfig, out: Path, model: str, progress: Progress) -> ImageGrid:
-    """The prompts' images without the LoRA ("plain") and with it, from the same seeds; an interrupted run continues."""
+    """Images of the same prompts and seeds without the LoRA ("plain") and with it ("magnet"); an interrupted run continues."""
     variants = [Variant(PLAIN, lambda: without_lora(pipe)), Variant(AFTER, nullcontext)]
     own = replace(config, dataset="", limit=None)  # the images do not depend on what the masks are compared on
     with RunFolder.for_study(out / "images", "magnet-images", model, own).open() as run:
@@ -169,7 +170,7 @@ def score_gains(scored: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def summary(masks: pd.DataFrame, attention: pd.DataFrame, scores: pd.DataFrame, layer: int) -> list[str]:
-    """What changed, a line each, and whether it is outside chance."""
+    """Lines that say what changed, and whether the change is outside chance."""
     lines = [
         f"{row['task']}, {MATCHING_NAMES[row['matching']]}, timestep {row['timestep']} (sigma {row['sigma']:.3f}): mIoU "
         f"{100 * row['before']:.1f} -> {100 * row['after']:.1f}, {_sure(row, 100, '.1f')}."

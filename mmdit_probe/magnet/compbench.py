@@ -1,4 +1,4 @@
-"""Images in the folder layout that T2I-CompBench++'s evaluators read: samples/PROMPT_000000.png."""
+"""Images in the folder layout that the evaluators of T2I-CompBench++ read: samples/PROMPT_000000.png."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..utils.text import checked_text
 
 FIRST_SEED = 42
 LONGEST_NAME = 240
-"""Bytes of a file name without number and suffix: file systems take 255."""
+"""Most bytes of a prompt, which becomes a file name with a number and a suffix; file systems allow 255."""
 
 
 def read_compbench(path: Path) -> tuple[str, ...]:
-    """The prompts of one of its files: one a line, of several columns between tabs the first.
+    """Read a prompt file of T2I-CompBench++: one prompt a line; of tab-separated columns the first.
 
-    `ValueError` if the file can't be read or holds none, or a prompt is no text or can't be a file name.
+    `ValueError` if the file can't be read or has no prompt, or if a prompt can't be part of a file name.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -39,7 +39,7 @@ def read_compbench(path: Path) -> tuple[str, ...]:
 
 
 def sample_file(folder: Path, prompt: str, number: int) -> Path:
-    """Where image ``number``, counted over all prompts, is written."""
+    """The file of an image; ``number`` counts the images of all prompts."""
     return folder / "samples" / f"{prompt}_{number:06d}.png"
 
 
@@ -53,9 +53,9 @@ def export_samples(
     batch: int = 8,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """``each`` images of every prompt, from seeds 42, 43, ...; those that are there stay.
+    """Generate ``each`` images of every prompt, with seeds 42, 43, ...; files that exist already are kept.
 
-    The n-th image of every prompt starts from the same noise, as in T2I-CompBench's own script.
+    The n-th images of all prompts start from the same noise, as in T2I-CompBench's own script.
     """
     jobs = [
         (column, row, sample_file(folder, prompt, row * each + column))

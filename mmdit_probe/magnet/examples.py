@@ -1,4 +1,4 @@
-"""What MAGNET learns from: images with masks and captions, brought to the model's square and the token grid."""
+"""Training examples: images with masks and captions, resized to the model's square and the token grid."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from ..storage.images import cropped, squared
 class MaskedImage:
     """One training image.
 
-    ``image`` is (height, width, 3) uint8 RGB, ``masks`` (masks, height, width) bool. ``names`` are the classes of the
-    masks, None where masks have no names, as in SA-1B.
+    Attributes:
+        image: (height, width, 3) uint8 RGB.
+        masks: (masks, height, width) bool.
+        names: each mask's class name; None if masks have no names, as in SA-1B.
+        caption: text about the image.
     """
 
     image: np.ndarray
@@ -32,9 +35,15 @@ class MaskedImage:
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """``count`` masked images; ``read(number)`` gives one, the same each time. ``named`` says whether masks have names.
+    """Masked images by number.
 
-    ``digest`` tells the set from others of the same name.
+    Attributes:
+        name: the set's name.
+        count: how many images it has.
+        read: gives the image of a number from 0 to ``count`` - 1, always the same one.
+        named: whether masks have class names.
+        captioned: whether images have captions.
+        digest: a fingerprint that differs from that of other sets of the same name.
     """
 
     name: str
@@ -47,7 +56,14 @@ class TrainingSet:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A masked image as the model takes it: square px (side, side, 3) uint8 and masks as shares of each grid point."""
+    """A masked image as the model takes it.
+
+    Attributes:
+        pixels: (side, side, 3) uint8 RGB.
+        masks: the share of each grid point's area that each mask covers, in [0, 1].
+        names: each mask's class name, None if masks have no names.
+        caption: text about the image.
+    """
 
     pixels: np.ndarray
     masks: Float[Tensor, "masks rows cols"]
@@ -56,7 +72,7 @@ class Example:
 
 
 def masks_of(labels: np.ndarray, classes: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(masks, height, width) bool and the name of each class of a label map, in its order."""
+    """The masks of the classes in a label map (height, width), as (masks, height, width) bool, and their names, by label."""
     present = [int(number) for number in np.unique(labels) if number != IGNORE]
     masks = np.stack([labels == number for number in present]) if present else np.zeros((0, *labels.shape), bool)
     return masks, tuple(classes[number] for number in present)
@@ -71,10 +87,10 @@ def prepared(
     least_area: float = 0.0,
     most_masks: int = 32,
 ) -> Example:
-    """The image at ``side`` px, and its masks on the token grid, largest first where there are too many.
+    """An image resized to ``side`` x ``side`` px, and its masks on the token grid.
 
-    A grid point holds the share of its area that the mask covers, in [0, 1]. Masks of less than ``least_area`` of the
-    cropped image, and empty ones, are left out.
+    Empty masks and those that cover less than ``least_area`` of the cropped image are left out; of the others the
+    ``most_masks`` largest are kept.
     """
     masks = np.stack([cropped(mask, crop) for mask in source.masks]) if len(source.masks) else source.masks
     kept = largest(masks, least_area, most_masks)
@@ -84,7 +100,7 @@ def prepared(
 
 
 def largest(masks: Bool[np.ndarray, "masks height width"], least_area: float, most: int) -> list[int]:
-    """Numbers of the masks that are not empty and cover ``least_area`` or more, of these the ``most`` largest, in order."""
+    """Indices of the ``most`` largest masks that cover ``least_area`` of the image or more, in ascending order."""
     shares = masks.mean((1, 2)) if len(masks) else np.zeros(0)
     enough = [number for number, share in enumerate(shares) if share > 0 and share >= least_area]
     return sorted(sorted(enough, key=lambda number: -shares[number])[:most])
@@ -98,7 +114,11 @@ def on_grid(masks: Bool[np.ndarray, "masks height width"], grid: tuple[int, int]
 
 
 def first_sentences(caption: str, count: int | None) -> str:
-    """The first ``count`` sentences of a caption, all of it if None."""
+    """The first ``count`` sentences of a caption, or all of it if ``count`` is None.
+
+    >>> first_sentences("A dog. It sits on grass. The sky is blue.", 2)
+    'A dog. It sits on grass.'
+    """
     if count is None:
         return caption
     return " ".join(re.split(r"(?<=[.!?])\s+", caption.strip())[:count])

@@ -1,4 +1,4 @@
-"""The maps that MAGNET's mask loss reads: I2T scores or probabilities of one layer, with gradients."""
+"""The maps that MAGNET's mask loss reads: I2T scores or probabilities of one layer, as logits with gradients."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Read = Literal["scores", "probs"]
 
 
 class AttentionTap(Edit):
-    """Keeps the last attention call of a layer, and changes nothing.
+    """Keeps the last attention call of a layer without changing it.
 
-    ImageInput to a `Probe` among the edits: its queries and keys then carry gradients.
+    It is given to a `Probe` as an edit, so that the call's queries and keys carry gradients.
     """
 
     def __init__(self, layer: int) -> None:
@@ -31,7 +31,7 @@ class AttentionTap(Edit):
         return output
 
     def take(self) -> JointAttention:
-        """The call, which is then forgotten; `ValueError` if there was none."""
+        """Return the call and forget it; `ValueError` if there is none."""
         taken, self.attention = self.attention, None
         if taken is None:
             raise ValueError(f"magnet: layer {min(self.layers)} has not run")
@@ -39,10 +39,11 @@ class AttentionTap(Edit):
 
 
 def mean_logits(attention: JointAttention, read: Read = "scores") -> Float[Tensor, "batch text rows cols"]:
-    """Maps of the text positions, mean over heads, as logits; gradients reach queries and keys.
+    """Each text position's map as logits, averaged over heads, with gradients to queries and keys.
 
-    "scores" are ``(1 / H) sum_h q_h k_h^T / sqrt(d)`` over the text columns alone: one matrix product over all heads' widths.
-    "probs" are the logits of the mean probabilities of the joint softmax, so that a sigmoid gives these back.
+    "scores" are ``(1 / H) sum_h q_h k_h^T / sqrt(d)`` of image queries and text keys, one matrix product over the widths of
+    all heads. "probs" are ``logit(p)`` of the joint softmax's probabilities, averaged over heads, so that a sigmoid
+    gives p.
     """
     if read == "probs":
         return _on_grid(_logit(_probs(attention).mean(1)), attention)
@@ -53,7 +54,7 @@ def mean_logits(attention: JointAttention, read: Read = "scores") -> Float[Tenso
 
 
 def head_logits(attention: JointAttention, read: Read = "scores") -> Float[Tensor, "batch heads text rows cols"]:
-    """The same for each head apart."""
+    """`mean_logits` of each head by itself."""
     if read == "probs":
         return _on_grid(_logit(_probs(attention)), attention)
     layout = attention.layout
@@ -63,7 +64,7 @@ def head_logits(attention: JointAttention, read: Read = "scores") -> Float[Tenso
 def picked_logits(
     attention: JointAttention, row: int, heads: Sequence[int], positions: Sequence[int], read: Read = "scores"
 ) -> Float[Tensor, "picked rows cols"]:
-    """The maps of some heads and text positions of one batch row, pair by pair: `head_logits` without the others."""
+    """Maps of pairs of a head and a text position of batch row ``row``: `head_logits` computed for these alone."""
     if read == "probs" or attention.call.arguments.attn_mask is not None:
         return head_logits(attention, read)[row, list(heads), list(positions)]
     layout = attention.layout
@@ -88,9 +89,9 @@ def _on_grid(maps: Tensor, attention: JointAttention) -> Tensor:
 
 
 class MaskHead(nn.Module):
-    """The released training's small convolution: 1-64-64-1 channels, 3 x 3, added to each map.
+    """The released training code's small 3 x 3 convolutions of 1-64-64-1 channels, whose output is added to each map.
 
-    It helps the maps to be masks while training, and is then thrown away.
+    It is used during training only and not saved with the LoRA.
     """
 
     def __init__(self, width: int = 64) -> None:

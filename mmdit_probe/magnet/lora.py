@@ -1,4 +1,4 @@
-"""The LoRA that MAGNET trains: adapters on the attention projections, and the file that pipelines load."""
+"""The LoRA that MAGNET trains: an adapter on the attention projections, and the file that pipelines load."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 
 
 def add_lora(pipe: Any, rank: int, seed: int = 0) -> list[nn.Parameter]:
-    """Put a fresh adapter of ``rank`` (alpha the same) on every attention layer's image projections and freeze all else.
+    """Put a new adapter of ``rank`` (and the same alpha) on every attention layer's image projections; freeze all else.
 
-    Returns the adapter's parameters, in fp32. The model's output is unchanged until they are trained. `ValueError` if the
-    rank is not positive, or the model has an adapter already.
+    Returns the adapter's parameters in fp32; the model's output is unchanged until they are trained. `ValueError` if
+    ``rank`` is below 1, or the model already has an adapter.
     """
     if rank < 1:
         raise ValueError(f"magnet: the LoRA's rank must be at least 1, got {rank}")
@@ -49,18 +49,18 @@ def lora_weights(transformer: nn.Module) -> dict[str, Tensor]:
 
 
 def set_lora_weights(transformer: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put weights that `lora_weights` gave into an adapter of the same form."""
+    """Load what `lora_weights` returned into an adapter of the same shape."""
     set_peft_model_state_dict(transformer, dict(weights))
 
 
 def save_lora(pipe: Any, folder: Path) -> Path:
-    """Write the adapter so that ``pipe.load_lora_weights(folder)`` and ``--lora folder`` take it."""
+    """Write the adapter in the format that ``pipe.load_lora_weights(folder)`` and ``--lora folder`` read."""
     transformer = denoiser_of(pipe)
     return write_lora(type(pipe), lora_weights(transformer), transformer.peft_config["default"], folder)
 
 
 def write_lora(pipeline: Any, weights: Mapping[str, Tensor], config: LoraConfig | None, folder: Path) -> Path:
-    """Write ``weights`` in the form of a pipeline class's LoRA files; a kill leaves the old file or the new one."""
+    """Write ``weights`` atomically in the LoRA format of a pipeline class."""
     part = folder / ".lora.part"
     try:
         pipeline.save_lora_weights(
@@ -78,13 +78,13 @@ def write_lora(pipeline: Any, weights: Mapping[str, Tensor], config: LoraConfig 
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that JSON can hold, sets as sorted lists."""
+    """The config with sets as sorted lists, which JSON can hold."""
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
 
 
 @contextmanager
 def without_lora(pipe: Any) -> Iterator[None]:
-    """Inside, the pipeline computes as if its LoRA were not there."""
+    """Inside the with block the pipeline computes without its LoRA."""
     pipe.disable_lora()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Mask losses on I2T logits: dice and focal, for pairs and for all pairings at once."""
+"""Dice and focal loss on I2T logits, for given pairs and for all pairings of maps and masks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn import functional
 
 ALPHA, GAMMA = 0.25, 2.0
-"""Weight of the mask's inside, and how fast the focal loss lets go of what is right already."""
+"""Weight of the pixels inside the mask, and the exponent that reduces the loss of pixels that are right already."""
 
 
 def dice_loss(logits: Float[Tensor, "masks height width"], masks: Float[Tensor, "masks height width"]) -> Tensor:
-    """1 - (2 |A n B| + 1) / (|A| + |B| + 1) of soft masks, mean over the pairs, in [0, 1)."""
+    """``1 - (2 |A n B| + 1) / (|A| + |B| + 1)`` of soft masks, mean over the pairs, in [0, 1)."""
     inside, target = logits.flatten(1).sigmoid(), masks.flatten(1)
     overlap = 2 * (inside * target).sum(1) + 1
     return (1 - overlap / (inside.sum(1) + target.sum(1) + 1)).mean()
@@ -25,7 +25,7 @@ def focal_loss(
 ) -> Tensor:
     """Focal loss (alpha 0.25, gamma 2), mean over pixels and pairs.
 
-    ``released`` reproduces the released MAGNET code, which uses the raw logit where a probability belongs.
+    ``released`` reproduces the released MAGNET code, which uses raw logits in place of probabilities.
     """
     prob = logits if released else logits.sigmoid()
     entropy = functional.binary_cross_entropy_with_logits(logits, masks, reduction="none")
@@ -49,7 +49,7 @@ def pairwise_focal(
     *,
     released: bool = False,
 ) -> Float[Tensor, "predictions masks"]:
-    """`focal_loss` of every prediction with every mask: two matrix products."""
+    """`focal_loss` of every prediction with every mask, by two matrix products."""
     flat, target = logits.flatten(1), masks.flatten(1)
     prob = flat if released else flat.sigmoid()
     as_inside = ALPHA * (1 - prob) ** GAMMA * functional.softplus(-flat)

@@ -1,4 +1,4 @@
-"""Which I2T map belongs to which mask: the Hungarian method on focal and dice costs (Seg4Diff, section 5)."""
+"""Matching I2T maps with masks: the Hungarian method on focal and dice costs (Seg4Diff, section 5)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def match_masks(
     dice_weight: float = 1.0,
     released: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One-to-one pairs of least total cost: indices of predictions (ascending) and of their masks.
+    """The one-to-one matching with the least total cost ``focal_weight focal + dice_weight dice``.
 
-    min(predictions, masks) pairs. ``released`` uses the released code's focal cost. `ValueError` if a cost is not finite.
+    Returns the indices of the matched predictions, ascending, and of their masks: min(predictions, masks) pairs.
+    ``released`` uses the released code's focal cost. `ValueError` if a cost is not finite.
     """
     focal = pairwise_focal(logits.float(), masks.float(), released=released)
     cost = focal_weight * focal + dice_weight * pairwise_dice(logits.float(), masks.float())

@@ -1,4 +1,4 @@
-"""MAGNET's mask loss of a batch: which maps answer for which masks, and how far they are from them."""
+"""MAGNET's mask loss of a batch: matching maps with masks, and focal and dice loss of the pairs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ MATCHINGS = ("token", "head")
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What the maps of one batch row are compared with.
+    """What the maps of one example are compared with.
 
-    ``masks`` are shares of each grid point in [0, 1]. ``spans`` are the text positions of each mask's class name
-    (token matching), ``positions`` the text positions whose maps may be matched (head matching).
+    Attributes:
+        masks: the share of each grid point that each mask covers, in [0, 1].
+        spans: the text positions of each mask's class name (token matching).
+        positions: the text positions whose maps may be matched (head matching).
     """
 
     masks: Float[Tensor, "masks rows cols"]
@@ -35,7 +37,7 @@ class Target:
 
 
 class MaskLoss(NamedTuple):
-    """Mean losses over the matched pairs of a batch, and how many pairs there were."""
+    """Focal and dice loss, means over the matched pairs of a batch, and the number of pairs."""
 
     focal: Tensor
     dice: Tensor
@@ -48,9 +50,9 @@ def mask_loss(
     config: MagnetConfig,
     head: Callable[[Tensor], Tensor] | None = None,
 ) -> MaskLoss:
-    """Focal and dice loss of one layer's I2T maps; both 0, with gradient 0, if no row has a mask.
+    """Focal and dice loss of one layer's I2T maps; both are 0, with gradient 0, if no example has a mask.
 
-    ``head`` is applied to the maps first.
+    ``head``, the `MaskHead` if there is one, is applied to the maps first.
     """
     pair = _token_pairs if config.matching == "token" else _head_pairs
     logits, masks = pair(attention, targets, config, head or _as_they_are)
@@ -67,7 +69,7 @@ def _as_they_are(maps: Tensor) -> Tensor:
 def _token_pairs(
     attention: JointAttention, targets: Sequence[Target], config: MagnetConfig, head: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Each class name's map, the mean over its tokens, with that class's mask."""
+    """Logits and masks of the pairs: each class name's map, the mean over its tokens, with that class's mask."""
     maps = mean_logits(attention, config.read)  # type: ignore[arg-type]
     if head is not _as_they_are:
         maps = head(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
@@ -80,8 +82,8 @@ def _token_pairs(
 def _head_pairs(
     attention: JointAttention, targets: Sequence[Target], config: MagnetConfig, head: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The maps of every text position and head, matched one to one with the masks."""
-    with torch.no_grad():  # all maps are matched; gradients are needed of the chosen ones alone
+    """Logits and masks of the pairs: the maps of all heads and text positions, matched one to one with the masks."""
+    with torch.no_grad():  # all maps enter the matching, but only the matched ones need gradients
         maps = head_logits(attention, config.read)  # type: ignore[arg-type]
     predictions, masks = [maps[:0, 0, 0]], [maps[:0, 0, 0]]
     for row, target in enumerate(targets):
@@ -98,7 +100,7 @@ def _head_pairs(
 def _matched(
     maps: Tensor, target: Target, wanted: Tensor, config: MagnetConfig, head: Callable[[Tensor], Tensor]
 ) -> tuple[list[int], list[int], np.ndarray]:
-    """Heads and text positions of the chosen maps of one row, (heads, text, rows, cols), and their masks' numbers."""
+    """Of one example's maps (heads, text, rows, cols): heads and text positions of the matched ones, and their masks' indices."""
     positions = list(target.positions)
     own = head(rearrange(maps[:, positions], "head text rows cols -> (text head) rows cols"))
     chosen, matched = match_masks(

@@ -1,4 +1,4 @@
-"""The released LoRA files, in the form that pipelines load."""
+"""Converting the released LoRA files to the format that pipelines load."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _NAME = re.compile(r"backbone\.transformer\.(?P<module>.+)\.lora_(?P<side>[AB])\
 
 
 def import_official(file: Path, folder: Path) -> Path:
-    """Turn a released ``lora_weights.pth`` into ``folder``/pytorch_lora_weights.safetensors.
+    """Convert a released ``lora_weights.pth`` to ``folder``/pytorch_lora_weights.safetensors.
 
-    The file's ``model`` maps ``backbone.transformer.<module>.lora_A.default.weight`` (and ``lora_B``) to tensors; what else it
-    holds, such as the training's convolution, is left out. Nothing in it is executed.
+    The file's ``model`` maps ``backbone.transformer.<module>.lora_A.default.weight`` (and ``lora_B``) to tensors. Anything
+    else in it, such as the mask head, is left out. No code in the file is executed.
 
     Raises:
-        ValueError: the file is missing, is no such dict of tensors, or a module's two halves do not fit together.
+        ValueError: the file is missing, has another format, or the two matrices of a module do not fit together.
     """
     weights = official_weights(_loaded(file), file)
     ranks = {len(weight) for name, weight in weights.items() if ".lora_A." in name}
@@ -35,13 +35,13 @@ def import_official(file: Path, folder: Path) -> Path:
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=modules)
     folder.mkdir(parents=True, exist_ok=True)
     with quiet_loading():
-        from diffusers import StableDiffusion3Pipeline  # its import has notes of its own
+        from diffusers import StableDiffusion3Pipeline  # importing it prints notes
 
     return write_lora(StableDiffusion3Pipeline, weights, config, folder)
 
 
 def official_weights(state: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
-    """The LoRA's weights under peft's names; `ValueError` if there are none, or one half of a pair is missing."""
+    """The LoRA's weights under peft's names; `ValueError` if there are none, or a module lacks one of its two matrices."""
     weights = {}
     for name, value in state.items():
         found = _NAME.fullmatch(name)

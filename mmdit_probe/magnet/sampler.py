@@ -1,6 +1,6 @@
-"""Which images and which noise each training step takes: a function of seed and position alone.
+"""Which images and which noise each training step takes: a function of the seed and the position alone.
 
-A run that was killed therefore goes on as if nothing had been, and several processes see what one would see.
+A killed run therefore continues exactly, and several processes together see what one process would see.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from .examples import Example, MaskedImage, TrainingSet
 
 
 def positions_of(step: int, micro: int, batch: int, accumulate: int, process: int, processes: int) -> range:
-    """Positions in the order of training that one process takes in one forward pass of a step."""
+    """Positions in the order of training that one process takes in forward pass ``micro`` of a step."""
     start = (step * accumulate + micro) * processes + process
     return range(start * batch, (start + 1) * batch)
 
 
 class Order:
-    """Epochs of shuffled image numbers, one after the other."""
+    """The order of training: epochs of shuffled image numbers, one after another."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
@@ -33,7 +33,7 @@ class Order:
         return np.random.default_rng([self.seed, epoch]).permutation(self.count)
 
     def __getitem__(self, position: int) -> int:
-        """The image at a position."""
+        """The number of the image at a position."""
         epoch, place = divmod(position, self.count)
         return int(self._epoch(epoch)[place])
 
@@ -41,9 +41,9 @@ class Order:
 def noise_at(
     position: int, shape: Sequence[int], seed: int, mean: float, std: float, shift: float
 ) -> tuple[Tensor, float]:
-    """The noise of ``shape`` and its level sigma in (0, 1) for one position.
+    """Gaussian noise of ``shape`` and a noise level sigma in (0, 1) for one position in the order of training.
 
-    ``u = sigmoid(mean + std n)`` is logit-normal; ``sigma = shift u / (1 + (shift - 1) u)``, as the scheduler shifts it.
+    ``u = sigmoid(mean + std n)`` is logit-normal; ``sigma = shift u / (1 + (shift - 1) u)``, the scheduler's shift.
     """
     state = np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
@@ -69,7 +69,7 @@ def examples(
     chosen: Sequence[range],
     workers: int = 0,
 ) -> Iterator[list[Example]]:
-    """A list of examples for each range of positions, read ahead by ``workers`` processes."""
+    """For each range of positions its examples, read ahead by ``workers`` processes."""
     if not chosen:
         return iter(())
     flat = [position for positions in chosen for position in positions]

@@ -1,4 +1,4 @@
-"""Losses for TensorBoard, where it is asked for."""
+"""Logging the losses to TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .checkpoint import Row
 
 @contextmanager
 def tensorboard_writer(folder: Path | None) -> Iterator[Callable[[Row], None]]:
-    """Inside, a function that logs a row of losses.csv; it does nothing without a folder.
+    """Give a function that logs a row of losses.csv to ``folder``, or does nothing if ``folder`` is None.
 
     `ValueError` if the package tensorboard is not installed.
     """

@@ -1,4 +1,4 @@
-"""Training sets for MAGNET: scenes, COCO, SA-1B, and folders of one's own."""
+"""Training sets for MAGNET: scenes, COCO, SA-1B, and a user's own folder."""
 
 from __future__ import annotations
 
@@ -22,31 +22,35 @@ from .captions import captions_for, read_captions
 from .examples import MaskedImage, TrainingSet, masks_of
 
 SCENES = 100_000
-"""Training scenes; each is drawn when it is read."""
+"""Number of training scenes; each is drawn when it is read."""
 KINDS = ("scenes", "coco", "sa1b", "folder")
 
 
 def split_source(data: str) -> tuple[str, Path | None]:
-    """``scenes``, ``coco:ROOT``, ``sa1b:ROOT`` or ``folder:ROOT`` as kind and root; `ValueError` if it is none of them."""
+    """Split ``scenes``, ``coco:ROOT``, ``sa1b:ROOT`` or ``folder:ROOT`` into kind and root; `ValueError` for anything else."""
     kind, _, root = data.partition(":")
     if kind not in KINDS or (kind == "scenes") == bool(root):
         raise ValueError(f"--data must be scenes, coco:ROOT, sa1b:ROOT or folder:ROOT, got {data!r}")
     if kind != "scenes" and not Path(root).is_dir():
-        raise ValueError(f"--data {data}: {root} is no folder")
+        raise ValueError(f"--data {data}: there is no folder {root}")
     return kind, Path(root) if root else None
 
 
 def open_training_set(data: str, captions: Path | None = None) -> TrainingSet:
-    """The training set that ``data`` names.
+    """Open a training set.
 
-    ``captions`` is a JSON file: COCO's own form, or an object from image file to caption. Without it COCO's
-    ``annotations/captions_train2017.json`` and a folder's ``captions.json`` are taken where they exist. `ValueError` if a
-    file is missing, or the captions do not fit the images.
+    Args:
+        data: ``scenes``, ``coco:ROOT``, ``sa1b:ROOT`` or ``folder:ROOT``.
+        captions: a JSON file, in COCO's format or an object from image file to caption. If None, COCO's
+            ``annotations/captions_train2017.json`` and a folder's ``captions.json`` are used if they exist.
+
+    Raises:
+        ValueError: a file is missing, or an image has no caption.
     """
     kind, root = split_source(data)
     if root is None:
         if captions is not None:
-            raise ValueError("--captions: scenes bring their own; leave it out")
+            raise ValueError("--captions: scenes have captions of their own; leave it out")
         return TrainingSet("scenes", SCENES, _scene, named=True, captioned=True)
     given = captions or _found(root, "annotations/captions_train2017.json" if kind == "coco" else "captions.json")
     texts = None if given is None else read_captions(given)
@@ -83,20 +87,20 @@ def _labeled(images: LabeledImages, captions: Mapping[str, str] | None, source: 
 
 
 def _digest(texts: Iterable[str], files: Iterable[Any]) -> str:
-    """Of texts, and of the files' names and sizes: a training set is too large to be read whole before."""
+    """Digest of texts and of the files' names and sizes; reading the whole set would take too long."""
     named = (f"{file.name} {file.stat().st_size}" for file in files if isinstance(file, Path))
     return digest(chain(texts, named))
 
 
 def _sa1b(root: Path, captions: Mapping[str, str] | None, source: Path | None) -> TrainingSet:
-    """SA-1B as it is released: NAME.jpg beside NAME.json, whose annotations are run-length codes."""
+    """SA-1B as released: NAME.jpg and NAME.json side by side; masks are run-length codes."""
     folder = folder_of("sa1b", root, "images", ".")
     files = sorted(file for file in folder.glob("*.jpg") if file.with_suffix(".json").is_file())
     if not files:
-        raise ValueError(f"sa1b: {folder} holds no image NAME.jpg with its masks in NAME.json")
+        raise ValueError(f"sa1b: {folder} has no image NAME.jpg with masks in NAME.json")
     if captions is None:
         raise ValueError(
-            f"sa1b: its images have no captions; give --captions FILE, or write one with `mmdit-probe magnet caption {root}`"
+            f"sa1b: its images have no captions; give --captions FILE, or make one with `mmdit-probe magnet caption {root}`"
         )
     texts = captions_for([file.stem for file in files], captions, source)
     known = _digest(texts, (part for file in files for part in (file, file.with_suffix(".json"))))
@@ -117,7 +121,7 @@ def _annotations(path: Path) -> list[dict[str, Any]]:
         found = json.loads(path.read_text(encoding="utf-8"))["annotations"]
         return [annotation for annotation in found if annotation["segmentation"]["counts"]]
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"sa1b: {path} is no SA-1B annotation file ({error!r})") from error
+        raise ValueError(f"sa1b: {path} is not an SA-1B annotation file ({error!r})") from error
 
 
 def _checked(masked: MaskedImage, name: str) -> MaskedImage:

@@ -60,7 +60,7 @@ def _check_seal(path: Path) -> None:
     size = len(_seal(b""))
     seal = bytes(content[-size:])
     if seal.startswith(_MARK) and seal != _seal(content[:-size]):
-        raise ValueError(f"record: {path} is damaged and not a readable NetCDF file any more; make it again")
+        raise ValueError(f"record: {path} is not a readable NetCDF file any more: it is damaged; make it again")
 
 
 def load_record(path: Path) -> xr.Dataset:
@@ -82,6 +82,6 @@ def load_record(path: Path) -> xr.Dataset:
     found = dataset.attrs.get("format")
     if not isinstance(found, int | np.integer) or found != FORMAT:
         raise ValueError(
-            f"record: {path} has format {found}, but this version reads format {FORMAT}; make it again with this version"
+            f"record: {path} has format {found}, this version reads {FORMAT}; make it again with this version"
         )
     return dataset
