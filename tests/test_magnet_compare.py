@@ -16,7 +16,7 @@ from mmdit_probe.cli import main
 from mmdit_probe.datasets.registry import open_dataset
 from mmdit_probe.magnet.compare import miou, miou_gain
 from mmdit_probe.metrics.bootstrap import bootstrap_weights
-from mmdit_probe.metrics.segmentation import score
+from mmdit_probe.metrics.segmentation import measure_labels
 from mmdit_probe.pipelines.loading import embedded_folder
 
 

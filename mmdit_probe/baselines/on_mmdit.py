@@ -31,7 +31,7 @@ from ..segmentation.class_prompts import ClassPrompt
 from ..segmentation.label_map import class_maps
 from ..segmentation.map_reader import MapReader
 from ..segmentation.result import Segmentation
-from ..segmentation.segmenters import Correct, ImageLike
+from ..segmentation.segmenters import CorrectionOf, ImageLike
 from ..storage.images import as_rgb, cropped
 from .anchor_merging import merge_regions
 from .attention_rows import image_rows, single
@@ -162,7 +162,7 @@ def color_masks(image: np.ndarray, regions: int) -> np.ndarray:
     return parts
 
 
-def vote_by(masks: Callable[[np.ndarray], np.ndarray]) -> Correct:
+def vote_by(masks: Callable[[np.ndarray], np.ndarray]) -> CorrectionOf:
     """CorrCLIP's correction of an image's label maps by the masks that ``masks`` finds in it, once for all of them."""
 
     def of(image: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -17,6 +17,7 @@ from ..datasets.labeled import LabeledImages
 from ..evaluation.run import run_evaluation
 from ..evaluation.tables import MATCHING_NAMES
 from ..metrics.bootstrap import bootstrap_weights
+from ..metrics.iou import iou
 from ..readouts.region_mass import RegionMass
 from ..readouts.value_norms import ValueNorms
 from ..storage.runs import RunFolder
@@ -90,17 +91,15 @@ def mask_gains(task: str, before: xr.DataArray, after: xr.DataArray) -> pd.DataF
             chosen = {"matching": matching, "timestep": timestep}
             old, new = (side.sel(chosen).transpose("image", "count", "class").values for side in (before, after))
             gain, low, high = miou_gain(old, new)
-            scores = {"before": miou(old.sum(0)), "after": miou(new.sum(0)), "gain": gain, "low": low, "high": high}
+            means = {"before": miou(old.sum(0)), "after": miou(new.sum(0)), "gain": gain, "low": low, "high": high}
             sigma = float(before["sigma"].sel(timestep=timestep))
-            rows.append({"task": task, **chosen, "sigma": sigma, **scores})
+            rows.append({"task": task, **chosen, "sigma": sigma, **means})
     return pd.DataFrame(rows)
 
 
 def miou(counts: np.ndarray) -> Any:
     """Mean IoU of the classes that occur, from (..., 3, class): true positives, false positives, false negatives."""
-    union = counts.sum(-2)
-    shares = np.divide(counts[..., 0, :], union, out=np.full(union.shape, np.nan), where=union > 0)
-    return np.nanmean(shares, -1)
+    return np.nanmean(iou(*np.moveaxis(counts, -2, 0)), -1)
 
 
 def miou_gain(before: np.ndarray, after: np.ndarray, draws: int = 2000) -> tuple[float, float, float]:
@@ -145,18 +144,18 @@ def compare_images(pipe: Any, config: CompareConfig, out: Path, model: str, prog
         )
 
 
-def score_gains(scored: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """One row a score: mean before and after, the gain and its 95% interval, paired by prompt and seed."""
-    table = drop_table(scored, names).set_index(["score", "variant"])
+def metric_gains(measured: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """One row for each metric: mean before and after, the gain and its 95% interval, paired by prompt and seed."""
+    table = drop_table(measured, names).set_index(["metric", "variant"])
     rows = []
     for name in names:
         before, after = table.loc[(name, PLAIN)], table.loc[(name, AFTER)]
         interval = {"gain": -after["drop"], "low": -after["high"], "high": -after["low"]}
-        rows.append({"score": name, "before": before["mean"], "after": after["mean"], **interval})
+        rows.append({"metric": name, "before": before["mean"], "after": after["mean"], **interval})
     return pd.DataFrame(rows)
 
 
-def summary(masks: pd.DataFrame, attention: pd.DataFrame, scores: pd.DataFrame, layer: int) -> list[str]:
+def summary(masks: pd.DataFrame, attention: pd.DataFrame, metrics: pd.DataFrame, layer: int) -> list[str]:
     """What changed, a line each, and whether it is outside chance."""
     lines = [
         f"{row['task']}, {MATCHING_NAMES[row['matching']]}, timestep {row['timestep']} (sigma {row['sigma']:.3f}): mIoU "
@@ -168,8 +167,8 @@ def summary(masks: pd.DataFrame, attention: pd.DataFrame, scores: pd.DataFrame, 
         f"layer {layer}: an image token gives text {one.loc['before', 'i2t']:.1%} -> {one.loc['after', 'i2t']:.1%} of its "
         f"attention; text / image value norm {one.loc['before', 'text_to_image']:.2f} -> {one.loc['after', 'text_to_image']:.2f}."
     )
-    for _, row in scores.iterrows():
-        lines.append(f"{row['score']}: {row['before']:.3f} -> {row['after']:.3f}, {_sure(row, 1, '.3f')}.")
+    for _, row in metrics.iterrows():
+        lines.append(f"{row['metric']}: {row['before']:.3f} -> {row['after']:.3f}, {_sure(row, 1, '.3f')}.")
     return lines
 
 
