@@ -21,8 +21,8 @@ def run(analysis: Analysis) -> list[str]:
     images = open_dataset(DATASET, ROOT, analysis.fewer(IMAGES, 2))
     config = EvaluateConfig(dataset=DATASET, timesteps=TIMESTEPS, batch=analysis.at_once(BATCH, LARGER))
     result = tabulate(run_evaluation(analysis.pipe(), images, config, analysis.folder(), analysis.label))
-    analysis.figure(evaluation_figure(result.views, result.trivial), "fig08_layers")
-    analysis.table(result.views, "fig08_layers")
+    analysis.figure(evaluation_figure(result.settings, result.trivial), "fig08_layers")
+    analysis.table(result.settings, "fig08_layers")
     analysis.table(result.classes, "fig08_layers_classes")
     return summary(result, DATASET, len(images.samples))
 

@@ -24,8 +24,8 @@ def run(analysis: Analysis) -> list[str]:
         dataset=DATASET, timesteps=analysis.fewer(TIMESTEPS, TIMESTEPS[:2]), batch=analysis.at_once(BATCH, LARGER)
     )
     result = tabulate(run_evaluation(pipe, images, config, analysis.folder(), analysis.label))
-    analysis.figure(timesteps_figure(result.views, expert_of(pipe)), "fig15_timesteps")
-    analysis.table(result.views, "fig15_timesteps")
+    analysis.figure(timesteps_figure(result.settings, expert_of(pipe)), "fig15_timesteps")
+    analysis.table(result.settings, "fig15_timesteps")
     return summary(result, DATASET, len(images.samples))
 
 

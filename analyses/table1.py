@@ -15,7 +15,7 @@ from _analysis import Analysis, main, with_model
 from mmdit_probe import load_pipeline
 from mmdit_probe.baselines.paper_rows import system_row
 from mmdit_probe.configs import EvaluateConfig
-from mmdit_probe.evaluation.paper_tables import Row, beside_the_paper, seg4diff_row, told
+from mmdit_probe.evaluation.paper_tables import Row, beside_the_paper, format_table, seg4diff_row
 
 SD15, SD3 = "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-3-medium-diffusers"
 DINO, SAM = "facebook/dino-vitb8", "facebook/sam2.1-hiera-large"
@@ -65,7 +65,7 @@ def run(analysis: Analysis) -> list[str]:
     systems, roots = with_model(analysis, rows(analysis)), analysis.fewer(ROOTS, {"scenes": None})
     table = beside_the_paper(systems, roots, paper, config, analysis.folder())
     analysis.table(table, "table1")
-    return [told(table)]
+    return [format_table(table)]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from _analysis import Analysis, main, with_model
 from mmdit_probe import load_pipeline
 from mmdit_probe.baselines.paper_rows import system_row
 from mmdit_probe.configs import EvaluateConfig
-from mmdit_probe.evaluation.paper_tables import Row, beside_the_paper, seg4diff_row, told
+from mmdit_probe.evaluation.paper_tables import Row, beside_the_paper, format_table, seg4diff_row
 
 SD3 = "stabilityai/stable-diffusion-3-medium-diffusers"
 ROOTS = {
@@ -64,7 +64,7 @@ def run(analysis: Analysis) -> list[str]:
     systems, roots = with_model(analysis, rows(analysis)), analysis.fewer(ROOTS, {"scenes": None})
     table = beside_the_paper(systems, roots, paper, config, analysis.folder())
     analysis.table(table, "table2")
-    return [told(table)]
+    return [format_table(table)]
 
 
 if __name__ == "__main__":

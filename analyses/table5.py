@@ -31,7 +31,7 @@ def run(analysis: Analysis) -> list[str]:
             batch=analysis.at_once(BATCH, LARGER),
         )
         folder = analysis.folder(f"-{normalize}")
-        views = tabulate(run_evaluation(pipe, images, config, folder, analysis.label)).views
+        views = tabulate(run_evaluation(pipe, images, config, folder, analysis.label)).settings
         rows.append({"maps": normalize, "paper (VOC20)": published, **views.iloc[0][["layer", "timestep", "sigma"]],
                      f"ours ({DATASET})": 100 * views["miou"].iloc[0]})  # fmt: skip
     table = pd.DataFrame(rows)

@@ -98,7 +98,7 @@ def test_named_systems_segment_and_are_evaluated(name, sd, sdxl, image, tmp_path
         present = np.unique(labels)
         guess = present[system.segment(sample.image, [SCENES.classes[n] for n in present]).labels]
         right, total = right + (guess == labels).sum(), total + labels.size
-    assert result.views["pacc"].item() == pytest.approx(right / total)
+    assert result.settings["pacc"].item() == pytest.approx(right / total)
 
 
 @pytest.mark.parametrize("name", ["diffseg", "diffcut"])
@@ -110,8 +110,8 @@ def test_systems_without_words_group_and_are_evaluated(name, sd, sdxl, image, tm
     assert sum(made.shares.values()) == pytest.approx(1)
     config = EvaluateConfig(task="unsupervised", method=name, batch=2)
     result = tabulate(run_evaluation(None, SCENES, config, tmp_path, name, counter=BaselineCounter(system, config)))
-    assert list(result.views["matching"]) == ["paper", "order-independent"]
-    assert 0 < result.views["miou"].iloc[0] < 1
+    assert list(result.settings["matching"]) == ["paper", "order-independent"]
+    assert 0 < result.settings["miou"].iloc[0] < 1
 
 
 # U-Nets

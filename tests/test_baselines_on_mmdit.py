@@ -146,11 +146,11 @@ def test_evaluated_regions_agree_with_grouping_each_image(random_pipe, tmp_path,
     config = EvaluateConfig(task="unsupervised", method=method, layers=(0, 2), timesteps=(4, 8), batch=1)
     counter = RegionCounter(random_pipe, config, baseline)
     result = tabulate(run_evaluation(random_pipe, SCENES, config, tmp_path, "random", counter=counter))
-    assert len(result.views) == 2 * 2 * 2
+    assert len(result.settings) == 2 * 2 * 2
     grouper = JointGrouper(random_pipe, 2, baseline, GroupConfig(timestep=4))
     regions = np.stack([grouper.group(sample.image).labels for sample in SCENES.samples])
     expected = matched_metrics(np.stack([s.read() for s in SCENES.samples]), regions, len(SCENES.classes))
-    row = result.views.set_index(["matching", "timestep", "layer"]).loc[("paper", 4, 2)]
+    row = result.settings.set_index(["matching", "timestep", "layer"]).loc[("paper", 4, 2)]
     assert row["miou"] == pytest.approx(expected.miou)
     assert row["pacc"] == pytest.approx(expected.accuracy)
     assert result.seconds > 0
@@ -172,7 +172,7 @@ def test_evaluated_refinements_agree_with_segmenting_each_image_and_resume(rando
         present = np.unique(labels)
         made = segmenter(sample.image, [SCENES.classes[number] for number in present])
         right, total = right + (present[made.labels] == labels).sum(), total + labels.size
-    assert result.views.set_index("layer").loc[2, "pacc"] == pytest.approx(right / total)
+    assert result.settings.set_index("layer").loc[2, "pacc"] == pytest.approx(right / total)
 
     original, done = evaluation._count_batch, []
 
@@ -186,7 +186,7 @@ def test_evaluated_refinements_agree_with_segmenting_each_image_and_resume(rando
     monkeypatch.setattr(evaluation, "_count_batch", counted)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path / "parts")
-    pd.testing.assert_frame_equal(evaluate(tmp_path / "parts").views, result.views, check_exact=True)
+    pd.testing.assert_frame_equal(evaluate(tmp_path / "parts").settings, result.settings, check_exact=True)
     assert len(done) == 3
 
 

@@ -8,7 +8,7 @@ import torch
 from mmdit_probe.datasets.scenes import scenes
 from mmdit_probe.pipelines.defaults import model_defaults
 from mmdit_probe.pipelines.loading import embedded_folder
-from mmdit_probe.studies.scene_grounding import MEAN_OF_LAYERS, blur_harm, score_layers
+from mmdit_probe.studies.scene_grounding import MEAN_OF_LAYERS, blur_harm, measure_layers
 from mmdit_probe.tiny.export import digests
 
 
@@ -40,7 +40,7 @@ def test_the_card_speaks_of_these_weights(evaluation):
 
 
 def test_one_layer_grounds_words_far_better_than_the_next(tiny, few, evaluation):
-    masks, _ = score_layers(tiny, few, evaluation["timestep"], seed=5, max_sequence_length=0)
+    masks, _ = measure_layers(tiny, few, evaluation["timestep"], seed=5, max_sequence_length=0)
     single = masks[masks["layer"] != MEAN_OF_LAYERS].set_index("layer")
     best, second = single["miou"].nlargest(2)
     assert single["miou"].idxmax() == evaluation["expert_layer"] == model_defaults(tiny).expert_layer

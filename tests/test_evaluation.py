@@ -40,7 +40,7 @@ def evaluate(pipe, out, config=CONFIG, images=SCENES):
 def test_scores_agree_with_segmenting_each_image(random_pipe, tmp_path):
     """The slow twin: one image, one layer, one timestep at a time, scored by scikit-learn."""
     result = evaluate(random_pipe, tmp_path)
-    assert len(result.views) == 2 * 3
+    assert len(result.settings) == 2 * 3
     truth, guesses = [], []
     segmenter = OpenVocabularySegmenter(random_pipe, 2, SegmentConfig(timestep=4))
     for sample in SCENES.samples:
@@ -49,7 +49,7 @@ def test_scores_agree_with_segmenting_each_image(random_pipe, tmp_path):
         made = segmenter(sample.image, [SCENES.classes[number] for number in present])
         truth.append(labels.ravel())
         guesses.append(present[made.labels].ravel())
-    row = result.views.set_index(["timestep", "layer"]).loc[(4, 2)]
+    row = result.settings.set_index(["timestep", "layer"]).loc[(4, 2)]
     truth, guesses = np.concatenate(truth), np.concatenate(guesses)
     occurring = np.union1d(truth, guesses)
     iou = jaccard_score(truth, guesses, labels=occurring, average=None, zero_division=0)
@@ -70,7 +70,7 @@ def test_unsupervised_scores_agree_with_segmenting_each_image(random_pipe, tmp_p
     labels = np.stack([sample.read() for sample in SCENES.samples])
     regions = np.stack([segmenter(sample.image).labels for sample in SCENES.samples])
     expected = matched_metrics(labels, regions, len(SCENES.classes))
-    views = result.views.set_index(["matching", "layer"])
+    views = result.settings.set_index(["matching", "layer"])
     assert views.loc[("paper", 1), "miou"] == pytest.approx(expected.miou)
     assert views.loc[("paper", 1), "pacc"] == pytest.approx(expected.accuracy)
     assert views.loc[("order-independent", 1), "pacc"] == pytest.approx(expected.accuracy)
@@ -95,7 +95,7 @@ def test_heads_are_read_in_the_same_pass_and_their_mean_is_the_mean_map(random_p
     latents = each.latents([sample.image for sample in images.samples])
     maps = each.read(latents, ["grass", "sand"])
     torch.testing.assert_close(maps.mean(3), mean.read(latents, ["grass", "sand"]))
-    assert list(result.views["head"]) == [str(head) for head in range(maps.shape[3])]
+    assert list(result.settings["head"]) == [str(head) for head in range(maps.shape[3])]
 
 
 def test_a_killed_run_continues_and_its_numbers_are_the_same(random_pipe, tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_a_killed_run_continues_and_its_numbers_are_the_same(random_pipe, tmp_pa
         evaluate(random_pipe, tmp_path / "parts")
     again = evaluate(random_pipe, tmp_path / "parts")
     assert len(done) == 1 + 3
-    for name in ("views", "classes", "images"):
+    for name in ("settings", "classes", "images"):
         pd.testing.assert_frame_equal(getattr(whole, name), getattr(again, name), check_exact=True)
 
 
@@ -148,7 +148,7 @@ main()
 def test_a_full_vocabulary_is_split_over_prompts_and_offers_every_class(random_pipe, tmp_path):
     result = evaluate(random_pipe, tmp_path, EvaluateConfig(vocabulary="full", layers=(0,), batch=2))
     present = evaluate(random_pipe, tmp_path / "p", EvaluateConfig(layers=(0,), batch=2))
-    assert result.views["pacc"].item() < present.views["pacc"].item()
+    assert result.settings["pacc"].item() < present.settings["pacc"].item()
     assert offered(SCENES.samples[0].read(), SCENES.classes, "full") == list(range(16))
 
 
@@ -164,8 +164,8 @@ def test_perfect_maps_score_one(normalize):
 def test_images_without_any_label_change_nothing(random_pipe, tmp_path):
     blank = Sample("blank", SCENES.samples[0].image, lambda: np.full((64, 64), 255, np.uint8))
     more = LabeledImages("scenes", SCENES.classes, [*SCENES.samples, blank])
-    plain = evaluate(random_pipe, tmp_path / "a").views
-    pd.testing.assert_frame_equal(plain, evaluate(random_pipe, tmp_path / "b", CONFIG, more).views)
+    plain = evaluate(random_pipe, tmp_path / "a").settings
+    pd.testing.assert_frame_equal(plain, evaluate(random_pipe, tmp_path / "b", CONFIG, more).settings)
     assert offered(blank.read(), SCENES.classes, "present") == [0]
 
 
@@ -177,7 +177,7 @@ def test_a_center_crop_scores_the_crop_alone(random_pipe, tmp_path):
     images = LabeledImages("scenes", SCENES.classes, [wide(sample) for sample in SCENES.samples])
     cropped = evaluate(random_pipe, tmp_path / "a", EvaluateConfig(batch=2, crop="center"), images)
     plain = evaluate(random_pipe, tmp_path / "b", EvaluateConfig(batch=2))
-    pd.testing.assert_frame_equal(cropped.views, plain.views)
+    pd.testing.assert_frame_equal(cropped.settings, plain.settings)
 
 
 def test_baselines_on_a_image_made_for_them():
@@ -238,7 +238,7 @@ def test_what_is_read_aloud():
     result = tabulate([made_up()])
     lines = summary(result, "scenes", 2)
     assert lines[0] == "scenes, 2 images, mIoU in percent:"
-    for line, (_, views) in zip(lines[1:], result.views.groupby("timestep"), strict=True):
+    for line, (_, views) in zip(lines[1:], result.settings.groupby("timestep"), strict=True):
         ranked = views.sort_values("miou", ascending=False)
         lead = 100 * (ranked["miou"].iloc[0] - ranked["miou"].iloc[1])
         assert line.startswith(f"by names, timestep {ranked['timestep'].iloc[0]} (sigma 0.")
@@ -250,7 +250,7 @@ def test_what_is_read_aloud():
 
 
 def test_figures_show_each_matching_timestep_and_head():
-    views = tabulate([made_up(matchings=("paper", "order-independent"))]).views
+    views = tabulate([made_up(matchings=("paper", "order-independent"))]).settings
     baselines = pd.DataFrame({"matching": ["paper", "order-independent"], "baseline": "one region", "miou": 0.2})
     figure = evaluation_figure(views, baselines)
     assert [axis.get_title() for axis in figure.axes] == ["paper matching", "order-independent matching"]
@@ -260,7 +260,7 @@ def test_figures_show_each_matching_timestep_and_head():
     ]
     rows = views[(views["matching"] == "paper") & (views["timestep"] == 8)]
     np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), 100 * rows["miou"])
-    heads = tabulate([made_up(heads=("0", "1", "2"))]).views
+    heads = tabulate([made_up(heads=("0", "1", "2"))]).settings
     shown = heads_figure(heads).axes[1].images[0].get_array()
     assert shown.shape == (3, 4)
     one = heads[(heads["timestep"] == 8) & (heads["layer"] == 2) & (heads["head"] == "1")]
@@ -346,7 +346,7 @@ def test_processes_that_share_a_run_give_the_numbers_of_one(random_pipe, tmp_pat
     assert list(part(1)) == []
     shared = tabulate(part(0))
     assert waits == [1, 1, 0, 0]
-    for name in ("views", "classes", "images"):
+    for name in ("settings", "classes", "images"):
         pd.testing.assert_frame_equal(getattr(whole, name), getattr(shared, name), check_exact=True)
 
 

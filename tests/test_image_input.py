@@ -181,8 +181,8 @@ def test_evaluate_on_flux(tmp_path):
     whole = tabulate(run_evaluation(flux, held_out_scenes(3), config, tmp_path / "a", "flux"))
     single = tabulate(run_evaluation(flux, held_out_scenes(3), config.__class__(layers=(1,), batch=1, max_sequence_length=TEXT),
                                      tmp_path / "b", "flux"))  # fmt: skip
-    assert len(whole.views) == 2
-    assert single.views["pacc"].item() == pytest.approx(whole.views["pacc"].iloc[1], abs=1e-3)
+    assert len(whole.settings) == 2
+    assert single.settings["pacc"].item() == pytest.approx(whole.settings["pacc"].iloc[1], abs=1e-3)
 
 
 def test_defaults_of_other_families_are_their_pipelines_own():

@@ -50,12 +50,12 @@ def test_clip_scores_are_the_models_own_cosines(clip_folder, images):
     with torch.no_grad():
         output = clip.model(**inputs)
     cosines = (output.image_embeds @ output.text_embeds.T).diagonal()
-    np.testing.assert_allclose(clip.text_score(images, images, PROMPTS), cosines, atol=1e-6)
+    np.testing.assert_allclose(clip.text_similarity(images, images, PROMPTS), cosines, atol=1e-6)
     np.testing.assert_allclose(clip.clip_score(images, images, PROMPTS), 100 * cosines.clamp(min=0).numpy(), atol=1e-4)
 
 
 def test_a_image_is_most_like_itself(clip_folder, dino_folder, images):
-    for score in (Clip(clip_folder).image_score, Dino(dino_folder).image_score):
+    for score in (Clip(clip_folder).image_similarity, Dino(dino_folder).image_similarity):
         np.testing.assert_allclose(score(images, images, PROMPTS), 1, atol=1e-5)
         others = score(images, images[[1, 2, 0]], PROMPTS)
         assert (others < 1 - 1e-4).all()
@@ -68,9 +68,9 @@ def test_many_images_are_embedded_a_few_at_a_time(clip_folder, dino_folder, imag
     clip, dino, reader = Clip(clip_folder), Dino(dino_folder), SceneReader.load()
     kinds = [
         (clip.clip_score, clip, "_embed_images"),
-        (clip.text_score, clip, "_embed_texts"),
-        (dino.image_score, dino, "_embed"),
-        (lambda images, references, prompts: reader.score(images, prompts), reader, "_read"),
+        (clip.text_similarity, clip, "_embed_texts"),
+        (dino.image_similarity, dino, "_embed"),
+        (lambda images, references, prompts: reader.fact_share(images, prompts), reader, "_read"),
     ]
     many, prompts = np.concatenate([images, images[::-1]]), (*PROMPTS, *PROMPTS[:2], "a moon")
     for score, owner, method in kinds:
@@ -98,7 +98,7 @@ def test_the_scores_that_can_be_had(clip_folder, dino_folder):
 def test_what_cannot_be_had_is_explained(tmp_path):
     with pytest.raises(ValueError, match="name a CLIP"):
         make_metrics("some/model", None, None)
-    with pytest.raises(ValueError, match="lacks .safetensors weights"):
+    with pytest.raises(ValueError, match=r"lacks \.safetensors weights"):
         make_metrics("some/model", str(tmp_path), None)
 
 
@@ -134,7 +134,7 @@ def test_the_scene_score_counts_the_prompts_facts():
     reader = SceneReader.load()
     chosen = [scene for scene in scenes("test", 40) if reader.read([scene.image])[0] == scene_facts(scene)][:5]
     images = [scene.image for scene in chosen]
-    np.testing.assert_array_equal(reader.score(images, [scene.sentence() for scene in chosen]), 1)
+    np.testing.assert_array_equal(reader.fact_share(images, [scene.sentence() for scene in chosen]), 1)
     wrong = ["a red circle" if ("red", "circle") not in scene_facts(s) else "a blue circle" for s in chosen]
-    np.testing.assert_array_equal(reader.score(images, wrong), 0)
-    assert np.isnan(reader.score(images[:1], [""])).all()
+    np.testing.assert_array_equal(reader.fact_share(images, wrong), 0)
+    assert np.isnan(reader.fact_share(images[:1], [""])).all()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mmdit_probe.metrics.segmentation import matched_metrics, matched_metrics_free, sum_matched
+from mmdit_probe.metrics.matching import matched_metrics, matched_metrics_free, sum_matched
 from mmdit_probe.segmentation import merge_by_kl, region_maps, scale_pixels, symmetric_kl
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "seg4diff_official.npz")

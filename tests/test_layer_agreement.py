@@ -11,7 +11,7 @@ from mmdit_probe.readouts.value_norms import ValueNorms
 from mmdit_probe.studies.feature_pca import measure_pca
 from mmdit_probe.studies.layer_agreement import layer_agreement, rank_correlations, summary
 from mmdit_probe.studies.recording import record_image
-from mmdit_probe.studies.scene_grounding import score_layers
+from mmdit_probe.studies.scene_grounding import measure_layers
 
 GENERATION = GenerationConfig(max_sequence_length=0)
 
@@ -24,7 +24,7 @@ def table(random_pipe):
 def test_the_masks_are_scored_as_the_model_card_does(random_pipe):
     """One scene, for which the two ways draw the same noise."""
     table = layer_agreement(random_pipe, AgreementConfig(scenes=1, generation=GENERATION))
-    masks = score_layers(random_pipe, list(scenes("test", 1)), 8, 0, 0)[0]
+    masks = measure_layers(random_pipe, list(scenes("test", 1)), 8, 0, 0)[0]
     np.testing.assert_allclose(table["miou"], masks["miou"].iloc[:3])
 
 

@@ -19,7 +19,6 @@ from mmdit_probe.magnet.compare import compare_attention, compare_masks, miou, m
 from mmdit_probe.magnet.lora import add_lora
 from mmdit_probe.magnet.mask_sheet import mask_rows
 from mmdit_probe.metrics.bootstrap import bootstrap_weights
-from mmdit_probe.metrics.segmentation import score
 from mmdit_probe.pipelines.forward import noise_level
 from mmdit_probe.pipelines.loading import embedded_folder, load_pipeline
 from mmdit_probe.storage.records import load_record
@@ -27,7 +26,7 @@ from mmdit_probe.utils.tables import json_rows
 
 
 def counts_of(labels, guess, classes):
-    confusion = score(labels, guess, classes).confusion
+    confusion = measure_labels(labels, guess, classes).confusion
     hits = np.diag(confusion)
     return np.stack([hits, confusion.sum(0) - hits, confusion.sum(1) - hits])
 
@@ -35,7 +34,7 @@ def counts_of(labels, guess, classes):
 def test_miou_is_the_metrics_own():
     rng = np.random.default_rng(0)
     labels, guess = rng.integers(0, 4, (2, 10, 12))
-    assert miou(counts_of(labels, guess, 6)) == pytest.approx(score(labels, guess, 6).miou)
+    assert miou(counts_of(labels, guess, 6)) == pytest.approx(measure_labels(labels, guess, 6).miou)
 
 
 def test_bootstrap_weights_draw_as_many_as_there_are():
@@ -166,7 +165,7 @@ def test_train_then_compare(compared):
     comparing, _, output = compared
     assert sorted(path.name for path in Path("m").iterdir() if path.is_file() and path.name[0] != ".") == [
         "checkpoint.pt", "losses.csv", "losses.pdf", "losses.png", "pytorch_lora_weights.safetensors", "run.json"]  # fmt: skip
-    masks, scores = pd.read_csv("c/compare_masks.csv"), pd.read_csv("c/compare_scores.csv")
+    masks, scores = pd.read_csv("c/compare_masks.csv"), pd.read_csv("c/compare_metrics.csv")
     assert list(masks["matching"]) == ["names", "paper", "order-independent"]
     assert set(scores["score"]) == {"clip_t", "clip_score"}
     assert ((masks["low"] <= masks["gain"]) & (masks["gain"] <= masks["high"])).all()

@@ -193,7 +193,7 @@ def test_an_evaluation_takes_fewer_images_at_a_time_and_says_so(random_pipe, tmp
     monkeypatch.setattr(evaluation, "read_class_maps", small)
     halves = list(run_evaluation(random_pipe, scenes, config, tmp_path / "b", "m"))
     assert [item.attrs["images_at_once"] for item in (*whole, *halves)] == [4, 2]
-    for name in ("views", "images"):
+    for name in ("settings", "images"):
         a, b = getattr(tabulate(whole), name), getattr(tabulate(halves), name)
         np.testing.assert_allclose(a["pacc"], b["pacc"], atol=1e-3)
 

@@ -76,7 +76,7 @@ class Soup(Settings):
     carrots: Annotated[int, Setting("How many carrots.", low=0, high=9)] = 3
     herbs: Annotated[tuple[str, ...], Setting("Herbs, separated by commas.", commas=True)] = ("dill",)
     hot: Annotated[bool, Setting("Served hot.")] = True
-    generation: GenerationConfig = GenerationConfig()
+    generation: GenerationConfig = GenerationConfig()  # noqa: RUF009 - frozen
 
 
 def taken(monkeypatch, capsys, command, *arguments):
@@ -103,7 +103,7 @@ def test_a_command_gets_objects_with_the_options_values(monkeypatch, capsys):
 def test_a_parameters_default_gives_the_options_theirs(monkeypatch, capsys):
     seen = []
 
-    def cook(soup: Soup = Soup(carrots=7)) -> None:  # noqa: B008 - frozen
+    def cook(soup: Soup = Soup(carrots=7)) -> None:
         seen.append(soup.carrots)
 
     taken(monkeypatch, capsys, cook)
@@ -142,7 +142,9 @@ def test_numbers_read_what_they_write(values):
     assert numbers(",".join(map(str, values))) == tuple(dict.fromkeys(values))
 
 
-@pytest.mark.parametrize(("text", "found"), [("3-7,10", (3, 4, 5, 6, 7, 10)), ("-1", (-1,)), ("2-2", (2,)), ("1, 1", (1,))])
+@pytest.mark.parametrize(
+    ("text", "found"), [("3-7,10", (3, 4, 5, 6, 7, 10)), ("-1", (-1,)), ("2-2", (2,)), ("1, 1", (1,))]
+)
 def test_ranges(text, found):
     assert numbers(text) == found
 
@@ -171,7 +173,10 @@ WRONG = [
     (["maps", "--prompt", "sand", "--words", "sand", "--timesteps", "0"], "--timesteps must be 1 or more, got 0"),
     (["maps", "--prompt", "sand", "--words", "sand", "--timesteps", "29"], "--timesteps: must be in 1 to 28"),
     (["maps", "--prompt", " ", "--words", "sand"], "the prompt is empty"),
-    (["maps", "--prompt", "sand", "--words", "sand", "--layers", "3-99"], "--layers: this model has layers 0 to 11, got 12"),
+    (
+        ["maps", "--prompt", "sand", "--words", "sand", "--layers", "3-99"],
+        "--layers: this model has layers 0 to 11, got 12",
+    ),
     (["perturb", "--prompt", "sand", "--layer", "12"], "--layers: this model has layers 0 to 11, got 12"),
     (["perturb", "--prompts", "missing.txt"], "missing.txt can't be read"),
     (["analyze", "--prompt", "sand", "--image", "missing.png"], "no file missing.png"),
@@ -180,7 +185,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "message"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
 def test_arguments_are_checked_before_anything_is_loaded(run, monkeypatch, arguments, message):
     from mmdit_probe.pipelines import loading
 

@@ -12,7 +12,7 @@ from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.configs.baselines import DiffSegConfig
 from mmdit_probe.datasets.registry import open_dataset
 from mmdit_probe.evaluation import paper_tables
-from mmdit_probe.evaluation.paper_tables import beside_the_paper, seg4diff_row, told
+from mmdit_probe.evaluation.paper_tables import beside_the_paper, format_table, seg4diff_row
 from mmdit_probe.evaluation.run import run_evaluation
 from mmdit_probe.evaluation.tables import tabulate
 from mmdit_probe.pipelines.defaults import ModelDefaults
@@ -44,7 +44,7 @@ def test_rows_for_what_is_there_and_notes_for_what_is_not(random_pipe, tmp_path,
     found = table.set_index(["system", "dataset"])
     config = dataclasses.replace(CONFIG, layers=(1,))
     expected = run_evaluation(random_pipe, open_dataset("scenes", limit=2), config, tmp_path / "x", "random")
-    ours = 100 * tabulate(expected).views["miou"].item()
+    ours = 100 * tabulate(expected).settings["miou"].item()
     assert found.loc[("ours", "scenes"), "ours"] == pytest.approx(ours)
     assert found.loc[("ours", "scenes"), "paper"] == 50
     assert "is no folder here" in found.loc[("ours", "voc20"), "note"]
@@ -58,7 +58,7 @@ def test_rows_for_what_is_there_and_notes_for_what_is_not(random_pipe, tmp_path,
     ]
     assert rows["tuned"].label == "random, fp16, LoRA lora"
     assert paper_tables.expert_layer(random_pipe) == 1
-    text = told(table).splitlines()
+    text = format_table(table).splitlines()
     assert text[1].split() == ["ours", f"{ours:.1f}", "/", "50.0", "-", "/", "-"]
     assert "not run: theirs on scenes, voc20: model 'gone' can't be reached" in text
 
@@ -129,7 +129,7 @@ def test_unlike_protocols_are_noted_beside_the_papers_figures(random_pipe, tmp_p
     assert "background" not in differs["DiffCut", "coco-stuff-27"]
     assert differs["DiffCut", "cityscapes"] == ""  # no figure of the paper's to differ from
     assert "scored at the resized size" in differs["Seg4Diff SD3", "voc21"]
-    text = told(table).splitlines()
+    text = format_table(table).splitlines()
     assert "measured otherwise: DiffSeg on coco-stuff-27: theirs has 2,175 images of val2017, ours all 5,000" in text
     size = "theirs is scored at 128 px, ours at the image's own size"
     assert f"measured otherwise: DiffCut on voc21, coco-stuff-27, cityscapes-27: {size}" in text

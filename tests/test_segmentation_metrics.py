@@ -5,8 +5,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, jaccard_score
 
-from mmdit_probe.metrics.segmentation import score
-
 maps = arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, 255]))
 guesses = arrays(np.uint8, (4, 5), elements=st.integers(0, 2))
 
@@ -16,7 +14,7 @@ def test_scores_agree_with_scikit_learn(labels, predictions):
     kept = labels != 255
     if not kept.any():
         return
-    scored = score(labels, predictions, 3)
+    scored = measure_labels(labels, predictions, 3)
     occurring = np.union1d(labels[kept], predictions[kept])
     iou = jaccard_score(labels[kept], predictions[kept], labels=occurring, average=None, zero_division=0)
     np.testing.assert_allclose(scored.iou[occurring], iou)
@@ -26,13 +24,13 @@ def test_scores_agree_with_scikit_learn(labels, predictions):
 
 @given(maps, guesses, maps, guesses)
 def test_scores_of_a_set_are_those_of_its_pixels(a, b, c, d):
-    together = score(np.concatenate([a, c]), np.concatenate([b, d]), 3)
-    np.testing.assert_array_equal((score(a, b, 3) + score(c, d, 3)).confusion, together.confusion)
+    together = measure_labels(np.concatenate([a, c]), np.concatenate([b, d]), 3)
+    np.testing.assert_array_equal((measure_labels(a, b, 3) + measure_labels(c, d, 3)).confusion, together.confusion)
 
 
 def test_a_perfect_prediction_scores_one():
     labels = np.array([[0, 1], [2, 255]], np.uint8)
-    scored = score(labels, np.where(labels == 255, 0, labels), 3)
+    scored = measure_labels(labels, np.where(labels == 255, 0, labels), 3)
     assert scored.miou == scored.pixel_accuracy == scored.mean_accuracy == 1
 
 
@@ -46,4 +44,4 @@ def test_a_perfect_prediction_scores_one():
 )
 def test_bad_maps_are_refused(labels, predictions, message):
     with pytest.raises(ValueError, match=message):
-        score(labels, predictions, 3)
+        measure_labels(labels, predictions, 3)

@@ -1,27 +1,30 @@
-"""Baselines as counters of an evaluation: the same images, classes, scoring and resuming as Seg4Diff's."""
+"""Baselines as counters of an evaluation: with the same images, classes, metrics and resuming as Seg4Diff."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..configs import EvaluateConfig, SegmentConfig, as_dict
 from ..configs.baselines import DiffCutConfig, DiffSegConfig, RefineConfig
-from ..evaluation.counts import matched_counts, named_counts, offered
-from ..evaluation.run import Loaded, MapCounter
+from ..evaluation.counter import Loaded, MapCounter
+from ..evaluation.counts import matched_counts, offered
+from ..metrics.segmentation import measure_labels
+from ..pipelines.defaults import expert_layer
+from ..pipelines.layers import chosen_layers
 from ..segmentation.label_map import label_map
 from ..segmentation.map_reader import MapReader
-from ..segmentation.maps import make_readout
-from ..segmentation.segmenters import Correct, OpenVocabularySegmenter
+from ..segmentation.maps import Normalize, make_readout
+from ..segmentation.segmenters import CorrectionOf, OpenVocabularySegmenter
 from .loading import Masks
 from .on_mmdit import RefinedReader, RegionReader, color_masks, regions_work, vote_by
 
 
 class BaselineCounter:
-    """A whole system, one image at a time; its single view has the layer 0."""
+    """A whole system, one image at a time; its counts have one timestep, one layer (0) and one head."""
 
     layers: tuple[int, ...] = (0,)
 
@@ -39,23 +42,24 @@ class BaselineCounter:
     def _named(self, image: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
         offer = offered(labels, classes, self.config.vocabulary)
         made = self.system.segment(image, [classes[number] for number in offer])
-        return named_counts(labels, offer, made.labels.astype(np.int64), len(classes))
+        return measure_labels(labels, np.array(offer)[made.labels.astype(np.int64)], len(classes)).counts[None]
 
     def _regions(self, image: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
         return matched_counts(labels, self.system.group(image).labels.astype(np.int64), len(classes))
 
 
 class RegionCounter:
-    """DiffSeg's or DiffCut's steps on an MM-DiT, all layers and timesteps asked for."""
+    """DiffSeg's or DiffCut's steps on all layers and timesteps asked for of an MM-DiT."""
 
     def __init__(self, pipe: Any, config: EvaluateConfig, baseline: DiffSegConfig | DiffCutConfig) -> None:
         if config.heads != "mean":
-            raise ValueError(f"evaluate: --method {config.method} takes the mean over heads; leave --heads as it is")
+            raise ValueError(f"evaluate: method {config.method} takes the mean over heads; leave heads out")
         self.reader = RegionReader(
             pipe,
             regions_work(baseline),
-            config.layers,
-            config.timesteps,
+            chosen_layers(pipe, config.layers),
+            config.chosen_timesteps,
+            steps=config.steps,
             seed=config.seed,
             max_sequence_length=config.max_sequence_length,
         )
@@ -63,61 +67,57 @@ class RegionCounter:
         self.settings: Mapping[str, Any] = {"baseline": as_dict(baseline)}
 
     def count(self, loaded: Loaded, classes: tuple[str, ...]) -> list[np.ndarray]:
-        views = self.reader.regions([image for image, _ in loaded])
+        found = self.reader.regions([image for image, _ in loaded])
         return [
-            np.stack(
-                [
-                    np.stack([self._one(layer[row], labels, classes)[:, None] for layer in layers], 1)
-                    for layers in views
-                ],
-                1,
-            ).astype(np.int32)
-            for row, (_, labels) in enumerate(loaded)
+            np.stack([self._timestep(layers, number, labels, len(classes)) for layers in found], 1).astype(np.int32)
+            for number, (_, labels) in enumerate(loaded)
         ]
 
     @staticmethod
-    def _one(maps: Any, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-        return matched_counts(labels, label_map(maps, labels.shape).numpy(), len(classes))
-
-
-def joint_config(baseline: Any, threshold: float) -> Any:
-    """DiffSeg's or DiffCut's settings with the threshold that was asked for."""
-    return replace(baseline, **{"threshold" if isinstance(baseline, DiffSegConfig) else "tau": threshold})
+    def _timestep(layers: list[list[Tensor]], number: int, labels: np.ndarray, classes: int) -> np.ndarray:
+        """(matching, layer, head, count, class) of image ``number`` at one timestep."""
+        maps = (label_map(layer[number], (labels.shape[0], labels.shape[1])).numpy() for layer in layers)
+        return np.stack([matched_counts(labels, regions, classes)[:, None] for regions in maps], 1)
 
 
 def refined_counter(
     pipe: Any, config: EvaluateConfig, baseline: RefineConfig, masks: Masks | None = None
 ) -> MapCounter:
-    """Seg4Diff with a baseline's refinement; ``masks`` serve the vote, k-means on colors without them."""
+    """Seg4Diff with a baseline's refinement; ``masks`` are for corrclip-vote, None takes connected parts of one color."""
     if config.heads != "mean":
-        raise ValueError(f"evaluate: refine {config.refine} takes the mean over heads; leave --heads as it is")
+        raise ValueError(f"evaluate: refine {config.refine} takes the mean over heads; leave heads out")
     if config.refine != "corrclip-vote" and not config.normalize.startswith("probs"):
-        raise ValueError(f"evaluate: refine {config.refine} works on probabilities; leave --normalize as it is")
-    reader = refined_reader(pipe, baseline, config, config.layers, config.timesteps)
+        raise ValueError(f"evaluate: refine {config.refine} works on probabilities; leave normalize out")
+    reader = refined_reader(pipe, baseline, config, chosen_layers(pipe, config.layers), config.chosen_timesteps)
     return MapCounter(pipe, config, reader, correction(config.refine, baseline, masks), {"baseline": as_dict(baseline)})
 
 
 def refined_reader(
     pipe: Any, baseline: RefineConfig, config: EvaluateConfig | SegmentConfig, layers: Any, timesteps: Any
 ) -> MapReader:
-    """Reads maps as ``config.refine`` asks; for the vote they are the plain ones."""
-    options: dict[str, Any] = {"seed": config.seed, "max_sequence_length": config.max_sequence_length}
+    """Reads the maps that ``config.refine`` asks for; for corrclip-vote these are the plain ones."""
+    options: dict[str, Any] = {
+        "seed": config.seed,
+        "steps": config.steps,
+        "max_sequence_length": config.max_sequence_length,
+    }
     if config.refine == "corrclip-vote":
-        normalize = config.normalize if isinstance(config, EvaluateConfig) else "probs"
+        normalize: Normalize = config.normalize if isinstance(config, EvaluateConfig) else "probs"
         return MapReader(pipe, make_readout(normalize, "mean", "none"), layers, timesteps, **options)
     return RefinedReader(pipe, config.refine, baseline, layers, timesteps, **options)
 
 
-def correction(refine: str, baseline: RefineConfig, masks: Masks | None) -> Correct | None:
-    """The vote, where it is asked for."""
+def correction(refine: str, baseline: RefineConfig, masks: Masks | None) -> CorrectionOf | None:
+    """The vote if ``refine`` is corrclip-vote, else None."""
     if refine != "corrclip-vote":
         return None
     return vote_by(masks or (lambda image: color_masks(image, baseline.regions)))
 
 
 def refined_segmenter(
-    pipe: Any, layer: int, config: SegmentConfig, baseline: RefineConfig, masks: Masks | None = None
+    pipe: Any, layer: int | None, config: SegmentConfig, baseline: RefineConfig, masks: Masks | None = None
 ) -> OpenVocabularySegmenter:
-    """Seg4Diff's segmenter with a baseline's refinement."""
-    reader = refined_reader(pipe, baseline, config, [layer], [config.timestep])
+    """Seg4Diff's segmenter with a baseline's refinement; ``layer`` None is the model's expert layer."""
+    layer = expert_layer(pipe) if layer is None else layer
+    reader = refined_reader(pipe, baseline, config, [layer], [config.chosen_timestep])
     return OpenVocabularySegmenter(pipe, layer, config, reader, correction(config.refine, baseline, masks))

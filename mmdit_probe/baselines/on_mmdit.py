@@ -32,7 +32,7 @@ from ..segmentation.class_prompts import ClassPrompt
 from ..segmentation.label_map import class_maps
 from ..segmentation.map_reader import MapReader
 from ..segmentation.result import Segmentation
-from ..segmentation.segmenters import Correct, ImageLike
+from ..segmentation.segmenters import CorrectionOf, ImageLike
 from ..storage.images import as_rgb, cropped
 from .anchor_merging import merge_regions
 from .attention_rows import image_rows
@@ -165,7 +165,7 @@ def color_masks(image: np.ndarray, regions: int) -> np.ndarray:
     return parts
 
 
-def vote_by(masks: Callable[[np.ndarray], np.ndarray]) -> Correct:
+def vote_by(masks: Callable[[np.ndarray], np.ndarray]) -> CorrectionOf:
     """CorrCLIP's correction of an image's label maps by the masks that ``masks`` finds in it, once for all of them."""
 
     def of(image: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -194,7 +194,8 @@ class JointGrouper:
             pipe,
             regions_work(baseline),
             [self.layer],
-            [self.config.timestep],
+            [self.config.chosen_timestep],
+            steps=self.config.steps,
             seed=self.config.seed,
             max_sequence_length=self.config.max_sequence_length,
         )
@@ -210,7 +211,7 @@ class JointGrouper:
         settings = {
             "method": self.method,
             "layer": self.layer,
-            "timestep": self.config.timestep,
+            "timestep": self.config.chosen_timestep,
             "sigma": self.reader.sigmas[0],
         }
         found = self.reader.regions(cuts)[0][0]

@@ -7,44 +7,48 @@ from dataclasses import replace
 from typing import Any
 
 from ..configs import EvaluateConfig
-from ..configs.baselines import for_dataset
 from ..evaluation.paper_tables import Prepare, Ready, Row
-from ..storage.digests import model_fingerprint, model_label
-from .counters import BaselineCounter
-from .loading import clip_system, load_clip_parts, unet_system
+from ..storage.digests import model_label
+from .loaded import LoadedMethod, load_method
 from .published_differences import differences
-from .registry import SYSTEMS
+from .registry import SYSTEMS, Method
+from .selection import Selection
 
 
 def system_row(
-    method: str,
+    method: Method,
     source: str,
     load: Callable[..., Any],
-    dino: str | None = None,
-    masks: str | None = None,
+    dino_backbone: str | None = None,
+    sam: str | None = None,
     *,
     device: str = "cpu",
     dtype: str = "fp32",
 ) -> Row:
-    """A whole system as its paper evaluates it: CLIP ones are offered all classes, DiffSeg and DiffCut the center.
+    """A whole system as its paper evaluates it: CLIP ones offer all classes, DiffSeg and DiffCut take the center square.
 
-    ``load`` is what loads a U-Net's pipeline: given its source, the device and the dtype, as `load_pipeline`.
+    Args:
+        method: the baseline.
+        source: hub id or folder of its backbone.
+        load: loads a U-Net's pipeline, called as `load_pipeline` with the source, device and dtype.
+        dino_backbone: DINO for proxyclip and corrclip.
+        sam: SAM or SAM 2 for corrclip.
+        device: where the models run.
+        dtype: fp32, bf16 or fp16.
     """
+    selection = Selection(method=method, dino_backbone=dino_backbone, sam=sam)
 
     def prepare() -> Prepare:
-        if SYSTEMS[method].kind == "clip":
-            parts = load_clip_parts(method, source, dino, masks, device=device, dtype=dtype)
-            return lambda config: _ready(method, config, lambda own: clip_system(method, parts, own))
-        pipe = load(source, device=device, dtype=dtype)
-        return lambda config: _ready(method, config, lambda own: unet_system(method, pipe, own))
+        loaded = load_method(
+            selection, source, lambda: load(source, device=device, dtype=dtype), device=device, dtype=dtype
+        )
+        return lambda config: _ready(loaded, config)
 
-    parts = [model_label(source, dtype), *(model_fingerprint(part) for part in (dino, masks) if part)]
-    return Row(", ".join(parts), prepare, lambda task, dataset: differences(method, dataset))
+    return Row(selection.label(model_label(source, dtype)), prepare, lambda task, dataset: differences(method, dataset))
 
 
-def _ready(method: str, config: EvaluateConfig, make: Callable[[Any], Any]) -> Ready:
-    system = make(for_dataset(SYSTEMS[method].config, config.dataset))
+def _ready(loaded: LoadedMethod, config: EvaluateConfig) -> Ready:
     crop = "center" if config.task == "unsupervised" else config.crop
-    vocabulary = "full" if SYSTEMS[method].kind == "clip" else config.vocabulary
-    own = replace(config, method=method, crop=crop, vocabulary=vocabulary)
-    return Ready(None, BaselineCounter(system, own), own)
+    vocabulary = "full" if SYSTEMS[loaded.selection.method].kind == "clip" else config.vocabulary
+    own = replace(loaded.selection.fill(config), crop=crop, vocabulary=vocabulary)
+    return Ready(None, loaded.counter(own), own)

@@ -1,10 +1,10 @@
-"""The baselines by name: what they do, what they run on, where they come from. Imports no torch."""
+"""The baselines by name: what they do, what they run on, and where they come from. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ..configs.baselines import (
     CorrCLIPConfig,
@@ -14,23 +14,33 @@ from ..configs.baselines import (
     ISegConfig,
     ProxyCLIPConfig,
 )
+from ..utils.choices import check_choice
 
+Method = Literal["seg4diff", "diffsegmenter", "iseg", "proxyclip", "corrclip", "diffseg", "diffcut"]
+Task = Literal["open-vocabulary", "unsupervised"]
+Refine = Literal["none", "i2i", "diffsegmenter", "iseg", "corrclip-vote"]
 SEG4DIFF = "seg4diff"
 EMBEDDED = "tiny-sd3"
-REFINERS = ("diffsegmenter", "iseg", "corrclip-vote")
+REFINERS: tuple[Refine, ...] = ("diffsegmenter", "iseg", "corrclip-vote")
 """Steps of baselines that also work on Seg4Diff's maps."""
 
 
 @dataclass(frozen=True)
 class System:
-    """``task`` is open-vocabulary or unsupervised, ``kind`` unet or clip, ``source`` the released backbone.
+    """A baseline.
 
-    ``joint`` says that the system's steps also work on an MM-DiT's attention. ``threshold`` names the setting that
-    --threshold sets.
+    Attributes:
+        task: what it does.
+        kind: what it runs on.
+        source: hub id of the released backbone.
+        config: the released settings.
+        paper: authors and year.
+        joint: whether its steps also work on an MM-DiT's attention.
+        threshold: the field of ``config`` that a threshold sets, None if there is no such field.
     """
 
-    task: str
-    kind: str
+    task: Task
+    kind: Literal["unet", "clip"]
     source: str
     config: Any
     paper: str
@@ -66,25 +76,24 @@ SYSTEMS: Mapping[str, System] = {
         "unsupervised", "unet", "segmind/SSD-1B", DiffCutConfig(), "Couairon et al. 2024", joint=True, threshold="tau"
     ),
 }
-METHODS = (SEG4DIFF, *SYSTEMS)
+METHODS: tuple[Method, ...] = get_args(Method)
 DINO = "facebook/dino-vitb8"
 SAM = "facebook/sam2.1-hiera-large"
 
 
-def task_of(method: str, task: str | None) -> str:
-    """The task asked for, or the method's own; `ValueError` if it does another one."""
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+def task_of(method: str, task: Task | None) -> Task:
+    """The task asked for, or the method's own if None; `ValueError` if the method does another one."""
+    check_choice("method", method, Method)
     if method == SEG4DIFF:
         return task or "open-vocabulary"
     own = SYSTEMS[method].task
     if task not in (None, own):
-        raise ValueError(f"{method} does the {own} task, not {task}; leave --task out")
+        raise ValueError(f"method {method} does the {own} task, not {task}; leave the task out")
     return own
 
 
 def source_of(method: str, model: str) -> str:
-    """The model to load: the one named, or the released backbone where the embedded one can't serve."""
+    """The model to load: the one named, or the released backbone if the method can't run on the embedded model."""
     if model != EMBEDDED or method == SEG4DIFF or SYSTEMS[method].joint:
         return model
     return SYSTEMS[method].source

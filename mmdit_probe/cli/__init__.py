@@ -13,6 +13,7 @@ from .analyze import analyze
 from .attention_budget import attention_budget
 from .diff import diff
 from .errors import user_message
+from .evaluate import evaluate
 from .explore import explore
 from .find_expert import find_expert
 from .guide import guide
@@ -22,6 +23,7 @@ from .models import models
 from .options import flat_options
 from .pca import pca
 from .perturb import perturb
+from .segment import group, segment
 from .session import release
 from .value_norms import value_norms
 
@@ -42,6 +44,9 @@ for command in (
     perturb,
     guide,
     find_expert,
+    segment,
+    group,
+    evaluate,
     models,
 ):
     app.command()(flat_options(command))

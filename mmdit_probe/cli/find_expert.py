@@ -38,7 +38,14 @@ def find_expert(
         expert = find(pipe, config, bar.update)
     table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}."]
     if model.model == EMBEDDED and config.scene_count:
-        table = with_masks(pipe, table, config)
+        table = with_masks(
+            pipe,
+            table,
+            config.scene_count,
+            config.chosen_timestep,
+            steps=config.generation.steps,
+            max_sequence_length=config.generation.max_sequence_length,
+        )
         lines += agreement(table)
     files = [
         *save_figure(expert_figure(table), output.out / "expert"),

@@ -221,12 +221,12 @@ def _assembled(default: Settings, values: Mapping[str, Any]) -> Settings:
     try:
         return type(default)(**found)
     except ValueError as error:
-        raise ValueError(_by_flag(str(error), own)) from None
+        raise ValueError(by_flag(str(error), default)) from None
 
 
-def _by_flag(message: str, own: tuple[Field, ...]) -> str:
+def by_flag(message: str, *settings: Settings) -> str:
     """The message with the option's name for the field's at its beginning."""
-    for field in own:
+    for field in (field for one in settings for field in settings_of(type(one))):
         for ending in (" must", ":", " is"):
             if message.startswith(field.name + ending):
                 return _flag(field) + message.removeprefix(field.name)

@@ -1,1 +1,1 @@
-"""Masks scored against ground truth."""
+"""Masks compared with ground truth on labeled data sets."""

@@ -1,8 +1,9 @@
-"""From one image's maps to pixels counted by class, for every timestep, layer and head."""
+"""From one image's maps to pixel counts by class, for every timestep, layer and head."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,26 +12,28 @@ from torch import Tensor
 from ..configs import EvaluateConfig
 from ..datasets.labeled import IGNORE
 from ..metrics.matching import MatchedMetrics, matched_metrics, matched_metrics_free
-from ..metrics.segmentation import score
 from ..segmentation.kl_merge import region_maps
 from ..segmentation.label_map import label_map
-from ..segmentation.maps import scaled
+from ..segmentation.layer_metrics import Correct, measure_maps
+from ..segmentation.maps import Normalize, scaled
 from .trivial import TRIVIAL, trivial_regions
 
+Vocabulary = Literal["present", "full"]
 COUNTS = ("tp", "fp", "fn")
 MATCHINGS = {"open-vocabulary": ("names",), "unsupervised": ("paper", "order-independent")}
-"""How predictions are told to be right: by their names, or after matching regions to classes."""
-
-Predict = Callable[[Tensor], np.ndarray]
+"""How predictions are compared with the classes: by name, or after matching regions to classes."""
 
 
-def offered(labels: np.ndarray, classes: Sequence[str], vocabulary: str) -> list[int]:
-    """Numbers of the classes that an image's prompt names: those present in ``labels``, or all.
+def offered(labels: np.ndarray, classes: Sequence[str], vocabulary: Vocabulary) -> list[int]:
+    """Numbers of the classes that an image's prompt names: those in ``labels`` ("present"), or all ("full").
 
-    Where nothing is labeled no pixel counts, and the prompt names the first class.
+    The first class if nothing is labeled; no pixel counts then.
     """
-    if vocabulary == "full":
-        return list(range(len(classes)))
+    return list(range(len(classes))) if vocabulary == "full" else present(labels)
+
+
+def present(labels: np.ndarray) -> list[int]:
+    """Numbers of the classes in an image's labels, the first class if nothing is labeled."""
     return [int(number) for number in np.unique(labels) if number != IGNORE] or [0]
 
 
@@ -39,55 +42,50 @@ def count_classes(
     offer: Sequence[int],
     labels: np.ndarray,
     classes: int,
-    normalize: str,
-    correct: Callable[[np.ndarray], np.ndarray] | None = None,
+    normalize: Normalize,
+    correct: Correct | None = None,
 ) -> np.ndarray:
-    """(matching, timestep, layer, head, count, class) int32 from class maps (timestep, layer, head, offered, row, col).
+    """Pixel counts (matching, timestep, layer, head, count, class) int32 of one image, by names.
 
-    ``correct`` changes label maps, which hold positions in ``offer``, before they count.
+    Args:
+        maps: (timestep, layer, head, offered, row, col) class maps.
+        offer: numbers of the offered classes.
+        labels: (height, width) true class numbers.
+        classes: number of classes of the data set.
+        normalize: how the maps are scaled, see `segmentation.maps.scaled`.
+        correct: changes label maps, whose values are positions in ``offer``, before they are counted.
     """
-
-    def count(view: Tensor) -> np.ndarray:
-        guess = label_map(scaled(view, normalize), labels.shape).numpy()
-        return named_counts(labels, offer, guess if correct is None else correct(guess), classes)
-
-    return _every_view(maps, count)
-
-
-def named_counts(labels: np.ndarray, offer: Sequence[int], guess: np.ndarray, classes: int) -> np.ndarray:
-    """(matching, count, class) of one label map of positions in ``offer``."""
-    confusion = score(labels, np.array(offer)[guess], classes).confusion
-    hits = np.diag(confusion)
-    return np.stack([hits, confusion.sum(0) - hits, confusion.sum(1) - hits])[None]
+    return _every_setting(
+        maps, lambda own: measure_maps(scaled(own, normalize), offer, labels, classes, correct).counts[None]
+    )
 
 
 def count_regions(maps: Tensor, labels: np.ndarray, classes: int, config: EvaluateConfig) -> np.ndarray:
-    """The same from an empty prompt's token maps (timestep, layer, head, token, row, col)."""
+    """The same of the regions that an empty prompt's token maps (timestep, layer, head, token, row, col) merge into."""
 
-    def count(view: Tensor) -> np.ndarray:
-        merged = region_maps(view, config.threshold, config.variant, config.min_max)
+    def count(own: Tensor) -> np.ndarray:
+        merged = region_maps(own, config.threshold, config.variant, config.min_max)
         return matched_counts(labels, label_map(merged, labels.shape).numpy(), classes)
 
-    return _every_view(maps, count)
+    return _every_setting(maps, count)
 
 
 def count_trivial(image: np.ndarray, labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
-    """(matching, baseline, count, class) int32; k-means is told how many classes the image has."""
-    present = len(offered(labels, [], "present"))
-    regions = (trivial_regions(name, image, present, seed) for name in TRIVIAL)
+    """Pixel counts (matching, baseline, count, class) int32 of the trivial baselines; k is the image's number of classes."""
+    k = len(present(labels))
+    regions = (trivial_regions(name, image, k, seed) for name in TRIVIAL)
     return np.stack([matched_counts(labels, guess, classes) for guess in regions], 1).astype(np.int32)
 
 
 def matched_counts(labels: np.ndarray, regions: np.ndarray, classes: int) -> np.ndarray:
-    """(matching, count, class) of one image's regions, by both ways of matching."""
+    """Pixel counts (matching, count, class) of one image's regions, by both ways of matching."""
     measures: tuple[Callable[..., MatchedMetrics], ...] = (matched_metrics, matched_metrics_free)
     return np.stack([np.stack(measure(labels, regions, classes)[:3]) for measure in measures])
 
 
-def _every_view(maps: Tensor, count: Predict) -> np.ndarray:
-    """``count`` of each (entry, row, col) in (timestep, layer, head, entry, row, col)."""
-    views = maps.flatten(0, 2)
+def _every_setting(maps: Tensor, count: Callable[[Tensor], np.ndarray]) -> np.ndarray:
+    """``count`` of the maps (entry, row, col) of each timestep, layer and head."""
     with torch.no_grad():
-        counted = np.stack([count(view) for view in views], 1)
+        counted = np.stack([count(own) for own in maps.flatten(0, 2)], 1)
     shape = counted.shape
     return counted.reshape(shape[0], *maps.shape[:3], *shape[2:]).astype(np.int32)

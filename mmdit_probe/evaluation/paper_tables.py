@@ -1,4 +1,4 @@
-"""The paper's tables of masks with our figures beside them, for the systems and data sets that are at hand."""
+"""The paper's mask tables next to our own results, for the systems and data sets that are available."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .tables import tabulate
 
 
 class Ready(NamedTuple):
-    """What `run_evaluation` takes for one system and data set: pipeline, counter (None: Seg4Diff), configuration."""
+    """What `run_evaluation` takes for one system and data set; ``counter`` None is Seg4Diff on ``pipe``."""
 
     pipe: Any
     counter: Counter | None
@@ -27,7 +27,7 @@ class Ready(NamedTuple):
 
 
 Prepare = Callable[[EvaluateConfig], Ready]
-"""From a data set's configuration to the system that is loaded, set as its paper evaluates it."""
+"""From a data set's settings to the loaded system, set as its paper evaluates it."""
 
 
 def _none(task: str, dataset: str) -> tuple[str, ...]:
@@ -35,8 +35,13 @@ def _none(task: str, dataset: str) -> tuple[str, ...]:
 
 
 class Row(NamedTuple):
-    """A system of a table: what its numbers depend on, in words, how it is loaded (`ValueError` if it can't be had), and what
-    its published figure for a task and data set was measured otherwise, in notes."""
+    """A system of a table.
+
+    Attributes:
+        label: what its numbers depend on, in words.
+        load: loads it; `ValueError` if it is not available.
+        differences: ``differences(task, dataset)``: how the published protocol differs from ours, in notes.
+    """
 
     label: str
     load: Callable[[], Prepare]
@@ -46,9 +51,14 @@ class Row(NamedTuple):
 def seg4diff_row(
     load: Callable[..., Any], source: str | None, lora: str | None = "", *, device: str = "cpu", dtype: str = "fp32"
 ) -> Row:
-    """Seg4Diff on a model's expert layer; ``lora`` is a MAGNET LoRA on top, None one that is not at hand.
+    """Seg4Diff on a model's expert layer.
 
-    ``load`` is given the source, the device, the dtype and the LoRA if there is one, as `load_pipeline`.
+    Args:
+        load: loads a pipeline, called as `load_pipeline` with the source, device, dtype and, if there is one, LoRA.
+        source: hub id or folder of the model, None if it is not available.
+        lora: a MAGNET LoRA on top, empty for none, None if it is not available.
+        device: where the model runs.
+        dtype: fp32, bf16 or fp16.
     """
 
     def prepare() -> Prepare:
@@ -62,11 +72,11 @@ def seg4diff_row(
 
 
 def _seg4diff_differences(task: str, dataset: str) -> tuple[str, ...]:
-    notes = ["theirs is first resized to a shorter side of 640 px, ours goes straight to the model's square"]
+    notes = ["theirs first resizes the shorter side to 640 px, ours resizes directly to the model's square"]
     if task == "unsupervised":
-        notes.append("theirs is scored at the resized size, ours at the image's own")
+        notes.append("theirs is evaluated at the resized size, ours at the image's own")
     elif dataset == "coco-object":
-        notes.append("theirs is offered background too, ours the things alone")
+        notes.append("theirs also offers background, ours only the things")
     return tuple(notes)
 
 
@@ -77,20 +87,23 @@ def beside_the_paper(
     config: EvaluateConfig,
     out: Path,
 ) -> pd.DataFrame:
-    """One row a system and data set: ``paper`` and ``ours``, mIoU in percent, ``differs``, what the paper's figure was
-    measured otherwise, and ``note`` where ours could not be had.
+    """Evaluate systems on data sets and put the results next to the paper's.
 
     Args:
-        rows: the systems by the name they have in the table, loaded one after the other.
+        rows: the systems by their name in the table; they are loaded one after the other.
         roots: folder of each data set, None for the built-in one.
-        paper: published mIoU in percent of (system, data set); what is not there is NaN.
-        config: the task and how it is done; data set and what belongs to the system are filled in.
-        out: a folder for each system and data set is made in it; runs continue there.
+        paper: published mIoU of (system, data set), a fraction in [0, 1]; missing ones become NaN.
+        config: the task and its settings; the data set and the system's own settings are filled in.
+        out: holds a folder for each system and data set; interrupted runs continue there.
+
+    Returns:
+        One row for each system and data set: ``paper`` and ``ours``, mIoU as fractions in [0, 1]; ``differs``, how the
+        protocol of the paper's figure differs from ours; ``note``, why there is no result of ours.
     """
     found = []
     prepare: Prepare | None
     for name, row in rows.items():
-        prepare, missing = None, ""  # the last system goes before the next one comes
+        prepare, missing = None, ""  # frees the last system before the next one is loaded
         try:
             prepare = row.load()
         except ValueError as error:
@@ -113,41 +126,41 @@ def _folder(name: str) -> str:
 def _ours(
     prepare: Prepare, label: str, dataset: str, root: Path | None, config: EvaluateConfig, out: Path
 ) -> tuple[float, str]:
-    """mIoU in percent, by names or by the paper's matching; or NaN and why not."""
+    """mIoU in [0, 1], by names or by the paper's matching, and no note; or NaN and the reason."""
     try:
         ready = prepare(replace(config, dataset=dataset))
         images = open_dataset(dataset, root, config.limit)
-        views = tabulate(run_evaluation(ready.pipe, images, ready.config, out, label, counter=ready.counter)).views
+        result = tabulate(run_evaluation(ready.pipe, images, ready.config, out, label, counter=ready.counter))
     except ValueError as error:
         return float("nan"), str(error)
-    return 100 * float(views["miou"].iloc[0]), ""
+    return float(result.settings["miou"].iloc[0]), ""
 
 
-def told(table: pd.DataFrame) -> str:
-    """The table in words: systems by data sets, ours beside the paper's, what is measured otherwise, what could not be run."""
+def format_table(table: pd.DataFrame) -> str:
+    """The table as text: systems by data sets, "ours / paper" mIoU in percent, then differing protocols and failed runs."""
     first = max(27, *(len(name) + 2 for name in table["system"]))
     wide = {dataset: max(13, len(dataset) + 2) for dataset in table["dataset"]}
     lines = [f"{'system':<{first}}" + "".join(f"{name:>{width}}" for name, width in wide.items())]
-    for name, rows in table.groupby("system", sort=False):
-        pairs = (f"{_pair(row):>{wide[row['dataset']]}}" for _, row in rows.iterrows())
+    for name, own in table.groupby("system", sort=False):
+        pairs = (f"{_pair(row):>{wide[row['dataset']]}}" for _, row in own.iterrows())
         lines.append(f"{name:<{first}}" + "".join(pairs))
-    lines.append("(ours / the paper's mIoU in percent; - : not run, or not in the paper)")
-    lines += _unlike(table)
-    for (name, note), rows in table[table["note"] != ""].groupby(["system", "note"], sort=False):
-        lines.append(f"not run: {name} on {', '.join(rows['dataset'])}: {note}")
+    lines.append("(ours / the paper's mIoU in percent; -: not run, or not in the paper)")
+    lines += _different(table)
+    for (name, note), own in table[table["note"] != ""].groupby(["system", "note"], sort=False):
+        lines.append(f"not run: {name} on {', '.join(own['dataset'])}: {note}")
     return "\n".join(lines)
 
 
-def _unlike(table: pd.DataFrame) -> list[str]:
-    """A line for each way in which figures are measured otherwise: systems and data sets, then what."""
+def _different(table: pd.DataFrame) -> list[str]:
+    """A line for each difference of protocol: systems and data sets, then the difference."""
     notes = table.assign(differs=table["differs"].str.split("; ")).explode("differs")
     notes = notes[notes["differs"] != ""].groupby("differs", sort=False)
     return [
-        f"measured otherwise: {', '.join(rows['system'].unique())} on {', '.join(rows['dataset'].unique())}: {note}"
-        for note, rows in notes
+        f"protocol differs: {', '.join(own['system'].unique())} on {', '.join(own['dataset'].unique())}: {note}"
+        for note, own in notes
     ]
 
 
 def _pair(row: pd.Series) -> str:
-    ours, paper = ("-" if pd.isna(value) else f"{value:.1f}" for value in (row["ours"], row["paper"]))
+    ours, paper = ("-" if pd.isna(value) else f"{100 * value:.1f}" for value in (row["ours"], row["paper"]))
     return f"{ours} / {paper}"

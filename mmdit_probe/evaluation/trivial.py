@@ -1,28 +1,31 @@
-"""What regions without any model score: one region, and k-means on colors or on positions."""
+"""Trivial baselines that need no model: one region, and k-means on colors or on positions."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 from scipy.cluster.vq import kmeans2, vq
 
-TRIVIAL = ("one region", "k-means on colors", "k-means on positions")
+from ..utils.choices import check_choice
+
+Trivial = Literal["one region", "k-means on colors", "k-means on positions"]
+TRIVIAL: tuple[Trivial, ...] = get_args(Trivial)
 _FITTED = 64
-"""Clusters are fitted on the image at so many px a side, then every pixel takes the nearest one."""
+"""Side in px of the image that clusters are fitted on; then every pixel takes the nearest one."""
 
 
-def trivial_regions(name: str, image: np.ndarray, regions: int, seed: int = 0) -> np.ndarray:
-    """Region numbers (height, width) of an image (height, width, 3) uint8; ``regions`` is the k of k-means."""
-    if name not in TRIVIAL:
-        raise ValueError(f"baseline must be one of {', '.join(TRIVIAL)}, got {name!r}")
+def trivial_regions(name: Trivial, image: np.ndarray, regions: int, seed: int = 0) -> np.ndarray:
+    """Region numbers (height, width) from 0 of an image (height, width, 3) uint8; ``regions`` is the k of k-means."""
+    check_choice("baseline", name, Trivial)
     if name == TRIVIAL[0] or regions < 2:
         return np.zeros(image.shape[:2], np.int64)
     features = colors if name == TRIVIAL[1] else positions
     small = np.asarray(Image.fromarray(image).resize((_FITTED, _FITTED), Image.Resampling.BILINEAR))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of empty clusters: an image of few colors has fewer regions
+        warnings.simplefilter("ignore")  # about empty clusters: an image of few colors has fewer regions
         centers, _ = kmeans2(features(small), regions, minit="++", rng=np.random.default_rng(seed))
     return vq(features(image), centers)[0].reshape(image.shape[:2]).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""Scores of masks by layer, timestep and head."""
+"""mIoU of masks by layer, timestep and head; the tables' fractions are drawn in percent."""
 
 from __future__ import annotations
 
@@ -12,39 +12,41 @@ from matplotlib.ticker import MaxNLocator
 from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style
 
 
-def evaluation_figure(views: pd.DataFrame, trivial: pd.DataFrame) -> Figure:
-    """A panel for each matching: mIoU by layer, a line for each timestep, trivial dotted (Seg4Diff, Fig. 8, 15).
+def evaluation_figure(table: pd.DataFrame, trivial: pd.DataFrame) -> Figure:
+    """A panel for each matching: mIoU by layer, a line for each timestep (Seg4Diff, Fig. 8, 15).
 
-    ``views`` has one head, or several: then each point is a head and the lines join the best ones.
+    Args:
+        table: `Evaluation.settings`, with one head or several; if several, each dot is a head and the lines join the best.
+        trivial: `Evaluation.trivial`, drawn as dotted lines; may be empty.
     """
     with house_style():
-        matchings = list(views["matching"].unique())
+        matchings = list(table["matching"].unique())
         size = (3.6 * len(matchings), 2.6)
         figure, axes = plt.subplots(1, len(matchings), figsize=size, squeeze=False, sharey=True)
         for axis, matching in zip(axes[0], matchings, strict=True):
             own = trivial[trivial["matching"] == matching] if len(trivial) else trivial
-            draw_layers(axis, views[views["matching"] == matching], own)
+            draw_layers(axis, table[table["matching"] == matching], own)
             if len(matchings) > 1:
                 axis.set_title(f"{matching} matching")
-        axes[0][0].set_ylim(0, None)  # of all panels, when all are drawn
-        heads = views["head"].nunique()
+        axes[0][0].set_ylim(0, None)  # shared by all panels, once all are drawn
+        heads = table["head"].nunique()
         axes[0][0].set_ylabel("mIoU (%)" if heads == 1 else "mIoU (%); dots: heads, line: the best")
         axes[0][0].legend(fontsize=6.5)
         return figure
 
 
-def draw_layers(ax: Axes, views: pd.DataFrame, trivial: pd.DataFrame) -> None:
+def draw_layers(ax: Axes, table: pd.DataFrame, trivial: pd.DataFrame) -> None:
     """One panel of `evaluation_figure`."""
-    timesteps = sorted(views["timestep"].unique())
+    timesteps = sorted(table["timestep"].unique())
     colors = plt.get_cmap("viridis")
     for number, timestep in enumerate(timesteps):
-        rows = views[views["timestep"] == timestep]
-        best = rows.groupby("layer")["miou"].max()
+        own = table[table["timestep"] == timestep]
+        best = own.groupby("layer")["miou"].max()
         color = colors(0.85 * number / max(1, len(timesteps) - 1))
-        label = f"t = {timestep} (sigma {rows['sigma'].iloc[0]:.2f})"
+        label = f"t = {timestep} (sigma {own['sigma'].iloc[0]:.2f})"
         ax.plot(best.index, 100 * best, marker="o", markersize=3, color=color, label=label)
-        if rows["head"].nunique() > 1:
-            ax.plot(rows["layer"], 100 * rows["miou"], ".", markersize=2, color=color, alpha=0.5)
+        if own["head"].nunique() > 1:
+            ax.plot(own["layer"], 100 * own["miou"], ".", markersize=2, color=color, alpha=0.5)
     for _, row in trivial.iterrows():
         ax.axhline(100 * row["miou"], color=GUIDE_COLOR, linestyle=":", linewidth=0.8)
         name, height = row["baseline"].replace(" on ", "\non "), 100 * row["miou"]
@@ -53,39 +55,45 @@ def draw_layers(ax: Axes, views: pd.DataFrame, trivial: pd.DataFrame) -> None:
     ax.set(xlabel="layer")
 
 
-def heads_figure(views: pd.DataFrame) -> Figure:
-    """mIoU of every layer (column) and head (row), a panel for each timestep of the first matching (Seg4Diff, Fig. 17)."""
+def heads_figure(table: pd.DataFrame) -> Figure:
+    """mIoU of every layer (column) and head (row) of `Evaluation.settings` (Seg4Diff, Fig. 17).
+
+    A panel for each timestep, of the first matching only.
+    """
     with house_style():
-        views = views[views["matching"] == views["matching"].iloc[0]]
-        timesteps = sorted(views["timestep"].unique())
-        layers, heads = views["layer"].nunique(), views["head"].nunique()
+        table = table[table["matching"] == table["matching"].iloc[0]]
+        timesteps = sorted(table["timestep"].unique())
+        layers, heads = table["layer"].nunique(), table["head"].nunique()
         size = (1 + len(timesteps) * max(2.0, 0.16 * layers), 0.9 + max(1.2, 0.16 * heads))
         figure, axes = plt.subplots(1, len(timesteps), figsize=size, squeeze=False, sharey=True)
-        scale = Normalize(100 * views["miou"].min(), 100 * views["miou"].max())
+        scale = Normalize(100 * table["miou"].min(), 100 * table["miou"].max())
         for axis, timestep in zip(axes[0], timesteps, strict=True):
-            rows = views[views["timestep"] == timestep].assign(head=lambda frame: frame["head"].astype(int))
-            grid = rows.pivot(index="head", columns="layer", values="miou")
+            own = table[table["timestep"] == timestep].assign(head=lambda frame: frame["head"].astype(int))
+            grid = own.pivot(index="head", columns="layer", values="miou")
             image = axis.imshow(100 * grid, norm=scale, cmap="viridis", aspect="auto")
             axis.set_xticks(range(layers), grid.columns, fontsize=6)
             axis.set_yticks(range(heads), grid.index, fontsize=6)
-            axis.set(xlabel="layer", title=f"t = {timestep} (sigma {rows['sigma'].iloc[0]:.2f})")
+            axis.set(xlabel="layer", title=f"t = {timestep} (sigma {own['sigma'].iloc[0]:.2f})")
             axis.spines[:].set_visible(False)
         axes[0][0].set_ylabel("head")
         figure.colorbar(image, ax=list(axes[0]), label="mIoU (%)")
         return figure
 
 
-def timesteps_figure(views: pd.DataFrame, expert: int) -> Figure:
-    """mIoU by timestep, a line for each layer, the expert layer in color; sigma above (Seg4Diff, Fig. 15)."""
-    views = views[views["matching"] == views["matching"].iloc[0]]
+def timesteps_figure(table: pd.DataFrame, expert: int) -> Figure:
+    """mIoU by timestep of `Evaluation.settings`, a line for each layer, with sigma above (Seg4Diff, Fig. 15).
+
+    The ``expert`` layer is in color. Of the first matching only.
+    """
+    table = table[table["matching"] == table["matching"].iloc[0]]
     with house_style():
         figure, ax = plt.subplots(figsize=(3.6, 2.7))
-        for layer, rows in views.groupby("layer"):
-            ordered, chosen = rows.sort_values("timestep"), layer == expert
+        for layer, own in table.groupby("layer"):
+            ordered, chosen = own.sort_values("timestep"), layer == expert
             style = {"color": TEXT_COLOR, "lw": 1.6, "zorder": 3} if chosen else {"color": GUIDE_COLOR, "lw": 0.7}
             label = f"layer {layer}" if chosen else None if ax.get_legend_handles_labels()[0] else "other layers"
             ax.plot(ordered["timestep"], 100 * ordered["miou"], marker="o", markersize=2.5, label=label, **style)
-        steps = views.drop_duplicates("timestep").sort_values("timestep")
+        steps = table.drop_duplicates("timestep").sort_values("timestep")
         ax.set(xlabel="timestep, counted from the clean end", ylabel="mIoU (%)", ylim=(0, None))
         above = ax.secondary_xaxis("top")
         shown = steps.iloc[:: max(1, -(-len(steps) // 6))]
@@ -96,13 +104,16 @@ def timesteps_figure(views: pd.DataFrame, expert: int) -> Figure:
 
 
 def directions_figure(table: pd.DataFrame, expert: int) -> Figure:
-    """mIoU by layer of masks from I2T and from T2I; ``table`` has direction, layer, miou, timestep and sigma (Fig. 16)."""
+    """mIoU by layer of masks from I2T and from T2I (Seg4Diff, Fig. 16); a dotted line marks the ``expert`` layer.
+
+    ``table`` has the columns ``direction``, ``layer``, ``miou`` in [0, 1], ``timestep`` and ``sigma``.
+    """
     looks = {"i2t": ("I2T: image queries", TEXT_COLOR, "o"), "t2i": ("T2I: text queries", IMAGE_COLOR, "s")}
     with house_style():
         figure, ax = plt.subplots(figsize=(3.6, 2.4))
         for direction, (label, color, marker) in looks.items():
-            rows = table[table["direction"] == direction].sort_values("layer")
-            ax.plot(rows["layer"], 100 * rows["miou"], marker=marker, markersize=3, color=color, label=label)
+            own = table[table["direction"] == direction].sort_values("layer")
+            ax.plot(own["layer"], 100 * own["miou"], marker=marker, markersize=3, color=color, label=label)
         ax.axvline(expert, color=GUIDE_COLOR, linestyle=":", linewidth=0.8)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         title = f"t = {table['timestep'].iloc[0]} (sigma {table['sigma'].iloc[0]:.3f})"

@@ -14,19 +14,22 @@ _PANELS = {
     "coherence": "map coherence (Moran's I)",
     "selectivity": "selectivity of words",
     "blur_sensitivity": "change by blur",
-    "miou": "mIoU of masks",
+    "miou": "mIoU of masks (%)",
 }
 
 
 def expert_figure(table: pd.DataFrame) -> Figure:
-    """A panel per sign over the layers; a line marks the layer with the best mean rank."""
+    """A panel for each sign over the layers; a dotted line marks the layer with the best mean rank.
+
+    ``table`` is made by `studies.expert_layer.find_expert`, and has ``miou`` if it went through `with_masks`.
+    """
     with house_style():
         names = [name for name in _PANELS if name in table]
         figure, axes = plt.subplots(1, len(names), figsize=(1.75 * len(names), 1.9), squeeze=False)
         best = table.loc[table["mean_rank"].idxmin(), "layer"]
         for ax, name in zip(axes[0], names, strict=True):
-            color = TEXT_COLOR if name == "miou" else IMAGE_COLOR
-            ax.plot(table["layer"], table[name], color=color, marker="o", markersize=2.5)
+            values, color = (100 * table[name], TEXT_COLOR) if name == "miou" else (table[name], IMAGE_COLOR)
+            ax.plot(table["layer"], values, color=color, marker="o", markersize=2.5)
             ax.axvline(best, color=GUIDE_COLOR, lw=0.8, ls=":")
             ax.set_title(_PANELS[name])
             ax.set_xlabel("layer")

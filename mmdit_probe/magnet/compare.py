@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +13,15 @@ import pandas as pd
 import xarray as xr
 
 from ..configs import CompareConfig, EvaluateConfig
+from ..configs.generation import seeded
+from ..configs.segmentation import Task
 from ..datasets.labeled import LabeledImages
-from ..evaluation.run import MapCounter, run_evaluation
+from ..evaluation.run import run_evaluation
 from ..evaluation.tables import MATCHING_NAMES
 from ..metrics.bootstrap import bootstrap_weights
+from ..metrics.iou import iou
 from ..readouts.region_mass import RegionMass
 from ..readouts.value_norms import ValueNorms
-from ..segmentation.map_reader import MapReader
-from ..segmentation.maps import make_readout
 from ..storage.runs import RunFolder
 from ..studies.image_grid import PLAIN, ImageGrid, Variant, generate_grid
 from ..studies.paired_metrics import drop_table
@@ -31,7 +32,7 @@ from .lora import without_lora
 
 AFTER = "magnet"
 """Name of the variant with the LoRA; the one without it is "plain"."""
-TASKS = ("open-vocabulary", "unsupervised")
+TASKS: tuple[Task, ...] = ("open-vocabulary", "unsupervised")
 
 
 def before_and_after(pipe: Any) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
@@ -55,9 +56,10 @@ def compare_masks(
             dataset=config.dataset,
             task=task,
             layers=(layer,),
-            timesteps=config.timesteps,
+            timesteps=config.chosen_timesteps,
+            steps=config.generation.steps,
             batch=batch,
-            seed=config.generation.seed,
+            seed=config.seeds[0],
             limit=config.limit,
             max_sequence_length=config.generation.max_sequence_length,
         )
@@ -68,30 +70,10 @@ def compare_masks(
                 progress(start + done, 4 * each)
 
             with context():
-                counter = mask_counter(pipe, settings, config.generation.steps)
                 folder = out / f"masks-{task}-{name}"
-                batches = list(run_evaluation(pipe, images, settings, folder, model, shown, counter=counter))
+                batches = list(run_evaluation(pipe, images, settings, folder, model, shown))
             parts[task][name] = xr.concat([part["counts"] for part in batches], "image").isel(layer=0, head=0)
     return pd.concat([mask_gains(task, **counts) for task, counts in parts.items()], ignore_index=True)
-
-
-def mask_counter(pipe: Any, config: EvaluateConfig, steps: int) -> MapCounter:
-    """Counts the pixels of masks whose timesteps are of ``steps`` sampling steps."""
-    reader = step_reader(pipe, config.layers, config.timesteps, steps, config.seed, config.max_sequence_length)
-    return MapCounter(pipe, config, reader, settings={"steps": steps})
-
-
-def step_reader(
-    pipe: Any,
-    layers: Sequence[int] | None,
-    timesteps: Sequence[int],
-    steps: int,
-    seed: int,
-    max_sequence_length: int | None,
-) -> MapReader:
-    """Reads Seg4Diff's maps, I2T probabilities averaged over heads, at timesteps of ``steps`` sampling steps."""
-    readout = make_readout("probs", "mean", "none")
-    return MapReader(pipe, readout, layers, timesteps, seed=seed, steps=steps, max_sequence_length=max_sequence_length)
 
 
 def mask_gains(task: str, before: xr.DataArray, after: xr.DataArray) -> pd.DataFrame:
@@ -102,17 +84,15 @@ def mask_gains(task: str, before: xr.DataArray, after: xr.DataArray) -> pd.DataF
             chosen = {"matching": matching, "timestep": timestep}
             old, new = (side.sel(chosen).transpose("image", "count", "class").values for side in (before, after))
             gain, low, high = miou_gain(old, new)
-            scores = {"before": miou(old.sum(0)), "after": miou(new.sum(0)), "gain": gain, "low": low, "high": high}
+            means = {"before": miou(old.sum(0)), "after": miou(new.sum(0)), "gain": gain, "low": low, "high": high}
             sigma = float(before["sigma"].sel(timestep=timestep))
-            rows.append({"task": task, **chosen, "sigma": sigma, **scores})
+            rows.append({"task": task, **chosen, "sigma": sigma, **means})
     return pd.DataFrame(rows)
 
 
 def miou(counts: np.ndarray) -> Any:
     """Mean IoU of the classes that occur, from (..., 3, class): true positives, false positives, false negatives."""
-    union = counts.sum(-2)
-    shares = np.divide(counts[..., 0, :], union, out=np.full(union.shape, np.nan), where=union > 0)
-    return np.nanmean(shares, -1)
+    return np.nanmean(iou(*np.moveaxis(counts, -2, 0)), -1)
 
 
 def miou_gain(before: np.ndarray, after: np.ndarray, draws: int = 2000) -> tuple[float, float, float]:
@@ -129,13 +109,16 @@ def compare_attention(pipe: Any, config: CompareConfig, out: Path, model: str, p
     One row per side and layer: ``i2t`` is the mass in [0, 1]; ``text_to_image`` and ``prompt_to_image`` are ratios of mean
     value norms, of text and of words to image.
     """
+    generation = seeded(config.generation, config.seeds[0])
     tables = []
     for number, (name, context) in enumerate(before_and_after(pipe).items()):
         folder = RunFolder.for_study(out / f"attention-{name}", "magnet-attention", model, config, side=name)
 
         def measure(prompt: str) -> xr.Dataset:
             readouts = [RegionMass(), ValueNorms()]
-            return record_generated(pipe, prompt, readouts, config.timesteps, config.generation).record
+            return record_generated(
+                pipe, prompt, readouts, config.chosen_timesteps, seeded(config.generation, config.seeds[0])
+            ).record
 
         def shown(done: int, total: int, start: int = number) -> None:
             progress(start * total + done, 2 * total)
@@ -158,18 +141,18 @@ def compare_images(pipe: Any, config: CompareConfig, out: Path, model: str, prog
         )
 
 
-def score_gains(scored: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """One row a score: mean before and after, the gain and its 95% interval, paired by prompt and seed."""
-    table = drop_table(scored, names).set_index(["score", "variant"])
+def metric_gains(measured: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """One row for each metric: mean before and after, the gain and its 95% interval, paired by prompt and seed."""
+    table = drop_table(measured, names).set_index(["metric", "variant"])
     rows = []
     for name in names:
         before, after = table.loc[(name, PLAIN)], table.loc[(name, AFTER)]
         interval = {"gain": -after["drop"], "low": -after["high"], "high": -after["low"]}
-        rows.append({"score": name, "before": before["mean"], "after": after["mean"], **interval})
+        rows.append({"metric": name, "before": before["mean"], "after": after["mean"], **interval})
     return pd.DataFrame(rows)
 
 
-def summary(masks: pd.DataFrame, attention: pd.DataFrame, scores: pd.DataFrame, layer: int) -> list[str]:
+def summary(masks: pd.DataFrame, attention: pd.DataFrame, metrics: pd.DataFrame, layer: int) -> list[str]:
     """Lines that say what changed, and whether the change is outside chance."""
     lines = [
         f"{row['task']}, {MATCHING_NAMES[row['matching']]}, timestep {row['timestep']} (sigma {row['sigma']:.3f}): mIoU "
@@ -181,8 +164,8 @@ def summary(masks: pd.DataFrame, attention: pd.DataFrame, scores: pd.DataFrame, 
         f"layer {layer}: an image token gives text {one.loc['before', 'i2t']:.1%} -> {one.loc['after', 'i2t']:.1%} of its "
         f"attention; text / image value norm {one.loc['before', 'text_to_image']:.2f} -> {one.loc['after', 'text_to_image']:.2f}."
     )
-    for _, row in scores.iterrows():
-        lines.append(f"{row['score']}: {row['before']:.3f} -> {row['after']:.3f}, {_sure(row, 1, '.3f')}.")
+    for _, row in metrics.iterrows():
+        lines.append(f"{row['metric']}: {row['before']:.3f} -> {row['after']:.3f}, {_sure(row, 1, '.3f')}.")
     return lines
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..configs import GenerationConfig
+from ..configs import SamplingConfig
 from ..storage.images import save_image
 from ..studies.image_grid import generate_batch
 from ..utils.progress import Progress
@@ -47,7 +47,7 @@ def export_samples(
     pipe: Any,
     prompts: Sequence[str],
     folder: Path,
-    generation: GenerationConfig,
+    generation: SamplingConfig,
     *,
     each: int = 10,
     batch: int = 8,

@@ -13,7 +13,7 @@ from ..figures.magnet import MaskRow
 from ..segmentation.render import colored, displayed
 from ..segmentation.segmenters import OpenVocabularySegmenter
 from ..storage.images import read_rgb
-from .compare import before_and_after, step_reader
+from .compare import before_and_after
 from .examples import masks_of
 
 
@@ -24,10 +24,13 @@ def mask_rows(
 
     ``timestep`` is of ``generation.steps``. Images without a labeled pixel are left out.
     """
-    seed, length = generation.seed, generation.max_sequence_length
-    reader = step_reader(pipe, [layer], [timestep], generation.steps, seed, length)
-    config = SegmentConfig(timestep, seed=seed, max_sequence_length=length)
-    segmenter = OpenVocabularySegmenter(pipe, layer, config, reader)
+    config = SegmentConfig(
+        timestep=timestep,
+        steps=generation.steps,
+        seed=generation.seed,
+        max_sequence_length=generation.max_sequence_length,
+    )
+    segmenter = OpenVocabularySegmenter(pipe, layer, config)
     rows = []
     for sample in images.samples:
         image = read_rgb(sample.image) if isinstance(sample.image, Path) else sample.image

@@ -70,7 +70,7 @@ def _token_pairs(
     attention: JointAttention, targets: Sequence[Target], config: MagnetConfig, head: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Logits and masks of the pairs: each class name's map, the mean over its tokens, with that class's mask."""
-    maps = mean_logits(attention, config.read)  # type: ignore[arg-type]
+    maps = mean_logits(attention, config.read)
     if head is not _as_they_are:
         maps = head(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
     chosen = [maps[row, list(span)].mean(0) for row, target in enumerate(targets) for span in target.spans]
@@ -84,14 +84,14 @@ def _head_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Logits and masks of the pairs: the maps of all heads and text positions, matched one to one with the masks."""
     with torch.no_grad():  # all maps enter the matching, but only the matched ones need gradients
-        maps = head_logits(attention, config.read)  # type: ignore[arg-type]
+        maps = head_logits(attention, config.read)
     predictions, masks = [maps[:0, 0, 0]], [maps[:0, 0, 0]]
     for row, target in enumerate(targets):
         if not len(target.masks):
             continue
         wanted = target.masks.to(maps)
         heads, positions, matched = _matched(maps[row], target, wanted, config, head)
-        predictions.append(head(picked_logits(attention, row, heads, positions, config.read)))  # type: ignore[arg-type]
+        predictions.append(head(picked_logits(attention, row, heads, positions, config.read)))
         masks.append(wanted[torch.from_numpy(matched).to(maps.device)])
     return torch.cat(predictions), torch.cat(masks)
 

@@ -1,1 +1,1 @@
-"""Numbers of images and masks: CLIP and DINO, IoU, matching, bootstrap."""
+"""What is measured on images and masks: CLIP and DINO similarity, IoU, matching, bootstrap intervals."""

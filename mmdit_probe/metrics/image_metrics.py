@@ -1,4 +1,4 @@
-"""Scores of generated images: CLIP-T, CLIP-I, CLIPScore, DINO, and the exact score of scenes."""
+"""Metrics of generated images: CLIP-T, CLIP-I, CLIPScore, DINO, and the share of a scene prompt's facts that is drawn."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..utils.memory import run_in_batches
 from .scene_reader import SceneReader
 
 Images = Sequence[np.ndarray] | np.ndarray
-Score = Callable[[Images, Images, Sequence[str]], np.ndarray]
-"""``score(images, references, prompts)`` gives one number an image; a score ignores what it does not need."""
+ImageMetric = Callable[[Images, Images, Sequence[str]], np.ndarray]
+"""``metric(images, references, prompts)`` gives one number per image; a metric ignores the arguments it does not need."""
 EMBEDDED_CLIP = "tiny-clip"
 AT_ONCE = 64
-"""Images or prompts that are embedded together; fewer where the GPU runs out of memory."""
+"""Images or prompts embedded together; fewer if the GPU runs out of memory."""
 
 
 class Clip:
@@ -33,11 +33,11 @@ class Clip:
         self.model = self.model.float().eval().to(device)
 
     def embed_images(self, images: Images) -> Tensor:
-        """(n, width), of length 1."""
+        """(images, width) unit embeddings."""
         return _embedded(self._embed_images, images)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """(n, width), of length 1; longer texts are cut at the tokenizer's length."""
+        """(texts, width) unit embeddings; texts are truncated to the tokenizer's length."""
         return _embedded(self._embed_texts, texts)
 
     def _embed_images(self, images: Images) -> Tensor:
@@ -50,28 +50,28 @@ class Clip:
         pooled = self.model.text_model(**tokens.to(self.model.device)).pooler_output
         return self.model.text_projection(pooled)
 
-    def text_score(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
-        """CLIP-T: cosine of image and prompt, in [-1, 1]."""
+    def text_similarity(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
+        """CLIP-T: (images,) cosine of each image and its prompt, in [-1, 1]."""
         return _cosine(self.embed_images(images), self.embed_texts(prompts))
 
-    def image_score(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
-        """CLIP-I: cosine of image and reference image, in [-1, 1]."""
+    def image_similarity(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
+        """CLIP-I: (images,) cosine of each image and its reference image, in [-1, 1]."""
         return _cosine(self.embed_images(images), self.embed_images(references))
 
     def clip_score(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
-        """CLIPScore: 100 times CLIP-T, negative values as 0, in [0, 100]."""
-        return 100 * self.text_score(images, references, prompts).clip(min=0)
+        """CLIPScore: (images,) 100 times CLIP-T, with negative values set to 0, in [0, 100]."""
+        return 100 * self.text_similarity(images, references, prompts).clip(min=0)
 
 
 class Dino:
-    """A DINO model, a folder or a hub id such as facebook/dino-vits16."""
+    """A DINO model: a folder, or a hub id such as facebook/dino-vits16."""
 
     def __init__(self, model: str, device: str = "cpu") -> None:
         self.model, self.processor = (load_pretrained("DINO", kind, model) for kind in (AutoModel, AutoImageProcessor))
         self.model = self.model.float().eval().to(device)
 
-    def image_score(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
-        """DINO: cosine of the class tokens of image and reference image, in [-1, 1]."""
+    def image_similarity(self, images: Images, references: Images, prompts: Sequence[str]) -> np.ndarray:
+        """DINO: (images,) cosine of the class tokens of each image and its reference image, in [-1, 1]."""
         return _cosine(_embedded(self._embed, images), _embedded(self._embed, references))
 
     def _embed(self, images: Images) -> Tensor:
@@ -81,9 +81,9 @@ class Dino:
 
 @torch.no_grad()
 def _embedded(embed: Callable[[Any], Tensor], items: Sequence[Any] | np.ndarray) -> Tensor:
-    """(n, width), of length 1: ``embed`` of a few items at a time."""
-    rows, _ = run_in_batches(lambda part: list(embed(part)), items, AT_ONCE)  # type: ignore[arg-type]
-    return functional.normalize(torch.stack(rows), dim=-1)
+    """(n, width) unit embeddings, made a few items at a time."""
+    embeddings, _ = run_in_batches(lambda part: list(embed(part)), list(items), AT_ONCE)
+    return functional.normalize(torch.stack(embeddings), dim=-1)
 
 
 def _cosine(a: Tensor, b: Tensor) -> np.ndarray:
@@ -92,22 +92,30 @@ def _cosine(a: Tensor, b: Tensor) -> np.ndarray:
 
 def make_metrics(
     model: str, clip: str | None, dino: str | None, device: str = "cpu", *, clip_score: bool = False
-) -> dict[str, Score]:
-    """The scores that can be had: CLIP ones always, DINO if a model is named, the scene score for the embedded model.
+) -> dict[str, ImageMetric]:
+    """The available metrics by name: ``clip_t`` and ``clip_i`` always, ``dino`` if a DINO is named, ``scene`` for tiny-sd3.
 
-    ``clip_score`` adds CLIPScore, which is CLIP-T on another scale.
+    Args:
+        model: the model that generates the images; tiny-sd3 brings its own CLIP and is measured by `SceneReader` too.
+        clip: hub id or folder of a CLIP; None is the embedded one, for tiny-sd3 only.
+        dino: hub id or folder of a DINO, None for no DINO metric.
+        device: where the metrics' models run.
+        clip_score: add ``clip_score``, CLIPScore, which is CLIP-T on another scale.
     """
     if clip is None and model != EMBEDDED:
         raise ValueError(
-            "scores: name a CLIP, such as --clip openai/clip-vit-base-patch16; the embedded CLIP knows scenes only"
+            "metrics: name a CLIP, such as --clip openai/clip-vit-base-patch16; the embedded CLIP knows scenes only"
         )
-    scorer = Clip(clip or EMBEDDED_CLIP, device)
-    scores: dict[str, Score] = {"clip_t": scorer.text_score, "clip_i": scorer.image_score}
+    clip_model = Clip(clip or EMBEDDED_CLIP, device)
+    metrics: dict[str, ImageMetric] = {
+        "clip_t": clip_model.text_similarity,
+        "clip_i": clip_model.image_similarity,
+    }
     if clip_score:
-        scores["clip_score"] = scorer.clip_score
+        metrics["clip_score"] = clip_model.clip_score
     if dino is not None:
-        scores["dino"] = Dino(dino, device).image_score
+        metrics["dino"] = Dino(dino, device).image_similarity
     if model == EMBEDDED:
         reader = SceneReader.load()
-        scores["scene"] = lambda images, references, prompts: reader.score(images, prompts)
-    return scores
+        metrics["scene"] = lambda images, references, prompts: reader.fact_share(images, prompts)
+    return metrics

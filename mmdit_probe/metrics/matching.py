@@ -1,4 +1,4 @@
-"""Scores of regions without names: each image's regions are matched to its classes first (Seg4Diff, section 4.3)."""
+"""Metrics of regions without names: each image's regions are first matched to its classes (Seg4Diff, section 4.3)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from .iou import iou
+
 Labels = np.ndarray | Tensor
 
 
 class MatchedMetrics(NamedTuple):
-    """Sums over a data set after matching: ``tp``, ``fp``, ``fn`` are pixels by class, (classes,).
+    """Counts of a data set after matching, and the metrics made of them.
 
-    ``total`` counts the labeled pixels. ``miou`` in [0, 1] is the mean of tp / (tp + fp + fn) over the classes for
-    which that is not 0 / 0 (NaN if there is none), ``accuracy`` in [0, 1] the share of matched pixels.
+    Attributes:
+        tp: (classes,) true positives, in pixels.
+        fp: (classes,) false positives, in pixels.
+        fn: (classes,) false negatives, in pixels.
+        total: number of labeled pixels.
+        miou: mean IoU of the classes that are true or predicted, in [0, 1]; NaN if there is none.
+        accuracy: share of the labeled pixels that are matched, in [0, 1]; NaN if there is none.
     """
 
     tp: np.ndarray
@@ -28,31 +35,39 @@ class MatchedMetrics(NamedTuple):
 
 
 def from_counts(counts: np.ndarray, total: int) -> MatchedMetrics:
-    """The scores of ``counts`` (3, classes): true positives, false positives, false negatives."""
+    """The metrics of ``counts`` (3, classes): true positives, false positives, false negatives; ``total`` labeled pixels."""
     tp, fp, fn = counts
-    union = tp + fp + fn
-    iou = tp[union > 0] / union[union > 0]
-    miou = float(iou.mean()) if len(iou) else float("nan")
+    by_class = iou(tp, fp, fn)
+    occurring = by_class[~np.isnan(by_class)]
+    miou = float(occurring.mean()) if len(occurring) else float("nan")
     return MatchedMetrics(tp, fp, fn, total, miou, float(tp.sum() / total) if total else float("nan"))
 
 
 def sum_matched(parts: Iterable[MatchedMetrics]) -> MatchedMetrics:
-    """The scores of several sets of images together."""
+    """The metrics of several sets of images together."""
     listed = list(parts)
     counts = np.sum([[part.tp, part.fp, part.fn] for part in listed], 0)
     return from_counts(counts, sum(part.total for part in listed))
 
 
 def matched_metrics(labels: Labels, predictions: Labels, n_classes: int, *, ignore: int = 255) -> MatchedMetrics:
-    """The paper's protocol: per image, classes and regions are paired one to one with the largest overlap in all.
+    """The paper's protocol: in each image, classes and regions are paired one to one so that their overlap is largest.
 
     Args:
         labels: (images, height, width) or (height, width), NumPy or torch on the CPU; class numbers or ``ignore``.
-        predictions: the same shape, region numbers from 0 on; they mean nothing across images.
-        n_classes: number of classes of the data set; all take part in every image's matching, also absent ones.
+        predictions: region numbers from 0, same shape; a number means nothing across images.
+        n_classes: number of classes of the data set; all take part in every image's matching, even absent ones.
+        ignore: the label of pixels without a class.
 
-    A region left over is paired with some class that it does not overlap, and its pixels become that class's false
-    positives: the scores depend on how the classes are numbered. `matched_metrics_free` does not.
+    A leftover region is paired with a class that it does not overlap, and its pixels become that class's false
+    positives. The metrics therefore depend on how the classes are numbered; those of `matched_metrics_free` do not.
+
+    >>> import numpy as np
+    >>> labels = np.array([[0, 0, 1], [0, 1, 1]])
+    >>> regions = np.array([[4, 4, 2], [4, 4, 2]])
+    >>> metrics = matched_metrics(labels, regions, n_classes=2)
+    >>> metrics.tp, round(metrics.miou, 3), round(metrics.accuracy, 3)
+    (array([3., 2.]), 0.708, 0.833)
     """
     return _sum_images(labels, predictions, n_classes, ignore, free=False)
 
@@ -60,9 +75,14 @@ def matched_metrics(labels: Labels, predictions: Labels, n_classes: int, *, igno
 def matched_metrics_free(labels: Labels, predictions: Labels, n_classes: int, *, ignore: int = 255) -> MatchedMetrics:
     """The order-independent variant of `matched_metrics`: the numbering of classes and regions changes nothing.
 
-    Three things differ. Only classes present in an image take part in its matching; a pair that does not overlap is no
-    pair, so that a region left over is missing from its true classes (false negatives) and nobody's false positive; and
-    classes and regions stand in the order of their first pixel, row by row, so that a tie is broken by the image.
+    It differs in three ways. Only classes present in an image take part in its matching. Pairs with zero overlap are
+    dropped: an unmatched region adds false negatives to the true classes and false positives to none. Ties are broken by
+    the image: classes and regions are ordered by their first pixel, row by row.
+
+    >>> import numpy as np
+    >>> labels, regions = np.array([[0, 0, 1, 1]]), np.array([[0, 0, 1, 2]])
+    >>> matched_metrics_free(labels, regions, n_classes=3).miou, matched_metrics(labels, regions, n_classes=3).miou
+    (0.75, 0.5)
     """
     return _sum_images(labels, predictions, n_classes, ignore, free=True)
 
@@ -71,8 +91,8 @@ def _sum_images(labels: Labels, predictions: Labels, n_classes: int, ignore: int
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim not in (2, 3):
         raise ValueError(
-            f"matched_metrics: labels and predictions must be (images, height, width) alike, got {labels.shape} and "
-            f"{predictions.shape}"
+            "matched_metrics: labels and predictions must both be (images, height, width), "
+            f"got {labels.shape} and {predictions.shape}"
         )
     kept = labels[labels != ignore]
     if kept.size and (kept.min() < 0 or kept.max() >= n_classes):
@@ -97,19 +117,20 @@ def _one_image(truth: np.ndarray, guess: np.ndarray, n_classes: int, free: bool)
     classes = _by_first_pixel(truth) if free else np.arange(n_classes)
     regions = _by_first_pixel(guess) if free else np.unique(guess)
     overlap = overlaps(truth, guess, classes, regions)
-    rows, cols = linear_sum_assignment(overlap, maximize=True)
+    of_class, of_region = linear_sum_assignment(overlap, maximize=True)
     if free:
-        rows, cols = rows[overlap[rows, cols] > 0], cols[overlap[rows, cols] > 0]
-    hits = overlap[rows, cols]
-    counts[0, classes[rows]] = hits
-    counts[1, classes[rows]] = overlap[:, cols].sum(0) - hits
+        paired = overlap[of_class, of_region] > 0
+        of_class, of_region = of_class[paired], of_region[paired]
+    hits = overlap[of_class, of_region]
+    counts[0, classes[of_class]] = hits
+    counts[1, classes[of_class]] = overlap[:, of_region].sum(0) - hits
     counts[2, classes] = overlap.sum(1)
     counts[2] -= counts[0]
     return counts
 
 
 def overlaps(truth: np.ndarray, guess: np.ndarray, classes: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """(classes, regions): pixels that each class and region share."""
+    """(classes, regions): number of pixels that each class and region share."""
     class_at, region_at = np.zeros(classes.max() + 1, np.int64), np.zeros(regions.max() + 1, np.int64)
     class_at[classes], region_at[regions] = np.arange(len(classes)), np.arange(len(regions))
     joint = class_at[truth] * len(regions) + region_at[guess]
@@ -117,6 +138,6 @@ def overlaps(truth: np.ndarray, guess: np.ndarray, classes: np.ndarray, regions:
 
 
 def _by_first_pixel(values: np.ndarray) -> np.ndarray:
-    """The values that occur, in the order in which they occur first."""
+    """The values that occur, in the order of their first pixel."""
     found, first = np.unique(values, return_index=True)
     return found[np.argsort(first)]

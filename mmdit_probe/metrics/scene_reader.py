@@ -1,7 +1,7 @@
-"""An exact score for scenes: which of the prompt's grounds, shapes and colors are in the image.
+"""Reads scenes: which of a prompt's grounds, shapes and colors an image shows.
 
-The reader is a small convolutional network trained on scenes; its own accuracy on held-out scenes is in the model card
-of tiny-sd3 (and at least 95%, which a test checks).
+The reader is a small convolutional network trained on scenes. Its accuracy on held-out scenes is in the model card of
+tiny-sd3 (a test checks that it is at least 95%).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ..utils.memory import run_in_batches
 
 _COLOR_NAMES = tuple(COLORS)
 AT_ONCE = 64
-"""Images that are read together."""
+"""Images read together."""
 Fact = tuple[str, ...]
-"""``("grass",)`` a ground, ``("star",)`` a shape of any color, ``("red", "star")`` a shape and its color."""
+"""``("grass",)`` is a ground, ``("star",)`` a shape of any color, ``("red", "star")`` a shape with its color."""
 
 
 class ReaderNetwork(nn.Module):
-    """64 x 64 px to 8 ground logits and, for each of 8 shapes, logits of absent and of 8 colors."""
+    """From (n, 3, 64, 64) pixels in [-1, 1] to logits: (n, 8) of grounds, (n, 8, 9) of each shape's absence or color."""
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()
@@ -49,22 +49,22 @@ class ReaderNetwork(nn.Module):
 
 
 class SceneReader:
-    """Reads the facts of images: the grounds, and the shapes with their colors."""
+    """Reads the facts that images show: their grounds, and their shapes with their colors."""
 
     def __init__(self, network: ReaderNetwork) -> None:
         self.network = network.eval()
 
     @classmethod
     def load(cls, folder: Path | None = None) -> SceneReader:
-        """The shipped reader, or one of another folder."""
+        """The embedded reader, or one from another folder."""
         network = ReaderNetwork()
         file = (folder or embedded_folder().parent / "scene-reader") / "model.safetensors"
         network.load_state_dict({name: weight.float() for name, weight in load_file(file).items()})
         return cls(network)
 
     def read(self, images: Sequence[np.ndarray] | np.ndarray) -> list[frozenset[Fact]]:
-        """The facts of uint8 RGB images of 64 x 64 px."""
-        return run_in_batches(self._read, images, AT_ONCE)[0]  # type: ignore[arg-type]
+        """The facts of each of several (64, 64, 3) uint8 RGB images."""
+        return run_in_batches(self._read, list(images), AT_ONCE)[0]
 
     @torch.no_grad()
     def _read(self, images: Sequence[np.ndarray]) -> list[frozenset[Fact]]:
@@ -78,8 +78,8 @@ class SceneReader:
             found.append(frozenset(facts))
         return found
 
-    def score(self, images: Sequence[np.ndarray] | np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-        """WorkerShare of each prompt's facts that its image shows, in [0, 1]; NaN for a prompt that states none."""
+    def fact_share(self, images: Sequence[np.ndarray] | np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        """(images,) share of each prompt's facts that its image shows, in [0, 1]; NaN for a prompt without facts."""
         stated = [prompt_facts(prompt) for prompt in prompts]
         shares = [len(s & f) / len(s) if s else np.nan for s, f in zip(stated, self.read(images), strict=True)]
         return np.array(shares)
@@ -92,7 +92,7 @@ def scene_facts(scene: Scene) -> frozenset[Fact]:
 
 
 def prompt_facts(prompt: str) -> frozenset[Fact]:
-    """What a prompt states: each ground, and each shape with its color where one stands before it."""
+    """The facts that a prompt states: each ground, and each shape, with its color if one stands before it."""
     text = " ".join(prompt.lower().split())
     facts: set[Fact] = {(ground,) for ground in GROUNDS if re.search(rf"\b{ground}\b", text)}
     for shape in THINGS:

@@ -1,4 +1,4 @@
-"""Segmentation scores from confusion counts summed over a data set."""
+"""Segmentation metrics from confusion counts summed over a data set."""
 
 from __future__ import annotations
 
@@ -6,57 +6,72 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .matching import MatchedMetrics, matched_metrics, matched_metrics_free, sum_matched
-
-__all__ = ["MatchedMetrics", "Scores", "matched_metrics", "matched_metrics_free", "score", "sum_matched"]
+from .iou import iou
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
-    """Scores of a confusion matrix (classes, classes): true class by row, predicted by column."""
+class SegmentationMetrics:
+    """Metrics of a confusion matrix, pixels (classes, classes): true class by row, predicted class by column.
+
+    The metrics of several images are the sum of theirs: ``first + second`` adds the counts.
+    """
 
     confusion: np.ndarray
 
     @property
+    def counts(self) -> np.ndarray:
+        """(3, classes) pixels: true positives, false positives and false negatives of each class."""
+        hits = np.diag(self.confusion)
+        return np.stack([hits, self.confusion.sum(0) - hits, self.confusion.sum(1) - hits])
+
+    @property
     def iou(self) -> np.ndarray:
-        """Intersection over union of each class, in [0, 1]; NaN for a class that is neither true nor predicted."""
-        hits = np.diag(self.confusion).astype(float)
-        union = self.confusion.sum(0) + self.confusion.sum(1) - hits
-        return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+        """(classes,) intersection over union, in [0, 1]; NaN for a class that is neither true nor predicted."""
+        return iou(*self.counts)
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that occur, in [0, 1]."""
+        """Mean IoU over the classes that are true or predicted somewhere, in [0, 1]."""
         return float(np.nanmean(self.iou))
 
     @property
     def pixel_accuracy(self) -> float:
-        """WorkerShare of the labeled pixels that are right, in [0, 1]."""
+        """Share of the labeled pixels that are right, in [0, 1]."""
         return float(np.diag(self.confusion).sum() / self.confusion.sum())
 
-    @property
-    def mean_accuracy(self) -> float:
-        """Mean over the true classes of the share of their pixels that are right, in [0, 1]."""
-        truth = self.confusion.sum(1)
-        return float((np.diag(self.confusion)[truth > 0] / truth[truth > 0]).mean())
-
-    def __add__(self, other: Scores) -> Scores:
-        return Scores(self.confusion + other.confusion)
+    def __add__(self, other: SegmentationMetrics) -> SegmentationMetrics:
+        return SegmentationMetrics(self.confusion + other.confusion)
 
 
-def score(labels: np.ndarray, predictions: np.ndarray, classes: int, *, ignore: int = 255) -> Scores:
-    """Confusion of label maps of one shape; pixels labeled ``ignore`` do not count.
+def measure_labels(
+    labels: np.ndarray, predictions: np.ndarray, classes: int, *, ignore: int = 255
+) -> SegmentationMetrics:
+    """Compare predicted class numbers with the true ones, pixel by pixel.
 
-    `ValueError` if the shapes differ or a value is out of range.
+    Args:
+        labels: true class numbers of any shape; pixels labeled ``ignore`` do not count.
+        predictions: predicted class numbers, same shape.
+        classes: number of classes.
+        ignore: the label of pixels without a class.
+
+    `ValueError` if the shapes differ or a number is out of range.
+
+    >>> import numpy as np
+    >>> labels = np.array([[0, 0, 1], [0, 1, 255]])
+    >>> metrics = measure_labels(labels, np.array([[0, 0, 1], [1, 1, 1]]), classes=3)
+    >>> metrics.iou.round(3), round(metrics.miou, 3), metrics.pixel_accuracy
+    (array([0.667, 0.667,   nan]), 0.667, 0.8)
     """
     if labels.shape != predictions.shape:
-        raise ValueError(f"score: labels have shape {labels.shape}, predictions {predictions.shape}; they must agree")
+        raise ValueError(
+            f"measure_labels: labels and predictions must have the same shape, got {labels.shape} and {predictions.shape}"
+        )
     kept = labels != ignore
     truth, guess = labels[kept].astype(np.int64), predictions[kept].astype(np.int64)
     for name, values in (("labels", truth), ("predictions", guess)):
         if values.size and (values.min() < 0 or values.max() >= classes):
             raise ValueError(
-                f"score: {name} must be in 0 to {classes - 1} or {ignore}, got {values.min()} to {values.max()}"
+                f"measure_labels: {name} must be in 0 to {classes - 1} or {ignore}, got {values.min()} to {values.max()}"
             )
     counts = np.bincount(truth * classes + guess, minlength=classes * classes)
-    return Scores(counts.reshape(classes, classes))
+    return SegmentationMetrics(counts.reshape(classes, classes))

@@ -1,4 +1,4 @@
-"""Masks from attention, and how good they are."""
+"""Masks from attention: images in, label maps out."""
 
 from ..readouts.maps import I2TScores, RefinedI2T
 from .kl_merge import merge_by_kl, region_maps, scale_pixels, symmetric_kl

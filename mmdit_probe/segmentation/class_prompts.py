@@ -1,4 +1,4 @@
-"""Class names as prompts: joined by spaces, split over several prompts where the tokenizer has no room."""
+"""Class names as prompts: joined by spaces, and split over several prompts if they do not fit into one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from ..utils.text import LONGEST_NAME, checked_once, checked_text, shown
 class ClassPrompt:
     """A prompt of class names.
 
-    ``numbers`` are the names' positions in the list of all classes, ``spans`` each name's positions among the text tokens.
+    Attributes:
+        prompt: the names joined by spaces.
+        numbers: the names' positions in the list of all classes.
+        spans: each name's positions among the text tokens.
     """
 
     prompt: str
@@ -26,23 +29,24 @@ class ClassPrompt:
 
 
 def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    """The names without spaces around them; `ValueError` if there is none, an empty one, or one twice."""
+    """The names without surrounding spaces; `ValueError` if there is none, or if one is empty or given twice."""
     if isinstance(classes, str):
         raise ValueError(f"classes: give a list of names, such as ['dog', 'grass'], got the text {classes!r}")
     names = tuple(" ".join(name.split()) for name in classes)
     if not names or not all(names):
-        raise ValueError("classes: give at least one name, and no empty one, such as dog,bench,grass")
+        raise ValueError("classes: give at least one name and no empty ones, such as dog,bench,grass")
     return checked_once("class name", [checked_text("class name", name, LONGEST_NAME) for name in names])
 
 
 def class_prompts(pipe: Any, classes: Sequence[str], max_sequence_length: int) -> list[ClassPrompt]:
-    """As few prompts as hold all the names in order; no name is ever cut or left out.
+    """As few prompts as hold all the names in order; no name is cut or left out.
 
-    The positions are those of the pipeline's first text encoder, which come first in the text stream.
+    The positions are those of the pipeline's first text encoder, which come first in the text stream. `ValueError` if a
+    name does not fit into a prompt of its own, or the model's token positions are not known.
     """
     parts = text_parts_of(pipe, max_sequence_length)
     if not parts or parts[0].tokenizer is None:
-        raise ValueError("segmentation: where this model's words sit is not known; use another model")
+        raise ValueError("segmentation: the positions of this model's words are not known; use another model")
     names = checked_classes(classes)
     return [_prompt(parts[0], names, numbers) for numbers in _packed(parts[0], names)]
 
@@ -55,8 +59,8 @@ def _packed(part: TextPart, names: Sequence[str]) -> Iterator[tuple[int, ...]]:
     room = part.cut + part.length - _tokens(part, part.template.replace(PLAIN, ""), part.special_tokens)
     if room < 1:
         raise ValueError(
-            f"max_sequence_length: {part.length} leaves no room for class names beside the {-room + part.length} tokens that "
-            f"this model's prompts have already; give a larger one"
+            f"max_sequence_length: {part.length} leaves no room for class names next to the {-room + part.length} tokens "
+            f"that every prompt of this model has; give a larger one"
         )
     packed: list[int] = []
     for number, name in enumerate(names):

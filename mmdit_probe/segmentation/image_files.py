@@ -1,4 +1,4 @@
-"""Many image files: segmented in batches, each one's files written as it is done, never computed twice."""
+"""Segment many image files in batches; each image's files are written as soon as it is done and never computed twice."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ Batch = Callable[[Sequence[np.ndarray]], list[Segmentation]]
 
 
 def image_files(paths: Iterable[Path]) -> dict[str, Path]:
-    """Files by name, folders replaced by the images directly in them, in order.
+    """Files by name without suffix; a folder stands for the images directly in it, in order.
 
-    `ValueError` before any work if a file is missing or can't be read, a folder holds none, or two have one name.
+    `ValueError` before any work if a file is missing or unreadable, a folder holds no image, or two files have one name.
     """
     files: dict[str, Path] = {}
     for path in (found for given in paths for found in _inside(given)):
         other = files.setdefault(path.stem, path)
         if other != path:
-            raise ValueError(f"{other} and {path} would be written to the same files; rename one or run them apart")
+            raise ValueError(
+                f"{other} and {path} would be written to the same files; rename one or run them separately"
+            )
         read_rgb(path)
     return files
 
@@ -56,10 +58,18 @@ def segment_files(
     batch: int = 8,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Segment ``files`` and write each one's files to ``out``; those that are there from the same image stay.
+    """Segment images and write the files of each one's `Segmentation` to ``out``; finished ones of the same image are kept.
 
-    ``segment`` takes images and returns their segmentations. One row an image and class: ``image``, ``class``,
-    ``share`` of its pixels. `ValueError` if ``out`` holds a run with other ``settings``.
+    Args:
+        segment: from images (height, width, 3) to their segmentations.
+        files: image files by the name that their output files begin with.
+        out: output folder; `ValueError` if it holds a run with other settings.
+        settings: what the segmentations depend on.
+        batch: images segmented together, at least 1.
+        progress: called after each image.
+
+    Returns:
+        One row for each image and class: ``image``, ``class``, and ``share`` of the image's pixels in [0, 1].
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
@@ -94,7 +104,7 @@ def _segment(
 
 
 def _finished(out: Path, name: str, source: str) -> pd.DataFrame | None:
-    """The table of an image whose files are all there, None otherwise; the maps are written last."""
+    """The table of an image whose files are complete (the maps are written last), else None."""
     try:
         same = load_record(out / f"{name}_maps.nc").attrs.get("source") == source
         legend = json.loads((out / f"{name}_legend.json").read_text())
@@ -110,10 +120,10 @@ def _table(name: str, shares: Mapping[str, float]) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame, most: int = 12) -> list[str]:
-    """A line an image: its classes, largest first."""
+    """One line for each image: its classes by their share of the pixels, largest first."""
     lines = []
-    for name, rows in table.groupby("image", sort=False):
-        ranked = rows[rows["share"] > 0].sort_values("share", ascending=False, kind="stable")
+    for name, own in table.groupby("image", sort=False):
+        ranked = own[own["share"] > 0].sort_values("share", ascending=False, kind="stable")
         shown = [f"{row['class']} {percent(row['share'])}" for _, row in ranked.iterrows()]
         lines.append(f"{name}: {', '.join(shown[:most])}{', ...' if len(shown) > most else ''}")
     return lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most} more"]

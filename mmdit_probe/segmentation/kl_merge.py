@@ -1,37 +1,64 @@
 """Regions without words: the greedy merge of the text tokens' maps by KL divergence (Seg4Diff, section 4.3).
 
-The defaults are what the released code does; `region_maps` with variant "paper-text" is what the paper's text says.
+The defaults are those of the released code; `region_maps` with variant "paper-text" follows the paper's text.
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..utils import scaling
+from ..utils.choices import check_choice
+
 Variant = Literal["released", "paper-text"]
 Maps = TypeVar("Maps", np.ndarray, Tensor)
 
 
 def symmetric_kl(one: Float[Tensor, "rows cols"], maps: Float[Tensor, "tokens rows cols"]) -> Float[Tensor, " tokens"]:
-    """(KL(one, map) + KL(map, one)) / 2 in nats, 0 or more, for each map; all are distributions over the grid."""
+    """(KL(one, map) + KL(map, one)) / 2 of one map and each of ``maps``, in nats, at least 0.
+
+    All maps are distributions over the grid.
+    """
     tiny = torch.finfo(maps.dtype).tiny
     return ((one - maps) * (one.clamp(min=tiny).log() - maps.clamp(min=tiny).log())).sum((-2, -1)) / 2
 
 
-def merge_by_kl(maps: Maps, threshold: float, *, reuse: bool = True) -> Maps:
-    """Proposals (M, H, W) from maps (T, H, W): the greedy merge of the maps' softmaxes over the grid.
+def pairwise_kl(one: Float[Tensor, "a keys"], other: Float[Tensor, "b keys"]) -> Float[Tensor, "a b"]:
+    """`symmetric_kl` of each row of ``one`` and each row of ``other``; every row is a distribution.
 
-    In token order each map that is not matched yet is an anchor; the maps whose symmetric KL to it is under
-    ``threshold`` are averaged into one proposal and count as matched. Each proposal is a distribution over the grid.
+    Computed by matrix products: `symmetric_kl` of all pairs would hold (a, b, keys) elements at once. Its rounding is
+    coarser, so that the divergence of a row from itself need not be exactly 0.
+    """
+    tiny = torch.finfo(one.dtype).tiny
+    log_one, log_other = one.clamp(min=tiny).log(), other.clamp(min=tiny).log()
+    own = (one * log_one).sum(-1)[:, None] + (other * log_other).sum(-1)[None]
+    return ((own - one @ log_other.T - log_one @ other.T) / 2).clamp(min=0)
+
+
+def merge_by_kl(maps: Maps, threshold: float, *, reuse: bool = True) -> Maps:
+    """Merge token maps into proposals: greedily, by the KL divergence of their softmaxes over the grid.
+
+    In token order, each map that is not matched yet becomes an anchor. The maps whose symmetric KL divergence from it is
+    below ``threshold`` are averaged into one proposal and count as matched.
 
     Args:
-        maps: real numbers, a map a token; NumPy or torch, and the proposals are the same.
+        maps: (tokens, rows, cols) real numbers, NumPy or torch.
         threshold: in nats, above 0; a larger one gives fewer proposals. The released code's is 0.1.
-        reuse: average maps that an earlier anchor has matched again, as the released code does.
+        reuse: also average maps that an earlier anchor has matched, as the released code does.
+
+    Returns:
+        (proposals, rows, cols), each a distribution over the grid; of the same kind as ``maps``.
+
+    >>> import torch
+    >>> left, right = torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    >>> proposals = merge_by_kl(torch.stack([left, right, left + 0.1]), threshold=0.1)
+    >>> proposals.shape, proposals.sum((1, 2))
+    (torch.Size([2, 1, 2]), tensor([1., 1.]))
     """
     if maps.ndim != 3 or not len(maps):
         raise ValueError(
@@ -45,7 +72,7 @@ def merge_by_kl(maps: Maps, threshold: float, *, reuse: bool = True) -> Maps:
 def merge_distributions(
     maps: Float[Tensor, "tokens rows cols"], threshold: float, *, reuse: bool = True
 ) -> Float[Tensor, "proposals rows cols"]:
-    """`merge_by_kl` for maps that are distributions over the grid already."""
+    """`merge_by_kl` of maps that are already distributions over the grid."""
     if not threshold > 0:
         raise ValueError(f"merge_by_kl: the threshold must be above 0, got {threshold}")
     free = torch.ones(len(maps), dtype=torch.bool, device=maps.device)
@@ -60,21 +87,23 @@ def merge_distributions(
 
 
 def scale_pixels(maps: Float[Tensor, "tokens rows cols"]) -> Float[Tensor, "tokens rows cols"]:
-    """Each grid point's values brought to [0, 1] by their own minimum and maximum over the tokens; 0 if all are equal."""
-    low, high = maps.amin(0), maps.amax(0)
-    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
+    """Each grid point's values scaled to [0, 1] by their minimum and maximum over the tokens; 0 if all are equal."""
+    return scaling.min_max(maps, 0)
 
 
 def region_maps(
-    maps: Float[Tensor, "tokens rows cols"], threshold: float = 0.1, variant: str = "released", min_max: bool = True
+    maps: Float[Tensor, "tokens rows cols"], threshold: float = 0.1, variant: Variant = "released", min_max: bool = True
 ) -> Float[Tensor, "proposals rows cols"]:
-    """Proposals from the I2T probabilities of an empty prompt's tokens.
+    """Proposals from the I2T probabilities of an empty prompt's tokens; each is a distribution over the grid.
 
-    "released" scales each grid point over the tokens (``min_max``), then takes `merge_by_kl`. "paper-text" scales each
-    token's probabilities to sum to 1 over the grid and merges each map into one proposal only; it has no ``min_max``.
+    Args:
+        maps: the tokens' probabilities.
+        threshold: symmetric KL divergence in nats, above 0.
+        variant: "released" takes `merge_by_kl`; "paper-text" divides each token's map by its sum over the grid and merges
+            each map into one proposal only.
+        min_max: "released" only: apply `scale_pixels` first.
     """
-    if variant not in get_args(Variant):
-        raise ValueError(f"regions: variant must be one of {', '.join(get_args(Variant))}, got {variant!r}")
+    check_choice("variant", variant, Variant)
     if variant == "released":
         return merge_by_kl(scale_pixels(maps) if min_max else maps, threshold)
     mass = maps.sum((-2, -1), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Open-vocabulary segmentation: argmax over class names of their tokens' I2T maps (Seg4Diff, section 4.2)."""
+"""From I2T maps to label maps: the argmax over class names of their tokens' mean maps (Seg4Diff, section 4.2)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from torch import Tensor
 from torch.nn import functional
 
 MAX_ELEMENTS = 1 << 26
-"""Upsampled maps that are held at once (256 MB of fp32): a large image with many classes needs no more."""
+"""Elements of upsampled maps in memory at once (256 MB of fp32), however large the image and many the classes."""
 
 
 def class_maps(
     maps: Float[Tensor, "*batch rows cols tokens"], spans: Sequence[Sequence[int]]
 ) -> Float[Tensor, "*batch classes rows cols"]:
-    """Mean map of each class's tokens; ``spans`` lists the token positions of each class."""
+    """The mean map of each class's tokens; ``spans`` holds the token positions of each class."""
     return torch.stack([maps[..., list(span)].mean(-1) for span in spans], -3)
 
 
 def label_map(maps: Float[Tensor, "classes rows cols"], size: tuple[int, int]) -> Int[Tensor, "height width"]:
-    """Argmax over classes after bilinear upsampling to ``size`` (height, width), a few classes at a time."""
+    """Number of the class with the highest map at each pixel, after bilinear upsampling to ``size`` (height, width).
+
+    >>> import torch
+    >>> maps = torch.tensor([[[0.9, 0.2]], [[0.1, 0.8]]])
+    >>> label_map(maps, (1, 4))
+    tensor([[0, 0, 1, 1]])
+    """
     step = max(1, MAX_ELEMENTS // (size[0] * size[1]))
     highest, labels = _upsampled(maps[:step], size).max(0)
     for start in range(step, len(maps), step):

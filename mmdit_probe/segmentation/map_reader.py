@@ -1,4 +1,4 @@
-"""I2T maps of given images: encode, mix with noise, one forward pass that stops after the last layer asked for."""
+"""Attention maps of images: encode, add noise, and one forward pass that stops after the last layer needed."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from .class_prompts import ClassPrompt
 from .label_map import class_maps
 
 KEPT_PROMPTS = 16
-"""Encoded prompts that are kept for further images."""
+"""Number of encoded prompts kept for further images."""
 
 
 class MapReader:
-    """Reads one readout's maps of images, for several layers and timesteps, encoded prompts kept.
+    """Reads one readout's maps of images, for several layers and timesteps; encoded prompts are cached.
 
     Args:
-        pipe: a pipeline whose family can be given images: SD3, Flux.1 and others.
-        readout: gives the maps, see `segmentation.maps`.
+        pipe: a pipeline whose family takes images as input, such as SD3 or Flux.1.
+        readout: measures the maps, see `segmentation.maps`.
         layers: layer numbers, None for all; the forward pass stops after the last one.
         timesteps: counted from the clean end, of ``steps``: 8 of 28 is sigma 0.515 with SD3's shift.
-        seed: every image is mixed with the same noise, so that its maps do not depend on its neighbors.
-        max_sequence_length: T5 positions; the model's own default if None.
-        field: the name of the maps among what the readout gives.
+        seed: of the noise, which is the same for every image, so that its maps do not depend on its batch.
+        steps: number of sampling steps that the timesteps are counted in.
+        max_sequence_length: T5 positions; None is the model's own default.
+        field: name of the maps among the readout's fields.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class MapReader:
     ) -> None:
         self.pipe, self.seed, self.field = pipe, seed, field
         self.probe = Probe(pipe, [readout], layers=layers, stop_early=True)
-        image_input_of(pipe)  # a family that can't be given images is refused before any work
+        image_input_of(pipe)  # refuses a family that takes no images, before any work
         self.layers, self.timesteps = self.probe.layers, tuple(timesteps)
         self.sigmas = tuple(noise_level(pipe, timestep, steps) for timestep in timesteps)
         self.max_sequence_length = text_length(pipe, max_sequence_length)
@@ -62,22 +63,22 @@ class MapReader:
         return encode_prompts(self.pipe, prompts, self.max_sequence_length)
 
     def latents(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Clean latents of (height, width, 3) uint8 images of any size, stretched to the model's own."""
+        """Clean latents (images, channels, rows, cols) of (height, width, 3) uint8 images, stretched to the model's size."""
         return encode_images(self.pipe, [squared(image, native_size(self.pipe)) for image in images])
 
     def read_classes(self, latents: Tensor, prompts: Sequence[ClassPrompt]) -> list[Tensor]:
-        """For each row of ``latents``, (timestep, layer, [head,] class, row, col): the maps of its prompt's names."""
+        """For each image of ``latents`` (timestep, layer, [head,] class, row, col): the maps of its prompt's names."""
         maps = self.read(latents, [prompt.prompt for prompt in prompts])
-        return [class_maps(maps[:, row], prompt.spans) for row, prompt in enumerate(prompts)]
+        return [class_maps(maps[:, number], prompt.spans) for number, prompt in enumerate(prompts)]
 
     def read(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
-        """(timestep, batch, layer, [head,] row, col, token) on the CPU, a prompt for each row of ``latents``."""
+        """(timestep, image, layer, [head,] row, col, token) on the CPU, with one prompt for each image of ``latents``."""
         features = self.features(tuple(prompts))
         with torch.no_grad():
             return torch.cat([self._one(latents, sigma, features) for sigma in self.sigmas])
 
     def run(self, latents: Tensor, sigma: float, features: PromptEmbeddings) -> None:
-        """One forward pass at noise level ``sigma``, watched by the readout."""
+        """One forward pass at noise level ``sigma`` under the probe."""
         with self.probe:
             forward_noisy(self.pipe, latents, sigma, features, self.seed, same_noise=True)
 

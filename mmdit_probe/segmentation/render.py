@@ -1,4 +1,4 @@
-"""Label maps as images: blended over the photograph, with outlines and a legend. Nothing here computes labels."""
+"""Label maps drawn over their images, with outlines and a legend. Nothing here computes labels."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from .palette import IGNORED, palette
 
 OPACITY = 0.65
 _SMALLEST, _LARGEST = 384, 1024
-"""Images are shown with about so many px on their longer side."""
+"""Least and greatest longer side, in px, that images are shown with."""
 _ROW, _SWATCH, _GAP = 20, 12, 8
 
 
 def colored(labels: np.ndarray, classes: int) -> np.ndarray:
-    """(height, width, 3) uint8: each class in its color, labels out of range black."""
+    """(height, width, 3) uint8 RGB: each class in its color; labels out of range are black."""
     colors = np.concatenate([palette(classes), [IGNORED]]).astype(np.uint8)
     return colors[np.where((labels >= 0) & (labels < classes), labels, classes)]
 
 
 def blended(image: np.ndarray, labels: np.ndarray, classes: int, opacity: float = OPACITY) -> np.ndarray:
-    """The image, in grey, under its label map's colors, uint8; ``opacity`` in [0, 1].
+    """The image in gray under its label map's colors, (height, width, 3) uint8; ``opacity`` in [0, 1].
 
-    Grey, so that a color on the image is the one in the legend. Unlabeled pixels stay as they are.
+    In gray, so that the colors match the legend's. Unlabeled pixels keep the image's own color.
     """
-    grey = image.mean(-1, keepdims=True)
-    mixed = (1 - opacity) * grey + opacity * colored(labels, classes)
+    gray = image.mean(-1, keepdims=True)
+    mixed = (1 - opacity) * gray + opacity * colored(labels, classes)
     known = (labels >= 0) & (labels < classes)
     return np.where(known[..., None], np.rint(mixed), image).astype(np.uint8)
 
@@ -41,7 +41,10 @@ def outlined(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def displayed(image: np.ndarray) -> np.ndarray:
-    """Small images enlarged by a whole factor, pixel by pixel; large ones shrunk, label maps (height, width) to labels."""
+    """An image or label map at the size it is shown: small ones enlarged by a whole factor, large ones shrunk.
+
+    Label maps (height, width) are shrunk by taking the nearest label.
+    """
     height, width = image.shape[:2]
     longer = max(height, width)
     if longer <= _LARGEST:
@@ -53,7 +56,7 @@ def displayed(image: np.ndarray) -> np.ndarray:
 
 
 def sheet(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
-    """ImageLike, overlay, and the legend of the classes that occur with their share of the pixels, largest first."""
+    """Image, overlay and legend side by side; the legend lists the classes that occur by their share of the pixels."""
     big, big_labels = displayed(image), displayed(labels)
     over = outlined(blended(big, big_labels, len(classes)), big_labels)
     side_by_side = np.concatenate([big, np.full((len(big), _GAP, 3), 255, np.uint8), over], 1)
@@ -65,12 +68,12 @@ def sheet(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Imag
 
 
 def percent(share: float) -> str:
-    """A share above 0 in words: 48%, <1%."""
+    """A share above 0 in words, such as 48% or <1%."""
     return f"{100 * share:.0f}%" if share >= 0.005 else "<1%"
 
 
 def _legend(labels: np.ndarray, classes: Sequence[str], height: int) -> Image.Image:
-    """The classes that occur, in as many columns as the image's height asks for."""
+    """The classes that occur, in as many columns as the image's height requires."""
     font = ImageFont.load_default(13)
     shares = [(float((labels == number).mean()), number) for number in range(len(classes))]
     present = sorted((item for item in shares if item[0] > 0), key=lambda item: (-item[0], item[1]))

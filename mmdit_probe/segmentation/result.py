@@ -1,4 +1,4 @@
-"""Segmentation: a label map with what it was made from, and its files."""
+"""`Segmentation`: a label map, the maps and the image it was made from, and its files."""
 
 from __future__ import annotations
 
@@ -26,10 +26,19 @@ from .render import OPACITY, blended, sheet
 class Segmentation:
     """One image's label map.
 
-    ``labels`` (height, width) are positions in ``classes``; ``logits`` (classes, rows, cols) fp32 are the soft maps on
-    the token grid whose argmax, upsampled bilinearly, the labels are: probabilities of I2T attention for class names,
-    distributions over the grid for regions. ``image`` (height, width, 3) uint8 RGB is what was segmented, and
-    ``settings`` how.
+    Attributes:
+        labels: (height, width) positions in ``classes``.
+        logits: (classes, rows, cols) fp32 soft maps on the token grid. The labels are the argmax of these maps upsampled
+            bilinearly. For class names they are I2T attention probabilities, for regions distributions over the grid.
+        classes: class names, or names of regions.
+        image: (height, width, 3) uint8 RGB, the segmented image.
+        settings: how it was segmented: layer, timestep and so on.
+
+    >>> import numpy as np
+    >>> maps = np.array([[[0.9, 0.2]], [[0.1, 0.8]]], np.float32)
+    >>> found = Segmentation(np.array([[0, 1]], np.uint8), maps, ("dog", "grass"), np.zeros((1, 2, 3), np.uint8))
+    >>> found.shares
+    {'dog': 0.5, 'grass': 0.5}
     """
 
     labels: np.ndarray
@@ -45,19 +54,19 @@ class Segmentation:
         return {name: float(count / self.labels.size) for name, count in zip(self.classes, counts, strict=True)}
 
     def overlay(self, opacity: float = OPACITY) -> np.ndarray:
-        """(height, width, 3) uint8 RGB: the image in grey under its classes' colors; ``opacity`` in [0, 1]."""
+        """(height, width, 3) uint8 RGB: the image in gray under its classes' colors; ``opacity`` in [0, 1]."""
         return blended(self.image, self.labels, len(self.classes), opacity)
 
     def maps(self) -> xr.Dataset:
-        """The soft maps as a record with the dims (class, row, col)."""
+        """The soft maps as a record with the dimensions (class, row, col)."""
         record = xr.Dataset({"logits": (("class", "row", "col"), self.logits)}, {"class": list(self.classes)})
         return record.assign_attrs({"format": FORMAT, **versions(), **self.settings})
 
     def save(self, folder: Path | str, name: str) -> list[Path]:
-        """Write NAME_labels.png, _legend.json, _overlay.png, _rle.json and, last, _maps.nc; each whole or not at all.
+        """Write NAME_labels.png, _legend.json, _overlay.png, _rle.json and, last, _maps.nc, each atomically.
 
-        The label map is a palette PNG whose pixel values are positions in ``classes`` (255: none); it holds up to 255
-        classes.
+        The label map is a palette PNG whose pixel values are positions in ``classes``, 255 for unlabeled pixels.
+        `ValueError` if there are more than 255 classes.
         """
         if len(self.classes) > IGNORE:
             raise ValueError(f"save: a palette PNG holds {IGNORE} classes, this segmentation has {len(self.classes)}")
@@ -71,7 +80,7 @@ class Segmentation:
         ]
 
     def legend(self) -> list[dict[str, Any]]:
-        """Label, name, color and share of the pixels of each class."""
+        """For each class its label, its name, its color and its share of the pixels in [0, 1]."""
         colors = palette(len(self.classes)).tolist()
         return [
             {"label": number, "class": name, "color": "#{:02x}{:02x}{:02x}".format(*colors[number]), "share": share}
@@ -79,7 +88,7 @@ class Segmentation:
         ]
 
     def coco(self, name: str) -> dict[str, Any]:
-        """The classes' masks as COCO annotations with uncompressed run-length codes."""
+        """The classes' masks as COCO annotations with uncompressed run-length encoding."""
         height, width = self.labels.shape
         return {
             "image": {"file_name": name, "height": height, "width": width},
@@ -87,11 +96,11 @@ class Segmentation:
         }
 
     def show(self) -> Image.Image:
-        """ImageLike, overlay and legend side by side, as one image."""
+        """Image, overlay and legend side by side, as one image."""
         return sheet(self.image, self.labels, self.classes)
 
     def _repr_html_(self) -> str:
-        """The overlay with its legend, as notebooks show it."""
+        """The overlay with its legend, for notebooks."""
         shown = np.asarray(self.show())
         return image_tag(shown, ", ".join(self.classes), shown.shape[1])
 
@@ -101,7 +110,7 @@ def _named(stem: Path, kind: str) -> Path:
 
 
 def save_labels(labels: np.ndarray, classes: int, path: Path) -> Path:
-    """A palette PNG whose pixel values are the labels; a kill leaves the old file or the new one."""
+    """Write a palette PNG whose pixel values are the labels, atomically."""
     image = Image.fromarray(labels.astype(np.uint8))
     colors = np.concatenate([palette(classes), np.tile(IGNORED, (256 - classes, 1))])
     image.putpalette(colors.astype(np.uint8).tobytes())

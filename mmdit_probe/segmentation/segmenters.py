@@ -1,9 +1,9 @@
-"""Images in, label maps out: by class names, or by the regions that an empty prompt's tokens specialize in."""
+"""Images in, label maps out: by class names, or as regions in which an empty prompt's tokens specialize."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,31 +17,20 @@ from ..storage.images import as_rgb, cropped
 from .class_prompts import checked_classes, class_prompts
 from .kl_merge import region_maps
 from .label_map import label_map
+from .layer_metrics import Correct
 from .map_reader import MapReader
 from .maps import make_readout
 from .result import Segmentation
 
 ImageLike = np.ndarray | Image.Image
-Correct = Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]
-"""From an image (height, width, 3) to what makes a better label map of one of its label maps."""
-
-
-@runtime_checkable
-class SegmentsByName(Protocol):
-    """A system that labels each pixel of an image with one of the given class names."""
-
-    def segment(self, image: ImageLike, classes: Sequence[str]) -> Segmentation: ...
-
-
-@runtime_checkable
-class FindsRegions(Protocol):
-    """A system that splits an image into regions without any word."""
-
-    def group(self, image: ImageLike) -> Segmentation: ...
+CorrectionOf = Callable[[np.ndarray], Correct]
+"""From an image (height, width, 3) to the correction of its label maps."""
 
 
 class _Segmenter:
-    def __init__(self, pipe: Any, layer: int, config: Any, reader: MapReader, correct: Correct | None = None) -> None:
+    def __init__(
+        self, pipe: Any, layer: int, config: Any, reader: MapReader, correct: CorrectionOf | None = None
+    ) -> None:
         self.pipe, self.layer, self.config, self.reader, self.correct = pipe, layer, config, reader, correct
 
     def _images(self, images: Sequence[ImageLike]) -> list[np.ndarray]:
@@ -50,7 +39,7 @@ class _Segmenter:
     def _segmentation(self, image: np.ndarray, maps: Tensor, classes: tuple[str, ...]) -> Segmentation:
         labels = label_map(maps, image.shape[:2]).numpy()
         labels = labels if self.correct is None else self.correct(image)(labels)
-        settings = {"layer": self.layer, "timestep": self.config.timestep, "sigma": self.reader.sigmas[0]}
+        settings = {"layer": self.layer, "timestep": self.config.chosen_timestep, "sigma": self.reader.sigmas[0]}
         kind = np.uint8 if len(classes) < 256 else np.int32
         return Segmentation(labels.astype(kind), maps.numpy(), classes, image, settings)
 
@@ -58,18 +47,23 @@ class _Segmenter:
 class OpenVocabularySegmenter(_Segmenter):
     """Labels each pixel with one of the given class names (Seg4Diff, section 4.2).
 
-        OpenVocabularySegmenter(pipe)(image, ["dog", "bench", "grass"]).save("out", "photo")
-
-    The prompt is the names joined by spaces; a name's map is the mean over its tokens of one layer's I2T probabilities,
-    mean over heads; a pixel takes the name with the highest one. Names that do not fit into one prompt are split over
-    several forward passes: then each pass's probabilities are of a softmax over its own names.
+    The prompt is the names joined by spaces. A name's map is the mean over its tokens and over heads of one layer's I2T
+    probabilities, and a pixel takes the name with the highest map. Names that do not fit into one prompt are split over
+    several forward passes; the softmax of each pass is then over its own names only.
 
     Args:
-        pipe: a pipeline of a family that can be given images.
-        layer: None takes the model's expert layer.
+        pipe: a pipeline whose family takes images as input.
+        layer: layer number; None is the model's expert layer.
         config: timestep, crop, refinement and seed.
-        reader: reads other maps than the configuration's, of one layer and timestep.
-        correct: changes the label maps; then they need not be the argmax of the maps any more.
+        reader: replaces the maps that ``config`` describes by others, of one layer and timestep.
+        correct: changes the label maps, which then need not be the argmax of the maps.
+
+    >>> from mmdit_probe import load_pipeline
+    >>> from mmdit_probe.datasets.scenes import scene
+    >>> segment, drawn = OpenVocabularySegmenter(load_pipeline("tiny-sd3")), scene("test", 0)
+    >>> found = segment(drawn.image, drawn.classes)
+    >>> found.labels.shape, found.classes == drawn.classes, bool((found.labels == drawn.local_labels).mean() > 0.6)
+    ((64, 64), True, True)
     """
 
     def __init__(
@@ -78,7 +72,7 @@ class OpenVocabularySegmenter(_Segmenter):
         layer: int | None = None,
         config: SegmentConfig | None = None,
         reader: MapReader | None = None,
-        correct: Correct | None = None,
+        correct: CorrectionOf | None = None,
     ) -> None:
         config = config or SegmentConfig()
         layer = expert_layer(pipe) if layer is None else layer
@@ -86,20 +80,21 @@ class OpenVocabularySegmenter(_Segmenter):
             pipe,
             make_readout("probs", "mean", config.refine),
             [layer],
-            [config.timestep],
+            [config.chosen_timestep],
+            steps=config.steps,
             seed=config.seed,
             max_sequence_length=config.max_sequence_length,
         )
         super().__init__(pipe, layer, config, reader, correct)
 
     def segment(self, image: ImageLike, classes: Sequence[str]) -> Segmentation:
-        """One image, (height, width, 3) uint8 RGB or PIL."""
+        """Segment one image, (height, width, 3) uint8 RGB or PIL, by at least one class name."""
         return self.batch([image], classes)[0]
 
     __call__ = segment
 
     def batch(self, images: Sequence[ImageLike], classes: Sequence[str]) -> list[Segmentation]:
-        """Images of any sizes together, with the same classes; one forward pass for each prompt."""
+        """Segment images of any sizes together by the same class names; one forward pass for each prompt."""
         names = checked_classes(classes)
         images = self._images(images)
         maps = [found[0, 0] for found in read_class_maps(self.reader, images, [names] * len(images))]
@@ -109,31 +104,37 @@ class OpenVocabularySegmenter(_Segmenter):
 def read_class_maps(
     reader: MapReader, images: Sequence[np.ndarray], vocabularies: Sequence[Sequence[str]]
 ) -> list[Tensor]:
-    """For each image, (timestep, layer, [head,] class, row, col): the mean map of the tokens of each of its names.
+    """For each image (timestep, layer, [head,] class, row, col): the mean map of the tokens of each of its names.
 
-    Each forward pass takes as many prompts as there are images.
+    ``vocabularies`` holds each image's class names. A forward pass takes as many prompts as there are images.
     """
     latents = reader.latents(images)
     prompts = [class_prompts(reader.pipe, names, reader.max_sequence_length) for names in vocabularies]
-    jobs = [(row, prompt) for row, parts in enumerate(prompts) for prompt in parts]
+    jobs = [(number, prompt) for number, parts in enumerate(prompts) for prompt in parts]
     found: list[list[Tensor]] = [[] for _ in images]
     for start in range(0, len(jobs), len(images)):
-        rows, parts = zip(*jobs[start : start + len(images)], strict=True)
-        for row, maps in zip(rows, reader.read_classes(latents[list(rows)], parts), strict=True):
-            found[row].append(maps)
+        numbers, parts = zip(*jobs[start : start + len(images)], strict=True)
+        for number, maps in zip(numbers, reader.read_classes(latents[list(numbers)], parts), strict=True):
+            found[number].append(maps)
     return [torch.cat(parts, -3) for parts in found]  # prompts hold the names in order
 
 
 class UnsupervisedSegmenter(_Segmenter):
     """Finds regions without words, from the tokens of an empty prompt (Seg4Diff, section 4.3).
 
-    The start, end and padding tokens' I2T maps of one layer are merged greedily by their KL divergence; a pixel takes the
-    region with the highest map. As in the released code, only the first text encoder's positions are read (77 in SD3).
+    The I2T maps of one layer's start, end and padding tokens are merged greedily by their KL divergence, and a pixel takes
+    the region with the highest map. As in the released code, only the first text encoder's positions are read (77 in SD3).
 
     Args:
-        pipe: a pipeline of a family that can be given images.
-        layer: None takes the model's expert layer.
+        pipe: a pipeline whose family takes images as input.
+        layer: layer number; None is the model's expert layer.
         config: threshold, variant, timestep, crop and seed.
+
+    >>> from mmdit_probe import load_pipeline
+    >>> from mmdit_probe.datasets.scenes import scene
+    >>> found = UnsupervisedSegmenter(load_pipeline("tiny-sd3"))(scene("test", 0).image)
+    >>> found.labels.shape, found.classes[0], round(sum(found.shares.values()), 6)
+    ((64, 64), 'region 1', 1.0)
     """
 
     def __init__(self, pipe: Any, layer: int | None = None, config: GroupConfig | None = None) -> None:
@@ -143,20 +144,21 @@ class UnsupervisedSegmenter(_Segmenter):
             pipe,
             make_readout("probs", "mean", "none"),
             [layer],
-            [config.timestep],
+            [config.chosen_timestep],
+            steps=config.steps,
             seed=config.seed,
             max_sequence_length=config.max_sequence_length,
         )
         super().__init__(pipe, layer, config, reader)
 
     def group(self, image: ImageLike) -> Segmentation:
-        """One image, (height, width, 3) uint8 RGB or PIL."""
+        """Find the regions of one image, (height, width, 3) uint8 RGB or PIL."""
         return self.batch([image])[0]
 
     __call__ = group
 
     def batch(self, images: Sequence[ImageLike]) -> list[Segmentation]:
-        """Images of any sizes together."""
+        """Find the regions of images of any sizes together."""
         images = self._images(images)
         maps = read_token_maps(self.reader, images)[0, :, 0]
         return [self._regions(image, own) for image, own in zip(images, maps, strict=True)]
@@ -167,7 +169,7 @@ class UnsupervisedSegmenter(_Segmenter):
 
 
 def read_token_maps(reader: MapReader, images: Sequence[np.ndarray]) -> Tensor:
-    """(timestep, batch, layer, [head,] token, row, col): maps of the empty prompt's tokens, those of the first encoder."""
+    """(timestep, image, layer, [head,] token, row, col): maps of the empty prompt's tokens of the first text encoder."""
     prompts = ("",) * len(images)
     text = reader.features(prompts).text
     kept = np.flatnonzero(first_encoder(text)[0])
@@ -176,5 +178,5 @@ def read_token_maps(reader: MapReader, images: Sequence[np.ndarray]) -> Tensor:
 
 
 def merge(maps: Tensor, config: GroupConfig) -> Tensor:
-    """Proposals (M, rows, cols) of one image's token maps."""
+    """(proposals, rows, cols) of one image's token maps."""
     return region_maps(maps, config.threshold, config.variant, config.min_max)

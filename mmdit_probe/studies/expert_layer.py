@@ -1,4 +1,4 @@
-"""Which layer grounds the words: four signs of it, ranked, with and without labels."""
+"""Which layer grounds the words: four signs that need no labels, ranked, and compared with masks where labels are known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from ..attention.text_tokens import Kind
@@ -20,13 +19,14 @@ from ..datasets.prompts import scene_prompts
 from ..datasets.scenes import scenes
 from ..edits import BlurText
 from ..families import denoiser_of
+from ..metrics.rank_correlation import rank_correlations
 from ..pipelines.defaults import model_defaults
 from ..pipelines.generation import generation_arguments, steps_at
 from ..probe.probe import Probe
 from ..readouts.maps import I2TMaps
 from ..readouts.value_norms import ValueNorms
 from ..utils.progress import Progress
-from .scene_grounding import MEAN_OF_LAYERS, score_layers
+from .scene_grounding import MEAN_OF_LAYERS, measure_layers
 
 SIGNS = {
     "value_norm_ratio": "text / image value norm",
@@ -39,19 +39,25 @@ SIGNS = {
 
 @dataclass(frozen=True, eq=False)
 class Expert:
-    """The layer found, one sentence that says why, and one row a layer with every sign, its rank and the mean rank."""
+    """The layer that `find_expert` found.
+
+    Attributes:
+        layer: its number.
+        why: one sentence that says why.
+        table: one row for each layer with every sign, its rank (1 is best) and the mean rank.
+    """
 
     layer: int
     why: str
     table: pd.DataFrame
 
     def _repr_html_(self) -> str:
-        """The layer, why, and the table, as notebooks show it."""
+        """The layer, why it was chosen, and the table, for notebooks."""
         return f"<p><b>Layer {self.layer}</b>, {html.escape(self.why)}</p>{self.table.round(3).to_html(index=False)}"
 
 
 def find_expert(pipe: Any, config: ExpertConfig | None = None, progress: Progress | None = None) -> Expert:
-    """Rank the layers of any model by the label-free signs, averaged over prompts; rank 1 is best."""
+    """Rank the layers of any model by the label-free signs, averaged over prompts; the best mean rank is the expert layer."""
     config = config or ExpertConfig(prompts=scene_prompts(4))
     frames = []
     for number, prompt in enumerate(config.prompts):
@@ -68,7 +74,13 @@ def find_expert(pipe: Any, config: ExpertConfig | None = None, progress: Progres
 
 
 def measure_signs(pipe: Any, prompt: str, config: ExpertConfig) -> pd.DataFrame:
-    """One row a layer: the four signs on one generated image at one timestep."""
+    """The four signs of each layer on one generated image at one timestep.
+
+    Returns:
+        One row for each layer: ``value_norm_ratio``, above 0, the mean value norm of text over that of image tokens;
+        ``coherence`` in [-1, 1]; ``selectivity`` in [0, 1]; ``blur_sensitivity``, at least 0, the relative change of the
+        prediction when the layer's text is blurred.
+    """
     (step,) = steps_at((config.chosen_timestep,), config.generation.steps)
     record, call = _generate(pipe, prompt, config, step)
     words = _word_maps(record)
@@ -85,33 +97,33 @@ def measure_signs(pipe: Any, prompt: str, config: ExpertConfig) -> pd.DataFrame:
 
 
 class Call(NamedTuple):
-    """The transformer's arguments in a call, and the batch rows that carry the prompt."""
+    """The transformer's arguments in one call, and the batch indices that carry the prompt."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    rows: list[int]
+    batch_indices: list[int]
 
 
 def _generate(pipe: Any, prompt: str, config: ExpertConfig, step: int) -> tuple[xr.Dataset, Call]:
-    """The record of the prompt at one step, and the transformer's call that it is of."""
+    """The record of the prompt at one step, and the transformer's call that it was read from."""
     seen: list[Call] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         running = probe.running
         if running is not None and running.step == step and running.text is not None:
-            rows = np.flatnonzero(running.text.conditional).tolist()
-            seen.extend([Call(args, kwargs, rows)] if rows else [])
+            carrying = np.flatnonzero(running.text.conditional).tolist()
+            seen.extend([Call(args, kwargs, carrying)] if carrying else [])
 
     with Probe(pipe, [I2TMaps(), ValueNorms()], steps=[step]) as probe, ExitStack() as stack:
         stack.callback(denoiser_of(pipe).register_forward_pre_hook(keep, with_kwargs=True).remove)
         pipe(prompt=prompt, output_type="latent", **generation_arguments(pipe, config.generation))
     if not seen:
-        raise ValueError("find-expert: this pipeline's prompt tokens are not known; name a layer instead")
+        raise ValueError("find-expert: this pipeline's prompt tokens are not known; give a layer number instead")
     return probe.dataset("conditional").isel(call=-1), seen[-1]
 
 
 def _word_maps(record: xr.Dataset) -> np.ndarray:
-    """(layer, word token, ...grid) of the first conditional row."""
+    """(layer, word token, ...grid) of the prompt."""
     words = record["token_kind"].isel(batch=0).values == str(Kind.WORD)
     maps = record["i2t"].isel(batch=0)
     grid = [dim for dim in maps.dims if dim not in ("layer", "token")]
@@ -119,7 +131,7 @@ def _word_maps(record: xr.Dataset) -> np.ndarray:
 
 
 def coherence(maps: np.ndarray) -> float:
-    """Moran's I of maps (word, ..., row, col), mean over words: 1 smooth regions, 0 noise, -1 a chessboard."""
+    """Moran's I of maps (word, ..., row, col), mean over words: 1 for smooth regions, 0 for noise, -1 for a chessboard."""
     centered = maps - maps.mean(axis=tuple(range(1, maps.ndim)), keepdims=True)
     pairs = [
         (centered[..., :-1, :] * centered[..., 1:, :]).reshape(len(maps), -1),
@@ -131,9 +143,9 @@ def coherence(maps: np.ndarray) -> float:
 
 
 def selectivity(maps: np.ndarray) -> float:
-    """1 minus the mean entropy of each position's distribution over words, as a share of the largest: in [0, 1].
+    """1 minus the normalized entropy of each position's distribution over words, mean over positions: in [0, 1].
 
-    Each word's map is first divided by its mean, so that a word that takes much everywhere does not count as a choice.
+    Each word's map is first divided by its mean, so that a word with much attention everywhere does not count as a choice.
     """
     if len(maps) < 2:
         return 0.0
@@ -146,25 +158,42 @@ def selectivity(maps: np.ndarray) -> float:
 
 @torch.no_grad()
 def blur_sensitivity(pipe: Any, call: Call, layers: list[int]) -> list[float]:
-    """Relative change of the prompt's prediction when one layer's I2T attention is blurred along the text."""
+    """Relative change (L2 norms) of the prompt's prediction when each layer's I2T attention is blurred along the text."""
     arguments = {**call.kwargs, "return_dict": False}
 
     def predict() -> Tensor:
         predicted = denoiser_of(pipe)(*call.args, **arguments)[0]  # a tensor, or a list of samples
-        return torch.stack([predicted[row] for row in call.rows]).float()
+        return torch.stack([predicted[index] for index in call.batch_indices]).float()
 
     plain = predict()
     changes = []
     for layer in layers:
-        with Probe(pipe, [], edits=[BlurText(layer, padding="symmetric", batch=call.rows)]):
+        with Probe(pipe, [], edits=[BlurText(layer, padding="symmetric", batch=call.batch_indices)]):
             changes.append(float((predict() - plain).norm() / plain.norm()))
     return changes
 
 
-def with_masks(pipe: Any, table: pd.DataFrame, count: int, timestep: int) -> pd.DataFrame:
-    """The table with each layer's mIoU on ``count`` test scenes."""
-    positions = model_defaults(pipe).max_sequence_length
-    masks, _ = score_layers(pipe, list(scenes("test", count)), timestep, seed=0, max_sequence_length=positions)
+def with_masks(
+    pipe: Any,
+    table: pd.DataFrame,
+    count: int,
+    timestep: int,
+    *,
+    steps: int = 28,
+    max_sequence_length: int | None = None,
+) -> pd.DataFrame:
+    """The table of `find_expert` with each layer's ``miou``, a fraction in [0, 1].
+
+    Args:
+        pipe: tiny-sd3, or another pipeline that knows scenes.
+        table: one row for each layer.
+        count: number of test scenes.
+        timestep: counted from the clean end, of ``steps``; take those of the search.
+        steps: number of sampling steps.
+        max_sequence_length: T5 positions; None is the model's own default.
+    """
+    positions = model_defaults(pipe).max_sequence_length if max_sequence_length is None else max_sequence_length
+    masks, _ = measure_layers(pipe, list(scenes("test", count)), timestep, 0, positions, steps)
     single = masks[masks["layer"] != MEAN_OF_LAYERS].astype({"layer": int})
     return table.merge(single[["layer", "miou"]], on="layer")
 
@@ -172,8 +201,7 @@ def with_masks(pipe: Any, table: pd.DataFrame, count: int, timestep: int) -> pd.
 def agreement(table: pd.DataFrame) -> list[str]:
     """Spearman's rank correlation of each sign, and of their mean rank, with the masks' mIoU."""
     best = table.loc[table["miou"].idxmax()]
+    found = rank_correlations(table, [*SIGNS, "mean_rank"], "miou")
     lines = [f"Best masks: layer {best['layer']:.0f}, {best['miou']:.1%} mIoU; mean rank {best['mean_rank']:.2f}."]
-    for sign, text in SIGNS.items():
-        lines.append(f"Spearman of {text} with mIoU: {spearmanr(table[sign], table['miou']).statistic:+.2f}")
-    lines.append(f"Spearman of the mean rank with mIoU: {-spearmanr(table['mean_rank'], table['miou']).statistic:+.2f}")
-    return lines
+    lines += [f"Spearman of {text} with mIoU: {found[sign]:+.2f}" for sign, text in SIGNS.items()]
+    return [*lines, f"Spearman of the mean rank with mIoU: {-found['mean_rank']:+.2f}"]

@@ -10,11 +10,10 @@ import xarray as xr
 
 from ..configs import PCAConfig
 from ..datasets.scenes import scene
-from ..pipelines.image_size import native_size, token_pixels
 from ..pipelines.layers import chosen_layers
-from ..readouts.feature_pca import FeaturePCA, token_labels
-from ..storage.images import fitted
+from ..readouts.feature_pca import FeaturePCA
 from .recording import Recording, record_generated, record_image
+from .scene_recording import record_scene
 
 
 def measure_pca(pipe: Any, config: PCAConfig, image: np.ndarray | None = None) -> Recording:
@@ -24,7 +23,7 @@ def measure_pca(pipe: Any, config: PCAConfig, image: np.ndarray | None = None) -
     is the first one's. Otherwise ``image`` (height, width, 3) uint8 is read, or one is generated.
     """
     if config.scenes:
-        parts = [_measure_scene(pipe, config, number) for number in config.scenes]
+        parts = [_record_scene(pipe, config, number) for number in config.scenes]
         records = [part.record for part in parts]
         joined = xr.concat(records, "scene", combine_attrs="override", coords="minimal", compat="override")
         return Recording(joined.assign_coords(scene=list(config.scenes)), parts[0].image)
@@ -39,14 +38,11 @@ def _readout(config: PCAConfig, labels: np.ndarray | None = None) -> FeaturePCA:
     return FeaturePCA(labels, config.stream, config.include_padding)
 
 
-def _measure_scene(pipe: Any, config: PCAConfig, number: int) -> Recording:
+def _record_scene(pipe: Any, config: PCAConfig, number: int) -> Recording:
     drawn = scene("test", number)
-    step = token_pixels(pipe)
-    image = fitted(drawn.image, step, native_size(pipe))
-    labels = token_labels(drawn.labels, (image.shape[0] // step, image.shape[1] // step))
     prompt = drawn.sentence() if config.prompt is None else config.prompt
     where = (config.chosen_timesteps, config.generation, chosen_layers(pipe, config.layers))
-    return record_image(pipe, image, prompt, [_readout(config, labels)], *where)
+    return record_scene(pipe, drawn, prompt, lambda labels: [_readout(config, labels)], *where)
 
 
 PREFIX = {"image": "", "text": "text_"}
@@ -102,7 +98,7 @@ def text_colors(record: xr.Dataset) -> xr.DataArray:
 
 def _as_colors(values: xr.DataArray, axes: tuple[str, ...]) -> xr.DataArray:
     """Each component scaled to [0, 1] by its own range over ``axes``; NaN where nothing is known."""
-    low, high = values.min(axes), values.max(axes)
+    low, high = values.min(axes), values.max(axes)  # of the numbers: `utils.scaling.min_max` of tensors knows no NaN
     scaled = (values - low) / (high - low).where(high > low, 1)
     return scaled.transpose("timestep", "layer", "feature", *axes, "component")
 

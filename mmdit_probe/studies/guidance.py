@@ -42,16 +42,16 @@ def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress
         )
 
 
-def gain_table(scored: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+def gain_table(measured: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Like `drop_table` with the sign turned: what each scale gains over plain, with its 95% interval."""
-    table = drop_table(scored, names)
+    table = drop_table(measured, names)
     return table.assign(drop=0.0 - table["drop"], low=0.0 - table["high"], high=0.0 - table["low"])
 
 
 def gain_lines(table: pd.DataFrame) -> list[str]:
-    """One line per score and scale."""
+    """One line for each metric and scale."""
     rows = table[table["variant"] != PLAIN]
     return [
-        f"{row['score']}, {row['variant']}: {row['drop']:+.3f} over plain (95% interval {row['low']:+.3f} to {row['high']:+.3f})."
+        f"{row['metric']}, {row['variant']}: {row['drop']:+.3f} over plain (95% interval {row['low']:+.3f} to {row['high']:+.3f})."
         for _, row in rows.iterrows()
     ]

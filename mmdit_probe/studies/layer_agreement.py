@@ -1,8 +1,7 @@
-"""Do value norms, semantic features and masks point at the same layer? One pass over scenes answers for all three."""
+"""Do value norms, semantic features and masks point at the same layer? All three from one pass over scenes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,33 +10,34 @@ import torch
 import xarray as xr
 
 from ..configs import AgreementConfig
-from ..datasets.scenes import CLASSES, Scene, scenes
-from ..metrics.segmentation import Scores, score
-from ..pipelines.image_size import native_size, token_pixels
-from ..readouts.feature_pca import FeaturePCA, token_labels
+from ..datasets.scenes import Scene, scenes
+from ..metrics import rank_correlation
+from ..readouts.feature_pca import FeaturePCA
 from ..readouts.maps import I2TMaps
 from ..readouts.value_norms import ValueNorms
-from ..storage.images import fitted
-from .recording import record_image
-from .scene_grounding import predict
+from ..segmentation.layer_metrics import MetricsByName
+from .scene_grounding import add_scene
+from .scene_recording import record_scene
 from .word_maps import word_positions
 
 MEASURES = ("miou", "class_r2", "position_r2", "text_to_image", "prompt_to_image")
 
 
 def layer_agreement(pipe: Any, config: AgreementConfig) -> pd.DataFrame:
-    """One row per layer, over test scenes with the names of their classes as the prompt, at one noise level and
-    with the same noise.
+    """Masks, features and value norms of each layer over test scenes, all with the same noise.
 
-    ``miou`` of the I2T masks in [0, 1]; ``class_r2`` and ``position_r2``, adjusted R^2 of the image tokens' features
-    (mean over query, key and value); ``text_to_image`` and ``prompt_to_image``, ratios of mean value norms.
+    The prompt is the names of a scene's classes.
+
+    Returns:
+        One row for each layer: ``sigma``; ``layer``; ``miou`` of the I2T masks in [0, 1]; ``class_r2`` and ``position_r2``,
+        the adjusted R^2 of the image tokens' features (mean over query, key and value); ``text_to_image`` and
+        ``prompt_to_image``, ratios of mean value norms.
     """
     records: list[xr.Dataset] = []
-    totals: dict[int, Scores] = {}
+    totals = MetricsByName()
     for drawn in scenes("test", config.scenes):
         record = _read(pipe, drawn, config)
-        for layer, scored in _scores(pipe, drawn, record, config):
-            totals[layer] = totals[layer] + scored if layer in totals else scored
+        _add_masks(totals, pipe, drawn, record, config)
         records.append(record.drop_vars(["i2t", "pca"], errors="ignore"))
     mean = xr.concat(records, "scene", combine_attrs="override", coords="minimal", compat="override").mean("scene")
     norms = mean["value_norm"].mean("head").isel(timestep=0)
@@ -45,7 +45,7 @@ def layer_agreement(pipe: Any, config: AgreementConfig) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "layer": mean["layer"].values,
-            "miou": [totals[int(layer)].miou for layer in mean["layer"].values],
+            "miou": totals.table("layer")["miou"],
             **{name: mean[name].isel(timestep=0).mean("feature").values for name in MEASURES[1:3]},
             **{f"{name}_to_image": (norms.sel(stream=name) / image).values for name in ("text", "prompt")},
         }
@@ -55,24 +55,26 @@ def layer_agreement(pipe: Any, config: AgreementConfig) -> pd.DataFrame:
 
 
 def _read(pipe: Any, drawn: Scene, config: AgreementConfig) -> xr.Dataset:
-    step = token_pixels(pipe)
-    image = fitted(drawn.image, step, native_size(pipe))
-    labels = token_labels(drawn.labels, (image.shape[0] // step, image.shape[1] // step))
-    readouts = [I2TMaps(), ValueNorms(), FeaturePCA(labels)]
-    return record_image(pipe, image, drawn.class_list(), readouts, (config.chosen_timestep,), config.generation).record
+    return record_scene(
+        pipe,
+        drawn,
+        drawn.class_list(),
+        lambda labels: [I2TMaps(), ValueNorms(), FeaturePCA(labels)],
+        (config.chosen_timestep,),
+        config.generation,
+    ).record
 
 
-def _scores(pipe: Any, drawn: Scene, record: xr.Dataset, config: AgreementConfig) -> Iterable[tuple[int, Scores]]:
+def _add_masks(totals: MetricsByName, pipe: Any, drawn: Scene, record: xr.Dataset, config: AgreementConfig) -> None:
     spans = word_positions(pipe, drawn.class_list(), drawn.classes, config.generation)
     maps = record["i2t"].isel(timestep=0).transpose("layer", "row", "col", "token")
-    for layer, grid in zip(maps["layer"].values, maps.values, strict=True):
-        guess = predict(drawn, torch.from_numpy(np.ascontiguousarray(grid)), spans)
-        yield int(layer), score(drawn.labels, guess, len(CLASSES))
+    grids = torch.from_numpy(np.ascontiguousarray(maps.values))
+    add_scene(totals, drawn, dict(zip(maps["layer"].values.tolist(), grids, strict=True)), spans)
 
 
 def rank_correlations(table: pd.DataFrame) -> pd.Series:
     """Spearman's rank correlation over layers of each measure with the masks' mIoU, in [-1, 1]."""
-    return table[list(MEASURES)].rank().corr()["miou"].drop("miou")
+    return rank_correlation.rank_correlations(table, MEASURES[1:], "miou")
 
 
 def summary(table: pd.DataFrame) -> list[str]:

@@ -18,7 +18,7 @@ from ..probe.probe import Probe
 from ..storage.runs import RunFolder
 from ..utils.progress import Progress
 from .image_grid import PLAIN, ImageGrid, Variant, generate_grid
-from .paired_metrics import _drop
+from .paired_metrics import paired_drops
 
 
 def make_edit(config: PerturbConfig, layer: int) -> Edit:
@@ -58,10 +58,10 @@ def run_perturbation(
         )
 
 
-def most_harmful(scored: pd.DataFrame, name: str) -> list[str]:
-    """Which layer's edit takes most of a score, and whether its lead over the next is outside the bootstrap interval."""
-    layers = [variant for variant in scored["variant"].unique() if variant != PLAIN]
-    drops = {variant: _drop(scored, variant, name) for variant in layers}
+def most_harmful(measured: pd.DataFrame, name: str) -> list[str]:
+    """Which layer's edit takes most of a metric, and whether its lead over the next is outside the bootstrap interval."""
+    layers = [variant for variant in measured["variant"].unique() if variant != PLAIN]
+    drops = {variant: paired_drops(measured, variant, name) for variant in layers}
     ranked = sorted(layers, key=lambda variant: -np.nanmean(drops[variant]))
     mean, low, high = bootstrap_mean(drops[ranked[0]])
     lines = [f"{name}: editing {_spoken(ranked[0])} takes most, {mean:.3f} (95% interval {low:.3f} to {high:.3f})."]

@@ -1,13 +1,13 @@
-"""What tiny-sd3 knows about where its words are: masks, text mass and blur harm, layer by layer.
+"""What tiny-sd3 knows about where its words are: masks, I2T mass and harm of a blur, layer by layer.
 
-All on scenes with exact masks, with the class names present as the prompt. No number here was used in training.
+All on scenes with exact masks, with the names of the classes present as the prompt. No number here was used in training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from mmdit_probe.configs import GenerationConfig
 from mmdit_probe.datasets.scenes import CLASSES, Scene
 from mmdit_probe.edits import BlurText
 from mmdit_probe.families import layers_of, text_parts_of
-from mmdit_probe.metrics.segmentation import Scores, score
+from mmdit_probe.metrics.segmentation import measure_labels
 from mmdit_probe.pipelines.forward import (
     PromptEmbeddings,
     add_noise,
@@ -34,6 +34,7 @@ from mmdit_probe.probe.probe import Probe
 from mmdit_probe.readouts.maps import I2TMaps
 from mmdit_probe.readouts.region_mass import RegionMass
 from mmdit_probe.segmentation.label_map import class_maps, label_map
+from mmdit_probe.segmentation.layer_metrics import MetricsByName
 
 BATCH = 50
 MEAN_OF_LAYERS = "mean of all layers"
@@ -41,7 +42,14 @@ MEAN_OF_LAYERS = "mean of all layers"
 
 @dataclass(frozen=True, eq=False)
 class SceneBatch:
-    """Scenes as the model takes them: clean latents, class-list prompts, and the token positions of each name."""
+    """Scenes as the model takes them.
+
+    Attributes:
+        scenes: the scenes.
+        latents: their clean latents, (scenes, channels, rows, cols).
+        prompts: their encoded prompts, each the names of the scene's classes.
+        spans: for each scene the token positions of each name.
+    """
 
     scenes: Sequence[Scene]
     latents: Tensor
@@ -67,37 +75,51 @@ def read_batch(pipe: Any, batch: SceneBatch, sigma: float, seed: int) -> xr.Data
     return probe.dataset()
 
 
-def predict(scene: Scene, maps: Tensor, spans: Sequence[Sequence[int]]) -> np.ndarray:
-    """Label map, class numbers of the data set, from I2T maps (row, col, token)."""
-    local = label_map(class_maps(maps, spans), scene.labels.shape).numpy()
-    return np.array([CLASSES.index(name) for name in scene.classes])[local]
+def add_scene(
+    totals: MetricsByName, scene: Scene, maps: Mapping[Hashable, Tensor], spans: Sequence[Sequence[int]]
+) -> None:
+    """Add one scene's masks to ``totals``, made of each layer's I2T maps (row, col, token)."""
+    offered = [CLASSES.index(name) for name in scene.classes]
+    by_class = ((layer, class_maps(own, spans)) for layer, own in maps.items())
+    totals.add_layers(by_class, offered, scene.labels, len(CLASSES))
 
 
-def score_layers(
-    pipe: Any, scenes: Sequence[Scene], timestep: int, seed: int, max_sequence_length: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Masks and mass of each layer at one timestep and noise seed.
+class LayerMeasures(NamedTuple):
+    """What `measure_layers` finds; both tables begin with ``timestep``, ``sigma``, ``seed`` and ``layer``.
 
-    Returns one row a layer (and one for the mean of all layers' maps) with ``miou``, ``pixel_accuracy``, and one row a
-    layer with ``i2t_mass``, ``uniform``.
+    Attributes:
+        masks: ``miou`` and ``pixel_accuracy`` in [0, 1], one row for each layer and one for the mean of all layers' maps.
+        mass: ``i2t_mass``, the share of attention that image tokens give text, and ``uniform``, text's share of the tokens.
     """
-    sigma = noise_level(pipe, timestep, GenerationConfig.steps)
-    totals: dict[Any, Scores] = {}
-    masses = []
+
+    masks: pd.DataFrame
+    mass: pd.DataFrame
+
+
+def measure_layers(
+    pipe: Any, scenes: Sequence[Scene], timestep: int, seed: int, max_sequence_length: int, steps: int = 28
+) -> LayerMeasures:
+    """Masks and I2T mass of each layer on scenes, at one timestep and with one noise seed.
+
+    Args:
+        pipe: tiny-sd3, or another pipeline that knows scenes.
+        scenes: the scenes; the noise of a batch has the seed ``seed`` plus the number of the batch's first scene.
+        timestep: counted from the clean end, of ``steps``.
+        seed: of the noise.
+        max_sequence_length: T5 positions.
+        steps: number of sampling steps that the timestep is counted in.
+    """
+    sigma = noise_level(pipe, timestep, steps)
+    totals, masses = MetricsByName(), []
     for batch in scene_batches(pipe, scenes, max_sequence_length):
         record = read_batch(pipe, batch, sigma, seed + batch.scenes[0].index)
         masses.append(record["region_mass"].sel(region="I2T").mean(("call", "head")))
         maps = torch.from_numpy(record["i2t"].isel(call=0).values)
-        layers = record["layer"].values.tolist()
-        for row, scene in enumerate(batch.scenes):
-            views = {layer: maps[row, i] for i, layer in enumerate(layers)}
-            views[MEAN_OF_LAYERS] = maps[row].mean(0)
-            for name, view in views.items():
-                scored = score(scene.labels, predict(scene, view, batch.spans[row]), len(CLASSES))
-                totals[name] = totals[name] + scored if name in totals else scored
-    masks = pd.DataFrame(
-        [{"layer": name, "miou": s.miou, "pixel_accuracy": s.pixel_accuracy} for name, s in totals.items()]
-    )
+        layers: list[Hashable] = record["layer"].values.tolist()
+        for scene, own, spans in zip(batch.scenes, maps, batch.spans, strict=True):
+            by_layer = {**dict(zip(layers, own, strict=True)), MEAN_OF_LAYERS: own.mean(0)}
+            add_scene(totals, scene, by_layer, spans)
+    masks = totals.table("layer")
     mass = (
         xr.concat(masses, "batch")
         .mean("batch")
@@ -111,13 +133,14 @@ def score_layers(
         frame.insert(0, "timestep", timestep)
         frame.insert(1, "sigma", sigma)
         frame.insert(2, "seed", seed)
-    return masks, mass
+    return LayerMeasures(masks, mass)
 
 
 def blur_harm(pipe: Any, scenes: Sequence[Scene], timestep: int, seed: int, max_sequence_length: int) -> pd.DataFrame:
-    """How much of what the caption gives is lost when one layer's I2T attention is blurred along the text.
+    """How much of the caption's use is lost when one layer's I2T attention is blurred along the text.
 
-    ``harm`` is the rise of the flow-matching loss as a share of the rise from no caption at all (the empty prompt).
+    One row for each layer: ``timestep``, ``sigma``, ``layer``, and ``harm``, the rise of the flow-matching loss as a
+    fraction of the rise caused by the empty prompt. ``timestep`` counts from the clean end, of 28.
     """
     sigma = noise_level(pipe, timestep, GenerationConfig.steps)
     layers = range(len(layers_of(pipe)))
@@ -146,12 +169,11 @@ def blur_harm(pipe: Any, scenes: Sequence[Scene], timestep: int, seed: int, max_
 
 
 def baselines(scenes: Sequence[Scene], grid: int = 8, seed: int = 0) -> dict[str, dict[str, float]]:
-    """What needs no model: the largest class everywhere, a random present class per pixel, and the grid's ceiling.
-
-    The ceiling upsamples the exact class shares of each token bilinearly, as maps are.
+    """mIoU and pixel accuracy in [0, 1] without a model: the largest class, a random present class per pixel, and the ceiling
+    of a ``grid`` x ``grid`` token grid, which upsamples each token's exact class shares bilinearly, as maps are.
     """
     rng = np.random.default_rng(seed)
-    totals: dict[str, Scores] = {}
+    totals = MetricsByName()
     for scene in scenes:
         present = np.unique(scene.labels)
         counts = np.bincount(scene.labels.ravel(), minlength=len(CLASSES))
@@ -163,6 +185,5 @@ def baselines(scenes: Sequence[Scene], grid: int = 8, seed: int = 0) -> dict[str
             "ceiling of the grid": present[label_map(pooled, scene.labels.shape).numpy()],
         }
         for name, guess in guesses.items():
-            scored = score(scene.labels, guess, len(CLASSES))
-            totals[name] = totals[name] + scored if name in totals else scored
-    return {name: {"miou": s.miou, "pixel_accuracy": s.pixel_accuracy} for name, s in totals.items()}
+            totals.add(name, measure_labels(scene.labels, guess, len(CLASSES)))
+    return totals.table("name").set_index("name").to_dict("index")

@@ -23,7 +23,7 @@ from ..pipelines.loading import embedded_folder, load_pipeline
 from ..storage.files import write_text
 from ..studies.image_grid import generate_batch
 from ..studies.layer_agreement import layer_agreement, summary
-from ..studies.scene_grounding import MEAN_OF_LAYERS, baselines, blur_harm, score_layers
+from ..studies.scene_grounding import MEAN_OF_LAYERS, baselines, blur_harm, measure_layers
 from .card import write_card
 from .export import digests, make_pipeline
 from .flow import Denoiser
@@ -43,7 +43,7 @@ GUIDANCE, TEXT_POSITIONS = 7.5, 0
 def choose(pipe: Any, held_out: list[Scene]) -> tuple[int, int, pd.DataFrame]:
     """The layer and timestep with the best masks, and mIoU by timestep and layer."""
     frames = [
-        score_layers(pipe, held_out, t, 0, TEXT_POSITIONS)[0] for t in tqdm(TIMESTEPS, "choosing layer and timestep")
+        measure_layers(pipe, held_out, t, 0, TEXT_POSITIONS)[0] for t in tqdm(TIMESTEPS, "choosing layer and timestep")
     ]
     table = pd.concat(frames)
     single = table[table["layer"] != MEAN_OF_LAYERS]
@@ -56,7 +56,7 @@ def measure(pipe: Any, untrained: Any, counts: tuple[int, int], seeds: tuple[int
     validation, test = list(scenes("val", counts[0])), list(scenes("test", counts[1]))
     layer, timestep, by_timestep = choose(pipe, validation)
     parts = [
-        score_layers(pipe, test, timestep, seed, TEXT_POSITIONS) for seed in tqdm(seeds, "test scenes, noise seeds")
+        measure_layers(pipe, test, timestep, seed, TEXT_POSITIONS) for seed in tqdm(seeds, "test scenes, noise seeds")
     ]
     masks = pd.concat([masks for masks, _ in parts])
     seeds_of = masks.groupby("layer")[["miou", "pixel_accuracy"]].agg(["mean", "std"])
@@ -75,7 +75,7 @@ def measure(pipe: Any, untrained: Any, counts: tuple[int, int], seeds: tuple[int
                 "blur_harm": harm[number],
             }
         )
-    nothing, _ = score_layers(untrained, test, timestep, 0, TEXT_POSITIONS)
+    nothing, _ = measure_layers(untrained, test, timestep, 0, TEXT_POSITIONS)
     references = baselines(test)
     best_untrained = nothing.sort_values("miou").iloc[-1]
     mean_map = seeds_of.loc[MEAN_OF_LAYERS]

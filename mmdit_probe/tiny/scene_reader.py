@@ -83,7 +83,7 @@ def reader_accuracy(reader: SceneReader, count: int = 500) -> dict[str, float]:
     read = reader.read([scene.image for scene in chosen])
     true = [scene_facts(scene) for scene in chosen]
     hits = sum(len(r & t) for r, t in zip(read, true, strict=True))
-    stated = reader.score([scene.image for scene in chosen], [scene.sentence() for scene in chosen])
+    stated = reader.fact_share([scene.image for scene in chosen], [scene.sentence() for scene in chosen])
     kept = [prompt_facts(scene.sentence()) <= facts for scene, facts in zip(chosen, true, strict=True)]
     return {
         "recall": hits / sum(map(len, true)),

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from ..datasets.scenes import scenes
 from ..metrics.scene_reader import ReaderNetwork, SceneReader
 from ..pipelines.loading import embedded_folder
-from ..studies.scene_grounding import score_layers
+from ..studies.scene_grounding import measure_layers
 from .autoencoder import encode_all, train_autoencoder
 from .clip import make_processor, train_clip
 from .corpus import Corpus, make_corpus
@@ -49,7 +49,7 @@ def fit_flow(corpus: Corpus, vae: AutoencoderKL, recipe: Recipe, work: Path, dev
     trainer = FlowTrainer(latents, token_ids(corpus.captions, make_tokenizers(recipe)), recipe, work, device)
     for _ in trainer.run():
         pipe = make_pipeline(trainer.averaged(), vae, recipe)
-        masks, _ = score_layers(pipe, list(scenes("val", _LOG_SCENES)), _LOG_TIMESTEP, seed=0, max_sequence_length=0)
+        masks, _ = measure_layers(pipe, list(scenes("val", _LOG_SCENES)), _LOG_TIMESTEP, seed=0, max_sequence_length=0)
         trainer.log(miou={str(row.layer): round(row.miou, 4) for row in masks.itertuples()})
     return trainer.averaged()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mmdit_probe.configs import CompareConfig, DatasetConfig, MetricConfig, ModelConfig, OneLayerConfig, PromptConfig
+from mmdit_probe.configs.generation import seeded
 
 from ..layers import check_layers, resolve_layer
 from ..options import RESULTS, RunConfig
@@ -60,7 +61,9 @@ def compare(
         grid = study.compare_images(pipe, config, out, name, bar.update)
     measured = measure_images(grid, metrics)
     gains = study.metric_gains(measured, [name for name in metrics if name not in AGAINST_PLAIN])
-    examples = mask_rows(pipe, images.first(_MASK_ROWS), number, config.chosen_timesteps[0], config.generation)
+    examples = mask_rows(
+        pipe, images.first(_MASK_ROWS), number, config.chosen_timesteps[0], seeded(config.generation, config.seeds[0])
+    )
     sheet = contact_sheet(
         grid.first_seed(_SHEET_ROWS), config.prompts[:_SHEET_ROWS], {"plain": "before", study.AFTER: "after"}
     )
