@@ -14,6 +14,7 @@ from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.evaluation.counts import offered
 from mmdit_probe.figures.evaluation import directions_figure
 from mmdit_probe.figures.maps import word_page
+from mmdit_probe.metrics.segmentation import SegmentationMetrics, measure_labels
 from mmdit_probe.pipelines.image_size import native_size, token_pixels
 from mmdit_probe.readouts.maps import I2TMaps, T2IMaps
 from mmdit_probe.segmentation.label_map import label_map

@@ -111,7 +111,7 @@ def test_a_run_that_was_killed_ends_the_same(images, tmp_path):
         (["segment", "images", "--classes", "a,b,a"], "'a' is given more than once"),
         (["segment", "images", "images/twin/scene0.png", "--classes", "a"], "would be written to the same files"),
         (["segment", "images/twin/none", "--classes", "a"], "holds no image"),
-        (["segment", "images", "--classes", "grass", "--layer", "7"], "layers 0 to 2, got '7'"),
+        (["segment", "images", "--classes", "grass", "--layer", "7"], "layers 0 to 2, got 7"),
         (["segment", "images", "--classes", "grass", "--layer", "1", "--timestep", "29"], "must be in 1 to 28"),
         (["segment", "images", "--classes", "grass " * 40, "--layer", "1"], "has 40 tokens"),
         (["group", "images", "--threshold", "0"], "--threshold must be above 0"),

@@ -19,6 +19,7 @@ from mmdit_probe.magnet.compare import compare_attention, compare_masks, miou, m
 from mmdit_probe.magnet.lora import add_lora
 from mmdit_probe.magnet.mask_sheet import mask_rows
 from mmdit_probe.metrics.bootstrap import bootstrap_weights
+from mmdit_probe.metrics.segmentation import measure_labels
 from mmdit_probe.pipelines.forward import noise_level
 from mmdit_probe.pipelines.loading import embedded_folder, load_pipeline
 from mmdit_probe.storage.records import load_record

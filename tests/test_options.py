@@ -47,8 +47,9 @@ def options_of(callback):
 def test_one_option_has_one_wording_everywhere():
     wordings = defaultdict(set)
     for callback in COMMANDS.values():
-        for _, option in options_of(callback):
-            wordings[option.param_decls[0].split("/")[0]].add(option.help)
+        for parameter, option in options_of(callback):
+            flag = option.param_decls[0] if option.param_decls else f"--{parameter.name}"
+            wordings[flag.split("/")[0]].add(option.help)
     assert {flag for flag, found in wordings.items() if len(found) > 1} <= set(OWN_WORDING)
 
 

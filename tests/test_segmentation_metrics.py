@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, jaccard_score
 
+from mmdit_probe.metrics.segmentation import measure_labels
+
 maps = arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, 255]))
 guesses = arrays(np.uint8, (4, 5), elements=st.integers(0, 2))
 

@@ -116,9 +116,7 @@ def compare_attention(pipe: Any, config: CompareConfig, out: Path, model: str, p
 
         def measure(prompt: str) -> xr.Dataset:
             readouts = [RegionMass(), ValueNorms()]
-            return record_generated(
-                pipe, prompt, readouts, config.chosen_timesteps, seeded(config.generation, config.seeds[0])
-            ).record
+            return record_generated(pipe, prompt, readouts, config.chosen_timesteps, generation).record
 
         def shown(done: int, total: int, start: int = number) -> None:
             progress(start * total + done, 2 * total)
