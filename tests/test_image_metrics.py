@@ -98,7 +98,7 @@ def test_the_scores_that_can_be_had(clip_folder, dino_folder):
 def test_what_cannot_be_had_is_explained(tmp_path):
     with pytest.raises(ValueError, match="name a CLIP"):
         make_metrics("some/model", None, None)
-    with pytest.raises(ValueError, match="lacks .safetensors weights"):
+    with pytest.raises(ValueError, match=r"lacks \.safetensors weights"):
         make_metrics("some/model", str(tmp_path), None)
 
 
