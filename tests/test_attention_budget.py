@@ -93,16 +93,16 @@ def test_a_folder_in_use_is_refused(random_pipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("settings", "message"),
     [
-        (BudgetConfig(prompts=("sand",), timesteps=(5,), generation=GENERATION), "must be in 1 to 4"),
-        (BudgetConfig(prompts=("sand",), timesteps=(0,), generation=GENERATION), "must be in 1 to 4"),
-        (BudgetConfig(prompts=(" ",), timesteps=(1,), generation=GENERATION), "the prompt is empty"),
+        ({"prompts": ("sand",), "timesteps": (5,)}, "must be in 1 to 4"),
+        ({"prompts": ("sand",), "timesteps": (0,)}, "timesteps must be 1 or more"),
+        ({"prompts": (" ",), "timesteps": (1,)}, "the prompt is empty"),
     ],
 )
-def test_bad_settings_are_explained(random_pipe, tmp_path, config, message):
+def test_bad_settings_are_explained(random_pipe, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        run_budget(random_pipe, config, tmp_path, "random")
+        run_budget(random_pipe, BudgetConfig(**settings, generation=GENERATION), tmp_path, "random")
 
 
 def test_without_guidance_the_only_half_is_read(random_pipe):

@@ -196,24 +196,24 @@ def test_baselines_on_a_image_made_for_them():
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("settings", "message"),
     [
-        (EvaluateConfig(task="panoptic"), "task must be one of open-vocabulary, unsupervised"),
-        (EvaluateConfig(heads="some"), "heads must be one of mean, each"),
-        (EvaluateConfig(vocabulary="none"), "vocabulary must be one of present, full"),
-        (EvaluateConfig(batch=0), "batch must be at least 1"),
-        (EvaluateConfig(trivial=True), "baselines belong to the unsupervised task"),
-        (EvaluateConfig(task="unsupervised", normalize="scores"), "belong to the open-vocabulary task"),
-        (EvaluateConfig(threshold=0.0), "threshold must be above 0"),
-        (EvaluateConfig(layers=(5,)), r"\[5\] do not exist"),
-        (EvaluateConfig(timesteps=(29,)), "must be in 1 to 28"),
-        (EvaluateConfig(normalize="log"), "normalize must be one of"),
-        (EvaluateConfig(method="iseg"), "method iseg needs its counter"),
+        ({"task": "panoptic"}, "task must be one of open-vocabulary, unsupervised"),
+        ({"heads": "some"}, "heads must be one of mean, each"),
+        ({"vocabulary": "none"}, "vocabulary must be one of present, full"),
+        ({"batch": 0}, "batch must be 1 or more"),
+        ({"trivial": True}, "baselines belong to the unsupervised task"),
+        ({"task": "unsupervised", "normalize": "scores"}, "belong to the open-vocabulary task"),
+        ({"threshold": 0.0}, "threshold must be above 0"),
+        ({"layers": (5,)}, r"\[5\] do not exist"),
+        ({"timesteps": (29,)}, "must be in 1 to 28"),
+        ({"normalize": "log"}, "normalize must be one of"),
+        ({"method": "iseg"}, "method iseg needs its counter"),
     ],
 )
-def test_bad_settings_are_refused_before_any_work(random_pipe, tmp_path, config, message):
+def test_bad_settings_are_refused_before_any_work(random_pipe, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        evaluate(random_pipe, tmp_path / "out", config)
+        evaluate(random_pipe, tmp_path / "out", EvaluateConfig(**settings))
     assert not (tmp_path / "out").exists()
 
 

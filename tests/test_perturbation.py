@@ -111,7 +111,7 @@ def test_the_negative_prompts_half_is_edited_if_it_is_asked_for(random_pipe, tmp
     generation = GenerationConfig(steps=2, guidance_scale=7.5, max_sequence_length=0)
     config = PerturbConfig(prompts=("sand",), layers=(1,), edit=edit, seeds=(0,), generation=generation)
     half = run_perturbation(random_pipe, config, tmp_path / "half", "random").images
-    both = run_perturbation(random_pipe, replace(config, rows="all"), tmp_path / "both", "random").images
+    both = run_perturbation(random_pipe, replace(config, edit_branch="all"), tmp_path / "both", "random").images
     np.testing.assert_array_equal(half["plain"], both["plain"])
     assert (half["layer01"] != both["layer01"]).any()
     everywhere = make_edit(config, 1)
@@ -119,27 +119,27 @@ def test_the_negative_prompts_half_is_edited_if_it_is_asked_for(random_pipe, tmp
     with Probe(random_pipe, [], edits=[everywhere]):
         expected = generate_batch(random_pipe, ["sand"], 0, generation)
     np.testing.assert_array_equal(both["layer01"][:, 0], expected)
-    with pytest.raises(ValueError, match=r"other settings \(rows\)"):
-        run_perturbation(random_pipe, replace(config, rows="all"), tmp_path / "half", "random")
+    with pytest.raises(ValueError, match=r"other settings \(edit_branch\)"):
+        run_perturbation(random_pipe, replace(config, edit_branch="all"), tmp_path / "half", "random")
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("settings", "message"),
     [
-        (PerturbConfig(prompts=("sand",), layers=(1,), edit="smudge"), "edit must be one of blur-text"),
+        ({"layers": (1,), "edit": "smudge"}, "edit must be one of blur-text"),
         (
-            PerturbConfig(prompts=("sand",), layers=(1,), edit_branch="some"),
-            "rows must be one of conditional, all, got 'some'",
+            {"layers": (1,), "edit_branch": "some"},
+            "edit_branch must be one of conditional, all, got 'some'",
         ),
-        (PerturbConfig(prompts=("sand",), layers=(1,), kernel=None), "needs a kernel size"),
-        (PerturbConfig(prompts=("sand",), layers=()), "at least one layer"),
-        (PerturbConfig(prompts=("sand",), layers=(9,)), r"\[9\] do not exist"),
-        (PerturbConfig(prompts=("sand",), layers=(1,), batch=0), "batch must be at least 1"),
+        ({"layers": (1,), "kernel": None}, "needs a kernel size"),
+        ({"layers": ()}, "at least one layer"),
+        ({"layers": (9,)}, r"\[9\] do not exist"),
+        ({"layers": (1,), "batch": 0}, "batch must be 1 or more"),
     ],
 )
-def test_bad_settings_are_explained_before_any_work(random_pipe, tmp_path, config, message):
+def test_bad_settings_are_explained_before_any_work(random_pipe, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        run_perturbation(random_pipe, config, tmp_path, "random")
+        run_perturbation(random_pipe, PerturbConfig(prompts=("sand",), **settings), tmp_path, "random")
     assert not list(tmp_path.rglob("*.nc"))
 
 

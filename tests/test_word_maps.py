@@ -15,7 +15,7 @@ from mmdit_probe.figures.maps import heads_page, plot_overlay, word_page
 from mmdit_probe.pipelines.prompts import describe, find_words
 from mmdit_probe.readouts.base import read
 from mmdit_probe.studies.word_maps import (
-    chosen_words,
+    checked_words,
     file_names,
     head_mean,
     maps_table,
@@ -139,10 +139,10 @@ def test_files_are_named_after_words_and_stay_in_the_folder(words, names):
     assert file_names(words) == names
 
 
-def test_words_are_separated_by_commas():
-    assert chosen_words(" red circle, grass,,grass ") == ("red circle", "grass")
+def test_words_are_taken_once():
+    assert checked_words((" red circle", " grass", "", "grass ")) == ("red circle", "grass")
     with pytest.raises(ValueError, match="expected words of the prompt"):
-        chosen_words(" , ")
+        checked_words((" ", ""))
 
 
 def test_pages_are_the_right_way_up_and_share_one_scale(random_pipe):

@@ -66,13 +66,16 @@ class Settings:
     """Base class of all settings; `ValueError` if a value is out of range or not among the choices."""
 
     def __post_init__(self) -> None:
+        own: Any = type(self)  # mypy takes a class of dataclasses for unhashable
+        for name, kind in _types_of(own).items():
+            _check_choice(name, kind, getattr(self, name))
         for field in settings_of(type(self)):
-            _check(field, getattr(self, field.name))
+            _check_numbers(field, getattr(self, field.name))
 
 
 def settings_of(kind: type[Settings]) -> tuple[Field, ...]:
     """The fields of a settings class that have a `Setting`, in order."""
-    known: Any = kind  # mypy takes a class of dataclasses for unhashable
+    known: Any = kind
     return _settings_of(known)
 
 
@@ -89,6 +92,12 @@ def _settings_of(kind: Any) -> tuple[Field, ...]:
     )
 
 
+@cache
+def _types_of(kind: Any) -> dict[str, Any]:
+    """The types of a settings class's fields, by name."""
+    return get_type_hints(kind)
+
+
 def choices_of(kind: Any) -> tuple[Any, ...]:
     """The values of a Literal, or of the Literals in a union; none if there is none."""
     if get_origin(kind) is Literal:
@@ -98,10 +107,13 @@ def choices_of(kind: Any) -> tuple[Any, ...]:
     return ()
 
 
-def _check(field: Field, value: Any) -> None:
-    choices = choices_of(field.type)
+def _check_choice(name: str, kind: Any, value: Any) -> None:
+    choices = choices_of(kind)
     if choices and isinstance(value, str) and value not in choices:
-        raise ValueError(f"{field.name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def _check_numbers(field: Field, value: Any) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int | float) and not isinstance(number, bool):
             _check_range(field, number)

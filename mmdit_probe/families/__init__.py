@@ -21,12 +21,14 @@ from .pipeline import (
 from .projections import image_projections, output_projection
 from .registry import FAMILIES, family_of, image_input_of, layers_of, text_parts_of, token_latents
 from .schedule import constant_shift, levels_passed, loop_levels, signal_share, training_steps
+from .stable_diffusion import T5_PARTS, stable_diffusion_3_pipeline, without_t5
 from .unet import UNET_SELF, UNetPlace, is_unet_pipeline, run_unet, unet_latents, unet_places, unet_prompt
 
 __all__ = [
     "DENOISERS",
     "FAMILIES",
     "PLAIN",
+    "T5_PARTS",
     "UNET_SELF",
     "Family",
     "FamilyPipeline",
@@ -53,6 +55,7 @@ __all__ = [
     "output_projection",
     "run_unet",
     "signal_share",
+    "stable_diffusion_3_pipeline",
     "text_parts_of",
     "token_latents",
     "training_steps",
@@ -61,4 +64,5 @@ __all__ = [
     "unet_places",
     "unet_prompt",
     "vae_dtype",
+    "without_t5",
 ]

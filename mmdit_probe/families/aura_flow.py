@@ -18,10 +18,10 @@ def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
-    features, *_ = pipe.encode_prompt(
+    embeddings, *_ = pipe.encode_prompt(
         list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )
-    return {"encoder_hidden_states": features}
+    return {"encoder_hidden_states": embeddings}
 
 
 AURA_FLOW = Family(

@@ -20,7 +20,7 @@ def _ltx_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _cleaner(pipe: FamilyPipeline, clean_caption: Any) -> Callable[[str], str]:
-    """The pipeline's own preparation of a prompt: in small letters at least."""
+    """The pipeline's own text preprocessing; it lower-cases at least."""
     clean = call_default(pipe, "clean_caption") if clean_caption is CALL_DEFAULT else clean_caption
     return lambda prompt: str(pipe._text_preprocessing(prompt, clean_caption=clean)[0])
 
@@ -30,7 +30,7 @@ def _pixart_text(pipe: FamilyPipeline, max_sequence_length: int, clean_caption: 
 
 
 def _wan_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """T5 of a prompt with its spaces and its entities of HTML mended."""
+    """T5, after the pipeline has cleaned white space and HTML entities."""
     return [replace(part, cleaned=from_module(pipe, "prompt_clean") or str) for part in t5(pipe, max_sequence_length)]
 
 
@@ -40,13 +40,13 @@ def _sana_text(
     complex_human_instruction: Any = CALL_DEFAULT,
     clean_caption: Any = CALL_DEFAULT,
 ) -> list[TextPart]:
-    """Gemma; of the instruction before the prompt, not before the negative one, only the first token is kept."""
+    """Gemma; an instruction precedes the prompt, but not the negative prompt; all but its first token are cut off."""
     plain = TextPart("gemma", pipe.tokenizer, max_sequence_length, cleaned=_cleaner(pipe, clean_caption))
-    told = complex_human_instruction
-    told = call_default(pipe, "complex_human_instruction") if told is CALL_DEFAULT else told
-    if not told:
+    lines = complex_human_instruction
+    lines = call_default(pipe, "complex_human_instruction") if lines is CALL_DEFAULT else lines
+    if not lines:
         return [plain]
-    instruction = "\n".join(told)
+    instruction = "\n".join(lines)
     dropped = len(pipe.tokenizer.encode(instruction)) - 2
     return [replace(plain, template=instruction + PLAIN, cut=dropped, cut_from=1, negative=plain)]
 
@@ -68,7 +68,7 @@ CROSS_ATTENTION = (
         name="sana",
         transformer="SanaTransformer2DModel",
         models="Sana",
-        layers=modules("attn2", "transformer_blocks"),  # attn1 is linear: it has no softmax
+        layers=modules("attn2", "transformer_blocks"),  # attn1 is linear attention, without a softmax
         layout=latents_then_text("image-text", "cross"),
         sigmas=_sana_time,
         text_parts=_sana_text,

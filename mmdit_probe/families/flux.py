@@ -1,4 +1,4 @@
-"""Flux.1, Flux.2 and Chroma: packed latents whose grid stands in position ids, text before image."""
+"""Flux.1, Flux.2 and Chroma: packed latents, their grid in position ids; text before image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCKS = ("transformer_blocks", "single_transformer_blocks")
 
 
 def grid_from_ids(ids: Tensor) -> tuple[int, int]:
-    """Rows and columns of the image that is being made, from (tokens, 3 or 4) position ids.
+    """Rows and columns of the generated image, from (tokens, 3 or 4) position ids.
 
     The first id tells images apart: reference images carry another one than the target, which comes first.
     """
@@ -35,7 +35,7 @@ def grid_from_ids(ids: Tensor) -> tuple[int, int]:
 
 
 def with_references(grid: tuple[int, ...], text: int, packed: int) -> TokenLayout:
-    """Text, then ``packed`` image tokens of which those beyond the grid belong to reference images."""
+    """Text, then ``packed`` image tokens; those beyond the grid belong to reference images."""
     target = TokenLayout(grid, text, "text-image")
     references = packed - target.image
     return TokenLayout(grid, text, "text-image", (Extra("reference", references, "last"),) if references else ())
@@ -48,7 +48,7 @@ def position_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _second_t5(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    return [TextPart("t5", pipe.tokenizer_2, max_sequence_length)]  # CLIP is pooled: it makes no tokens
+    return [TextPart("t5", pipe.tokenizer_2, max_sequence_length)]  # CLIP enters pooled, without tokens
 
 
 def _klein(pipe: FamilyPipeline) -> bool:
@@ -56,7 +56,7 @@ def _klein(pipe: FamilyPipeline) -> bool:
 
 
 def _flux2_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """Mistral, with a chat of the pipeline's system message and the prompt; in Klein Qwen, with the prompt alone."""
+    """Mistral with a chat of system message and prompt; in Klein, Qwen with a chat of the prompt alone."""
     if _klein(pipe):
         chat = [{"role": "user", "content": PLAIN}]
         options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
@@ -75,8 +75,8 @@ def _mistral(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
 
 
 def _flux_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
-    features, pooled, ids = pipe.encode_prompt(list(prompts), None, max_sequence_length=max_sequence_length)
-    return {"encoder_hidden_states": features, "pooled_projections": pooled, "txt_ids": ids}
+    embeddings, pooled, ids = pipe.encode_prompt(list(prompts), None, max_sequence_length=max_sequence_length)
+    return {"encoder_hidden_states": embeddings, "pooled_projections": pooled, "txt_ids": ids}
 
 
 def _flux_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _flux_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str
 
 
 def _flux2_latents(pipe: FamilyPipeline, pixels: Tensor) -> Tensor:
-    """Already 2 x 2 latent pixels a token, channels first, each channel normalized by the autoencoder's running statistics."""
+    """(batch, 4 channels, rows / 2, cols / 2): a token each, normalized by the autoencoder's running statistics."""
     encoded = pipe.vae.encode(pixels).latent_dist.mean
     patched = rearrange(
         encoded, "batch channel (row two) (col pair) -> batch (channel two pair) row col", two=2, pair=2
@@ -98,31 +98,31 @@ def _flux2_latents(pipe: FamilyPipeline, pixels: Tensor) -> Tensor:
 
 
 def _flux2_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
-    features, ids = pipe.encode_prompt(list(prompts), max_sequence_length=max_sequence_length)
-    return {"encoder_hidden_states": features, "txt_ids": ids}
+    embeddings, ids = pipe.encode_prompt(list(prompts), max_sequence_length=max_sequence_length)
+    return {"encoder_hidden_states": embeddings, "txt_ids": ids}
 
 
 def _flux2_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:
-    """Ids (batch, tokens, 4): 0, row, column, 0; Klein is told no guidance."""
+    """Position ids (batch, tokens, 4) are 0, row, column, 0; Klein takes no guidance scale."""
     ids = torch.nn.functional.pad(places(*noisy.shape[-2:]), (1, 1)).to(noisy.device).expand(len(noisy), -1, -1)
     image = {"hidden_states": rearrange(noisy, "batch channel row col -> batch (row col) channel"), "img_ids": ids}
     return {**image, **({} if _klein(pipe) else guidance_of(pipe, len(noisy))), **text}
 
 
 def _flux2_sigmas(pipe: FamilyPipeline, steps: int, tokens: int) -> list[float]:
-    """Moved by the number of steps too."""
+    """Shifted for the number of steps, too."""
     return moved_sigmas(pipe, steps, from_module(pipe, "compute_empirical_mu")(tokens, steps))
 
 
 def _chroma_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
-    features, ids, mask, *_ = pipe.encode_prompt(
+    embeddings, ids, mask, *_ = pipe.encode_prompt(
         list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )
-    return {"encoder_hidden_states": features, "txt_ids": ids, "attention_mask": mask}
+    return {"encoder_hidden_states": embeddings, "txt_ids": ids, "attention_mask": mask}
 
 
 def _chroma_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:
-    """The mask of the text, made longer by the image."""
+    """The attention mask covers the text, then the image."""
     latents, mask = packed(noisy), text["attention_mask"]
     seen = torch.ones(latents.shape[:2], dtype=mask.dtype, device=mask.device)
     image = {"hidden_states": latents, "img_ids": position_ids(noisy)}

@@ -18,30 +18,30 @@ from .schedule import even_sigmas, given_sigmas
 from .tokenizers import Pieces, Started
 
 _FIBO_START = 128000
-"""The token that stands for an empty prompt."""
+"""Id of the token that Bria-Fibo puts in place of an empty prompt."""
 
 
 def _krea2_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
-    """Its ids are those of text and image, one after the other."""
+    """The position ids are the text's, then the image's."""
     text, packed = inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1]
     _, image_ids = inputs["position_ids"].split([text, packed])
     return with_references(grid_from_ids(image_ids), text, packed)
 
 
 def _bria_text(pipe: FamilyPipeline, max_sequence_length: int, negative_prompt: Any = None) -> list[TextPart]:
-    """T5, zeros behind; without a negative prompt, which the first one decides, its half is zero."""
+    """T5, then zeros. If there is no negative prompt (the first of the batch decides), its embeddings are zero."""
     first = negative_prompt[0] if isinstance(negative_prompt, list) and negative_prompt else negative_prompt
     absent = TextPart("t5", None, max_sequence_length)
     return [replace(part, negative=None if first else absent) for part in t5(pipe, max_sequence_length)]
 
 
 def _fibo_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """SmolLM, as long as the longest prompt; an empty one is its beginning of a text, over and over."""
+    """SmolLM, padded to the longest prompt; an empty prompt is its start token at every position."""
     return [TextPart("smollm", Started(pipe.tokenizer, _FIBO_START), max_sequence_length, multiple=1)]
 
 
 def _longcat_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """Qwen, what stands in quotes letter by letter; the chat around the prompt is cut off behind it too."""
+    """Qwen; quoted text is tokenized letter by letter. The chat template is cut off before and after the prompt."""
     divided = from_module(pipe, "split_quotation")
 
     def split(prompt: str) -> list[str]:
@@ -51,7 +51,7 @@ def _longcat_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPa
 
 
 def _ovis_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """Qwen with a chat template, whose beginning is cut off."""
+    """Qwen with a chat template; its beginning is cut off."""
     chat = [{"role": "user", "content": pipe.system_prompt + PLAIN}]
     template = pipe.tokenizer.apply_chat_template(
         chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
@@ -64,7 +64,7 @@ def _ovis_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]
 
 
 def _krea2_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """Qwen; padding stands between the prompt and the end of its template."""
+    """Qwen; the padding lies between the prompt and the end of its template."""
     end = pipe.prompt_template_encode_suffix
     length = max_sequence_length - pipe.prompt_template_encode_num_suffix_tokens
     template, dropped = pipe.prompt_template_encode_prefix + PLAIN, pipe.prompt_template_encode_start_idx
@@ -75,23 +75,23 @@ def _krea2_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart
 
 
 def _longcat_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
-    """The pipeline has a length of its own."""
-    features, ids = pipe.encode_prompt(list(prompts))
-    return {"encoder_hidden_states": features, "txt_ids": ids}
+    """The text length is fixed by the pipeline."""
+    embeddings, ids = pipe.encode_prompt(list(prompts))
+    return {"encoder_hidden_states": embeddings, "txt_ids": ids}
 
 
 def _longcat_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:
-    """The image is of another kind than the text, 1, and its rows and columns count on from the text's longest prompt."""
+    """Position ids (tokens, 3): 1 for the image, then row and column, both counted from the longest text length."""
     start = torch.tensor([1, pipe.tokenizer_max_length, pipe.tokenizer_max_length])
     ids = (position_ids(noisy).cpu() + start).float()
     return {"hidden_states": packed(noisy), "img_ids": ids.to(noisy.device), **text}
 
 
 def _ovis_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
-    features, _, ids, _ = pipe.encode_prompt(
+    embeddings, _, ids, _ = pipe.encode_prompt(
         list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )
-    return {"encoder_hidden_states": features, "txt_ids": ids}
+    return {"encoder_hidden_states": embeddings, "txt_ids": ids}
 
 
 def _packed_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:
@@ -99,14 +99,14 @@ def _packed_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[s
 
 
 def _bria_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
-    features, _, ids = pipe.encode_prompt(
+    embeddings, _, ids = pipe.encode_prompt(
         list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )
-    return {"encoder_hidden_states": features, "txt_ids": ids[0]}
+    return {"encoder_hidden_states": embeddings, "txt_ids": ids[0]}
 
 
 def _bria_sigmas(pipe: FamilyPipeline, steps: int, tokens: int) -> list[float]:
-    """Moved by the number of image tokens; a schedule that is not moved so takes its levels from those of training."""
+    """Shifted for the number of image tokens; without dynamic shifting, the levels of the training schedule."""
     config = pipe.scheduler.config
     if "use_dynamic_shifting" not in config:
         raise ValueError(
@@ -128,7 +128,7 @@ FLUX_DERIVATIVES = (
         layout=position_layout,
         text_parts=_bria_text,
         image_input=ImageInput(_bria_prompts, _packed_arguments, sigmas=_bria_sigmas),
-        patch=1,  # its pipeline counts one halving more than its autoencoder makes
+        patch=1,  # the pipeline's vae_scale_factor already covers a token
     ),
     Family(
         name="bria-fibo",

@@ -1,4 +1,4 @@
-"""A try at transformers that no entry describes: attention modules by their place, the layout by the call's shapes."""
+"""A guess for transformers that no family describes: layers by their place in the blocks, layout by the call's shapes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ _JOINT = ("attn", "attn1", "attention", "self_attn", "self_attention")
 
 
 def generic_family(transformer: nn.Module) -> Family | None:
-    """A family made up for this transformer; None if it has no blocks with attention."""
+    """A family for this transformer alone; None if it has no blocks with attention."""
     layers = _attention_modules(transformer)
     if not layers:
         return None
     name = type(transformer).__name__
-    return Family("generic", name, name, lambda _: layers, _layout, _levels, image_argument=_main(transformer))
+    return Family(
+        "generic", name, name, lambda _: layers, _layout, _levels, image_argument=_first_argument(transformer)
+    )
 
 
-def _main(transformer: nn.Module) -> str:
+def _first_argument(transformer: nn.Module) -> str:
     """The first argument of the forward pass."""
     _, first, *_ = inspect.signature(type(transformer).forward).parameters
     return first
 
 
 def _attention_modules(transformer: nn.Module) -> list[nn.Module]:
-    """In every block of every list of blocks: its cross-attention, or else its first attention."""
+    """Each block's cross-attention, or its first attention if it has none."""
     found = [_attention(block) for block in _blocks(transformer)]
     return [module for module in found if module is not None]
 
@@ -41,15 +43,15 @@ def _attention(block: nn.Module) -> nn.Module | None:
 
 
 def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
-    """Of cross-attention, from latents and text; where tokens are joined, their order cannot be seen."""
-    given, text = inputs[_main(transformer)], inputs.get("encoder_hidden_states")
+    """The layout of cross-attention, from latents and text; `ValueError` for joint attention, whose order can't be seen."""
+    latents, text = inputs[_first_argument(transformer)], inputs.get("encoder_hidden_states")
     name = type(transformer).__name__
-    if not isinstance(given, Tensor) or given.ndim not in (4, 5) or not isinstance(text, Tensor) or text.ndim != 3:
+    if not isinstance(latents, Tensor) or latents.ndim not in (4, 5) or not isinstance(text, Tensor) or text.ndim != 3:
         raise ValueError(
             f"Probe: cannot read the token layout of {name} from its inputs; "
             f"give Probe(layout=TokenLayout((rows, cols), text tokens, 'image-text' or 'text-image'))"
         )
-    sizes = given.shape[-2:] if given.ndim == 4 else given.shape[-3:]
+    sizes = latents.shape[-2:] if latents.ndim == 4 else latents.shape[-3:]
     grid = grid_of(sizes, _patch(transformer, len(sizes)))
     if any(child in _CROSS for block in _blocks(transformer) for child, _ in block.named_children()):
         return TokenLayout(grid, text.shape[1], scope="cross")
@@ -60,13 +62,13 @@ def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _blocks(transformer: nn.Module) -> list[nn.Module]:
-    """Of all lists of blocks but refiners, which see image or text alone."""
+    """The blocks of all module lists except refiners, which see only the image or only the text."""
     lists = [(name, child) for name, child in transformer.named_children() if isinstance(child, nn.ModuleList)]
     return [block for name, child in lists if "refiner" not in name for block in child]
 
 
 def _patch(transformer: Any, axes: int) -> tuple[int, ...]:
-    """Latent pixels a token, for each axis of the grid; frames are taken one by one unless it is said how many."""
+    """Latent pixels of a token along each axis of the grid; one frame a token unless the configuration differs."""
     patch = transformer.config.get("patch_size") or 1
     frames = transformer.config.get("patch_size_t") or 1
     sizes = (frames, patch, patch) if isinstance(patch, int) else (1, *patch)
@@ -74,6 +76,6 @@ def _patch(transformer: Any, axes: int) -> tuple[int, ...]:
 
 
 def _levels(transformer: Any, timestep: Tensor) -> Tensor:
-    """Timesteps above 1 are taken for thousandths."""
+    """Sigma; timesteps above 1 are taken to run to 1000."""
     levels = timestep.float()
     return levels / 1000 if bool((levels > 1).any()) else levels

@@ -32,14 +32,14 @@ def latents_then_text(
 
 
 def _cogview3_text(pipe: FamilyPipeline, max_sequence_length: int, negative_prompt: Any = None) -> list[TextPart]:
-    """T5; without a negative prompt its half is zero."""
+    """T5; if there is no negative prompt, its embeddings are zero."""
     absent = TextPart("t5", None, max_sequence_length)
     negative = absent if negative_prompt is None else None
     return [replace(part, negative=negative) for part in t5(pipe, max_sequence_length)]
 
 
 def _cogview4_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """GLM, whose tokenizer pads in front; the pipeline makes up the length in front too, whatever the tokenizer does."""
+    """GLM. Tokenizer and pipeline both pad on the left; with a right-padding tokenizer the positions are not described."""
     if pipe.tokenizer.padding_side != "left":
         return []
     return [TextPart("glm", pipe.tokenizer, max_sequence_length, multiple=16)]
@@ -49,19 +49,21 @@ def _hidream_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     latents, masks = inputs["hidden_states"], inputs.get("hidden_states_masks")
     if masks is None:
         rows, cols = grid_of(latents.shape[-2:], transformer.config.patch_size)
-        padded = rows * cols if rows == cols else transformer.max_seq  # only square images go unpadded
+        padded = rows * cols if rows == cols else transformer.max_seq  # only square images are not padded
     else:
         rows, cols = (int(size) for size in inputs["img_sizes"][0])
         padded = latents.shape[1]
     llama = inputs["encoder_hidden_states_llama3"][0].shape[-2]
-    text = inputs["encoder_hidden_states_t5"].shape[-2] + 2 * llama  # Llama's last layer, then that of the block
+    text = (
+        inputs["encoder_hidden_states_t5"].shape[-2] + 2 * llama
+    )  # Llama's last layer, then the layer that belongs to the block
     extras = (Extra("padding", padded - rows * cols, "between"),) if padded > rows * cols else ()
     return TokenLayout((rows, cols), text, "image-text", extras)
 
 
 def _hidream_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     llama = TextPart("llama", pipe.tokenizer_4, max_sequence_length)
-    return [TextPart("t5", pipe.tokenizer_3, max_sequence_length), llama, llama]  # Llama's last layer, the block's
+    return [TextPart("t5", pipe.tokenizer_3, max_sequence_length), llama, llama]  # Llama's last layer, then the block's
 
 
 def _joyimage_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -74,7 +76,7 @@ def _joyimage_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _joyimage_text(pipe: FamilyPipeline, max_sequence_length: int, template_type: str = "image") -> list[TextPart]:
-    """Qwen of a prompt without images, as long as the longest, without the beginning of its chat."""
+    """Qwen of a prompt without images, padded to the longest prompt; the beginning of its chat template is cut off."""
     length = min(max_sequence_length or pipe.text_token_max_length, pipe.text_token_max_length)
     template = pipe.prompt_template_encode[template_type]
     dropped = pipe.prompt_template_encode_start_idx[template_type]
@@ -82,7 +84,7 @@ def _joyimage_text(pipe: FamilyPipeline, max_sequence_length: int, template_type
 
 
 def _ernie_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """Mistral, prompt by prompt, zeros behind."""
+    """Mistral, prompt by prompt, then zeros."""
     return [TextPart("mistral", pipe.tokenizer, own_length(pipe.tokenizer), left_aligned=True, multiple=1)]
 
 
@@ -92,7 +94,7 @@ def _prx_text(
     tokenizer_max_length: int | None = None,
     skip_text_cleaning: bool = False,
 ) -> list[TextPart]:
-    """Gemma, with the pipeline's own cleaning."""
+    """Gemma, after the pipeline's own text cleaning."""
     cleaned = pipe.text_preprocessor.basic_clean if skip_text_cleaning else pipe.text_preprocessor.clean_text
     return [TextPart("gemma", pipe.tokenizer, tokenizer_max_length or own_length(pipe.tokenizer), cleaned=cleaned)]
 
@@ -159,7 +161,7 @@ LATENTS = (
         transformer="PRXTransformer2DModel",
         models="PRX",
         layers=modules("attention", "blocks"),
-        layout=latents_then_text("text-image", "image-queries"),  # text is never updated: it only offers keys
+        layout=latents_then_text("text-image", "image-queries"),  # the text is never updated: it has keys alone
         sigmas=fraction,
         text_parts=_prx_text,
     ),

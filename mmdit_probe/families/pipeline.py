@@ -72,9 +72,10 @@ def latent_pixels(pipe: Pipeline) -> int:
     return int(factor)
 
 
-def default_latent_side(pipe: Pipeline) -> int:
-    """Width, in latent pixels, of the images that the pipeline makes by default; 128 if it does not say."""
-    return int(getattr(pipe, "default_sample_size", 128))
+def default_latent_side(pipe: Pipeline) -> int | None:
+    """Width, in latent pixels, of the images that the pipeline makes by default; None if it does not say."""
+    side = getattr(pipe, "default_sample_size", None)
+    return None if side is None else int(side)
 
 
 def call_default(pipe: Pipeline, name: str, method: str = "__call__") -> Any:

@@ -1,4 +1,4 @@
-"""Qwen-Image and its kin: packed latents whose grid is given as shapes."""
+"""Qwen-Image and NucleusMoE-Image: packed latents, their grid in an argument of shapes."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def _text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
 
 
 def _nucleus_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """Qwen with a chat template, as long as the longest prompt, made up to a multiple of 8."""
+    """Qwen with a chat template, padded to the longest prompt, rounded up to a multiple of 8."""
     length, template = max_sequence_length or pipe.default_max_sequence_length, pipe._format_prompt(PLAIN)
     return [TextPart("qwen", pipe.processor.tokenizer, length, template, multiple=8)]
 
 
 def _nucleus_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     grid, text = grid_from_shapes(inputs["img_shapes"]), inputs["encoder_hidden_states"].shape[1]
-    return TokenLayout(grid, text, "image-text", scope="image-queries")  # text only offers keys
+    return TokenLayout(grid, text, "image-text", scope="image-queries")  # the text has keys alone
 
 
 def _latents(pipe: FamilyPipeline, pixels: Tensor) -> Tensor:
-    """The autoencoder is a video's: one frame in, one frame out, each channel with a mean and spread of its own."""
+    """Latents of a video autoencoder, from one frame; each channel is normalized by its own mean and standard deviation."""
     encoded = pipe.vae.encode(pixels.unsqueeze(2)).latent_dist.mean.squeeze(2)
     mean, spread = (
         torch.tensor(values, device=encoded.device, dtype=encoded.dtype)[:, None, None]
@@ -60,8 +60,8 @@ def _latents(pipe: FamilyPipeline, pixels: Tensor) -> Tensor:
 
 
 def _prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
-    features, mask = pipe.encode_prompt(list(prompts), max_sequence_length=max_sequence_length)
-    return {"encoder_hidden_states": features, "encoder_hidden_states_mask": mask}
+    embeddings, mask = pipe.encode_prompt(list(prompts), max_sequence_length=max_sequence_length)
+    return {"encoder_hidden_states": embeddings, "encoder_hidden_states_mask": mask}
 
 
 def _arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Models that run image and text through one stream of blocks, after refiners of their own."""
+"""Z-Image and Lumina 2: image and text pass refiners of their own, then one stream of blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .pipeline import FamilyPipeline
 from .schedule import even_sigmas, moved_sigmas, shift_of
 
 _Z_MULTIPLE = 32
-"""Z-Image pads image and text, each, to a multiple of so many tokens."""
+"""Z-Image pads the image and the text to multiples of this number of tokens."""
 
 
 def _z_image_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -27,7 +27,7 @@ def _z_image_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
             "give Probe(layout=TokenLayout(...)), or call it with one image a sample"
         )
     if len({image.shape for image in images}) > 1:
-        raise ValueError("Probe: Z-Image was given images of different sizes; call it with one size at a time")
+        raise ValueError("Probe: the images of a Z-Image batch differ in size; call it with one size at a time")
     patch = inputs.get("patch_size", 2)
     frames, rows, cols = grid_of(images[0].shape[-3:], (inputs.get("f_patch_size", 1), patch, patch))
     layout = TokenLayout((frames, rows, cols) if frames > 1 else (rows, cols), 0)
@@ -46,14 +46,14 @@ def _z_image_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPa
 
 
 def _z_image_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
-    features, _ = pipe.encode_prompt(
+    embeddings, _ = pipe.encode_prompt(
         list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )
-    return {"cap_feats": features}
+    return {"cap_feats": embeddings}
 
 
 def _z_image_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:
-    """A list of samples, each of one frame."""
+    """The latents as a list of samples, (channels, 1, rows, cols) each."""
     return {"x": list(noisy.unsqueeze(2)), **text}
 
 
@@ -63,26 +63,26 @@ def _lumina2_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _lumina2_text(pipe: FamilyPipeline, max_sequence_length: int, system_prompt: str | None = None) -> list[TextPart]:
-    """Gemma; the system prompt stands before the prompt, not before the negative one."""
+    """Gemma; a system prompt precedes the prompt, but not the negative prompt."""
     system = pipe.system_prompt if system_prompt is None else system_prompt
     plain = TextPart("gemma", pipe.tokenizer, max_sequence_length)
     return [replace(plain, template=f"{system} <Prompt Start> {PLAIN}", negative=plain)]
 
 
 def _lumina2_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
-    features, mask, *_ = pipe.encode_prompt(
+    embeddings, mask, *_ = pipe.encode_prompt(
         list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )
-    return {"encoder_hidden_states": features, "encoder_attention_mask": mask}
+    return {"encoder_hidden_states": embeddings, "encoder_attention_mask": mask}
 
 
 def _lumina2_sigmas(pipe: FamilyPipeline, steps: int, tokens: int) -> list[float]:
-    """Where the schedule is moved at all, its pipeline counts the channels of the latents for the image's tokens."""
+    """With dynamic shifting, the pipeline takes the latents' channels for the number of image tokens, and so do we."""
     return moved_sigmas(pipe, steps, shift_of(pipe, pipe.transformer.config.in_channels))
 
 
 def _lumina2_source(inputs: Inputs, layout: TokenLayout) -> Tensor | None:
-    """Each sample is its words, its image, and padding at the end; the layout has the padding behind the words."""
+    """In the call each sample is its words, its image, then padding; in the layout the padding follows the words."""
     words = inputs["encoder_attention_mask"].sum(1)
     if bool((words == layout.text).all()):
         return None
@@ -97,7 +97,7 @@ SINGLE_STREAM = (
         name="z-image",
         transformer="ZImageTransformer2DModel",
         models="Z-Image",
-        layers=modules("attention", "layers"),  # the refiners see image or text alone
+        layers=modules("attention", "layers"),  # refiners see only the image or only the text
         layout=_z_image_layout,
         sigmas=reversed_fraction,
         text_parts=_z_image_text,

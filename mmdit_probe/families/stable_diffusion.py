@@ -1,8 +1,8 @@
-"""Stable Diffusion 3 and its kin: latents in, image before text."""
+"""Stable Diffusion 3 and 3.5: unpacked latents, image before text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..attention.layout import TokenLayout
@@ -17,7 +17,7 @@ def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    # the two CLIP encoders stand side by side in the same positions, T5 behind them
+    # the two CLIP encoders share the first positions, side by side in the channels; T5 follows
     return [
         TextPart("clip", pipe.tokenizer, pipe.tokenizer_max_length),
         TextPart("t5", pipe.tokenizer_3 if pipe.text_encoder_3 is not None else None, max_sequence_length),
@@ -25,17 +25,34 @@ def _text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
 
 
 def _prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
-    features, _, pooled, _ = pipe.encode_prompt(
+    embeddings, _, pooled, _ = pipe.encode_prompt(
         list(prompts), None, None, do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
     )
-    return {"encoder_hidden_states": features, "pooled_projections": pooled}
+    return {"encoder_hidden_states": embeddings, "pooled_projections": pooled}
+
+
+T5_PARTS = ("text_encoder_3", "tokenizer_3")
+"""Components of a Stable Diffusion 3 pipeline that it also works without."""
+
+
+def without_t5(index: Mapping[str, Any]) -> dict[str, None]:
+    """Options of `from_pretrained` that leave T5 out, for a pipeline with this model_index; none if it has no such T5."""
+    ours = str(index.get("_class_name", "")).startswith("StableDiffusion3")
+    return dict.fromkeys(T5_PARTS) if ours and T5_PARTS[0] in index else {}
+
+
+def stable_diffusion_3_pipeline() -> type[Any]:
+    """The class of Stable Diffusion 3's pipeline, which writes LoRA files in its form."""
+    from diffusers import StableDiffusion3Pipeline
+
+    return StableDiffusion3Pipeline
 
 
 STABLE_DIFFUSION_3 = Family(
     name="sd3",
     transformer="SD3Transformer2DModel",
     models="Stable Diffusion 3, 3.5",
-    layers=modules("attn", "transformer_blocks"),  # attn2 of SD3.5 sees the image alone
+    layers=modules("attn", "transformer_blocks"),  # attn2 of SD3.5 sees only the image
     layout=_layout,
     text_parts=_text,
     expert=9,

@@ -1,4 +1,4 @@
-"""Tokenizers as some pipelines use them: text in pieces, quoted texts as bytes, something for an empty prompt.
+"""Tokenizers as some pipelines use them: piece by piece, on bytes, or with a token for the empty prompt.
 
 Each is called as a tokenizer of transformers is, with a list of texts.
 """
@@ -11,16 +11,16 @@ from typing import Any
 Rows = dict[str, list[list[Any]]]
 
 LONGEST = 1 << 17
-"""Tokens that a prompt is cut at where a tokenizer names no length of its own."""
+"""The most tokens of a prompt for tokenizers without a length of their own."""
 
 
 def own_length(tokenizer: Any) -> int:
-    """At how many tokens a tokenizer cuts by itself."""
+    """The length at which a tokenizer truncates by default."""
     return min(int(tokenizer.model_max_length), LONGEST)
 
 
 class _Used:
-    """A tokenizer used in another way; all else is its own."""
+    """A wrapped tokenizer; what a subclass does not define is the tokenizer's own."""
 
     is_fast = True
 
@@ -31,7 +31,7 @@ class _Used:
         return getattr(self.tokenizer, name)
 
     def _padded(self, ids: list[list[int]], spans: list[list[tuple[int, int]]], length: int) -> Rows:
-        """Cut and padded to ``length``, on the tokenizer's own side."""
+        """Truncated, and padded to ``length`` on the tokenizer's padding side."""
         rows: Rows = {"input_ids": [], "attention_mask": [], "offset_mapping": []}
         for numbers, places in zip(ids, spans, strict=True):
             some = len(numbers[:length])
@@ -46,7 +46,7 @@ class _Used:
 
 
 class Pieces(_Used):
-    """Tokenizes a text piece by piece, as ``split`` divides it, without tokens of its own."""
+    """Tokenizes the pieces into which ``split`` divides a text, without special tokens."""
 
     def __init__(self, tokenizer: Any, split: Callable[[str], Sequence[str]]) -> None:
         super().__init__(tokenizer)
@@ -70,7 +70,7 @@ class Pieces(_Used):
 
 
 class Bytes(_Used):
-    """A tokenizer of bytes (ByT5) that knows the characters they stand for; no text makes no tokens."""
+    """A byte tokenizer (ByT5) with the character offsets of its tokens; an empty text has no tokens."""
 
     def __call__(self, texts: Sequence[str], *, max_length: int, padding: str | bool = False, **options: Any) -> Rows:
         ids, spans = [], []
@@ -78,18 +78,17 @@ class Bytes(_Used):
             made = self.tokenizer(text, max_length=max_length, truncation=True)["input_ids"] if text else []
             places = [(place, place + 1) for place, character in enumerate(text) for _ in character.encode()]
             ids.append(made)
-            spans.append([*places[: len(made) - 1], (0, 0)] if made else [])  # the end stands for none
+            spans.append([*places[: len(made) - 1], (0, 0)] if made else [])  # the end token has no characters
         longest = max(map(len, ids), default=0)
         return self._padded(ids, spans, max_length if padding else longest)
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
-        """A space is written as other tokenizers write it."""
+        """Token strings; a space is written as in SentencePiece."""
         return ["▁" if token == " " else token for token in self.tokenizer.convert_ids_to_tokens(ids)]
 
 
 class Started(_Used):
-    """Gives the encoder ``bos_token_id`` for an empty prompt: at every position that the batch has, of which there is one
-    at least."""
+    """Replaces an empty prompt by ``bos_token_id`` at every position of the batch, of which there is at least one."""
 
     def __init__(self, tokenizer: Any, bos_token_id: int) -> None:
         super().__init__(tokenizer)

@@ -73,7 +73,8 @@ def _unet_self_layout(unet: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _clip(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    tokenizer = pipe.tokenizer if pipe.tokenizer is not None else pipe.tokenizer_2  # in SDXL side by side
+    # SDXL has two encoders, side by side in the same positions
+    tokenizer = pipe.tokenizer if pipe.tokenizer is not None else pipe.tokenizer_2
     return [TextPart("clip", tokenizer, tokenizer.model_max_length)]
 
 

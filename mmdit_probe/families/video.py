@@ -27,17 +27,17 @@ def _text_last_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 def _hunyuan_text(
     pipe: FamilyPipeline, max_sequence_length: int, prompt_template: Any = CALL_DEFAULT
 ) -> list[TextPart]:
-    """Llama with a chat template; templates with an image, or without the length of what is cut, are not described."""
-    given = (
+    """Llama with a chat template; no parts for templates with an image, or without the length of their cut-off beginning."""
+    template = (
         call_default(pipe, "prompt_template", "encode_prompt") if prompt_template is CALL_DEFAULT else prompt_template
     )
-    if set(given) != {"template", "crop_start"}:
+    if set(template) != {"template", "crop_start"}:
         return []
-    return [TextPart("llama", pipe.tokenizer, max_sequence_length, given["template"], cut=given["crop_start"])]
+    return [TextPart("llama", pipe.tokenizer, max_sequence_length, template["template"], cut=template["crop_start"])]
 
 
 def _hunyuan15_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """ByT5 reads what stands in quotes, Qwen all in a chat; of an image that is not given there are masked positions."""
+    """ByT5 of the quoted texts, Qwen of the whole prompt in a chat; then masked positions in place of an image."""
     quoted = from_module(pipe, "extract_glyph_texts")
     said = [("system", pipe.system_message), ("user", PLAIN)]
     chat = [{"role": role, "content": text} for role, text in said]
@@ -55,17 +55,17 @@ def _hunyuan15_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[Text
 
 
 def _hunyuan15_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
-    """Text is ByT5's valid tokens, the LLM's, then all that is masked; an image to animate stands before it."""
+    """The text is ByT5's valid tokens, the language model's, then all masked ones; an image to animate precedes it."""
     text = inputs["encoder_hidden_states"].shape[1] + inputs["encoder_hidden_states_2"].shape[1]
     image = inputs["image_embeds"]
-    if not bool(image.any()):  # text to video: its positions are masked, at the end
+    if not bool(image.any()):  # text to video: the image's positions are masked and stand at the end
         return TokenLayout(_grid(transformer, inputs), text + image.shape[1], "image-text")
     extras = (Extra("reference", image.shape[1], "between"),)
     return TokenLayout(_grid(transformer, inputs), text, "image-text", extras)
 
 
 def _framepack_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
-    """Frames of the past, coarser the older they are, then the frames that are made, an image, the text."""
+    """Past frames (the older, the coarser), then the generated frames, the image, the text."""
     history = sum(
         math.prod(math.ceil(size / step) for size, step in zip(inputs[latents].shape[-3:], steps, strict=True))
         for latents, indices, steps in (
@@ -76,7 +76,7 @@ def _framepack_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
         if inputs.get(latents) is not None and inputs.get(indices) is not None
     )
     mask = inputs["encoder_attention_mask"]
-    text = mask.shape[1] if len(mask) > 1 else int(mask.sum())  # a single sample goes without its padding
+    text = mask.shape[1] if len(mask) > 1 else int(mask.sum())  # the padding of a single sample is left out
     extras = Extra("history", history, "first"), Extra("reference", inputs["image_embeds"].shape[1], "between")
     return TokenLayout(_grid(transformer, inputs), text, "image-text", extras)
 
@@ -89,7 +89,7 @@ def _cogvideox_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _easyanimate_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """Qwen with a chat template, padded behind whatever the tokenizer does; the pipeline's call has no other length."""
+    """Qwen with a chat template, padded on the right; its length can't be set in the pipeline's call."""
     length = max_sequence_length or call_default(pipe, "max_sequence_length", "encode_prompt")
     chat = [{"role": "user", "content": [{"type": "text", "text": PLAIN}]}]
     template = pipe.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
@@ -98,12 +98,12 @@ def _easyanimate_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[Te
 
 def _easyanimate_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     encoders = (inputs.get(name) for name in ("encoder_hidden_states", "encoder_hidden_states_t5"))
-    text = sum(features.shape[1] for features in encoders if features is not None)
+    text = sum(embeddings.shape[1] for embeddings in encoders if embeddings is not None)
     return TokenLayout(_grid(transformer, inputs), text, "text-image")
 
 
 def _mochi_source(inputs: Inputs, layout: TokenLayout) -> Tensor:
-    """One call a sample, of its video and its words without their padding."""
+    """One attention call for each sample: its video, then its words without padding."""
     mask = inputs["encoder_attention_mask"].bool()
     words = (mask.cumsum(1) - 1 + layout.image).masked_fill(~mask, -1)
     image = torch.arange(layout.image, device=mask.device).expand(len(mask), -1)

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
+from ..families import stable_diffusion_3_pipeline
 from ..pipelines.pretrained import quiet_loading
 from .lora import write_lora
 
@@ -35,9 +36,9 @@ def import_official(file: Path, folder: Path) -> Path:
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=modules)
     folder.mkdir(parents=True, exist_ok=True)
     with quiet_loading():
-        from diffusers import StableDiffusion3Pipeline  # importing it prints notes
+        pipeline = stable_diffusion_3_pipeline()  # its import prints notes
 
-    return write_lora(StableDiffusion3Pipeline, weights, config, folder)
+    return write_lora(pipeline, weights, config, folder)
 
 
 def official_weights(state: Mapping[str, Any], source: Path) -> dict[str, Tensor]:

@@ -31,4 +31,5 @@ def token_pixels(pipe: Pipeline) -> int:
 
 def native_size(pipe: Pipeline) -> int:
     """Width in px of the images that the pipeline makes by default: 1024 for SD3, and if the pipeline does not say."""
-    return default_latent_side(pipe) * latent_pixels(pipe)
+    side = default_latent_side(pipe)
+    return (128 if side is None else side) * latent_pixels(pipe)

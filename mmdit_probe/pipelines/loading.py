@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from ..families import Pipeline, denoiser_of, uncompiled
+from ..families import Pipeline, denoiser_of, uncompiled, without_t5
 from ..utils.text import shown
 from .model_folder import check_folder
 from .pretrained import load_error, quiet_loading
@@ -83,7 +83,8 @@ def load_pipeline(
         check_folder(Path(source))
     try:
         with quiet_loading():
-            options = {**_without_t5(source, revision, local, t5), **options}
+            index = DiffusionPipeline.load_config(source, revision=revision, local_files_only=local)
+            options = {**({} if t5 else without_t5(index)), **options}
             pipe = DiffusionPipeline.from_pretrained(
                 source, dtype=DTYPES[dtype], revision=revision, local_files_only=local, **{**_SAFE, **bits, **options}
             )
@@ -161,10 +162,3 @@ def torch_device(name: str) -> torch.device:
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         raise ValueError(f"device: nothing can be computed on {name!r} here ({error}); use --device cpu") from error
     return device
-
-
-def _without_t5(source: str, revision: str | None, local: bool, t5: bool) -> dict[str, None]:
-    config = DiffusionPipeline.load_config(source, revision=revision, local_files_only=local)
-    if t5 or "text_encoder_3" not in config or not str(config.get("_class_name", "")).startswith("StableDiffusion3"):
-        return {}
-    return {"text_encoder_3": None, "tokenizer_3": None}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from ..families import T5_PARTS
+
 _PICKLED = "has its weights in pickle files (.bin), which can run code; only .safetensors files are read"
-_T5 = ("text_encoder_3", "tokenizer_3")
-"""Parts that may be absent: they are loaded only if T5 is asked for."""
 _VOCABULARIES = (
     "tokenizer.json",
     "vocab.json",
@@ -32,7 +32,8 @@ def check_folder(folder: Path) -> None:
         files = [file.name for file in (folder / part).glob("*")]
         if any(name.endswith(".bin") for name in files) and not any(name.endswith(".safetensors") for name in files):
             raise ValueError(f"load_pipeline: {folder / part} {_PICKLED}")
-        needed = not part.startswith("_") and isinstance(kind, list) and None not in kind and part not in _T5
+        listed = not part.startswith("_") and isinstance(kind, list) and None not in kind
+        needed = listed and part not in T5_PARTS  # loaded only if asked for
         if needed and not files:
             raise ValueError(f"load_pipeline: {folder} lacks its part {part}; copy the model again")
         if needed and part.startswith("tokenizer") and not any(name in _VOCABULARIES for name in files):

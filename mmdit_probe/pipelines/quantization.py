@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import torch
 
+from ..families import DENOISERS
+
 Quantize = Literal["none", "int8", "nf4"]
 PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
 """The package that each kind needs."""
@@ -32,7 +34,7 @@ def quantization(kind: Quantize, dtype: torch.dtype, place: torch.device) -> dic
     from diffusers import PipelineQuantizationConfig
 
     chosen = _int8() if kind == "int8" else _nf4(dtype)
-    return {"quantization_config": PipelineQuantizationConfig(quant_mapping={"transformer": chosen, "unet": chosen})}
+    return {"quantization_config": PipelineQuantizationConfig(quant_mapping=dict.fromkeys(DENOISERS, chosen))}
 
 
 def _int8() -> Any:

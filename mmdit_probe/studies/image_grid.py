@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 
 from ..configs import SamplingConfig
+from ..families import default_latent_side
 from ..pipelines.generation import generation_arguments
 from ..pipelines.image_size import native_size
 from ..probe.probe import Probe
@@ -123,7 +124,7 @@ def _generated(
 
 def _check_room(pipe: Any, images: int, generation: SamplingConfig) -> None:
     """All images are kept until they are scored; the check is left out where the model's size is not known."""
-    if not hasattr(pipe, "default_sample_size"):
+    if default_latent_side(pipe) is None:
         return
     height, width = (side or native_size(pipe) for side in (generation.height, generation.width))
     kept = images * height * width * 3
