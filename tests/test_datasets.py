@@ -136,7 +136,7 @@ def test_ade20k_of_8_and_16_bits(tmp_path, kind, none):
     (sample,) = open_dataset("ade20k", tmp_path).samples
     np.testing.assert_array_equal(sample.read(), [[255, 0, 149, 255]])
     values(root / "annotations" / "validation" / "ADE_val_00000001.png", [[151]], kind)
-    with pytest.raises(ValueError, match=r"00000001\.png holds the value 151, which is no class"):
+    with pytest.raises(ValueError, match=r"00000001\.png holds the value 151, which is not a class"):
         sample.read()
 
 
@@ -191,7 +191,7 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"2008_000002\.jpg is missing; trainval_merged\.json lists it"):
         open_dataset("context", tmp_path / "c")
     (tmp_path / "c" / "trainval_merged.json").write_text('{"images": [{}]}')
-    with pytest.raises(ValueError, match="no Pascal-in-Detail file"):
+    with pytest.raises(ValueError, match="not a Pascal-in-Detail file"):
         open_dataset("context", tmp_path / "c")
 
 

@@ -47,7 +47,7 @@ def test_rows_for_what_is_there_and_notes_for_what_is_not(random_pipe, tmp_path,
     ours = 100 * tabulate(expected).settings["miou"].item()
     assert found.loc[("ours", "scenes"), "ours"] == pytest.approx(ours)
     assert found.loc[("ours", "scenes"), "paper"] == 50
-    assert "is no folder here" in found.loc[("ours", "voc20"), "note"]
+    assert "there is no folder" in found.loc[("ours", "voc20"), "note"]
     assert found.loc[("theirs", "scenes"), "note"] == "model 'gone' can't be reached"
     assert "no checkpoint is named" in found.loc[("unnamed", "scenes"), "note"]
     assert np.isnan(found.loc[("theirs", "scenes"), "ours"])

@@ -1,1 +1,1 @@
-"""Data sets with exact masks: built-in synthetic scenes first, standard benchmarks beside them."""
+"""Labeled data sets: the built-in synthetic scenes, and standard benchmarks read as released."""

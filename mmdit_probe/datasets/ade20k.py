@@ -1,4 +1,4 @@
-"""ADE20K, 150 classes, validation: images/validation and annotations/validation, of 8 or 16 bits."""
+"""ADE20K, 150 classes, validation: images/validation and annotations/validation, 8-bit or 16-bit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .labeled import LabeledImages, folder_of, labeling, paired
 
 
 def read_ade20k(root: Path) -> LabeledImages:
-    """``root`` is ADEChallengeData2016 or the folder that holds it. The values 0 and 65535 are ignored."""
+    """Read ADE20K; ``root`` is ADEChallengeData2016 or its parent folder. The label values 0 and 65535 are ignored."""
     name = "ade20k"
     images = folder_of(name, root, "images/validation", "ADEChallengeData2016/images/validation")
     maps = images.parent.parent / "annotations" / "validation"

@@ -8,9 +8,10 @@ from .labeled import LabeledImages, folder_of, labeling, paired
 
 
 def read_cityscapes(root: Path, name: str = "cityscapes") -> LabeledImages:
-    """cityscapes has the benchmark's 19 classes, cityscapes-27 all label ids from 7 to 33, as DiffSeg and DiffCut evaluate.
+    """Read Cityscapes; ``root`` holds leftImg8bit and gtFine.
 
-    ``root`` holds leftImg8bit and gtFine; other label ids are ignored.
+    "cityscapes" has the benchmark's 19 classes, "cityscapes-27" the label ids 7 to 33, on which DiffSeg and DiffCut are
+    evaluated. All other label ids are ignored.
     """
     images = folder_of(name, root, "leftImg8bit/val")
     files = sorted(images.glob("*/*_leftImg8bit.png"))

@@ -8,15 +8,19 @@ from .labeled import LabeledImages, folder_of, labeling, paired
 
 
 def read_coco(root: Path, name: str) -> LabeledImages:
-    """Validation: coco-object has 80 things, coco-object-background the background as the first class, coco-stuff-27
-    coarse classes."""
+    """Read the validation images of a variant.
+
+    "coco-object" has the 80 things, "coco-object-background" also the background, as the first class, and "coco-stuff-27" 27
+    coarse classes. ``root`` is as in `coco_maps`.
+    """
     return coco_maps(root, name, "val2017")
 
 
 def coco_maps(root: Path, name: str, split: str) -> LabeledImages:
-    """A split, val2017 or train2017, with the classes of ``name``; coco-stuff has 171, things and stuff.
+    """Read a split, "val2017" or "train2017", with the classes of ``name``; "coco-stuff" has all 171 things and stuff.
 
-    ``root`` holds val2017 or images/val2017, and stuffthingmaps/val2017 (or annotations/val2017).
+    ``root`` holds SPLIT or images/SPLIT, and the label maps in stuffthingmaps/SPLIT, stuffthingmaps_trainval2017/SPLIT or
+    annotations/SPLIT.
     """
     images = folder_of(name, root, f"images/{split}", split)
     maps = folder_of(

@@ -1,4 +1,8 @@
-"""COCO's run-length code of masks, uncompressed: counts of 0s and 1s in turn, down the columns."""
+"""COCO's run-length code of masks: the lengths of alternating runs of 0s and 1s, down the columns.
+
+Written by hand: pycocotools would add a compiled dependency, decodes several times more slowly, and returns uninitialized
+memory for counts that do not fill the mask.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,11 @@ import numpy as np
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """``{"size": [height, width], "counts": [...]}`` of a boolean mask (height, width); the first count is of 0s."""
+    """The uncompressed run-length code of a boolean mask (height, width); the first count is of 0s.
+
+    >>> encode_mask(np.array([[0, 1], [0, 1], [1, 0]], bool))
+    {'size': [3, 2], 'counts': [2, 3, 1]}
+    """
     pixels = np.asarray(mask, bool).ravel(order="F")
     edges = np.flatnonzero(np.diff(pixels)) + 1
     counts = np.diff([0, *edges, len(pixels)]).tolist()
@@ -16,9 +24,9 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def coco_annotations(labels: np.ndarray, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """One COCO annotation for each class with a pixel; ``category_id`` is the number in the label map.
+    """A COCO annotation of each class that occurs in a label map (height, width).
 
-    ``area`` counts pixels and ``bbox`` is [x, y, width, height] in px.
+    ``category_id`` is the class's label, ``area`` its number of pixels, ``bbox`` [x, y, width, height] in px.
     """
     found = []
     for number, name in enumerate(classes):
@@ -43,9 +51,12 @@ Annotation = dict[str, Any]
 
 
 def decode_mask(code: Annotation) -> np.ndarray:
-    """A boolean mask (height, width) from COCO's run-length code, compressed text or plain counts.
+    """The boolean mask (height, width) of a run-length code, whose counts are a list or COCO's compressed text.
 
-    `ValueError` if it is none.
+    `ValueError` if the code is malformed or its counts do not fill the mask.
+
+    >>> decode_mask({"size": [3, 2], "counts": [2, 3, 1]}).astype(int).tolist()
+    [[0, 1], [0, 1], [1, 0]]
     """
     try:
         counts, (height, width) = code["counts"], code["size"]
@@ -58,8 +69,11 @@ def decode_mask(code: Annotation) -> np.ndarray:
 
 
 def _expand(text: str) -> list[int]:
-    """Counts from COCO's text: 5 bits a character from the lowest, one to say that more follow; differences from the
-    last count but one, from the fourth on."""
+    """The counts of COCO's compressed text.
+
+    Each character holds 5 bits, lowest first, and a bit that is set if more follow; from the fourth on, a number is the
+    difference from the count before the last.
+    """
     counts: list[int] = []
     value = shift = 0
     for character in text:

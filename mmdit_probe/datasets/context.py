@@ -17,9 +17,9 @@ _NAME = "context"
 
 
 def read_context(root: Path) -> LabeledImages:
-    """From trainval_merged.json beside JPEGImages; without it from the label maps of SegmentationClassContext.
+    """Read Pascal Context from trainval_merged.json or, if that is missing, from the label maps of SegmentationClassContext.
 
-    ``root`` is the folder that holds VOCdevkit/VOC2010, VOC2010, or JPEGImages itself.
+    ``root`` holds VOCdevkit/VOC2010, VOC2010, or JPEGImages.
     """
     images = folder_of(_NAME, root, "VOCdevkit/VOC2010/JPEGImages", "VOC2010/JPEGImages", "JPEGImages")
     merged = images.parent / "trainval_merged.json"
@@ -27,7 +27,7 @@ def read_context(root: Path) -> LabeledImages:
 
 
 def _from_maps(images: Path) -> LabeledImages:
-    """Label maps of values 1 to 59 in the order of the classes, 0 for everything else."""
+    """Label maps whose values 1 to 59 are the classes in order; 0 is ignored."""
     base, classes = images.parent, labeling(_NAME).classes
     labels = Labeling(classes, tuple((number + 1, number) for number in range(len(classes))), (0, 255))
     lists = base / "ImageSets" / "SegmentationContext" / "val.txt"
@@ -45,7 +45,7 @@ def _from_annotations(folder: Path, merged: Path) -> LabeledImages:
         for annotation in content["annos_segmentation"]:
             masks[annotation["image_id"]].append(annotation)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{_NAME}: {merged} is no Pascal-in-Detail file ({error!r})") from error
+        raise ValueError(f"{_NAME}: {merged} is not a Pascal-in-Detail file ({error!r})") from error
     samples = []
     for image in sorted(images, key=lambda image: image["file_name"]):
         file = folder / image["file_name"]
@@ -58,11 +58,11 @@ def _from_annotations(folder: Path, merged: Path) -> LabeledImages:
 
 
 def _paint(image: Annotation, masks: list[Annotation], source: Path) -> np.ndarray:
-    """The label map of one image: its masks one over the other, in the file's order."""
+    """The label map of one image: its masks painted over each other in the file's order."""
     try:
         values = np.zeros((image["height"], image["width"]), np.int64)
         for mask in masks:
             values[decode_mask(mask["segmentation"])] = mask["category_id"]
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise ValueError(f"{source}: a mask of {image.get('file_name')} can't be drawn ({error})") from error
+        raise ValueError(f"{source}: a mask of {image.get('file_name')} can't be decoded ({error})") from error
     return labeling(_NAME).apply(values, source)

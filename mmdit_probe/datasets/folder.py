@@ -1,4 +1,4 @@
-"""A folder of one's own: images/, labels/ (PNG, the same names) and classes.json."""
+"""A user's own data set: a folder with images/, labels/ (PNG files of the same names) and classes.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def read_folder(root: Path) -> LabeledImages:
-    """classes.json is a list of names, for the values 0, 1, ..., or an object from value to name; 255 is ignored."""
+    """Read a folder; classes.json lists the names of the label values 0, 1, ..., or maps values to names. 255 is ignored."""
     name = "folder"
     images, maps = folder_of(name, root, "images"), folder_of(name, root, "labels")
     files = sorted(file for file in images.iterdir() if file.suffix.lower() in SUFFIXES)
@@ -25,9 +25,9 @@ def _classes(path: Path) -> Labeling:
         content = json.loads(path.read_text(encoding="utf-8"))
         names = dict(enumerate(content)) if isinstance(content, list) else {int(k): v for k, v in content.items()}
         if not 0 < len(names) <= IGNORE or not all(isinstance(name, str) for name in names.values()):
-            raise ValueError(f"{len(names)} names; there must be 1 to {IGNORE}, all of them text")
+            raise ValueError(f"expected 1 to {IGNORE} names, all of them text, got {len(names)}")
         if not all(0 <= value < 1 << 16 for value in names):
-            raise ValueError("the values of label maps are 0 to 65535")
+            raise ValueError("label values must be 0 to 65535")
         checked_once("class name", [checked_text("class name", name, LONGEST_NAME) for name in names.values()])
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Labeled images: what every data set's reader gives, and what the readers share."""
+"""Labeled images: what every data set's reader returns, and the functions that readers share."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from ..storage.digests import digest
 from ..storage.images import open_image
 
 IGNORE = 255
-"""The label of pixels that do not count."""
+"""The label of pixels that are left out of every metric."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One labeled image.
 
-    ``image`` is a file, or (height, width, 3) uint8 RGB; ``read`` gives its label map (height, width) uint8: class
-    numbers of the data set, or `IGNORE`. ``source`` is what the label map is made from, files and texts; None: it is
-    nowhere but in ``read``.
+    Attributes:
+        name: the image's name in the data set.
+        image: a file, or (height, width, 3) uint8 RGB.
+        read: returns the label map (height, width) uint8 of class numbers and `IGNORE`.
+        source: the files and texts that the label map is made from; None if there is nothing but ``read``.
     """
 
     name: str
@@ -37,9 +39,9 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class LabeledImages:
-    """A data set: its name, its classes' names, and its images in a fixed order.
+    """A data set: its name, the names of its classes, and its images in a fixed order.
 
-    ``built_in`` images are drawn by the package itself, the same everywhere.
+    ``built_in`` images are drawn by the package and are the same everywhere.
     """
 
     name: str
@@ -49,16 +51,16 @@ class LabeledImages:
 
     @cached_property
     def digest(self) -> str:
-        """Tells these images, label maps and classes from others of the same name, wherever their files lie.
+        """A fingerprint of images, label maps and classes, independent of where the files lie.
 
-        The files are read once; built-in images are not drawn.
+        Every file is read once; built-in images are not drawn.
         """
         if self.built_in:
             return digest([self.name, str(len(self.samples)), *self.classes])
         return digest(chain(self.classes, *map(_contents, self.samples)))
 
     def first(self, limit: int | None) -> LabeledImages:
-        """The first ``limit`` images, all if None; `ValueError` if that leaves none."""
+        """The first ``limit`` images, or all if None; `ValueError` if there are none."""
         samples = self.samples[:limit]
         if not samples:
             raise ValueError(f"{self.name}: there is no image to evaluate ({len(self.samples)} found, limit {limit})")
@@ -72,10 +74,13 @@ def _contents(sample: Sample) -> Iterator[Path | str | np.ndarray]:
 
 @dataclass(frozen=True)
 class Labeling:
-    """From a label file's values to class numbers.
+    """How the values of label files become class numbers.
 
-    ``values`` maps value to class; ``ignored`` values become `IGNORE`; ``other`` is what all the rest become, None if
-    there should be none.
+    Attributes:
+        classes: names of the classes.
+        values: pairs of a value and its class number.
+        ignored: values that become `IGNORE`.
+        other: what all remaining values become; None if such a value is an error.
     """
 
     classes: tuple[str, ...]
@@ -92,23 +97,23 @@ class Labeling:
         return table
 
     def apply(self, values: np.ndarray, source: Any) -> np.ndarray:
-        """Class numbers (height, width) uint8; `ValueError` names ``source`` and a value that has no class."""
+        """Class numbers (height, width) uint8; `ValueError` names ``source`` and a value without a class."""
         labels = self._table[values]
         if (labels < 0).any():
-            raise ValueError(f"{source} holds the value {values[labels < 0][0]}, which is no class of this data set")
+            raise ValueError(f"{source} holds the value {values[labels < 0][0]}, which is not a class of this data set")
         return labels.astype(np.uint8)
 
 
 @lru_cache
 def labeling(name: str) -> Labeling:
-    """A public data set's classes and label values, from classes.json."""
+    """The classes and label values of a public data set, from classes.json."""
     known = json.loads((files("mmdit_probe") / "datasets" / "classes.json").read_text(encoding="utf-8"))[name]
     values = tuple((int(value), number) for value, number in known["values"].items())
     return Labeling(tuple(known["classes"]), values, tuple(known["ignored"]), known.get("other"))
 
 
 def read_values(path: Path) -> np.ndarray:
-    """The values (height, width) of a palette, grey or 16-bit label image, 0 to 65535; `ValueError` if it is none."""
+    """The values (height, width) of a palette, gray or 16-bit label image, 0 to 65535; `ValueError` for other images."""
     with open_image(path, "label map") as opened:
         values = np.asarray(opened)
     if (
@@ -121,12 +126,12 @@ def read_values(path: Path) -> np.ndarray:
 
 
 def read_labels(path: Path, labels: Labeling) -> np.ndarray:
-    """The label map of a file."""
+    """The label map (height, width) uint8 of a file."""
     return labels.apply(read_values(path), path)
 
 
 def paired(name: str, labels: Labeling, pairs: Iterable[tuple[str, Path, Path]]) -> LabeledImages:
-    """Samples of (name, image file, label file); `ValueError` names the first file that is not there."""
+    """A data set of (name, image file, label file); `ValueError` names the first file that is missing."""
     samples, reading = [], str(labels)
     for stem, image, target in pairs:
         for file in (image, target):
@@ -137,7 +142,7 @@ def paired(name: str, labels: Labeling, pairs: Iterable[tuple[str, Path, Path]])
 
 
 def folder_of(name: str, root: Path, *places: str) -> Path:
-    """The first of ``places`` in ``root`` that is a folder; `ValueError` says where it was looked for."""
+    """The first of ``places`` in ``root`` that is a folder; `ValueError` names them all if none is."""
     for place in places:
         if (root / place).is_dir():
             return root / place
@@ -145,7 +150,7 @@ def folder_of(name: str, root: Path, *places: str) -> Path:
 
 
 def lines_of(name: str, path: Path) -> list[str]:
-    """The names in a list file."""
+    """The image names in a list file, one a line; `ValueError` if it is missing or not text."""
     if not path.is_file():
         raise ValueError(f"{name}: {path} is missing; it lists the images")
     try:

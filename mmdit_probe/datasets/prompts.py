@@ -1,4 +1,4 @@
-"""Prompts: from the synthetic scenes, or from a user's file."""
+"""Prompts from the synthetic scenes or from a text file."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from .scenes import scenes
 
 
 def scene_prompts(count: int = 20) -> tuple[str, ...]:
-    """Full sentences of the first held-out scenes."""
+    """The full sentences of the first ``count`` test scenes.
+
+    >>> scene_prompts(1)
+    ('a blue square on lava under sand',)
+    """
     return tuple(scene.sentence() for scene in scenes("test", count))
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """One prompt a line; blank lines and lines that start with # are skipped.
+    """Read prompts, one a line; blank lines and lines that start with # are skipped.
 
-    `ValueError` if the file is missing, is not text, or holds no prompt.
+    `ValueError` if the file is missing, is not UTF-8 text, or holds no prompt.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()

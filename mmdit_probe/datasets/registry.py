@@ -1,4 +1,4 @@
-"""Labeled data sets by name."""
+"""Opening labeled data sets by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .scenes import CLASSES, Split, scene
 from .voc import read_voc
 
 SCENES = 300
-"""Held-out scenes that are evaluated where no limit is given."""
+"""Number of test scenes if no limit is given."""
 READERS: Mapping[str, Callable[[Path], LabeledImages]] = {
     "voc20": partial(read_voc, name="voc20"),
     "voc21": partial(read_voc, name="voc21"),
@@ -37,9 +37,21 @@ ALIASES = {"pc59": "context", "ade20k-150": "ade20k", "cityscapes-19": "cityscap
 
 
 def open_dataset(name: str, root: Path | None = None, limit: int | None = None) -> LabeledImages:
-    """The first ``limit`` images of a data set; "scenes" is built in, the others are read from ``root`` as released.
+    """Open a labeled data set.
 
-    `ValueError` if the name is unknown, or files are missing.
+    Args:
+        name: one of `DATASETS`, or an alias of `ALIASES`; "scenes" is built in.
+        root: the folder of the data set as released; not needed for "scenes".
+        limit: the first so many images, all if None (300 of the scenes).
+
+    Raises:
+        ValueError: the name is unknown, or files are missing.
+
+    >>> images = open_dataset("scenes", limit=2)
+    >>> images.samples[0].image.shape, images.samples[0].read().shape
+    ((64, 64, 3), (64, 64))
+    >>> images.classes[:3]
+    ('grass', 'sand', 'water')
     """
     name = dataset_name(name)
     if name == "scenes":
@@ -47,12 +59,12 @@ def open_dataset(name: str, root: Path | None = None, limit: int | None = None) 
     if root is None:
         raise ValueError(f"{name}: give its folder by --root")
     if not root.is_dir():
-        raise ValueError(f"{name}: give its folder by --root; {root} is no folder here")
+        raise ValueError(f"{name}: give its folder by --root; there is no folder {root}")
     return READERS[name](root).first(limit)
 
 
 def dataset_name(given: str) -> str:
-    """The data set's name in small letters, as it is known here: pc59 is context."""
+    """The data set's name in lower case, aliases resolved: "PC59" is "context"; `ValueError` if it is unknown."""
     name = ALIASES.get(given.lower(), given.lower())
     if name not in DATASETS:
         raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {given!r}")
@@ -60,13 +72,13 @@ def dataset_name(given: str) -> str:
 
 
 def held_out_scenes(count: int, split: Split = "test") -> LabeledImages:
-    """The first ``count`` scenes of the test split, or of val, on which settings are chosen; each drawn when it is asked for."""
+    """The first ``count`` scenes of the test split, or of val, on which settings are chosen; each is drawn when accessed."""
     name = "scenes" if split == "test" else f"scenes-{split}"
     return LabeledImages(name, CLASSES, _Scenes(range(count), split), built_in=True)
 
 
 class _Scenes(Sequence[Sample]):
-    """Scenes by number; nothing is kept, so that many take no more memory than few."""
+    """Scenes by number, drawn on access and not kept, so that their number costs no memory."""
 
     def __init__(self, numbers: range, split: Split) -> None:
         self.numbers, self.split = numbers, split

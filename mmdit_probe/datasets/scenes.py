@@ -1,7 +1,7 @@
 """Synthetic scenes: shapes (things) on textured grounds (stuff), with captions and exact masks.
 
-A scene is a pure function of ``(split, index)``: the same pair gives the same image, mask and
-caption on every machine, and the splits never share a random stream. Nothing is stored.
+A scene is a pure function of ``(split, index)``: the same pair gives the same image, labels and captions on every machine,
+and splits never share a random stream. Nothing is stored.
 """
 
 from __future__ import annotations
@@ -38,10 +38,15 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image, its exact label map, and what is in it.
+    """An image, its exact label map, and a list of what it shows.
 
-    ``image`` is (64, 64, 3) uint8 RGB, ``labels`` (64, 64) uint8 indices into `CLASSES`, and
-    ``grounds`` names the lower ground, then the upper one if there are two.
+    Attributes:
+        split: train, val or test.
+        index: the scene's number in the split.
+        image: (64, 64, 3) uint8 RGB.
+        labels: (64, 64) uint8 indices into `CLASSES`.
+        grounds: the lower ground and, if there are two, the upper one.
+        things: the shapes, in the order of drawing.
     """
 
     split: str
@@ -53,7 +58,7 @@ class Scene:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes with at least one pixel, in label order."""
+        """Names of the classes with at least one visible pixel, in label order."""
         return tuple(CLASSES[i] for i in np.unique(self.labels))
 
     def class_list(self, rng: np.random.Generator | None = None) -> str:
@@ -64,7 +69,7 @@ class Scene:
         return " ".join(names)
 
     def sentence(self, rng: np.random.Generator | None = None) -> str:
-        """A caption in words; ``rng`` varies the wording, None gives the fullest one."""
+        """A sentence about the scene; ``rng`` varies the wording, None gives the most complete one."""
         ground = self._ground_phrase(rng)
         if not self.things:
             return ground
@@ -130,7 +135,7 @@ def _place_things(rng: np.random.Generator) -> tuple[Thing, ...]:
     shapes = rng.choice(len(THINGS), rng.choice(4, p=[0.08, 0.40, 0.40, 0.12]), replace=False)
     for shape in (THINGS[i] for i in shapes):
         color = TYPICAL_COLOR[shape] if rng.random() < 0.6 else str(rng.choice(list(COLORS)))
-        for _ in range(20):  # a thing that finds no free place is left out
+        for _ in range(20):  # a thing that does not fit after 20 tries is left out
             radius = rng.uniform(13.0, 19.0) if len(shapes) < 3 else rng.uniform(11.0, 14.0)
             x, y = rng.uniform(radius, SIZE - radius, 2)
             if all(np.hypot(x - t.center[0], y - t.center[1]) > radius + t.radius for t in things):
@@ -140,7 +145,14 @@ def _place_things(rng: np.random.Generator) -> tuple[Thing, ...]:
 
 
 def scene(split: Split, index: int) -> Scene:
-    """The scene number ``index`` (0, 1, ...) of a split: train, val or test."""
+    """The scene ``index`` (0, 1, ...) of a split, "train", "val" or "test".
+
+    >>> drawn = scene("test", 0)
+    >>> drawn.sentence(), drawn.classes
+    ('a blue square on lava under sand', ('sand', 'lava', 'square'))
+    >>> drawn.image.shape, drawn.labels.shape
+    ((64, 64, 3), (64, 64))
+    """
     if split not in get_args(Split):
         raise ValueError(f"scene: split must be one of {', '.join(get_args(Split))}, got {split!r}")
     if index < 0:
@@ -157,5 +169,5 @@ def scene(split: Split, index: int) -> Scene:
 
 
 def scenes(split: Split, count: int, start: int = 0) -> Iterator[Scene]:
-    """``count`` scenes of a split, from ``start`` on."""
+    """``count`` scenes of a split, starting with number ``start``."""
     return (scene(split, index) for index in range(start, start + count))

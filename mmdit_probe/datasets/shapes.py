@@ -1,8 +1,7 @@
-"""The eight things of the synthetic scenes, as signed distances.
+"""The eight things of the synthetic scenes, as signed distance functions.
 
-A shape is a function ``(x, y) -> d`` on a plane where the shape spans about [-1, 1]: x to
-the right, y DOWN, d negative inside. Coverage of a pixel follows from d, so that edges
-are anti-aliased and the exact mask is ``d < 0``.
+A shape is a function ``(x, y) -> d`` that spans about [-1, 1] in both coordinates: x to the right, y DOWN, d negative inside.
+The coverage of a pixel follows from d, so that edges are anti-aliased; the exact mask is ``d < 0``.
 """
 
 from __future__ import annotations
@@ -91,17 +90,17 @@ SHAPES: dict[str, Shape] = {
 }
 
 TYPICAL_COLOR = dict(zip(SHAPES, ("red", "blue", "green", "yellow", "white", "orange", "pink", "purple"), strict=True))
-"""The color that a shape wears in most scenes."""
+"""The color of each shape in most scenes."""
 
 
 def distance(name: str, center: tuple[float, float], radius: float, size: int) -> np.ndarray:
-    """Signed distance in pixels, ``(size, size)``, of a shape at ``center`` (x, y) in pixels."""
+    """Signed distance (size, size) in px to a shape at ``center`` (x, y) with ``radius``, both in px."""
     y, x = np.mgrid[0:size, 0:size] + 0.5
     return radius * SHAPES[name]((x - center[0]) / radius, (y - center[1]) / radius)
 
 
 def draw(canvas: np.ndarray, signed: np.ndarray, color: str) -> np.ndarray:
-    """Paint a shape with a dark 1.5 px rim over ``canvas`` (h, w, 3); returns a new canvas."""
+    """Paint a shape with a dark rim of 1.5 px over ``canvas`` (height, width, 3) in [0, 1]; returns a new canvas."""
     fill = np.asarray(COLORS[color])
     cover = np.clip(0.5 - signed, 0, 1)[..., None]
     core = np.clip(0.5 - (signed + 1.5), 0, 1)[..., None]

@@ -1,8 +1,7 @@
 """The eight textured grounds of the synthetic scenes.
 
-Each texture is a function ``(rows, cols, rng) -> (..., 3)`` giving RGB in [0, 1]. Phases,
-spacings and a small color cast are random, so that a ground is recognized by its
-look and never by a fixed pixel pattern.
+Each texture is a function ``(rows, cols, rng) -> (..., 3)`` that returns RGB in [0, 1]. Phases, spacings and a small color cast
+are random, so that a ground is recognized by its look and never by a fixed pixel pattern.
 """
 
 from __future__ import annotations
@@ -104,7 +103,7 @@ TEXTURES: dict[str, Texture] = {
 
 
 def paint(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """One ground, ``(size, size, 3)`` RGB in [0, 1], with a random color cast of a few percent."""
+    """A ground (size, size, 3), RGB in [0, 1], with a random color cast of a few percent."""
     rows, cols = np.mgrid[0:size, 0:size].astype(float)
     cast = rng.normal(0, 0.025, 3)
     return np.clip(TEXTURES[name](rows, cols, rng) + cast, 0, 1)

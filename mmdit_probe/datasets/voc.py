@@ -8,9 +8,9 @@ from .labeled import LabeledImages, folder_of, labeling, lines_of, paired
 
 
 def read_voc(root: Path, name: str = "voc20") -> LabeledImages:
-    """voc20 ignores the background, voc21 has it as the last class.
+    """Read Pascal VOC; "voc20" ignores the background, "voc21" has it as the last class.
 
-    ``root`` is the folder that holds VOCdevkit/VOC2012, VOC2012, or JPEGImages itself.
+    ``root`` holds VOCdevkit/VOC2012, VOC2012, or JPEGImages.
     """
     images = folder_of(name, root, "VOCdevkit/VOC2012/JPEGImages", "VOC2012/JPEGImages", "JPEGImages")
     base = images.parent

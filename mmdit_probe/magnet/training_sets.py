@@ -100,7 +100,7 @@ def _sa1b(root: Path, captions: Mapping[str, str] | None, source: Path | None) -
         raise ValueError(f"sa1b: {folder} has no image NAME.jpg with masks in NAME.json")
     if captions is None:
         raise ValueError(
-            f"sa1b: its images have no captions; give --captions FILE, or make one with `mmdit-probe magnet caption {root}`"
+            f"sa1b: its images have no captions; give --captions FILE, or write one with `mmdit-probe magnet caption {root}`"
         )
     texts = captions_for([file.stem for file in files], captions, source)
     known = _digest(texts, (part for file in files for part in (file, file.with_suffix(".json"))))

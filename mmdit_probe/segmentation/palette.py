@@ -1,4 +1,7 @@
-"""Colors for label maps, told apart as well as can be, also by the color-blind."""
+"""Colors for label maps that are as distinct as possible, also for color-blind readers.
+
+Written by hand: the package glasbey would add numba, a just-in-time compiler, to the dependencies.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,17 @@ IGNORED = (0, 0, 0)
 
 
 def palette(count: int) -> np.ndarray:
-    """(count, 3) uint8 RGB; the first ones are the same whatever ``count`` is.
+    """(count, 3) uint8 RGB colors; the first ones are the same for every ``count``, and after 256 they repeat.
 
-    Okabe and Ito's seven colors, then each next one as far in CIELAB as can be from all before it, for the worst of
-    normal, protan, deutan and tritan sight. Never near white or black.
+    The first seven are Okabe and Ito's. Each further one has the largest CIELAB distance to all before it, the smallest of
+    the distances in normal, protan, deutan and tritan vision; none is close to white or black.
     """
     return np.array(_colors()[: max(count, 1)] if count <= 256 else np.resize(_colors(), (count, 3)), np.uint8)[:count]
 
 
 @lru_cache(maxsize=1)
 def _colors() -> np.ndarray:
-    """256 colors; candidates are a grid of 16 levels a channel."""
+    """256 colors (256, 3), chosen from a grid of 16 levels per channel."""
     levels = np.arange(0, 256, 17)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
     chosen = np.array([[int(code[i : i + 2], 16) for i in (0, 2, 4)] for code in _FIRST])
@@ -49,7 +52,7 @@ def _worst_distance(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def seen_as(rgb: np.ndarray) -> np.ndarray:
-    """(4, colors, 3) CIELAB of uint8 RGB colors for normal, protan, deutan and tritan sight."""
+    """CIELAB (4, colors, 3) of uint8 RGB colors (colors, 3) in normal, protan, deutan and tritan vision."""
     scaled = np.asarray(rgb) / 255
     linear = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
     seen = np.clip(np.einsum("sij,cj->sci", np.array(_DEFICIENCIES), linear), 0, 1)
