@@ -68,8 +68,8 @@ def spread(layers: Sequence[int], expert: int | None) -> tuple[int, ...]:
     """At most `FEW_LAYERS` layers from first to last, evenly; the expert takes the place of the one next to it."""
     picked = np.linspace(0, len(layers) - 1, min(FEW_LAYERS, len(layers))).round().astype(int)
     kept = [layers[place] for place in picked]
-    if expert in layers and expert not in kept:
-        kept[int(np.abs(np.array(kept) - expert).argmin())] = int(expert)  # type: ignore[arg-type]
+    if expert is not None and expert in layers and expert not in kept:
+        kept[int(np.abs(np.array(kept) - expert).argmin())] = expert
     return tuple(kept)
 
 

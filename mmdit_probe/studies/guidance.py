@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress
     variants = [Variant(PLAIN, nullcontext)]
     for scale in config.scales:
         if scale:
-            guided = PerturbedGuidance(pipe, [edit], scale, batched=config.batched)
-            variants.append(Variant(scale_name(scale), lambda guided=guided: guided))  # type: ignore[misc]
+            guided = partial(PerturbedGuidance, pipe, [edit], scale, batched=config.batched)
+            variants.append(Variant(scale_name(scale), guided))
     with RunFolder.for_study(out, "guide", model, config).open() as run:
         return generate_grid(
             pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def run_perturbation(
     Probe(pipe, [], edits=list(edits.values()))  # bad layers fail before any work
     variants = [Variant(PLAIN, nullcontext)]
     for layer, edit in edits.items():
-        variants.append(Variant(layer_name(layer), lambda edit=edit: Probe(pipe, [], edits=[edit])))  # type: ignore[misc]
+        variants.append(Variant(layer_name(layer), partial(Probe, pipe, [], edits=[edit])))
     with RunFolder.for_study(out, "perturb", model, config).open() as run:
         return generate_grid(
             pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
