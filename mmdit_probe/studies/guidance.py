@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,18 @@ def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress
         raise ValueError("guide: the blur needs a kernel size; the paper's is 5")
     config = replace(config, layers=chosen_layers(pipe, config.layers))
     edit = BlurText(chosen_layers(pipe, config.layers), config.sigma, kernel, config.blur_edge)
-    variants = [Variant(PLAIN, nullcontext)]
-    for scale in config.scales:
-        if scale:
-            guided = partial(PerturbedGuidance, pipe, [edit], scale, batched=config.batched)
-            variants.append(Variant(scale_name(scale), guided))
+    scales = [scale for scale in config.scales if scale]
+    variants = [Variant(PLAIN, nullcontext), *(_guided(pipe, edit, scale, config.batched) for scale in scales)]
     with RunFolder.for_study(out, "guide", model, config).open() as run:
         return generate_grid(
             pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
         )
+
+
+def _guided(pipe: Any, edit: BlurText, scale: float, batched: bool) -> Variant:
+    """A scale's images; made before any work, so that what can't be guided is refused."""
+    guidance = PerturbedGuidance(pipe, [edit], scale, batched=batched)
+    return Variant(scale_name(scale), lambda: guidance)
 
 
 def gain_table(measured: pd.DataFrame, names: list[str]) -> pd.DataFrame:
