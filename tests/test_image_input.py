@@ -49,7 +49,7 @@ def pipe(request):
 def recorded(pipe, monkeypatch):
     """The arguments of each call of the transformer, which predicts that nothing moves."""
     calls, transformer = [], pipe.transformer
-    main = family_of(transformer).main
+    main = family_of(transformer).image_argument
 
     def forward(*args, return_dict=True, **kwargs):
         inputs = dict(named_inputs(transformer, args, kwargs))
@@ -161,7 +161,7 @@ def test_iseg_makes_the_class_words_longer_in_every_family(pipe, monkeypatch):
     """What the transformer is given of the text is the prompt's, the names' rows alone times ``word_scale``."""
     names, seen = ["red circle", "sand"], []
     config = SegmentConfig(refine="iseg", max_sequence_length=TEXT)
-    argument = family_of(pipe.transformer).features
+    argument = family_of(pipe.transformer).text_argument
     before = pipe.transformer.register_forward_pre_hook(lambda m, a, given: seen.append(given), with_kwargs=True)
     found = refined_segmenter(pipe, 1, config, RefineConfig(word_scale=2.0))(IMAGE, names)
     before.remove()

@@ -321,7 +321,7 @@ def watched(pipe, prompts, options):
     """For each call of the transformer what the probe says of its text, and the features that it was given."""
     given = []
     with Probe(pipe, []) as probe:
-        name = probe.family.features
+        name = probe.family.text_argument
         hook = pipe.transformer.register_forward_pre_hook(
             lambda module, args, kwargs: given.append(kwargs[name]), with_kwargs=True
         )
