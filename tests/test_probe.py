@@ -425,7 +425,9 @@ def test_a_record_says_whether_the_words_are_known_and_if_not_why(sd3, inputs, r
     assert words(plain, plain)[1] == "known"
     probe, why = words(plain.transformer, plain)
     assert "give the pipeline to the probe, Probe(pipe, ...) instead of Probe(pipe.transformer, ...)" in why
-    with pytest.raises(ValueError, match=r"which batch rows are conditional is unknown.*give the pipeline to the probe"):
+    with pytest.raises(
+        ValueError, match=r"which batch rows are conditional is unknown.*give the pipeline to the probe"
+    ):
         probe.dataset("conditional")
     features, _, pooled, _ = plain.encode_prompt("sand", None, None, do_classifier_free_guidance=False)
     with Probe(plain, [RegionMass()]) as probe:

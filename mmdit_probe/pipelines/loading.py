@@ -131,7 +131,10 @@ def register(pipe: DiffusionPipeline) -> DiffusionPipeline:
 
 
 def pipeline_of(transformer: Any) -> Any:
-    """The pipeline of a transformer that `load_pipeline` loaded, or of a pipeline itself; else None."""
+    """A pipeline itself, or the pipeline from which `load_pipeline` has a transformer; None if it is unknown.
+
+    A transformer does not know its pipeline: one that diffusers' own `from_pretrained` loaded is not found.
+    """
     if isinstance(transformer, DiffusionPipeline):
         return transformer
     known = _pipelines.get(getattr(transformer, "_orig_mod", transformer))
