@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from naive import full_matrix, random_call
 
 from mmdit_probe import JointAttention, TokenLayout
-from mmdit_probe.attention import blocks, i2t_maps, region_mass, scores, t2i_maps
+from mmdit_probe.attention import blocks, i2t_maps, kernels, region_mass, scores, t2i_maps
 from mmdit_probe.attention.scores import chunked_lse
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-3, torch.float16: 2e-3}
@@ -199,3 +199,19 @@ def test_grouped_heads_say_how_they_were_read():
     attention = JointAttention(random_call(1, 4, 6, 8, kv_heads=2, enable_gqa=True), layout)
     assert attention.method == "plain+chunked"
     assert JointAttention(random_call(1, 4, 6, 8), layout).method == "flash-cpu"
+
+
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_one_batch_row_is_that_of_the_batch_without_another_kernel_call(monkeypatch, kv_heads):
+    layout = TokenLayout((3, 4), 5)
+    mask = torch.rand(3, 1, layout.tokens, layout.tokens) > 0.3
+    grouped = {"kv_heads": 2, "enable_gqa": True} if kv_heads == 2 else {}
+    whole = JointAttention(random_call(3, 4, layout.tokens, 8, attn_mask=mask, **grouped), layout)
+    maps, output = i2t_maps(whole, "all"), whole.output
+    monkeypatch.setattr(kernels, "attend", None)
+    for index in range(3):
+        one = whole.batch_row(index)
+        assert one.batch == 1
+        assert torch.equal(one.output, output[index : index + 1])
+        torch.testing.assert_close(i2t_maps(one, "all"), maps[index : index + 1])
+    assert one.batch_row(0) is one

@@ -129,6 +129,22 @@ def test_batched_and_separate_calls_agree(random_pipe):
     torch.testing.assert_close(*images, atol=1e-3, rtol=1e-3)
 
 
+def test_prompts_are_tokenized_once(random_pipe, monkeypatch):
+    from mmdit_probe.pipelines import prompt_watch
+
+    seen = []
+    original = prompt_watch.describe
+    monkeypatch.setattr(prompt_watch, "describe", lambda *given: seen.append(given) or original(*given))
+    generate(random_pipe)
+    assert not seen
+    with Probe(random_pipe, [], edits=[BlurText(1)]):
+        generate(random_pipe)
+    once = len(seen)
+    with PerturbedGuidance(random_pipe, [BlurText(1)], 2.0):
+        generate(random_pipe)
+    assert len(seen) == 2 * once > 0
+
+
 def test_it_leaves_nothing_behind(random_pipe):
     plain = generate(random_pipe)
     edit = BlurText(1)

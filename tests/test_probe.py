@@ -380,3 +380,56 @@ def test_under_autocast_the_output_is_unchanged_and_the_numbers_are_fp32s(norm):
     mass = record["region_mass"].sel(region="I2T")
     maps = record["i2t"].sum("token").mean(("row", "col"))
     np.testing.assert_allclose(mass.mean("head"), maps, atol=1e-6)
+
+
+def test_fields_are_the_datasets_tensors(random_pipe):
+    with Probe(random_pipe, [RegionMass(), I2TMaps()], layers=[0, 2]) as probe:
+        random_pipe("sand", num_inference_steps=2, guidance_scale=3.0, max_sequence_length=2, output_type="latent")
+    for branch in ("both", "conditional", "unconditional"):
+        fields, record = probe.fields(branch), probe.dataset(branch)
+        assert set(fields) == set(record.data_vars)
+        for name, field in fields.items():
+            assert field.dims == record[name].dims
+            assert field.values.dtype == torch.float32
+            np.testing.assert_array_equal(field.values, record[name])
+    with pytest.raises(ValueError, match="cfg_branch must be"):
+        probe.fields("left")
+
+
+def test_a_layer_that_a_call_skipped_is_nan_in_the_fields(sd3, inputs):
+    with Probe(sd3, [RegionMass()]) as probe:
+        sd3(**inputs, skip_layers=[1])
+    values = probe.fields()["region_mass"].values
+    assert values[0, :, 1].isnan().all()
+    assert values[0, :, [0, 2]].isfinite().all()
+
+
+def test_a_record_says_whether_the_words_are_known_and_if_not_why(sd3, inputs, random_pipe, random_folder):
+    from diffusers import DiffusionPipeline
+
+    from mmdit_probe.pipelines.loading import quiet_loading
+
+    arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent", "max_sequence_length": 2}
+    with quiet_loading():
+        plain = DiffusionPipeline.from_pretrained(
+            random_folder, local_files_only=True, text_encoder_3=None, tokenizer_3=None
+        )
+    plain.set_progress_bar_config(disable=True)
+
+    def words(probed, pipe):
+        with Probe(probed, [RegionMass()]) as probe:
+            pipe("sand", **arguments)
+        return probe, probe.dataset().attrs["words"]
+
+    assert words(random_pipe.transformer, random_pipe)[1] == "known"
+    assert words(plain, plain)[1] == "known"
+    probe, why = words(plain.transformer, plain)
+    assert "give the pipeline to the probe, Probe(pipe, ...) instead of Probe(pipe.transformer, ...)" in why
+    with pytest.raises(
+        ValueError, match=r"which batch rows are conditional is unknown.*give the pipeline to the probe"
+    ):
+        probe.dataset("conditional")
+    features, _, pooled, _ = plain.encode_prompt("sand", None, None, do_classifier_free_guidance=False)
+    with Probe(plain, [RegionMass()]) as probe:
+        plain(prompt_embeds=features, pooled_prompt_embeds=pooled, **arguments)
+    assert probe.dataset().attrs["words"].startswith("unknown: no prompt was seen")

@@ -190,3 +190,64 @@ def test_the_expert_is_found_in_any_family(name):
     assert (expert.table["blur_sensitivity"] > 0).any()
     assert np.isfinite(expert.table["coherence"]).all()
     assert not pipe.transformer._forward_pre_hooks
+
+
+@pytest.mark.parametrize("name", ["chroma", "auraflow", "z-image", "flux", "qwen-image"])
+def test_timesteps_count_from_the_clean_end(name):
+    pipe = small_pipeline(name)
+    record = watched(pipe, steps=4, **TWICE.get(name, {})).dataset()
+    np.testing.assert_array_equal(record["timestep"], 4 - record["step"])
+    numbers = pipe.scheduler.timesteps.numpy()[record["step"].values]
+    np.testing.assert_array_equal(record["scheduler_timestep"], numbers)
+    np.testing.assert_allclose(record["sigma"], numbers / 1000, rtol=0.01)
+
+
+def test_every_generation_of_a_probe_has_its_own_timesteps(random_pipe):
+    arguments = {"guidance_scale": 1.0, "max_sequence_length": 0, "output_type": "latent"}
+    with Probe(random_pipe, [RegionMass()]) as probe:
+        random_pipe("sand", num_inference_steps=2, **arguments)
+        random_pipe("grass", num_inference_steps=3, **arguments)
+    assert probe.dataset()["step"].values.tolist() == [0, 1, 2, 3, 4]
+    assert probe.dataset()["timestep"].values.tolist() == [2, 1, 3, 2, 1]
+
+
+def test_second_order_schedulers_share_a_timestep(random_pipe):
+    euler = random_pipe.scheduler
+    random_pipe.scheduler = diffusers.FlowMatchHeunDiscreteScheduler(shift=3.0)
+    try:
+        with Probe(random_pipe, [RegionMass()]) as probe:
+            random_pipe("sand", output_type="latent", guidance_scale=1.0, num_inference_steps=4, max_sequence_length=0)
+    finally:
+        random_pipe.scheduler = euler
+    assert probe.dataset()["timestep"].values.tolist() == [4, 3, 3, 2, 2, 1, 1]
+
+
+def test_schedulers_that_do_not_count_have_timesteps_too():
+    scheduler = diffusers.DDIMScheduler()
+    scheduler.set_timesteps(4)
+    counter, times = StepCounter(_Pipe(scheduler)), []
+    for generation in (1, 2):
+        for number in scheduler.timesteps:
+            for _ in ("prompt", "negative prompt"):
+                times.append(counter.next(np.array([float(number) / 1000]), generation))
+    assert [time.step for time in times[::2]] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [time.timestep for time in times[::2]] == [4, 3, 2, 1] * 2
+    assert [time.scheduler_timestep for time in times[:8:2]] == scheduler.timesteps.tolist()
+
+
+def test_outside_of_a_sampling_loop_there_is_no_timestep(random_pipe):
+    """Also after a generation, whose timesteps the scheduler still has."""
+    from mmdit_probe.pipelines.forward import encode_prompts, forward_once
+
+    latents = torch.randn(1, random_pipe.transformer.config.in_channels, 8, 8)
+
+    def once(sigma):
+        with Probe(random_pipe, [RegionMass()]) as probe:
+            forward_once(random_pipe, latents, sigma, encode_prompts(random_pipe, ["sand"], 0))
+        return probe.dataset()
+
+    random_pipe("sand", num_inference_steps=2, max_sequence_length=0, output_type="latent")
+    for sigma in (0.5, *random_pipe.scheduler.sigmas[:2].tolist()):
+        record = once(sigma)
+        assert "timestep" not in record.coords
+        assert record["scheduler_timestep"].values == pytest.approx([1000 * sigma])

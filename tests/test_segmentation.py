@@ -259,6 +259,20 @@ class WholeI2I(Readout):
                 "before": Field(("batch", "head", "row", "col", "token"), before.unflatten(2, layout.grid))}  # fmt: skip
 
 
+def test_maps_of_images_are_read_without_a_record(random_pipe, monkeypatch):
+    from mmdit_probe.probe import probe as probe_module
+    from mmdit_probe.segmentation.map_reader import MapReader
+
+    reader = MapReader(random_pipe, I2TMaps("all"), [0, 2], [2, 5], max_sequence_length=0)
+    latents = reader.latents([np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 200, np.uint8)])
+    reader.run(latents, reader.sigmas[1], reader.features(("sand", "grass")))
+    record = reader.probe.dataset()
+    monkeypatch.setattr(probe_module, "to_dataset", None)
+    maps = reader.read(latents, ["sand", "grass"])
+    assert maps.shape == (2, *record["i2t"].shape[1:])
+    np.testing.assert_array_equal(maps[1:], record["i2t"])
+
+
 @pytest.mark.parametrize("rows", [7, 1000])
 def test_refinement_and_scores_agree_with_the_whole_softmax(sd3, inputs, monkeypatch, rows):
     from mmdit_probe.attention import scores as attention

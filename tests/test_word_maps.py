@@ -210,7 +210,7 @@ def test_text_that_does_not_attend_has_no_t2i_map():
     layout = TokenLayout((2, 3), 4, scope="cross")
     query, text = random_call(1, 2, 6, 8), random_call(1, 2, 4, 8)
     attention = JointAttention(type(query)(query.query, text.key, text.value, query.arguments), layout)
-    with pytest.raises(ValueError, match="text does not attend to the image; use the direction i2t"):
+    with pytest.raises(ValueError, match="text does not attend to the image in this model; use the direction i2t"):
         read([WordMaps([[1]], "t2i")], attention)
     found = read([WordMaps([[0], [1], [2], [3]])], attention)["word_map"]
     torch.testing.assert_close(found.values.sum(1), torch.ones(1, 2, 3))  # the text is all there is to attend to

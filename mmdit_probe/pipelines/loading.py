@@ -138,7 +138,10 @@ def register(pipe: DiffusionPipeline) -> DiffusionPipeline:
 
 
 def pipeline_of(transformer: Pipeline | nn.Module) -> Any:
-    """The pipeline that `load_pipeline` loaded with this transformer, a pipeline itself, or None if there is none."""
+    """A pipeline itself, or the pipeline from which `load_pipeline` has a transformer; None if it is unknown.
+
+    A transformer does not know its pipeline: one that diffusers' own `from_pretrained` loaded is not found.
+    """
     if isinstance(transformer, DiffusionPipeline):
         return transformer
     known = _pipelines.get(uncompiled(transformer))
