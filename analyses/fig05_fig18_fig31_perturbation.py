@@ -6,10 +6,10 @@ python analyses/fig05_fig18_fig31_perturbation.py [--model MODEL --prompts FILE 
 from _analysis import Analysis, expert_of, main
 
 from mmdit_probe.configs import GenerationConfig, PerturbConfig
+from mmdit_probe.families import layers_of
 from mmdit_probe.figures.contact import contact_sheet
 from mmdit_probe.figures.drops import drop_figure
 from mmdit_probe.metrics.image_metrics import make_metrics
-from mmdit_probe.probe.probe import Probe
 from mmdit_probe.studies.paired_metrics import drop_table, measure_images
 from mmdit_probe.studies.perturbation import layer_name, most_harmful, run_perturbation
 
@@ -26,7 +26,7 @@ BATCH = PerturbConfig.batch
 
 def run(analysis: Analysis) -> list[str]:
     pipe = analysis.pipe()
-    layers, expert = tuple(Probe(pipe, []).layers), expert_of(pipe)
+    layers, expert = tuple(range(len(layers_of(pipe)))), expert_of(pipe)
     prompts = analysis.prompts(PROMPTS)
     generation = GenerationConfig(steps=analysis.fewer(STEPS, 2))
     batch = analysis.at_once(BATCH, BATCH)

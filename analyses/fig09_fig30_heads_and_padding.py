@@ -11,9 +11,9 @@ from _analysis import Analysis, expert_of, main
 
 from mmdit_probe.configs import GenerationConfig, GroupConfig, MapsConfig
 from mmdit_probe.datasets.scenes import scene
+from mmdit_probe.families import layers_of
 from mmdit_probe.figures.maps import heads_page, tokens_page
 from mmdit_probe.pipelines.image_size import native_size, token_pixels
-from mmdit_probe.probe.probe import Probe
 from mmdit_probe.segmentation import UnsupervisedSegmenter
 from mmdit_probe.segmentation.kl_merge import scale_pixels
 from mmdit_probe.segmentation.render import colored
@@ -53,7 +53,7 @@ def run(analysis: Analysis) -> list[str]:
 
 
 def last_layer(pipe) -> int:
-    return max(Probe(pipe, []).layers)
+    return len(layers_of(pipe)) - 1
 
 
 def peaks(maps: xr.DataArray, word: str, number: int) -> pd.DataFrame:

@@ -204,5 +204,5 @@ def test_prompts_encoded_one_by_one_are_told_by_their_features():
 
 def test_a_pipeline_whose_text_is_not_described_says_so():
     assert family("glm-image").text_parts(None, 8) == []
-    with pytest.raises(ValueError, match="text positions hold is not known"):
+    with pytest.raises(ValueError, match="text positions of this pipeline are not described"):
         describe([], ["sand"])

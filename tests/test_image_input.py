@@ -136,11 +136,9 @@ def test_flux_noise_levels_at_its_own_size(steps, sigma):
     assert noise_level(flux, steps, steps) == pytest.approx(1)
 
 
-def test_masks_of_given_images(pipe, monkeypatch):
+def test_masks_of_given_images(pipe):
     """A name's map is that of its own tokens, by the strings that the probe has seen there."""
-    monkeypatch.setattr("mmdit_probe.segmentation.map_reader.model_defaults", lambda pipe: defaults)
-    defaults = model_defaults(pipe)
-    assert defaults.guidance_scale is None
+    assert model_defaults(pipe).guidance_scale is None
     names = ["red circle", "sand"]
     config = SegmentConfig(max_sequence_length=TEXT)
     segmentation = OpenVocabularySegmenter(pipe, 1, config)(IMAGE, names)
@@ -222,8 +220,11 @@ def test_bria_without_a_flow_matching_schedule_says_so():
 def test_pipelines_that_read_images_among_the_words_are_not_given_any(edit):
     """Their prompts are encoded with an image of their own, which is none that a mask is asked of."""
     family = "qwen-image" if edit is diffusers.QwenImageEditPipeline else "longcat-image"
-    transformer = small_pipeline(family).transformer
-    pipe = type(edit.__name__, (), {"transformer": transformer, "encode_prompt": edit.encode_prompt})()
+    small = small_pipeline(family)
+    parts = {
+        name: getattr(small, name) for name in ("transformer", "vae", "scheduler", "components", "_execution_device")
+    }
+    pipe = type(edit.__name__, (), {**parts, "encode_prompt": edit.encode_prompt, "__call__": edit.__call__})()
     with pytest.raises(ValueError, match=f"{edit.__name__} takes images as part of the prompt"):
         encode_prompts(pipe, ["sand"])
 

@@ -214,10 +214,9 @@ def test_bad_class_lists_are_explained(random_pipe, image, classes, message):
 
 
 def test_a_model_without_a_known_expert_asks_for_a_layer(random_pipe, monkeypatch):
-    from mmdit_probe.pipelines.defaults import ModelDefaults
-    from mmdit_probe.segmentation import map_reader as reading
+    from mmdit_probe.pipelines import defaults
 
-    monkeypatch.setattr(reading, "model_defaults", lambda pipe: ModelDefaults(None))
+    monkeypatch.setattr(defaults, "model_defaults", lambda pipe: defaults.ModelDefaults(None))
     with pytest.raises(ValueError, match="give a layer number"):
         OpenVocabularySegmenter(random_pipe)
 
