@@ -21,7 +21,7 @@ from mmdit_probe.pipelines.loading import embedded_folder
 
 
 def counts_of(labels, guess, classes):
-    confusion = score(labels, guess, classes).confusion
+    confusion = measure_labels(labels, guess, classes).confusion
     hits = np.diag(confusion)
     return np.stack([hits, confusion.sum(0) - hits, confusion.sum(1) - hits])
 
@@ -29,7 +29,7 @@ def counts_of(labels, guess, classes):
 def test_miou_is_the_metrics_own():
     rng = np.random.default_rng(0)
     labels, guess = rng.integers(0, 4, (2, 10, 12))
-    assert miou(counts_of(labels, guess, 6)) == pytest.approx(score(labels, guess, 6).miou)
+    assert miou(counts_of(labels, guess, 6)) == pytest.approx(measure_labels(labels, guess, 6).miou)
 
 
 def test_bootstrap_weights_draw_as_many_as_there_are():
@@ -113,9 +113,9 @@ def test_train_then_compare(compared):
     comparing, _, output = compared
     assert sorted(path.name for path in Path("m").iterdir() if path.is_file() and path.name[0] != ".") == [
         "checkpoint.pt", "losses.csv", "losses.pdf", "losses.png", "pytorch_lora_weights.safetensors", "run.json"]  # fmt: skip
-    masks, scores = pd.read_csv("c/compare_masks.csv"), pd.read_csv("c/compare_scores.csv")
+    masks, metrics = pd.read_csv("c/compare_masks.csv"), pd.read_csv("c/compare_scores.csv")
     assert list(masks["matching"]) == ["names", "paper", "order-independent"]
-    assert set(scores["score"]) == {"clip_t", "clip_score"}
+    assert set(metrics["metric"]) == {"clip_t", "clip_score"}
     assert ((masks["low"] <= masks["gain"]) & (masks["gain"] <= masks["high"])).all()
     np.testing.assert_allclose(masks["gain"], masks["after"] - masks["before"])
     assert (masks["gain"] != 0).any()

@@ -1,4 +1,4 @@
-"""A U-Net's prompts: where a class name's tokens stand, and words that weigh more."""
+"""A U-Net's prompts: positions of class names, and words with a weight."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 BACKGROUND = "background"
-"""The class that gets a score of its own instead of a word."""
+"""The class that gets a value of its own instead of a word in the prompt."""
 
 
 def spans_in(tokenizer: Any, prompt: str, names: Sequence[str]) -> list[tuple[int, ...]]:
