@@ -8,6 +8,7 @@ its rows.
 
 from dataclasses import replace
 
+import pandas as pd
 from _analysis import Analysis, main
 
 from mmdit_probe.baselines.comparison import Comparison, ComparisonConfig
@@ -28,8 +29,13 @@ def run(analysis: Analysis) -> list[str]:
     table = comparison.table(tuning, None if lora is None else analysis.pipe(lora), lora)
     analysis.table(tuning, "baselines_on_mmdit_tuning")
     analysis.table(table, "baselines_on_mmdit")
-    lines = [frame.to_string(index=False, float_format="%.4g", na_rep="-") for frame in (tuning, table)]
+    lines = ["mIoU and pACC in percent:", in_percent(tuning), in_percent(table)]
     return lines if loras else [*lines, "Seg4Diff + MAGNET was not run: give its LoRA by --lora magnet=PATH"]
+
+
+def in_percent(table: pd.DataFrame) -> str:
+    shown = table.assign(**{name: 100 * table[name] for name in ("miou", "pacc") if name in table})
+    return shown.to_string(index=False, float_format="%.4g", na_rep="-")
 
 
 def quick(config: ComparisonConfig) -> ComparisonConfig:

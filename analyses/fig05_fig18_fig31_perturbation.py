@@ -1,4 +1,4 @@
-"""Fig. 5, 18 and 31: images of the same seeds with one layer's attention to the words blurred, and what scores lose.
+"""Fig. 5, 18 and 31: images of the same seeds with one layer's attention to the words blurred, and what metrics lose.
 
 python analyses/fig05_fig18_fig31_perturbation.py [--model MODEL --prompts FILE --clip CLIP] [--quick]
 """
@@ -32,9 +32,9 @@ def run(analysis: Analysis) -> list[str]:
     batch = analysis.at_once(BATCH, BATCH)
     config = PerturbConfig(prompts=prompts, layers=layers, seeds=SEEDS, batch=batch, generation=generation)
     grid = run_perturbation(pipe, config, analysis.folder(), analysis.label)
-    scores = make_metrics(analysis.model, analysis.clip, None, analysis.device)
-    scored = measure_images(grid, scores)
-    table = drop_table(scored, list(scores))
+    metrics = make_metrics(analysis.model, analysis.clip, None, analysis.device)
+    measured = measure_images(grid, metrics)
+    table = drop_table(measured, list(metrics))
     sheet = {name: images[:SHOWN, 0] for name, images in grid.images.items()}
     near = ["plain", *(layer_name(expert + step) for step in AROUND if expert + step in layers)]
     titles = {"plain": "plain", **{layer_name(layer): f"layer {layer}" for layer in layers}}
@@ -44,8 +44,8 @@ def run(analysis: Analysis) -> list[str]:
         drop_figure(table, {layer_name(layer): str(layer) for layer in layers}, "blurred layer"), "fig18_drops"
     )
     analysis.table(table, "fig18_drops")
-    analysis.table(scored, "fig18_scores")
-    return [line for name in scores for line in most_harmful(scored, name)]
+    analysis.table(measured, "fig18_metrics")
+    return [line for name in metrics for line in most_harmful(measured, name)]
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ def run(analysis: Analysis) -> list[str]:
         prompts=prompts, layers=(expert_of(pipe),), scales=SCALES, seeds=SEEDS, batch=batch, generation=generation
     )
     grid = run_guidance(pipe, config, analysis.folder(), analysis.label)
-    scores = make_metrics(analysis.model, analysis.clip, None, analysis.device)
-    scored = measure_images(grid, scores)
-    table = gain_table(scored, [name for name in scores if name != "clip_i"])  # to be like plain is no gain
+    metrics = make_metrics(analysis.model, analysis.clip, None, analysis.device)
+    measured = measure_images(grid, metrics)
+    table = gain_table(measured, [name for name in metrics if name != "clip_i"])  # to be like plain is no gain
     titles = {"plain": "plain", **{scale_name(scale): f"scale {scale:g}" for scale in SCALES if scale}}
     sheet = {name: images[:SHOWN, 0] for name, images in grid.images.items()}
     ticks = {scale_name(scale): f"{scale:g}" for scale in SCALES if scale}

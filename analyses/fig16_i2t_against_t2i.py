@@ -14,10 +14,9 @@ from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.evaluation.counts import offered
 from mmdit_probe.figures.evaluation import directions_figure
 from mmdit_probe.figures.maps import word_page
-from mmdit_probe.metrics.segmentation import SegmentationMetrics, measure_labels
 from mmdit_probe.pipelines.image_size import native_size, token_pixels
 from mmdit_probe.readouts.maps import I2TMaps, T2IMaps
-from mmdit_probe.segmentation.label_map import label_map
+from mmdit_probe.segmentation.layer_metrics import MetricsByName
 from mmdit_probe.segmentation.map_reader import MapReader
 from mmdit_probe.segmentation.segmenters import read_class_maps
 from mmdit_probe.storage.images import fitted
@@ -53,16 +52,13 @@ def masks(pipe, analysis: Analysis, direction: str) -> pd.DataFrame:
     images = open_dataset(DATASET, ROOT, analysis.fewer(IMAGES, 2))
     readout = I2TMaps() if direction == "i2t" else T2IMaps()
     reader = MapReader(pipe, readout, None, [TIMESTEP], field=direction)
-    totals: dict[int, SegmentationMetrics] = {}
+    totals = MetricsByName()
     for sample in images.samples:
         labels = sample.read()
         present = offered(labels, images.classes, "present")
         (found,) = read_class_maps(reader, [sample.image], [[images.classes[number] for number in present]])
-        for layer, maps in zip(reader.layers, found[0], strict=True):
-            guess = pd.Series(present).to_numpy()[label_map(maps, labels.shape).numpy()]
-            scored = measure_labels(labels, guess, len(images.classes))
-            totals[layer] = totals[layer] + scored if layer in totals else scored
-    frame = pd.DataFrame({"layer": list(totals), "miou": [scored.miou for scored in totals.values()]})
+        totals.add_layers(zip(reader.layers, found[0], strict=True), present, labels, len(images.classes))
+    frame = totals.table("layer")[["layer", "miou"]]
     return frame.assign(direction=direction, timestep=TIMESTEP, sigma=reader.sigmas[0])
 
 

@@ -3,7 +3,7 @@
 python analyses/table1.py [--model MODEL] [--lora NAME=PATH ...] [--device cuda --dtype fp16] [--quick]
 
 Data sets are read from ROOTS and checkpoints from hub ids or folders; what is not there is a note below the table, and so is
-what the paper's figures were measured otherwise. --lora SA-1B=PATH and COCO=PATH are the LoRAs of the MAGNET rows. The last
+how the protocols of the paper's figures differ. --lora SA-1B=PATH and COCO=PATH are the LoRAs of the MAGNET rows. The last
 system is --model, the last data set is built in; --quick takes these alone.
 """
 
@@ -27,7 +27,7 @@ ROOTS = {
     "cityscapes": Path("data/cityscapes"),
     "scenes": None,
 }
-PAPER = {
+PAPER = {  # mIoU in percent, as printed
     "ProxyCLIP": (83.3, 49.8, 39.6, 24.2, 42.0),
     "CorrCLIP": (91.8, 52.7, 47.9, 28.8, 49.9),
     "DiffSegmenter": (66.4, 40.0, 45.9, 24.2, 12.4),
@@ -47,8 +47,8 @@ def rows(analysis: Analysis) -> dict[str, Row]:
     baseline, own = partial(system_row, load=load_pipeline, **place), partial(seg4diff_row, load_pipeline, **place)
     sa1b, coco = analysis.loras_of("SA-1B", "COCO")
     return {
-        "ProxyCLIP": baseline("proxyclip", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", dino=DINO),
-        "CorrCLIP": baseline("corrclip", "facebook/metaclip-h14-fullcc2.5b", dino=DINO, masks=SAM),
+        "ProxyCLIP": baseline("proxyclip", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", dino_backbone=DINO),
+        "CorrCLIP": baseline("corrclip", "facebook/metaclip-h14-fullcc2.5b", dino_backbone=DINO, sam=SAM),
         "DiffSegmenter": baseline("diffsegmenter", SD15),
         "iSeg": baseline("iseg", SD15),
         "Seg4Diff SD3": own(SD3),
@@ -61,7 +61,9 @@ def rows(analysis: Analysis) -> dict[str, Row]:
 
 def run(analysis: Analysis) -> list[str]:
     config = EvaluateConfig(batch=analysis.at_once(BATCH, BATCH), limit=analysis.fewer(None, 2))
-    paper = {(name, dataset): value for name, row in PAPER.items() for dataset, value in zip(ROOTS, row, strict=False)}
+    paper = {
+        (name, dataset): value / 100 for name, row in PAPER.items() for dataset, value in zip(ROOTS, row, strict=False)
+    }
     systems, roots = with_model(analysis, rows(analysis)), analysis.fewer(ROOTS, {"scenes": None})
     table = beside_the_paper(systems, roots, paper, config, analysis.folder())
     analysis.table(table, "table1")

@@ -3,7 +3,7 @@
 python analyses/table2.py [--model MODEL] [--lora NAME=PATH ...] [--device cuda --dtype fp16] [--quick]
 
 Data sets are read from ROOTS and checkpoints from hub ids or folders; what is not there is a note below the table, and so is
-what the paper's figures were measured otherwise: each baseline's by its own protocol. DiffSeg's and DiffCut's figures for
+how the protocols of the paper's figures differ, each baseline's from ours. DiffSeg's and DiffCut's figures for
 Cityscapes are over 27 classes and stand beside cityscapes-27. --lora SA-1B=PATH and COCO=PATH are the LoRAs of the MAGNET
 rows. The last system is --model, the last data set is built in; --quick takes these alone.
 """
@@ -39,7 +39,7 @@ PAPER = {
     "Seg4Diff + MAGNET (SA-1B)": (_19, (55.1, 52.8, 39.0, 50.8, 24.2, 45.0)),
     "Seg4Diff + MAGNET (COCO)": (_19, (56.1, 53.5, 38.8, 53.5, 24.4, 45.4)),
 }
-"""Data sets as each system's protocol has them, and the paper's figures."""
+"""Data sets as each system's protocol has them, and the paper's mIoU in percent, as printed."""
 BATCH = 4
 """Images of one forward pass."""
 
@@ -60,7 +60,7 @@ def rows(analysis: Analysis) -> dict[str, Row]:
 
 def run(analysis: Analysis) -> list[str]:
     config = EvaluateConfig(task="unsupervised", batch=analysis.at_once(BATCH, BATCH), limit=analysis.fewer(None, 2))
-    paper = {(name, dataset): value for name, row in PAPER.items() for dataset, value in zip(*row, strict=True)}
+    paper = {(name, dataset): value / 100 for name, row in PAPER.items() for dataset, value in zip(*row, strict=True)}
     systems, roots = with_model(analysis, rows(analysis)), analysis.fewer(ROOTS, {"scenes": None})
     table = beside_the_paper(systems, roots, paper, config, analysis.folder())
     analysis.table(table, "table2")

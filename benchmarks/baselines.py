@@ -53,7 +53,7 @@ def maps() -> torch.Tensor:
 
 STEPS = {
     "diffsegmenter": lambda a: smooth(image_rows(a), maps()),
-    "iseg, 8 iterations": lambda a: iterate(sharpened(image_rows(a), SIDE * SIDE, 0.015), maps(), 8),
+    "iseg, 8 iterations": lambda a: iterate(sharpened(image_rows(a), 0.015), maps(), 8),
     "diffseg": lambda a: merge_regions(image_rows(a), (SIDE, SIDE), 0.4),
     "diffcut": lambda a: cut_features(image_features(a)[0], DiffCutConfig()),
     "materialize I2I of all heads": materialize,

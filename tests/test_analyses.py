@@ -83,7 +83,7 @@ def test_every_script_takes_the_same_options(analysis, capsys):
 )
 def test_a_larger_model_reads_fewer_images_at_once(analysis, monkeypatch, name, embedded, larger):
     """And --batch says otherwise; a script's run is its batches, so that another --batch is another run."""
-    import mmdit_probe.segmentation.evaluation as evaluation
+    import mmdit_probe.evaluation.run as evaluation
 
     taken = []
 
@@ -106,12 +106,12 @@ def test_tables_are_given_device_dtype_and_loras(analysis, monkeypatch):
         asked.append((device, dtype, lora))
         raise ValueError("not here")
 
-    def parts(method, source, dino, masks, device, dtype):
+    def parts(method, source, dino, sam, device, dtype):
         load(source, device, dtype)
 
     for module in ("mmdit_probe", "_analysis"):
         monkeypatch.setattr(f"{module}.load_pipeline", load)
-    monkeypatch.setattr("mmdit_probe.baselines.paper_rows.load_clip_parts", parts)
+    monkeypatch.setattr("mmdit_probe.baselines.loaded.load_clip_parts", parts)
     monkeypatch.setattr("_analysis.Analysis.fewer", lambda self, usual, quick: usual)
     options = ["--device", "meta", "--dtype", "fp16", "--lora", "COCO=mine"]
     for name, count in (("table1", 9), ("table2", 6)):

@@ -9,11 +9,13 @@ import torch
 from mmdit_probe.attention.joint import JointAttention
 from mmdit_probe.attention.kernels import AttentionArguments, AttentionCall
 from mmdit_probe.attention.layout import TokenLayout
-from mmdit_probe.baselines import attention_rows as row_blocks
-from mmdit_probe.baselines.anchor_merging import anchors_of, average_near, merge_regions, pairwise_kl
-from mmdit_probe.baselines.attention_rows import blocks, held, image_rows, kept_if_small, mean_rows, normalized
+from mmdit_probe.baselines import attention_rows
+from mmdit_probe.baselines.anchor_merging import anchors_of, average_near, merge_regions
+from mmdit_probe.baselines.attention_rows import Rows, image_rows, mean_rows, normalized
 from mmdit_probe.baselines.normalized_cut import affinity, best_cut, cut_values, recursive_cut, region_cosines
-from mmdit_probe.baselines.refinement import cluster_means, iterate, majority_vote, min_max, sharpened, smooth
+from mmdit_probe.baselines.refinement import cluster_means, iterate, majority_vote, sharpened, smooth
+from mmdit_probe.segmentation.kl_merge import pairwise_kl
+from mmdit_probe.utils.scaling import min_max
 
 
 def stochastic(pixels, seed=0):
@@ -32,7 +34,7 @@ def two_blocks(side=6, leak=0.0):
 def test_smoothing_is_a_matrix_power_and_keeps_the_mass_of_each_pixel(steps):
     matrix, maps = stochastic(20), torch.rand(20, 4)
     maps = maps / maps.sum(1, keepdim=True)
-    found = smooth(held(matrix), maps, steps)
+    found = smooth(Rows.of(matrix), maps, steps)
     torch.testing.assert_close(found, torch.linalg.matrix_power(matrix, steps) @ maps)
     torch.testing.assert_close(found.sum(1), torch.ones(20))
     assert not torch.allclose(found, maps)
@@ -40,17 +42,17 @@ def test_smoothing_is_a_matrix_power_and_keeps_the_mass_of_each_pixel(steps):
 
 def test_identity_attention_changes_nothing():
     maps = torch.rand(12, 3)
-    identity = held(torch.eye(12))
+    identity = Rows.of(torch.eye(12))
     torch.testing.assert_close(smooth(identity, maps, 5), maps)
-    refined = min_max(iterate(sharpened(identity, 12, 0.2), maps, 8))
-    torch.testing.assert_close(refined, min_max(maps))
+    refined = min_max(iterate(sharpened(identity, 0.2), maps, 8), 0)
+    torch.testing.assert_close(refined, min_max(maps, 0))
 
 
 def test_iteration_spreads_a_map_over_its_own_block():
     matrix, left = two_blocks(leak=0.01)
     maps = torch.zeros(36, 2)
     maps[0, 0] = maps[5, 1] = 1.0  # one pixel of each half is known
-    labels = iterate(sharpened(held(matrix), 36, 0.05), maps, 3).argmax(1)
+    labels = iterate(sharpened(Rows.of(matrix), 0.05), maps, 3).argmax(1)
     assert torch.equal(labels == 0, left)
 
 
@@ -62,20 +64,20 @@ def test_sharpening_by_the_loop_and_its_laws():
         value = float(matrix[i, j] / top[j])
         expected[i, j] = max(0.0, value + strength * np.log10(np.e * value))
     expected /= expected.sum(1, keepdims=True)
-    found = sharpened(held(matrix), 9, strength)(slice(0, 9))
+    found = sharpened(Rows.of(matrix), strength)[0:9]
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
     def entropy(rows):
         return -(rows * rows.clamp(min=1e-30).log()).sum(1).mean()
 
-    assert entropy(found) < entropy(sharpened(held(matrix), 9, 0.0)(slice(0, 9)))
+    assert entropy(found) < entropy(sharpened(Rows.of(matrix), 0.0)[0:9])
     with pytest.raises(ValueError, match="strength must be 0 or more"):
-        sharpened(held(matrix), 9, -1.0)
+        sharpened(Rows.of(matrix), -1.0)
 
 
 def test_a_row_that_sharpening_would_empty_stays_as_it_was():
     weak = torch.cat([torch.eye(3), torch.full((1, 3), 1 / 3)])
-    found = sharpened(held(weak), 4, 10.0)(slice(0, 4))
+    found = sharpened(Rows.of(weak), 10.0)[0:4]
     assert 1 / 3 + 10 * np.log10(np.e / 3) < 0  # every entry of the last row
     torch.testing.assert_close(found, weak)
 
@@ -83,10 +85,10 @@ def test_a_row_that_sharpening_would_empty_stays_as_it_was():
 def test_clusters_share_their_mean_and_follow_the_attention():
     matrix, left = two_blocks(leak=0.001)
     maps = torch.rand(36, 2)
-    found = cluster_means(held(matrix), maps, torch.tensor([0, 5]), 3)
+    found = cluster_means(Rows.of(matrix), maps, torch.tensor([0, 5]), 3)
     for side in (left, ~left):
         torch.testing.assert_close(found[side], maps[side].mean(0).expand(18, 2))
-    torch.testing.assert_close(cluster_means(held(matrix), maps, torch.tensor([0, 5]), 20), found)
+    torch.testing.assert_close(cluster_means(Rows.of(matrix), maps, torch.tensor([0, 5]), 20), found)
     torch.testing.assert_close(found.sum(0), maps.sum(0))
 
 
@@ -101,7 +103,7 @@ def test_clusters_against_the_loop():
             matrix[[i for i, j in enumerate(joined) if j == k]].mean(0) if k in joined else centers[k] for k in range(3)
         ]
     expected = torch.stack([maps[[i for i, j in enumerate(joined) if j == k]].mean(0) for k in joined])
-    torch.testing.assert_close(cluster_means(held(matrix), maps, torch.tensor(seeds), 4), expected)
+    torch.testing.assert_close(cluster_means(Rows.of(matrix), maps, torch.tensor(seeds), 4), expected)
 
 
 def test_every_mask_takes_its_most_frequent_label():
@@ -120,12 +122,12 @@ def test_every_mask_takes_its_most_frequent_label():
 
 def test_two_blocks_are_two_regions():
     matrix, left = two_blocks(leak=0.001)
-    regions = merge_regions(held(matrix), (6, 6), threshold=1.0, side=3)
+    regions = merge_regions(Rows.of(matrix), (6, 6), threshold=1.0, side=3)
     assert len(regions) == 2
     labels = regions.flatten(1).argmax(0)
     assert torch.equal(labels == labels[0], left)
     np.testing.assert_allclose(regions.sum((1, 2)), 1, atol=1e-5)
-    assert len(merge_regions(held(matrix), (6, 6), threshold=50.0, side=3)) == 1
+    assert len(merge_regions(Rows.of(matrix), (6, 6), threshold=50.0, side=3)) == 1
 
 
 def merged_by_loops(matrix, grid, threshold, iterations, side):
@@ -155,7 +157,7 @@ def merged_by_loops(matrix, grid, threshold, iterations, side):
 @pytest.mark.parametrize("threshold", [0.9, 1.0, 1.2])
 def test_merging_against_the_loop(threshold):
     matrix = normalized(stochastic(24, 3).double() + 1e-3)
-    found = merge_regions(held(matrix), (4, 6), threshold, 3, 4)
+    found = merge_regions(Rows.of(matrix), (4, 6), threshold, 3, 4)
     expected = merged_by_loops(matrix, (4, 6), threshold, 3, 4)
     torch.testing.assert_close(found, expected)
     assert 1 <= len(found) < 16
@@ -169,10 +171,10 @@ def test_divergences_and_anchors():
     assert anchors_of((4, 4), 2).tolist() == [5, 7, 13, 15]
     assert anchors_of((2, 3), 16).tolist() == list(range(6))
     matrix = stochastic(8)
-    torch.testing.assert_close(average_near(matrix[:2], held(matrix), 8, 1e9), matrix.mean(0).expand(2, 8))
+    torch.testing.assert_close(average_near(matrix[:2], Rows.of(matrix), 1e9), matrix.mean(0).expand(2, 8))
     for bad, message in ((0.0, "threshold must be above 0"), (1.0, "at least 1 iteration")):
         with pytest.raises(ValueError, match=message):
-            merge_regions(held(matrix), (2, 4), bad, iterations=0)
+            merge_regions(Rows.of(matrix), (2, 4), bad, iterations=0)
 
 
 # DiffCut
@@ -280,14 +282,14 @@ def test_rows_of_one_image_against_the_full_softmax(masked, monkeypatch):
         full = scores.softmax(-1)[:, :12, :12]
         own = both.batch_row(row)
         expected = normalized(full.mean(0))
-        torch.testing.assert_close(torch.cat(list(blocks(image_rows(own), 12, 5))), expected)
-        torch.testing.assert_close(image_rows(own, [2])(slice(3, 5)), normalized(full[2])[3:5])
+        torch.testing.assert_close(torch.cat(list(image_rows(own).blocks(5))), expected)
+        torch.testing.assert_close(image_rows(own, [2])[3:5], normalized(full[2])[3:5])
     with pytest.raises(ValueError, match="heads must be in 0 to 2"):
         image_rows(both.batch_row(0), [3])
-    small = kept_if_small(image_rows(both.batch_row(0)), 12, 12)
-    torch.testing.assert_close(mean_rows([small, small])(slice(0, 12)), small(slice(0, 12)))
-    monkeypatch.setattr(row_blocks, "MAX_HELD", 10)
-    assert kept_if_small(small, 12, 12) is small
+    small = image_rows(both.batch_row(0)).kept_if_small()
+    torch.testing.assert_close(mean_rows([small, small])[0:12], small[0:12])
+    monkeypatch.setattr(attention_rows, "MAX_HELD", 10)
+    assert small.kept_if_small() is small
 
 
 def test_cross_attention_has_no_rows_among_pixels():

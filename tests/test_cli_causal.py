@@ -28,7 +28,7 @@ def test_perturb_leaves_sheet_drops_and_scores(run, tmp_path, clip):
     folder = tmp_path / "results" / "perturb"
     drops = pd.read_csv(folder / "perturb_drops.csv")
     assert set(drops["variant"]) == {"plain", "layer00", "layer01", "layer02"}
-    assert set(drops["score"]) == {"clip_t", "clip_i"}
+    assert set(drops["metric"]) == {"clip_t", "clip_i"}
     assert (drops["low"] <= drops["drop"] + 1e-9).all()
     assert (drops["drop"] <= drops["high"] + 1e-9).all()
     assert len(pd.read_csv(folder / "perturb_metrics.csv")) == 4 * 2 * 2

@@ -70,10 +70,10 @@ def test_unsupervised_scores_agree_with_segmenting_each_image(random_pipe, tmp_p
     labels = np.stack([sample.read() for sample in SCENES.samples])
     regions = np.stack([segmenter(sample.image).labels for sample in SCENES.samples])
     expected = matched_metrics(labels, regions, len(SCENES.classes))
-    views = result.settings.set_index(["matching", "layer"])
-    assert views.loc[("paper", 1), "miou"] == pytest.approx(expected.miou)
-    assert views.loc[("paper", 1), "pacc"] == pytest.approx(expected.accuracy)
-    assert views.loc[("order-independent", 1), "pacc"] == pytest.approx(expected.accuracy)
+    settings = result.settings.set_index(["matching", "layer"])
+    assert settings.loc[("paper", 1), "miou"] == pytest.approx(expected.miou)
+    assert settings.loc[("paper", 1), "pacc"] == pytest.approx(expected.accuracy)
+    assert settings.loc[("order-independent", 1), "pacc"] == pytest.approx(expected.accuracy)
     assert list(result.trivial["baseline"].unique()) == list(TRIVIAL)
     assert len(result.trivial) == 2 * 3
 
@@ -122,7 +122,7 @@ def test_a_run_that_is_killed_by_force_continues(run, random_folder, tmp_path):
     """SIGKILL in the third image of five, then the same command again: the numbers of an undisturbed run."""
     script = """
 import os
-from mmdit_probe.segmentation import evaluation
+from mmdit_probe.evaluation import run as evaluation
 original, done = evaluation._count_batch, []
 def counted(*arguments):
     done.append(None)
@@ -238,8 +238,8 @@ def test_what_is_read_aloud():
     result = tabulate([made_up()])
     lines = summary(result, "scenes", 2)
     assert lines[0] == "scenes, 2 images, mIoU in percent:"
-    for line, (_, views) in zip(lines[1:], result.settings.groupby("timestep"), strict=True):
-        ranked = views.sort_values("miou", ascending=False)
+    for line, (_, settings) in zip(lines[1:], result.settings.groupby("timestep"), strict=True):
+        ranked = settings.sort_values("miou", ascending=False)
         lead = 100 * (ranked["miou"].iloc[0] - ranked["miou"].iloc[1])
         assert line.startswith(f"by names, timestep {ranked['timestep'].iloc[0]} (sigma 0.")
         assert "layer 1 is best" in line
@@ -250,16 +250,16 @@ def test_what_is_read_aloud():
 
 
 def test_figures_show_each_matching_timestep_and_head():
-    views = tabulate([made_up(matchings=("paper", "order-independent"))]).settings
+    settings = tabulate([made_up(matchings=("paper", "order-independent"))]).settings
     baselines = pd.DataFrame({"matching": ["paper", "order-independent"], "baseline": "one region", "miou": 0.2})
-    figure = evaluation_figure(views, baselines)
+    figure = evaluation_figure(settings, baselines)
     assert [axis.get_title() for axis in figure.axes] == ["paper matching", "order-independent matching"]
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
         "t = 4 (sigma 0.40)",
         "t = 8 (sigma 0.80)",
     ]
-    rows = views[(views["matching"] == "paper") & (views["timestep"] == 8)]
-    np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), 100 * rows["miou"])
+    own = settings[(settings["matching"] == "paper") & (settings["timestep"] == 8)]
+    np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), 100 * own["miou"])
     heads = tabulate([made_up(heads=("0", "1", "2"))]).settings
     shown = heads_figure(heads).axes[1].images[0].get_array()
     assert shown.shape == (3, 4)
@@ -362,7 +362,7 @@ def test_a_batch_that_vanishes_is_named(random_pipe, tmp_path):
 
 _LOGGED = """
 import os
-from mmdit_probe.segmentation import evaluation
+from mmdit_probe.evaluation import run as evaluation
 
 count = evaluation._count_batch
 

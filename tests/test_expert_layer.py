@@ -5,8 +5,13 @@ import pandas as pd
 import pytest
 
 from mmdit_probe.configs import ExpertConfig, GenerationConfig
+from mmdit_probe.datasets.scenes import scenes
 from mmdit_probe.figures.expert import expert_figure
-from mmdit_probe.studies.expert_layer import SIGNS, agreement, coherence, find_expert, selectivity
+from mmdit_probe.pipelines.defaults import model_defaults
+from mmdit_probe.pipelines.forward import noise_level
+from mmdit_probe.studies import expert_layer
+from mmdit_probe.studies.expert_layer import SIGNS, agreement, coherence, find_expert, selectivity, with_masks
+from mmdit_probe.studies.scene_grounding import measure_layers
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=2)
 CHESS = np.indices((8, 8)).sum(0) % 2
@@ -58,6 +63,30 @@ def test_the_search_ranks_every_layer(random_pipe):
     assert (expert.table["blur_sensitivity"] > 0).all()
     assert not random_pipe.transformer._forward_pre_hooks
     assert len(expert_figure(expert.table).axes) == 4
+
+
+def test_masks_are_measured_at_the_searchs_own_noise_level_and_text_length(random_pipe):
+    """Timestep 2 of 4 is another noise level than 2 of 28."""
+    table = pd.DataFrame({"layer": [0, 1, 2]})
+    found = with_masks(random_pipe, table, 2, 2, steps=4, max_sequence_length=3)
+    expected = measure_layers(random_pipe, list(scenes("test", 2)), 2, 0, 3, 4).masks
+    assert expected["sigma"].iloc[0] == pytest.approx(noise_level(random_pipe, 2, 4))
+    np.testing.assert_array_equal(found["miou"], expected["miou"].iloc[:3])
+    default = with_masks(random_pipe, table, 2, 2, max_sequence_length=3)
+    assert (found["miou"] != default["miou"]).any()
+
+
+def test_masks_have_the_models_own_text_length_by_default(random_pipe, monkeypatch):
+    asked = []
+
+    def noted(pipe, scenes, timestep, seed, max_sequence_length, steps):
+        asked.append((timestep, steps, max_sequence_length))
+        return measure_layers(pipe, scenes, timestep, seed, 0, steps)
+
+    monkeypatch.setattr(expert_layer, "measure_layers", noted)
+    with_masks(random_pipe, pd.DataFrame({"layer": [0]}), 1, 8)
+    with_masks(random_pipe, pd.DataFrame({"layer": [0]}), 1, 1, steps=2, max_sequence_length=5)
+    assert asked == [(8, 28, model_defaults(random_pipe).max_sequence_length), (1, 2, 5)]
 
 
 def test_agreement_is_spearmans():

@@ -1,4 +1,4 @@
-"""Scores through transformers, on small random models saved to folders, and the scene reader."""
+"""Metrics through transformers, on small random models saved to folders, and the scene reader."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ import torch
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from mmdit_probe.datasets.scenes import scenes
-from mmdit_probe.metrics import image_metrics as scores
-from mmdit_probe.metrics import scene_reader
+from mmdit_probe.metrics import image_metrics, scene_reader
 from mmdit_probe.metrics.image_metrics import Clip, Dino, make_metrics
 from mmdit_probe.metrics.scene_reader import SceneReader, prompt_facts, scene_facts
 from mmdit_probe.tiny.clip import make_clip, make_processor
@@ -42,7 +41,7 @@ def images():
 PROMPTS = ("a red circle", "sand", "snow under grass")
 
 
-def test_clip_scores_are_the_models_own_cosines(clip_folder, images):
+def test_clip_metrics_are_the_models_own_cosines(clip_folder, images):
     clip = Clip(clip_folder)
     inputs = clip.processor(
         text=list(PROMPTS), images=list(images), padding="max_length", truncation=True, return_tensors="pt"
@@ -55,16 +54,16 @@ def test_clip_scores_are_the_models_own_cosines(clip_folder, images):
 
 
 def test_a_image_is_most_like_itself(clip_folder, dino_folder, images):
-    for score in (Clip(clip_folder).image_similarity, Dino(dino_folder).image_similarity):
-        np.testing.assert_allclose(score(images, images, PROMPTS), 1, atol=1e-5)
-        others = score(images, images[[1, 2, 0]], PROMPTS)
+    for measure in (Clip(clip_folder).image_similarity, Dino(dino_folder).image_similarity):
+        np.testing.assert_allclose(measure(images, images, PROMPTS), 1, atol=1e-5)
+        others = measure(images, images[[1, 2, 0]], PROMPTS)
         assert (others < 1 - 1e-4).all()
         assert (others >= -1).all()
 
 
 @pytest.mark.parametrize(("room", "expected"), [(9, [4, 2]), (1, [4, 2, 1, 1, 1, 1, 1, 1])])
 def test_many_images_are_embedded_a_few_at_a_time(clip_folder, dino_folder, images, monkeypatch, room, expected):
-    """The same scores as of all at once, also where the GPU has room for one image alone."""
+    """The same numbers as of all at once, also where the GPU has room for one image alone."""
     clip, dino, reader = Clip(clip_folder), Dino(dino_folder), SceneReader.load()
     kinds = [
         (clip.clip_score, clip, "_embed_images"),
@@ -73,8 +72,8 @@ def test_many_images_are_embedded_a_few_at_a_time(clip_folder, dino_folder, imag
         (lambda images, references, prompts: reader.fact_share(images, prompts), reader, "_read"),
     ]
     many, prompts = np.concatenate([images, images[::-1]]), (*PROMPTS, *PROMPTS[:2], "a moon")
-    for score, owner, method in kinds:
-        whole, original, asked = score(many, many[::-1], prompts), getattr(owner, method), []
+    for measure, owner, method in kinds:
+        whole, original, asked = measure(many, many[::-1], prompts), getattr(owner, method), []
 
         def counted(part, original=original, asked=asked):
             asked.append(len(part))
@@ -84,13 +83,13 @@ def test_many_images_are_embedded_a_few_at_a_time(clip_folder, dino_folder, imag
 
         with monkeypatch.context() as patch:
             patch.setattr(owner, method, counted)
-            for module in (scores, scene_reader):
+            for module in (image_metrics, scene_reader):
                 patch.setattr(module, "AT_ONCE", 4)
-            np.testing.assert_allclose(score(many, many[::-1], prompts), whole, atol=1e-4)
+            np.testing.assert_allclose(measure(many, many[::-1], prompts), whole, atol=1e-4)
         assert asked[: len(expected)] == expected
 
 
-def test_the_scores_that_can_be_had(clip_folder, dino_folder):
+def test_the_available_metrics(clip_folder, dino_folder):
     assert list(make_metrics("some/model", clip_folder, dino_folder)) == ["clip_t", "clip_i", "dino"]
     assert list(make_metrics("tiny-sd3", clip_folder, None)) == ["clip_t", "clip_i", "scene"]
 

@@ -24,7 +24,7 @@ def table(random_pipe):
 def test_the_masks_are_scored_as_the_model_card_does(random_pipe):
     """One scene, for which the two ways draw the same noise."""
     table = layer_agreement(random_pipe, AgreementConfig(scenes=1, generation=GENERATION))
-    masks = measure_layers(random_pipe, list(scenes("test", 1)), 8, 0, 0)[0]
+    masks = measure_layers(random_pipe, list(scenes("test", 1)), 8, 0, 0).masks
     np.testing.assert_allclose(table["miou"], masks["miou"].iloc[:3])
 
 

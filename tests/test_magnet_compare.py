@@ -166,9 +166,9 @@ def test_train_then_compare(compared):
     comparing, _, output = compared
     assert sorted(path.name for path in Path("m").iterdir() if path.is_file() and path.name[0] != ".") == [
         "checkpoint.pt", "losses.csv", "losses.pdf", "losses.png", "pytorch_lora_weights.safetensors", "run.json"]  # fmt: skip
-    masks, scores = pd.read_csv("c/compare_masks.csv"), pd.read_csv("c/compare_metrics.csv")
+    masks, metrics = pd.read_csv("c/compare_masks.csv"), pd.read_csv("c/compare_metrics.csv")
     assert list(masks["matching"]) == ["names", "paper", "order-independent"]
-    assert set(scores["score"]) == {"clip_t", "clip_score"}
+    assert set(metrics["metric"]) == {"clip_t", "clip_score"}
     assert ((masks["low"] <= masks["gain"]) & (masks["gain"] <= masks["high"])).all()
     np.testing.assert_allclose(masks["gain"], masks["after"] - masks["before"])
     assert (masks["gain"] != 0).any()

@@ -6,7 +6,7 @@ import models_baselines as small
 import numpy as np
 import pytest
 
-from mmdit_probe.baselines import paper_rows
+from mmdit_probe.baselines import loaded as loaded_method
 from mmdit_probe.baselines.paper_rows import system_row
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.configs.baselines import DiffSegConfig
@@ -40,13 +40,13 @@ def test_rows_for_what_is_there_and_notes_for_what_is_not(random_pipe, tmp_path,
         "unnamed": seg4diff_row(load, "random", None),
     }
     roots = {"scenes": None, "voc20": tmp_path / "none"}
-    table = beside_the_paper(rows, roots, {("ours", "scenes"): 50.0}, CONFIG, tmp_path / "out")
+    table = beside_the_paper(rows, roots, {("ours", "scenes"): 0.5}, CONFIG, tmp_path / "out")
     found = table.set_index(["system", "dataset"])
     config = dataclasses.replace(CONFIG, layers=(1,))
     expected = run_evaluation(random_pipe, open_dataset("scenes", limit=2), config, tmp_path / "x", "random")
-    ours = 100 * tabulate(expected).settings["miou"].item()
+    ours = tabulate(expected).settings["miou"].item()
     assert found.loc[("ours", "scenes"), "ours"] == pytest.approx(ours)
-    assert found.loc[("ours", "scenes"), "paper"] == 50
+    assert found.loc[("ours", "scenes"), "paper"] == 0.5
     assert "there is no folder" in found.loc[("ours", "voc20"), "note"]
     assert found.loc[("theirs", "scenes"), "note"] == "model 'gone' can't be reached"
     assert "no checkpoint is named" in found.loc[("unnamed", "scenes"), "note"]
@@ -59,24 +59,24 @@ def test_rows_for_what_is_there_and_notes_for_what_is_not(random_pipe, tmp_path,
     assert rows["tuned"].label == "random, fp16, LoRA lora"
     assert paper_tables.expert_layer(random_pipe) == 1
     text = format_table(table).splitlines()
-    assert text[1].split() == ["ours", f"{ours:.1f}", "/", "50.0", "-", "/", "-"]
+    assert text[1].split() == ["ours", f"{100 * ours:.1f}", "/", "50.0", "-", "/", "-"]
     assert "not run: theirs on scenes, voc20: model 'gone' can't be reached" in text
 
 
 @pytest.mark.parametrize(("method", "task"), [("diffsegmenter", "open-vocabulary"), ("diffseg", "unsupervised")])
 def test_baseline_rows_are_evaluated_as_their_papers_do(method, task, tmp_path, monkeypatch):
     pipe, made = small.stable_diffusion(), []
-    original = paper_rows.unet_system
+    original = loaded_method.unet_system
 
     def recorded(name, pipe, config):
         made.append(config)
         return original(name, pipe, dataclasses.replace(config, side=64))
 
-    monkeypatch.setattr(paper_rows, "unet_system", recorded)
+    monkeypatch.setattr(loaded_method, "unet_system", recorded)
     rows = {"baseline": system_row(method, "somewhere", lambda source, device, dtype: pipe)}
     roots = {"scenes": None, "cityscapes": tmp_path / "none"}
     table = beside_the_paper(rows, roots, {}, EvaluateConfig(task=task, limit=1), tmp_path / "out")
-    assert 0 <= table["ours"].iloc[0] <= 100
+    assert 0 <= table["ours"].iloc[0] <= 1
     assert "--root" in table["note"].iloc[1]
     if method == "diffseg":
         assert made == [DiffSegConfig(), DiffSegConfig(threshold=0.9)]
@@ -114,9 +114,7 @@ def test_unlike_protocols_are_noted_beside_the_papers_figures(random_pipe, tmp_p
         "Seg4Diff SD3": seg4diff_row(refused, "somewhere"),
     }
     roots = dict.fromkeys(("voc21", "coco-stuff-27", "cityscapes", "cityscapes-27"))
-    paper = {
-        (name, dataset): 50.0 for name in rows for dataset in roots if (name, dataset) != ("DiffCut", "cityscapes")
-    }
+    paper = {(name, dataset): 0.5 for name in rows for dataset in roots if (name, dataset) != ("DiffCut", "cityscapes")}
     config = EvaluateConfig(task="unsupervised", limit=2)
     table = beside_the_paper(rows, roots, paper, config, tmp_path)
     assert list(table.columns) == ["system", "dataset", "paper", "ours", "differs", "note"]
@@ -125,14 +123,14 @@ def test_unlike_protocols_are_noted_beside_the_papers_figures(random_pipe, tmp_p
     assert "2,175" not in differs["DiffSeg", "voc21"]
     assert "27 classes (cityscapes-27), ours 19" in differs["DiffSeg", "cityscapes"]
     assert "classes" not in differs["DiffSeg", "cityscapes-27"]
-    assert "one background of clusters" in differs["DiffCut", "voc21"]
+    assert "clusters without a class into one background" in differs["DiffCut", "voc21"]
     assert "background" not in differs["DiffCut", "coco-stuff-27"]
     assert differs["DiffCut", "cityscapes"] == ""  # no figure of the paper's to differ from
-    assert "scored at the resized size" in differs["Seg4Diff SD3", "voc21"]
+    assert "evaluated at the resized size" in differs["Seg4Diff SD3", "voc21"]
     text = format_table(table).splitlines()
-    assert "measured otherwise: DiffSeg on coco-stuff-27: theirs has 2,175 images of val2017, ours all 5,000" in text
-    size = "theirs is scored at 128 px, ours at the image's own size"
-    assert f"measured otherwise: DiffCut on voc21, coco-stuff-27, cityscapes-27: {size}" in text
+    assert "protocol differs: DiffSeg on coco-stuff-27: theirs uses 2,175 images of val2017, ours all 5,000" in text
+    size = "theirs is evaluated at 128 px, ours at the image's own size"
+    assert f"protocol differs: DiffCut on voc21, coco-stuff-27, cityscapes-27: {size}" in text
 
 
 def test_names_that_are_paths_stay_inside_the_folder(random_pipe, tmp_path, monkeypatch):

@@ -80,10 +80,10 @@ def made_up(drops):
 
 
 def test_drops_are_paired_and_their_intervals_hold_the_truth():
-    table = drop_table(made_up([0.02, 0.10]), ["clip_t", "clip_i"]).set_index(["variant", "score"])
-    for score in ("clip_t", "clip_i"):
-        assert table.loc[("plain", score), "drop"] == 0
-        row = table.loc[("layer01", score)]
+    table = drop_table(made_up([0.02, 0.10]), ["clip_t", "clip_i"]).set_index(["variant", "metric"])
+    for metric in ("clip_t", "clip_i"):
+        assert table.loc[("plain", metric), "drop"] == 0
+        row = table.loc[("layer01", metric)]
         assert row["drop"] == pytest.approx(0.10, abs=0.005)
         assert row["low"] < row["drop"] < row["high"]
         assert row["high"] - row["low"] < 0.02  # prompts differ by 0.2; pairing takes that out

@@ -1,1 +1,1 @@
-"""The other systems of the paper's tables, behind the protocols of Seg4Diff: `segment(image, classes)` and `group(image)`."""
+"""The other systems of the paper's tables, with the same calls as Seg4Diff: `segment(image, classes)` and `group(image)`."""

@@ -1,7 +1,7 @@
 """Regions from self-attention by iterative merging (DiffSeg: Tian et al. 2023, "Diffuse, Attend, and Segment").
 
-Each row of the attention matrix is a distribution over the image. A grid of anchors each averages all rows that are
-near its own, then the anchors are merged greedily. Rows are streamed: only the anchors' are held.
+Each row of the attention matrix is a distribution over the image. Each anchor of a grid averages all rows that are near
+its own, then the anchors are merged greedily. Rows are streamed: only the anchors' are kept in memory.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..segmentation.kl_merge import merge_distributions
-from .attention_rows import Rows, blocks
+from ..segmentation.kl_merge import merge_distributions, pairwise_kl
+from .attention_rows import Rows
 
 
 def anchors_of(grid: tuple[int, ...], side: int) -> Int[Tensor, " anchors"]:
-    """Positions of ``side`` x ``side`` anchors, spread evenly over the grid; all its points if it has fewer."""
+    """Positions of ``side`` x ``side`` anchors, spread evenly over the grid; along a shorter side all its points."""
     rows, cols = (_spread(length, side) for length in grid)
     return (rows[:, None] * grid[1] + cols[None, :]).flatten()
 
@@ -25,20 +25,10 @@ def _spread(length: int, side: int) -> Tensor:
     return ((torch.arange(count) + 0.5) * length / count).long()
 
 
-def pairwise_kl(one: Float[Tensor, "a keys"], other: Float[Tensor, "b keys"]) -> Float[Tensor, "a b"]:
-    """(KL(p, q) + KL(q, p)) / 2 in nats for each pair of rows, 0 or more."""
-    tiny = torch.finfo(one.dtype).tiny
-    log_one, log_other = one.clamp(min=tiny).log(), other.clamp(min=tiny).log()
-    own = (one * log_one).sum(-1)[:, None] + (other * log_other).sum(-1)[None]
-    return ((own - one @ log_other.T - log_one @ other.T) / 2).clamp(min=0)
-
-
-def average_near(
-    anchors: Float[Tensor, "anchors keys"], rows: Rows, count: int, threshold: float
-) -> Float[Tensor, "anchors keys"]:
-    """Each anchor replaced by the mean of all rows whose divergence from it is below ``threshold``."""
+def average_near(anchors: Float[Tensor, "anchors keys"], rows: Rows, threshold: float) -> Float[Tensor, "anchors keys"]:
+    """Each anchor replaced by the mean of all rows whose symmetric KL divergence from it is below ``threshold``, in nats."""
     total, near_count = torch.zeros_like(anchors), anchors.new_zeros(len(anchors))
-    for block in blocks(rows, count):
+    for block in rows.blocks():
         near = (pairwise_kl(anchors, block) < threshold).to(anchors)
         total += near @ block
         near_count += near.sum(1)
@@ -51,18 +41,17 @@ def merge_regions(
     """Region maps, each a distribution over the grid; a pixel belongs to the region with the highest map.
 
     Args:
-        rows: the attention of a ``grid``'s points on one another, each row summing to 1.
+        rows: the self-attention of a grid's points.
+        grid: rows and columns of the grid.
         threshold: symmetric KL divergence in nats, above 0; a larger one gives fewer regions.
-        iterations: the first averages the rows near each anchor, each further one merges the anchors greedily.
+        iterations: at least 1; the first averages the rows near each anchor, the others merge the anchors greedily.
         side: anchors along each side of the grid.
     """
     if not threshold > 0:
         raise ValueError(f"merge_regions: the threshold must be above 0, got {threshold}")
     if iterations < 1:
         raise ValueError(f"merge_regions: there must be at least 1 iteration, got {iterations}")
-    positions = anchors_of(grid, side)
-    anchors = torch.cat([rows(slice(int(position), int(position) + 1)) for position in positions])
-    found = average_near(anchors, rows, grid[0] * grid[1], threshold).unflatten(1, grid)
+    found = average_near(rows.at(anchors_of(grid, side)), rows, threshold).unflatten(1, grid)
     for _ in range(iterations - 1):
         found = merge_distributions(found, threshold)
     return found

@@ -1,13 +1,13 @@
 """CorrCLIP: CLIP's last block attends inside masks only (Zhang et al. 2024, "CorrCLIP: Reconstructing Patch Correlations
 in CLIP for Open-Vocabulary Semantic Segmentation").
 
-SAM's masks whose mean DINO features are near are merged; a patch attends to the patches of its own region alone, by the
-cosines of DINO's Q + K; the values come from CLIP's last block, its lower layers (spatial branch) and each region's own
-class token (semantic branch). Last, every mask takes the class that most of its pixels have.
+SAM's masks with similar mean DINO features are merged into regions. A patch attends only to the patches of its own region,
+by the cosines of DINO's Q + K. The values come from CLIP's last block, its lower layers (spatial branch) and each region's
+own class token (semantic branch). Finally every mask takes the class of most of its pixels.
 
-Deviations: sentences and background as in `proxyclip`; lower layers enter the last block's value projection as they are;
-a region's class token is the last block's class token attending to that region alone; masks are found once on the whole
-image; of overlapping masks the smallest counts, in the regions and in the vote.
+Deviations: sentences and background as in `proxyclip`; lower layers enter the last block's value projection unchanged; a
+region's class token is the last block's class token attending to that region only; masks are found once on the whole image;
+of overlapping masks the smallest one counts, in the regions and in the vote.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .dense_clip import (
     DINO_STD,
     DenseCLIP,
     Windows,
-    class_metrics,
+    class_cosines,
     dino_features,
     name_variants,
     on_grid,
@@ -47,7 +47,7 @@ from .results import result
 def merged_regions(
     features: Float[Tensor, "points width"], masks: Int[Tensor, " points"], eps: float, min_samples: int
 ) -> Int[Tensor, " points"]:
-    """Region of each point: masks whose mean features are near in cosine distance are one; -1 stays -1."""
+    """Region number of each point: masks whose mean features are near in cosine distance are merged; -1 stays -1."""
     numbers = [int(number) for number in masks.unique() if number >= 0]
     if not numbers:
         return masks
@@ -64,7 +64,7 @@ def region_attention(
 ) -> Float[Tensor, "points points"]:
     """Softmax of ``sharpness`` times the cosines inside each region; rows sum to 1.
 
-    A point without a region attends wherever the cosine is above its mean; every point attends to itself.
+    A point without a region (-1) attends to the points whose cosine is above its mean; every point attends to itself.
     """
     unit = functional.normalize(features, dim=-1)
     cosine = unit @ unit.T
@@ -81,7 +81,7 @@ class CorrCLIP:
         clip: a CLIPModel, such as facebook/metaclip-b16-fullcc2.5b.
         processor: its CLIPProcessor.
         dino: a ViTModel, such as facebook/dino-vitb8.
-        masks: from an image (height, width, 3) to mask numbers (height, width), -1 for none; `sam_masks.SamMasks`.
+        masks: from an image (height, width, 3) to mask numbers (height, width), -1 for none; `sam.SamMasks`.
         config: the released settings by default.
     """
 
@@ -97,18 +97,18 @@ class CorrCLIP:
         self.config = config or CorrCLIPConfig()
 
     def segment(self, image: ImageLike, classes: Sequence[str]) -> Segmentation:
-        """One image, (height, width, 3) uint8 RGB or PIL."""
+        """Segment one image, (height, width, 3) uint8 RGB or PIL, by class names."""
         image, names = as_rgb(image), checked_classes(classes)
         words, owners = name_variants(names)
         masks = self.masks(image)
         with torch.no_grad():
-            scores = self._scores(image, masks, self.clip.text(words))
-            maps = probabilities(scores, owners, names, self.config.scale, self.config.background)
+            cosines = self._cosines(image, masks, self.clip.text(words))
+            maps = probabilities(cosines, owners, names, self.config.scale, self.config.background)
         labels = maps.argmax(0).cpu().numpy()
         labels = majority_vote(labels, masks) if self.config.vote else labels
         return result(image, maps, names, {"method": "corrclip"}, labels)
 
-    def _scores(self, image: np.ndarray, masks: np.ndarray, text: Tensor) -> Tensor:
+    def _cosines(self, image: np.ndarray, masks: np.ndarray, text: Tensor) -> Tensor:
         config = self.config
         resized, windows = windows_of(image, config.side, config.crop, config.stride)
         states = self.clip.layers(windows.cut(pixels(resized, self.clip.mean, self.clip.std, self.clip.model)))
@@ -117,13 +117,13 @@ class CorrCLIP:
         points = features.flatten(1, 2)
         regions = self._regions(points, masks, windows, grid)
         parts = [
-            self._window([layer[row : row + 1] for layer in states], points[row], regions[row], grid)
-            for row in range(len(points))
+            self._window([layer[number : number + 1] for layer in states], points[number], regions[number], grid)
+            for number in range(len(points))
         ]
-        return class_metrics(torch.cat(parts), grid, text, windows, image.shape[:2])
+        return class_cosines(torch.cat(parts), grid, text, windows, image.shape[:2])
 
     def _regions(self, points: Tensor, masks: np.ndarray, windows: Windows, grid: Sequence[int]) -> list[Tensor]:
-        """Region of each grid point of each window: of the mask at its middle, merged over the window."""
+        """Region number of each grid point of each window, by the mask at the point's center; masks are merged window by window."""
         whole = torch.from_numpy(masks.astype(np.float64))[None, None]
         fitted = functional.interpolate(whole, size=windows.size, mode="nearest-exact")[0, 0]
         cut = functional.interpolate(windows.cut(fitted)[:, None], size=list(grid), mode="nearest-exact")[:, 0]
@@ -144,7 +144,7 @@ class CorrCLIP:
         return functional.normalize(clip.embedded(mixed) + config.semantic_weight * tokens, dim=-1)
 
     def _class_tokens(self, states: Tensor, regions: Tensor, grid: Sequence[int]) -> Tensor:
-        """(1, points, width): the unit embedding of the class token that attends to each point's region, 0 without one."""
+        """(1, points, width): unit embedding of the class token attending to each point's region, 0 for points without one."""
         block, clip = self.clip.last, self.clip
         normed = block.layer_norm1(states)
         query = block.self_attn.q_proj(normed[:, :1]) * block.self_attn.head_dim**-0.5

@@ -1,11 +1,11 @@
-"""What the CLIP systems share: text and patch embeddings, sliding windows, DINO's features, class scores by pixel."""
+"""What the CLIP systems share: text and patch embeddings, sliding windows, DINO's features, and cosines by pixel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,25 +22,31 @@ KINDS = ("", "good ", "bad ", "bright ", "dark ", "blurry ", "small ", "large ")
 TEMPLATES = tuple(
     f"a {medium} of {article} {kind}{{}}." for medium in MEDIA for article in ["a", "the"] for kind in KINDS
 )
-"""Sentences whose embeddings are averaged for each class name."""
+"""Sentences around a class name; their embeddings are averaged."""
 DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Where the windows of one image lie: its size in px (height, width), the window's side, and their corners."""
+    """The windows of one image.
+
+    Attributes:
+        size: the image's height and width in px.
+        side: of a window, in px.
+        corners: (y, x) of each window's top left corner.
+    """
 
     size: tuple[int, int]
     side: int
     corners: tuple[tuple[int, int], ...]
 
     def cut(self, values: Tensor) -> Tensor:
-        """(windows, ..., side, side) of (..., height, width)."""
+        """(windows, ..., side, side) from (..., height, width)."""
         return torch.stack([values[..., y : y + self.side, x : x + self.side] for y, x in self.corners])
 
     def joined(self, parts: Float[Tensor, "windows classes side side"]) -> Float[Tensor, "classes height width"]:
-        """The mean of the windows at each pixel."""
+        """At each pixel the mean of the windows that cover it."""
         total, count = parts.new_zeros(parts.shape[1], *self.size), parts.new_zeros(self.size)
         for (y, x), part in zip(self.corners, parts, strict=True):
             total[:, y : y + self.side, x : x + self.side] += part
@@ -49,7 +55,10 @@ class Windows:
 
 
 def windows_of(image: np.ndarray, shorter: int, crop: int, stride: int) -> tuple[np.ndarray, Windows]:
-    """The image with its shorter side ``shorter`` px (at least ``crop``), and its windows; they cover every pixel."""
+    """The image resized to a shorter side of ``shorter`` px (at least ``crop``), and windows that cover every pixel.
+
+    Windows have a side of ``crop`` px and lie ``stride`` px apart.
+    """
     if not 0 < stride <= crop:
         raise ValueError(f"windows: the stride must be in 1 to crop ({crop}), got {stride}")
     height, width = image.shape[:2]
@@ -61,7 +70,7 @@ def windows_of(image: np.ndarray, shorter: int, crop: int, stride: int) -> tuple
 
 
 def pixels(image: np.ndarray, mean: Sequence[float], std: Sequence[float], like: nn.Module) -> Tensor:
-    """(3, height, width) on the module's device and in its number format, normalized."""
+    """(3, height, width), normalized by ``mean`` and ``std``, on the device and in the dtype of the module ``like``."""
     weight = next(like.parameters())
     values = rearrange(torch.from_numpy(image.copy()), "h w c -> c h w").to(weight.device).float() / 255
     shift, scale = torch.tensor(mean).to(values), torch.tensor(std).to(values)
@@ -87,7 +96,7 @@ class DenseCLIP:
 
     @torch.no_grad()
     def text(self, names: Sequence[str]) -> Float[Tensor, "classes embedding"]:
-        """Unit embeddings of class names: the mean over `TEMPLATES`, each of length 1."""
+        """Unit embeddings of class names: the normalized mean of the unit embeddings of the sentences in `TEMPLATES`."""
         for name in names:
             if name not in self._texts:
                 self._texts[name] = self._text([template.format(name) for template in TEMPLATES])
@@ -101,7 +110,7 @@ class DenseCLIP:
 
     @torch.no_grad()
     def layers(self, images: Float[Tensor, "windows 3 side side"]) -> list[Tensor]:
-        """(windows, 1 + patches, width) before the first block and behind each one."""
+        """(windows, 1 + patches, width) before the first block and after each block."""
         states = self.vision.pre_layrnorm(self.vision.embeddings(images, interpolate_pos_encoding=True))
         found = [states]
         for block in self.vision.encoder.layers:
@@ -115,18 +124,20 @@ class DenseCLIP:
         return self.vision.encoder.layers[-1]
 
     def values(self, states: Tensor) -> Tensor:
-        """The last block's values of its input, heads side by side."""
+        """The last block's values for its input ``states``, heads side by side."""
         return self.last.self_attn.v_proj(self.last.layer_norm1(states))
 
     def embedded(self, mixed: Tensor) -> Tensor:
-        """Unit embeddings of mixed values: output projection, final norm, projection; no residual, no MLP."""
+        """Unit embeddings of mixed values: output projection, final norm and projection, without residual and MLP."""
         out = self.vision.post_layernorm(self.last.self_attn.out_proj(mixed))
         return functional.normalize(self.model.visual_projection(out).float(), dim=-1)
 
 
 @torch.no_grad()
-def dino_features(model: Any, images: Tensor, kind: str) -> Float[Tensor, "windows rows cols width"]:
-    """Patch features of a transformers ViTModel: ``last``, the last layer's, or ``query-key``, its last block's Q + K."""
+def dino_features(
+    model: Any, images: Tensor, kind: Literal["last", "query-key"]
+) -> Float[Tensor, "windows rows cols width"]:
+    """Patch features of a transformers ViTModel: "last" is the last layer's output, "query-key" the last block's Q + K."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -152,26 +163,26 @@ _QUERY, _KEY = ("query", "q_proj"), ("key", "k_proj")
 
 
 def _last_called(model: nn.Module, names: Sequence[str]) -> nn.Module:
-    """The module with one of these names in the last block."""
+    """The last block's module with one of these names."""
     return [module for name, module in model.named_modules() if name.split(".")[-1] in names][-1]
 
 
 def on_grid(values: Float[Tensor, "windows patches width"], grid: Sequence[int]) -> Tensor:
-    """Values of a square grid of patches brought to another grid bilinearly: (windows, points, width)."""
+    """(windows, points, width): values of a square grid of patches, interpolated bilinearly to another grid."""
     side = round(values.shape[1] ** 0.5)
     maps = rearrange(values, "w (r c) d -> w d r c", r=side)
     finer = functional.interpolate(maps.float(), size=list(grid), mode="bilinear", align_corners=False)
     return rearrange(finer, "w d r c -> w (r c) d").to(values)
 
 
-def class_metrics(
+def class_cosines(
     embeddings: Float[Tensor, "windows points embedding"],
     grid: Sequence[int],
     text: Tensor,
     windows: Windows,
     size: tuple[int, int],
 ) -> Float[Tensor, "classes height width"]:
-    """Cosines of every pixel with every class on an image of ``size``, windows averaged."""
+    """Cosine of every pixel of an image of ``size`` with every class, averaged over windows."""
     cosines = rearrange(embeddings @ text.float().T, "w (r c) k -> w k r c", r=grid[0])
     upsampled = functional.interpolate(cosines, size=windows.side, mode="bilinear", align_corners=False)
     whole = windows.joined(upsampled)
@@ -179,7 +190,7 @@ def class_metrics(
 
 
 def name_variants(classes: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Words to ask CLIP for and the class of each: a name's parts between commas or slashes are synonyms."""
+    """The words to embed and the class number of each: a name's parts between commas or slashes are synonyms."""
     words, owners = [], []
     for number, name in enumerate(classes):
         for word in name.replace("/", ",").split(","):
@@ -190,19 +201,20 @@ def name_variants(classes: Sequence[str]) -> tuple[list[str], list[int]]:
 
 
 def probabilities(
-    scores: Float[Tensor, "words height width"],
+    cosines: Float[Tensor, "words height width"],
     owners: Sequence[int],
     classes: Sequence[str],
     scale: float,
     least: float,
 ) -> Float[Tensor, "classes height width"]:
-    """Softmax of scaled cosines over words, the maximum over each class's words.
+    """Softmax over words of the cosines times ``scale``, then the maximum over each class's words.
 
-    A class called background wins wherever no other reaches ``least``.
+    ``owners`` holds the class number of each word. A class called background gets 1 wherever no other class reaches
+    ``least``.
     """
-    shares = (scale * scores).softmax(0)
-    rows = torch.tensor(list(owners), device=scores.device)
-    best = torch.stack([shares[rows == number].amax(0) for number in range(len(classes))])
+    probs = (scale * cosines).softmax(0)
+    owner = torch.tensor(list(owners), device=cosines.device)
+    best = torch.stack([probs[owner == number].amax(0) for number in range(len(classes))])
     if BACKGROUND in classes and len(classes) > 1:
         place = list(classes).index(BACKGROUND)
         others = torch.cat([best[:place], best[place + 1 :]]).amax(0)

@@ -2,11 +2,11 @@
 Zero-Shot Semantic Segmentation with Diffusion Features and Recursive Normalized Cut").
 
 The original takes the output of the last self-attention layer of SSD-1B's encoder on an image of 1024 x 1024 px with an
-empty prompt. Here any Stable Diffusion 1, 2 or XL U-Net can be given.
+empty prompt. Here any Stable Diffusion 1, 2 or XL U-Net can be used.
 
-Deviations: without PAMR and the 3 x 3 median behind it, which the paper's figures are given with and without; the
-image's original size is labeled, not 128 x 128 px; clusters that match no class are not merged into a background by
-the evaluation.
+Deviations: without PAMR and the 3 x 3 median filter after it, with and without which the paper gives its figures; the image
+is labeled at its original size, not at 128 x 128 px; the evaluation does not merge clusters that match no class into a
+background.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from .unet_reader import UNetReader
 
 
 def cut_features(features: Float[Tensor, "width rows cols"], config: DiffCutConfig) -> Float[Tensor, "regions y x"]:
-    """Cosine maps of the regions of one feature map, on a grid of at most ``finer`` points a side.
+    """Cosine maps of the regions of one feature map, on a grid of at least ``config.finer`` points a side.
 
-    Features on a finer grid than ``grid`` are averaged before the eigenvectors; coarser ones are taken as they are.
+    Features on a finer grid than ``config.grid`` are averaged to it before the eigenvectors are computed; the maps of
+    features on a coarser grid stay on that grid.
     """
     size = tuple(features.shape[1:])
     rows, cols = (min(side, config.grid) for side in size)
@@ -45,7 +46,7 @@ def cut_features(features: Float[Tensor, "width rows cols"], config: DiffCutConf
 
 
 class DiffCut:
-    """Finds regions with a U-Net's features.
+    """Finds regions by a U-Net's features.
 
     Args:
         pipe: a Stable Diffusion 1, 2 or XL pipeline, such as segmind/SSD-1B.
@@ -58,17 +59,17 @@ class DiffCut:
         places = unet_places(pipe)
         down = [layer for layer, place in enumerate(places) if place.stage == "down"]
         if not down:
-            raise ValueError("DiffCut needs attention in the U-Net's encoder; this model has none there")
+            raise ValueError("DiffCut needs attention in the U-Net's encoder, and this model has none there")
         self.layer = down[-1]
 
     def group(self, image: ImageLike) -> Segmentation:
-        """One image, (height, width, 3) uint8 RGB or PIL."""
+        """Find the regions of one image, (height, width, 3) uint8 RGB or PIL."""
         image = as_rgb(image)
         return region_result(image, cut_features(self.features(image), self.config), {"method": "diffcut"})
 
     @torch.no_grad()
     def features(self, image: np.ndarray) -> Float[Tensor, "width rows cols"]:
-        """The self-attention layer's output, after its output projection."""
+        """The self-attention layer's output after its output projection."""
         attention, module = self.reader.self_attention(image, "", self.layer)
         output = attention.output[0].transpose(0, 1).flatten(1)  # heads side by side
         return output_projection(module)(output).float().T.unflatten(1, attention.layout.grid)

@@ -1,13 +1,13 @@
 """DiffSegmenter: class maps from a U-Net's cross-attention, smoothed by its self-attention (Wang et al. 2023, "Diffusion
 Model is Secretly a Training-free Open Vocabulary Semantic Segmenter").
 
-One pass of Stable Diffusion 1.5 for each class, with a prompt of its own; the class's token maps, mean over heads and
-layers of each resolution, are brought to one grid, each to [0, 1] by its own range, and added up by fixed weights; the sum
-is multiplied by the mean self-attention of the finest resolution. A class called "background" gets a constant score.
+One forward pass of Stable Diffusion 1.5 for each class, with a prompt of its own. The class's token maps, mean over heads
+and layers of each resolution, are upsampled to one grid, scaled to [0, 1] by their own ranges, and added with fixed weights;
+the sum is multiplied by the mean self-attention of the finest resolution. A class called "background" gets a constant value.
 
-Deviations: each class is brought to [0, 1] before the maps are upsampled to the image, not after; no image caption
-follows the class in the prompt unless ``caption`` makes one (the original asks BLIP); the weight of a word is applied to
-its features' difference from the empty prompt's.
+Deviations: each class is scaled to [0, 1] before its map is upsampled to the image, not after; no image caption follows the
+class in the prompt unless ``caption`` makes one (the original asks BLIP); the weight of a word is applied to the difference
+of its embeddings from the empty prompt's.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from ..segmentation.class_prompts import checked_classes
 from ..segmentation.result import Segmentation
 from ..segmentation.segmenters import ImageLike
 from ..storage.images import as_rgb
+from ..utils.scaling import min_max
 from .attention_rows import image_rows, mean_rows
 from .prompt_words import spans_in, split_background, weighted
-from .refinement import min_max, smooth
+from .refinement import smooth
 from .results import result
 from .unet_reader import KeepAttention, UNetReader, at_level
 
 SUB_TOKENS = 2
-"""A class word counts with its first token and, where it is split, the next one."""
+"""Tokens of a class word that count: its first one and, if it has more, the second."""
 
 
 class DiffSegmenter:
@@ -45,7 +46,7 @@ class DiffSegmenter:
     Args:
         pipe: a Stable Diffusion 1 or 2 pipeline, such as stable-diffusion-v1-5/stable-diffusion-v1-5.
         config: the released settings by default.
-        caption: what to write behind the class in an image's prompts, if anything.
+        caption: from an image to the text that follows the class in its prompts; None for no text.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class DiffSegmenter:
         self.reader = UNetReader(pipe, self.config.side, self.config.timestep, self.config.seed, sample=True)
 
     def segment(self, image: ImageLike, classes: Sequence[str]) -> Segmentation:
-        """One image, (height, width, 3) uint8 RGB or PIL."""
+        """Segment one image, (height, width, 3) uint8 RGB or PIL, by class names."""
         image, names = as_rgb(image), checked_classes(classes)
         words, background = split_background(names)
         caption = self.caption(image) if self.caption is not None else ""
@@ -86,35 +87,35 @@ class DiffSegmenter:
 def word_map(
     found: dict[int, JointAttention], latents: Tensor, span: Sequence[int], weights: Sequence[float]
 ) -> Tensor:
-    """(rows, cols) on the latents' grid: the word's map at each resolution, in [0, 1], times its weight, added up.
+    """(rows, cols) on the latents' grid: the weighted sum over resolutions of the word's map, each scaled to [0, 1].
 
-    Resolutions that the model has no cross-attention at are left out.
+    Resolutions without cross-attention are left out.
     """
     grid = tuple(latents.shape[-2:])
     total = torch.zeros(grid, device=latents.device)
     for level, weight in enumerate(weights):
         layers = at_level(found, latents, level) if weight else []
         if layers:
-            total += weight * min_max(upsampled(token_map(layers, span), grid).flatten()[:, None]).view(grid)
+            total += weight * min_max(upsampled(token_map(layers, span), grid))
     return total
 
 
 def token_map(layers: Sequence[JointAttention], span: Sequence[int]) -> Tensor:
-    """(rows, cols): I2T of some tokens, mean over tokens, heads and layers of one resolution."""
+    """(rows, cols): I2T probabilities of some tokens, mean over the tokens, heads and layers of one resolution."""
     maps = torch.stack([i2t_maps(layer)[0][:, list(span)].mean(-1) for layer in layers]).mean(0)
     return maps.unflatten(0, layers[0].layout.grid)
 
 
 def upsampled(grid_map: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(rows, cols) brought to ``size`` bilinearly."""
+    """A map (rows, cols) interpolated bilinearly to ``size``."""
     return functional.interpolate(grid_map[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def refined(grid_map: Tensor, layers: Sequence[JointAttention], steps: int) -> Tensor:
-    """A map on the latents' grid smoothed by self-attention of that grid or a coarser one, then brought to [0, 1]."""
+    """A map on the latents' grid smoothed by self-attention on that grid or a coarser one, then scaled to [0, 1]."""
     own = layers[0].layout.grid
     rows = mean_rows([image_rows(layer) for layer in layers])
     smaller = functional.adaptive_avg_pool2d(grid_map[None], (own[0], own[1]))[0]
     maps = smooth(rows, smaller.flatten()[:, None], steps)
     back = upsampled(maps.view(own), grid_map.shape)
-    return min_max(back.flatten()[:, None]).view(grid_map.shape)
+    return min_max(back)

@@ -24,12 +24,12 @@ UNETS: dict[str, Any] = {"diffsegmenter": DiffSegmenter, "iseg": ISeg, "diffseg"
 
 
 def unet_system(method: str, pipe: Any, config: Any = None) -> Any:
-    """DiffSegmenter, iSeg, DiffSeg or DiffCut on a pipeline that is loaded; `ValueError` if it has no U-Net."""
+    """DiffSegmenter, iSeg, DiffSeg or DiffCut on a loaded pipeline; `ValueError` if the pipeline has no U-Net."""
     return UNETS[method](pipe, config or SYSTEMS[method].config)
 
 
 class ClipParts(NamedTuple):
-    """What ProxyCLIP and CorrCLIP are made of; ProxyCLIP has no masks."""
+    """The models of ProxyCLIP or CorrCLIP; ``masks`` is None for ProxyCLIP."""
 
     clip: Any
     processor: Any
@@ -46,7 +46,7 @@ def load_clip_parts(
     device: str = "cpu",
     dtype: str = "fp32",
 ) -> ClipParts:
-    """The models of ProxyCLIP or CorrCLIP from hub ids or folders; `ValueError` in one line if one can't be had."""
+    """Load the models of ProxyCLIP or CorrCLIP from hub ids or folders; `ValueError` if one is not available."""
     from transformers import CLIPModel, CLIPProcessor, ViTModel
 
     return ClipParts(
@@ -58,7 +58,7 @@ def load_clip_parts(
 
 
 def clip_system(method: str, parts: ClipParts, config: Any = None) -> ProxyCLIP | CorrCLIP:
-    """ProxyCLIP or CorrCLIP of models that are loaded."""
+    """ProxyCLIP or CorrCLIP with its loaded models."""
     config = config or SYSTEMS[method].config
     if method == "proxyclip":
         return ProxyCLIP(parts.clip, parts.processor, parts.dino, config)

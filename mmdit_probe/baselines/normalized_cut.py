@@ -9,28 +9,28 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..attention.kernels import FUSED
+from ..utils.scaling import min_max
 
 SMALLEST = 2
-"""Fewer nodes are not split."""
+"""Sets of fewer nodes are not split."""
 
 
 def affinity(features: Float[Tensor, "nodes width"], power: float = 10.0) -> Float[Tensor, "nodes nodes"]:
-    """((cos - min) / (max - min))^power of each pair of features, in [0, 1]; 1 if all pairs are alike.
+    """((cos - min) / (max - min))^power of each pair of features, in [0, 1]; 1 if all pairs are equal.
 
     The minimum and maximum are over all pairs.
     """
     unit = torch.nn.functional.normalize(features.double(), dim=-1)
     cosine = unit @ unit.T
-    low, high = cosine.min(), cosine.max()
-    if high - low < 1e-9:
+    if cosine.max() - cosine.min() < 1e-9:
         return torch.ones_like(cosine)
-    return ((cosine - low) / (high - low)) ** power
+    return min_max(cosine) ** power
 
 
 def cut_values(weights: Float[Tensor, "n n"], sides: Bool[Tensor, "candidates n"]) -> Float[Tensor, " candidates"]:
     """The normalized cut of each bipartition: cut / mass of one side + cut / mass of the other, in [0, 2].
 
-    A side's mass is all its nodes' weights to all nodes; a bipartition with an empty side has the value 2.
+    A side's mass is the sum of its nodes' weights to all nodes; a bipartition with an empty side has the value 2.
     """
     inside = sides.to(weights)
     degree = weights.sum(1)
@@ -44,13 +44,13 @@ def cut_values(weights: Float[Tensor, "n n"], sides: Bool[Tensor, "candidates n"
 def best_cut(weights: Float[Tensor, "n n"], thresholds: int = 100) -> tuple[Bool[Tensor, " n"], float]:
     """One side of the best bipartition along the second eigenvector, and its normalized cut.
 
-    The eigenvector is that of ``D^-1/2 (D - A) D^-1/2``; ``thresholds`` values between its least and its greatest entry
-    are tried.
+    The eigenvector is that of ``D^-1/2 (D - A) D^-1/2``. It is cut at ``thresholds`` values between its least and its
+    greatest entry, and the best cut is taken.
     """
     scale = weights.sum(1).clamp(min=torch.finfo(weights.dtype).tiny).rsqrt()
     laplacian = torch.eye(len(weights)).to(weights) - scale[:, None] * weights * scale[None]
-    first = torch.nn.functional.normalize(1 / scale, dim=0)  # the first eigenvector, whose value is 0
-    # moved to the other end, so that parts with no link, whose values are 0 as well, do not mix with it
+    first = torch.nn.functional.normalize(1 / scale, dim=0)  # the first eigenvector, with eigenvalue 0
+    # moved to the other end of the spectrum: unconnected parts have eigenvalue 0 too and would mix with it
     second = torch.linalg.eigh(laplacian + 2 * first[:, None] * first[None]).eigenvectors[:, 0]
     steps = torch.linspace(0, 1, thresholds).to(weights) * (second.max() - second.min()) + second.min()
     sides = second[None] > steps[:, None]
@@ -64,7 +64,7 @@ def recursive_cut(
 ) -> Int[Tensor, " nodes"]:
     """Region number of each node: a set of nodes is split in two while the best normalized cut is below ``tau``.
 
-    Computed in fp64, where a device has none (MPS) on the CPU. `ValueError` if ``tau`` is not above 0.
+    Computed in fp64, on the CPU if the device has no fp64 (MPS). `ValueError` if ``tau`` is not above 0.
     """
     if not tau > 0:
         raise ValueError(f"recursive_cut: tau must be above 0, got {tau}; 0.5 is DiffCut's")

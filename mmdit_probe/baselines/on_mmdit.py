@@ -1,12 +1,12 @@
-"""The baselines' steps on an MM-DiT's own attention, so that they can be compared on one backbone.
+"""The baselines' steps on an MM-DiT's own attention, which makes them comparable on one backbone.
 
-Open vocabulary: Seg4Diff's class maps of a layer, refined by the same layer's I2I as DiffSegmenter or iSeg refine
-cross-attention by self-attention, or the label map corrected by masks as CorrCLIP does. Without words: DiffSeg's merging
-of a layer's I2I, and DiffCut's cuts of its attention output, in place of the merging of token maps.
+Open vocabulary: Seg4Diff's class maps of a layer, refined by the same layer's I2I as DiffSegmenter and iSeg refine
+cross-attention by self-attention; or the label map corrected by masks, as CorrCLIP does. Without words: DiffSeg's merging
+of a layer's I2I, or DiffCut's cuts of its attention output, instead of the merging of token maps.
 
-Deviations from the originals, beside the backbone: I2I is the joint softmax's with rows brought to sum 1, mean over all
-heads; noise is the flow's at the timestep asked for. DiffSegmenter's min-max of each class is left to ``normalize``.
-iSeg's maps are not clustered first.
+Deviations from the originals, in addition to the backbone: I2I is taken from the joint softmax, each row divided by its sum,
+mean over all heads; the noise is the flow's at the timestep asked for; DiffSegmenter's min-max scaling of each class is left
+to ``normalize``; iSeg's maps are not clustered first.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ from ..segmentation.map_reader import MapReader
 from ..segmentation.result import Segmentation
 from ..segmentation.segmenters import CorrectionOf, ImageLike
 from ..storage.images import as_rgb, cropped
+from ..utils.choices import check_choice
+from ..utils.scaling import min_max
 from .anchor_merging import merge_regions
 from .attention_rows import image_rows
 from .diffcut import cut_features
-from .refinement import iterate, majority_vote, min_max, sharpened, smooth
+from .refinement import iterate, majority_vote, sharpened, smooth
 from .results import region_result
 
 Work = Callable[[JointAttention], list[Tensor]]
-"""From one layer's attention to a tensor for each batch row."""
+"""From one layer's attention to a tensor for each image of the batch."""
 
 
 class ApplyPerLayer(Readout):
-    """Hands each layer's attention to ``work`` and keeps what it returns in ``found``; nothing enters the record."""
+    """Calls ``work`` with each layer's attention and keeps the results in ``found``, by layer; nothing enters the record."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -57,14 +59,18 @@ class ApplyPerLayer(Readout):
 
 
 class RefinedReader(MapReader):
-    """Class maps of an MM-DiT's layers, refined by their own I2I; ``method`` is diffsegmenter or iseg.
+    """Class maps of an MM-DiT's layers, refined by the layers' own I2I.
 
-    The arguments are those of `MapReader`, with the refinement's settings for a readout.
+    Args:
+        pipe: a pipeline whose family takes images as input.
+        method: diffsegmenter or iseg.
+        config: the refinement's settings.
+        arguments: those of `MapReader` after its readout.
+        options: keyword arguments of `MapReader`.
     """
 
     def __init__(self, pipe: Any, method: str, config: RefineConfig, *arguments: Any, **options: Any) -> None:
-        if method not in ("diffsegmenter", "iseg"):
-            raise ValueError(f"refine must be diffsegmenter or iseg here, got {method!r}")
+        check_choice("refine", method, ("diffsegmenter", "iseg"))
         self.method, self.config = method, config
         self.readout = ApplyPerLayer(self._refined)
         self._prompts: Sequence[ClassPrompt] = ()
@@ -73,51 +79,51 @@ class RefinedReader(MapReader):
     def read_classes(self, latents: Tensor, prompts: Sequence[ClassPrompt]) -> list[Tensor]:
         self._prompts = prompts
         features = self._weighted(self.features(tuple(prompt.prompt for prompt in prompts)))
-        views = []
+        by_timestep = []
         with torch.no_grad():
             for sigma in self.sigmas:
                 self.run(latents, sigma, features)
-                views.append([torch.stack(rows) for rows in zip(*self._layers(), strict=True)])
-        return [torch.stack(steps) for steps in zip(*views, strict=True)]
+                by_timestep.append([torch.stack(layers) for layers in zip(*self._layers(), strict=True)])
+        return [torch.stack(timesteps) for timesteps in zip(*by_timestep, strict=True)]
 
     def _layers(self) -> list[list[Tensor]]:
         return [self.readout.found[layer] for layer in self.layers]
 
     def _weighted(self, features: PromptEmbeddings) -> PromptEmbeddings:
-        """iSeg: the class words' features times ``word_scale``."""
+        """iSeg: the class words' embeddings times ``word_scale``."""
         if self.method != "iseg":
             return features
         name = family_of(denoiser_of(self.pipe)).text_argument
         states = features.inputs[name]  # one tensor, or in some families a list of prompts of their own lengths
-        rows = [row.clone() for row in states]
-        for row, prompt in zip(rows, self._prompts, strict=True):
+        own = [each.clone() for each in states]
+        for each, prompt in zip(own, self._prompts, strict=True):
             for span in prompt.spans:
-                row[list(span)] *= self.config.word_scale
-        scaled = torch.stack(rows) if isinstance(states, Tensor) else rows
+                each[list(span)] *= self.config.word_scale
+        scaled = torch.stack(own) if isinstance(states, Tensor) else own
         return replace(features, inputs={**features.inputs, name: scaled})
 
     def _refined(self, attention: JointAttention) -> list[Tensor]:
-        """(class, row, col) of each batch row."""
+        """(class, row, col) of each image of the batch."""
         grid = attention.layout.grid
         maps = i2t_maps(attention).unflatten(1, grid)
         return [
-            self._refine(attention.batch_row(row), class_maps(maps[row], prompt.spans).flatten(1).T).T.unflatten(
+            self._refine(attention.batch_row(index), class_maps(maps[index], prompt.spans).flatten(1).T).T.unflatten(
                 1, grid
             )
-            for row, prompt in enumerate(self._prompts)
+            for index, prompt in enumerate(self._prompts)
         ]
 
     def _refine(self, attention: JointAttention, maps: Tensor) -> Tensor:
         rows = image_rows(attention)
         if self.method == "diffsegmenter":
             return smooth(rows, maps, self.config.steps)
-        return min_max(iterate(sharpened(rows, len(maps), self.config.entropy), maps, self.config.iterations))
+        return min_max(iterate(sharpened(rows, self.config.entropy), maps, self.config.iterations), 0)
 
 
 def regions_work(config: DiffSegConfig | DiffCutConfig) -> Work:
-    """DiffSeg or DiffCut by its settings: region maps (regions, rows, cols) of each batch row of one layer."""
+    """DiffSeg's or DiffCut's steps, by the kind of settings: region maps (regions, rows, cols) of each image of the batch."""
     if isinstance(config, DiffSegConfig):
-        return lambda attention: [_merged(attention.batch_row(row), config) for row in range(attention.batch)]
+        return lambda attention: [_merged(attention.batch_row(index), config) for index in range(attention.batch)]
     return lambda attention: [cut_features(features, config) for features in image_features(attention)]
 
 
@@ -135,25 +141,25 @@ def image_features(attention: JointAttention) -> Tensor:
 
 
 class RegionReader(MapReader):
-    """Regions of images from an MM-DiT's layers, with an empty prompt; the arguments are those of `MapReader`."""
+    """Regions of images from an MM-DiT's layers, with an empty prompt; takes `MapReader`'s arguments, ``work`` for a readout."""
 
     def __init__(self, pipe: Any, work: Work, *arguments: Any, **options: Any) -> None:
         self.readout = ApplyPerLayer(work)
         super().__init__(pipe, self.readout, *arguments, **options)
 
     def regions(self, images: Sequence[np.ndarray]) -> list[list[list[Tensor]]]:
-        """For each timestep, layer and image (regions, rows, cols)."""
+        """For each timestep, layer and image its region maps (regions, rows, cols)."""
         latents, features = self.latents(images), self.features(("",) * len(images))
-        views = []
+        found = []
         with torch.no_grad():
             for sigma in self.sigmas:
                 self.run(latents, sigma, features)
-                views.append([self.readout.found[layer] for layer in self.layers])
-        return views
+                found.append([self.readout.found[layer] for layer in self.layers])
+        return found
 
 
 def color_masks(image: np.ndarray, regions: int) -> np.ndarray:
-    """Masks (height, width) without any model: the connected parts of k-means on colors."""
+    """Mask numbers (height, width) without a model: the connected parts of k-means on colors, ``regions`` clusters."""
     from scipy.ndimage import label
 
     colors = trivial_regions("k-means on colors", image, regions)
@@ -166,7 +172,7 @@ def color_masks(image: np.ndarray, regions: int) -> np.ndarray:
 
 
 def vote_by(masks: Callable[[np.ndarray], np.ndarray]) -> CorrectionOf:
-    """CorrCLIP's correction of an image's label maps by the masks that ``masks`` finds in it, once for all of them."""
+    """CorrCLIP's correction of label maps by an image's masks; ``masks`` finds these once for all label maps of the image."""
 
     def of(image: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         found = masks(image)
@@ -176,12 +182,12 @@ def vote_by(masks: Callable[[np.ndarray], np.ndarray]) -> CorrectionOf:
 
 
 class JointGrouper:
-    """Finds regions from one layer of an MM-DiT by DiffSeg's or DiffCut's steps.
+    """Finds regions in one layer of an MM-DiT by DiffSeg's or DiffCut's steps.
 
     Args:
-        pipe: a Stable Diffusion 3 pipeline.
-        layer: None takes the model's expert layer.
-        baseline: whose settings they are chooses the method.
+        pipe: a pipeline whose family takes images as input.
+        layer: layer number; None is the model's expert layer.
+        baseline: DiffSeg's or DiffCut's settings, which choose the method.
         config: timestep, crop and seed.
     """
 
@@ -202,11 +208,11 @@ class JointGrouper:
         self.method = "diffseg" if isinstance(baseline, DiffSegConfig) else "diffcut"
 
     def group(self, image: ImageLike) -> Segmentation:
-        """One image, (height, width, 3) uint8 RGB or PIL."""
+        """Find the regions of one image, (height, width, 3) uint8 RGB or PIL."""
         return self.batch([image])[0]
 
     def batch(self, images: Sequence[ImageLike]) -> list[Segmentation]:
-        """Images of any sizes together."""
+        """Find the regions of images of any sizes together."""
         cuts = [cropped(as_rgb(image), self.config.crop) for image in images]
         settings = {
             "method": self.method,

@@ -1,4 +1,4 @@
-"""A U-Net's prompts: the positions of class names, and embeddings of words that are scaled up."""
+"""A U-Net's prompts: positions of class names, and words with a weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..families import Pipeline, text_parts_of
 from ..pipelines.prompts import positions_of
 
 BACKGROUND = "background"
-"""The class that gets a score of its own instead of a word."""
+"""The class that gets a value of its own instead of a word in the prompt."""
 
 
 def spans_in(pipe: Pipeline, prompt: str, names: Sequence[str]) -> list[tuple[int, ...]]:

@@ -1,12 +1,12 @@
-"""ProxyCLIP: CLIP's last block attends as DINO's features say (Lan et al. 2024, "ProxyCLIP: Proxy Attention Improves
+"""ProxyCLIP: CLIP's last block attends by the similarity of DINO's features (Lan et al. 2024, "ProxyCLIP: Proxy Attention Improves
 CLIP for Open-Vocabulary Segmentation").
 
 In the last block of CLIP's image encoder the attention is replaced by the cosines S of DINO's patch features:
-``(S - shift mean(S)) sharpness``, what is negative left out, softmax; without residual and MLP. Pixels take the class
-whose text is nearest.
+the softmax of ``(S - shift mean(S)) sharpness``, negative values left out; residual and MLP are dropped. Pixels take the
+class whose text embedding is nearest.
 
-Deviations: the sentences around class names are this toolkit's own (`dense_clip.TEMPLATES`), not the 80 of ImageNet;
-background is one class with a threshold, without extra words for it.
+Deviations: the sentences around class names are this toolkit's own (`dense_clip.TEMPLATES`), not ImageNet's 80; background
+is one class with a threshold, without extra words for it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .dense_clip import (
     DINO_MEAN,
     DINO_STD,
     DenseCLIP,
-    class_metrics,
+    class_cosines,
     dino_features,
     name_variants,
     on_grid,
@@ -43,7 +43,7 @@ from .results import result
 def proxy_attention(
     features: Float[Tensor, "windows points width"], shift: float, sharpness: float
 ) -> Float[Tensor, "windows points points"]:
-    """Attention from the features' cosines S: ``(S - shift mean(S)) sharpness`` where that is not negative, softmax.
+    """Attention from the features' cosines S: the softmax of ``(S - shift mean(S)) sharpness``, negative values left out.
 
     Rows sum to 1. A point always attends to itself, so that no row is empty.
     """
@@ -58,8 +58,8 @@ class ProxyCLIP:
     """Labels each pixel with one of the given class names.
 
     Args:
-        clip: a CLIPModel and its processor, such as openai/clip-vit-base-patch16.
-        processor: the CLIPProcessor.
+        clip: a CLIPModel, such as openai/clip-vit-base-patch16.
+        processor: its CLIPProcessor.
         dino: a ViTModel, such as facebook/dino-vitb8.
         config: the released settings by default.
     """
@@ -68,15 +68,15 @@ class ProxyCLIP:
         self.clip, self.dino, self.config = DenseCLIP(clip, processor), dino, config or ProxyCLIPConfig()
 
     def segment(self, image: ImageLike, classes: Sequence[str]) -> Segmentation:
-        """One image, (height, width, 3) uint8 RGB or PIL."""
+        """Segment one image, (height, width, 3) uint8 RGB or PIL, by class names."""
         image, names = as_rgb(image), checked_classes(classes)
         words, owners = name_variants(names)
         with torch.no_grad():
-            scores = self._scores(image, self.clip.text(words))
-            maps = probabilities(scores, owners, names, self.config.scale, self.config.background)
+            cosines = self._cosines(image, self.clip.text(words))
+            maps = probabilities(cosines, owners, names, self.config.scale, self.config.background)
         return result(image, maps, names, {"method": "proxyclip"})
 
-    def _scores(self, image: np.ndarray, text: Tensor) -> Tensor:
+    def _cosines(self, image: np.ndarray, text: Tensor) -> Tensor:
         config = self.config
         resized, windows = windows_of(image, config.side, config.crop, config.stride)
         states = self.clip.layers(windows.cut(pixels(resized, self.clip.mean, self.clip.std, self.clip.model)))
@@ -84,4 +84,4 @@ class ProxyCLIP:
         grid = features.shape[1:3]
         attention = proxy_attention(features.flatten(1, 2), config.shift, config.sharpness)
         values = on_grid(self.clip.values(states[-2])[:, 1:], grid)
-        return class_metrics(self.clip.embedded(attention.to(values) @ values), grid, text, windows, image.shape[:2])
+        return class_cosines(self.clip.embedded(attention.to(values) @ values), grid, text, windows, image.shape[:2])

@@ -1,4 +1,8 @@
-"""What a baseline's published figures were measured otherwise than ours: a note for each cell of the paper's tables."""
+"""How a baseline's published protocol differs from ours, one note for each cell of the paper's tables.
+
+The paper's tables quote each baseline's own publication. Where that one used other prompts, image sizes, classes or ways of
+matching than `run_evaluation`, its figure and ours are not comparable directly; these notes say how.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +10,37 @@ from typing import NamedTuple
 
 
 class Difference(NamedTuple):
-    """What ``method`` does otherwise on the data sets whose names start with one of ``datasets``."""
+    """One difference.
+
+    Attributes:
+        method: the baseline.
+        note: how the published protocol ("theirs") and ours differ.
+        datasets: beginnings of the names of the data sets that it applies to; by default all.
+    """
 
     method: str
     note: str
     datasets: tuple[str, ...] = ("",)
 
 
-_SENTENCES = "theirs has ImageNet's 80 sentences around class names, ours its own"
+_SENTENCES = "theirs puts class names into ImageNet's 80 sentences, ours into its own"
 _BACKGROUND = ("voc21", "coco-object-background")
 _DIFFERENCES = (
-    Difference("diffsegmenter", "theirs has a caption by BLIP in the prompt, ours none"),
-    Difference("iseg", "theirs takes the classes that a tagger finds, ours those of the image's labels"),
+    Difference("diffsegmenter", "theirs adds a caption by BLIP to the prompt, ours none"),
+    Difference("iseg", "theirs offers the classes that a tagger finds, ours those of the image's labels"),
     Difference("proxyclip", _SENTENCES),
     Difference("corrclip", _SENTENCES),
-    Difference("diffseg", "theirs is scored at 512 px, ours at the image's own size"),
-    Difference("diffseg", "theirs has 2,175 images of val2017, ours all 5,000", ("coco",)),
-    Difference("diffcut", "theirs is scored at 128 px, ours at the image's own size"),
+    Difference("diffseg", "theirs is evaluated at 512 px, ours at the image's own size"),
+    Difference("diffseg", "theirs uses 2,175 images of val2017, ours all 5,000", ("coco",)),
+    Difference("diffcut", "theirs is evaluated at 128 px, ours at the image's own size"),
     Difference(
-        "diffcut", "theirs makes one background of clusters without a class, ours matches one to one", _BACKGROUND
+        "diffcut", "theirs merges clusters without a class into one background, ours matches one to one", _BACKGROUND
     ),
 )
 
 
 def differences(method: str, dataset: str) -> tuple[str, ...]:
-    """Notes on a baseline's figures on a data set, none if nothing is known to be measured otherwise."""
+    """How a baseline's published protocol on a data set differs from ours, in notes; none if no difference is known."""
     notes = [row.note for row in _DIFFERENCES if row.method == method and dataset.startswith(row.datasets)]
     if method in ("diffseg", "diffcut") and dataset == "cityscapes":
         notes.append("theirs has 27 classes (cityscapes-27), ours 19")

@@ -20,14 +20,14 @@ def result(
     settings: Mapping[str, Any],
     labels: np.ndarray | None = None,
 ) -> Segmentation:
-    """The argmax of maps (classes, rows, cols) upsampled to the image, or the label map given."""
+    """A segmentation by maps (classes, rows, cols): the argmax of the upsampled maps, or ``labels`` if given."""
     found = label_map(maps, image.shape[:2]).cpu().numpy() if labels is None else labels
     kind = np.uint8 if len(classes) < 256 else np.int32
     return Segmentation(found.astype(kind), maps.float().cpu().numpy(), tuple(classes), image, settings)
 
 
 def region_result(image: np.ndarray, maps: Tensor, settings: Mapping[str, Any]) -> Segmentation:
-    """The same for regions, named by their number from 1; those that no pixel belongs to are left out."""
+    """A segmentation by the maps of regions, which are named by number from 1; regions without pixels are left out."""
     found = label_map(maps, image.shape[:2]).cpu().numpy()
     kept, labels = np.unique(found, return_inverse=True)
     names = [f"region {number + 1}" for number in range(len(kept))]

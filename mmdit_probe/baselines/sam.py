@@ -1,4 +1,4 @@
-"""Masks of whatever is in an image: SAM or SAM 2 asked at a grid of points."""
+"""Masks of everything in an image: SAM or SAM 2 prompted with a grid of points."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..storage.images import squared
 from .dense_clip import DINO_MEAN, DINO_STD, pixels
 
 OVERLAP = 0.7
-"""Of two masks whose intersection over union is higher, the one with the lower score is dropped."""
+"""If two masks have a higher intersection over union, the one with the lower predicted quality is dropped."""
 OFFSET = 1.0
-"""Stability compares the masks cut this far above and below the logit 0."""
+"""Stability compares the masks thresholded this far above and below the logit 0."""
 
 
 class SamMasks:
@@ -26,9 +26,9 @@ class SamMasks:
 
     Args:
         model: such as facebook/sam2.1-hiera-large or facebook/sam-vit-huge.
-        points: prompts along each side.
-        iou: least quality that the model itself predicts for a mask, in [0, 1].
-        stability: least intersection over union of a mask with itself cut a little higher, in [0, 1].
+        points: point prompts along each side of the grid.
+        iou: least quality that the model predicts for a mask, in [0, 1].
+        stability: least `stability_of` a mask, in [0, 1].
     """
 
     def __init__(self, model: Any, points: int = 8, iou: float = 0.4, stability: float = 0.4) -> None:
@@ -39,13 +39,13 @@ class SamMasks:
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Mask numbers (height, width) from 0, -1 where there is none; smaller masks lie over larger ones."""
+        """Mask numbers (height, width) from 0, -1 where there is no mask; smaller masks lie on top of larger ones."""
         values = pixels(squared(image, self.side), DINO_MEAN, DINO_STD, self.model)[None]
         steps = (torch.arange(self.points) + 0.5) / self.points * self.side
         grid = torch.cartesian_prod(steps, steps).flip(-1)[None, :, None].to(values)
         made = self.model(pixel_values=values, input_points=grid, multimask_output=True)
-        logits, scores = made.pred_masks[0].flatten(0, 1).float(), made.iou_scores[0].flatten().float()
-        chosen = kept_masks(logits, scores, self.iou, self.stability)
+        logits, quality = made.pred_masks[0].flatten(0, 1).float(), made.iou_scores[0].flatten().float()
+        chosen = kept_masks(logits, quality, self.iou, self.stability)
         return flattened(self._upsampled(logits[chosen], image.shape[:2]))
 
     @staticmethod
@@ -58,19 +58,19 @@ class SamMasks:
 
 
 def stability_of(logits: Float[Tensor, "masks rows cols"], offset: float = OFFSET) -> Float[Tensor, " masks"]:
-    """The share of the mask cut at -offset that is also in the one cut at +offset, in [0, 1]; 0 for an empty one."""
+    """Area of the mask thresholded at +offset over its area at -offset, in [0, 1]; 0 for an empty mask."""
     inner, outer = (logits > offset).sum((1, 2)), (logits > -offset).sum((1, 2))
     return inner / outer.clamp(min=1)
 
 
 def kept_masks(
-    logits: Float[Tensor, "masks rows cols"], scores: Float[Tensor, " masks"], iou: float, stability: float
+    logits: Float[Tensor, "masks rows cols"], quality: Float[Tensor, " masks"], iou: float, stability: float
 ) -> list[int]:
-    """Numbers of the masks that are good enough, best first, without near-copies."""
-    good = (scores >= iou) & (stability_of(logits) >= stability) & (logits > 0).any((1, 2))
+    """Numbers of the masks of sufficient ``quality`` and stability, best first, without near-duplicates."""
+    good = (quality >= iou) & (stability_of(logits) >= stability) & (logits > 0).any((1, 2))
     kept: list[int] = []
     shapes = (logits > 0).flatten(1)
-    for number in sorted(good.nonzero().flatten().tolist(), key=lambda n: -float(scores[n])):
+    for number in sorted(good.nonzero().flatten().tolist(), key=lambda n: -float(quality[n])):
         if all(_overlap(shapes[number], shapes[other]) <= OVERLAP for other in kept):
             kept.append(number)
     return kept
@@ -81,7 +81,7 @@ def _overlap(one: Bool[Tensor, " pixels"], other: Bool[Tensor, " pixels"]) -> fl
 
 
 def flattened(masks: Bool[np.ndarray, "masks height width"]) -> np.ndarray:
-    """One number map of overlapping masks: larger ones first, smaller ones over them; -1 where there is none."""
+    """Mask numbers of overlapping masks: smaller ones lie on top of larger ones; -1 where there is no mask."""
     numbers = np.full(masks.shape[1:], -1)
     for place in np.argsort(-masks.sum((1, 2)), kind="stable"):
         numbers[masks[place]] = place

@@ -1,4 +1,4 @@
-"""A Stable Diffusion U-Net on a given image: encode, mix with noise, one forward pass read by probes."""
+"""A Stable Diffusion U-Net on an image: encode, add noise, and one forward pass under probes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ..storage.images import squared
 
 
 class KeepAttention(Readout):
-    """Keeps each layer's attention, queries and keys on their device; nothing enters the record."""
+    """Keeps each layer's attention in ``found``, by layer, with queries and keys on their device; nothing enters the record."""
 
     def __init__(self) -> None:
         self.found: dict[int, JointAttention] = {}
@@ -46,11 +46,11 @@ class UNetReader:
 
     Args:
         pipe: a Stable Diffusion 1, 2 or XL pipeline.
-        side: the image is stretched to ``side`` x ``side`` px.
-        timestep: of 1000; the U-Net is told this one.
-        seed: of the one noise that every image is mixed with.
-        noisy: False gives the U-Net the clean latents.
-        sample: take a sample of the autoencoder's posterior, not its mean.
+        side: side in px of the square that images are stretched to.
+        timestep: diffusion timestep in 0 to 999, 0 the clean end.
+        seed: of the noise, which is the same for every image.
+        noisy: add noise to the latents; False gives the U-Net the clean latents with the same timestep.
+        sample: sample the autoencoder's posterior instead of taking its mean.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class UNetReader:
 
     @torch.no_grad()
     def latents(self, image: np.ndarray) -> Tensor:
-        """(1, channels, rows, cols) of an image (height, width, 3) uint8, mixed with noise."""
+        """Noisy latents (1, channels, rows, cols) of an image (height, width, 3) uint8."""
         generator = torch.Generator().manual_seed(self.seed)
         pixels = to_pixels([squared(image, self.side)], device_of(self.pipe))
         clean = unet_latents(self.pipe, pixels, generator if self.sample else None)
@@ -92,7 +92,7 @@ class UNetReader:
     def kept(
         self, latents: Tensor, features: tuple[Tensor, dict[str, Any]], layers: Sequence[int] | None
     ) -> KeepAttention:
-        """The self-attention of some layers, all if None; the pass ends after the last one."""
+        """The self-attention of some layers, all if None; the forward pass ends after the last one."""
         readout = KeepAttention()
         with Probe(denoiser_of(self.pipe), [readout], layers=layers, stop_early=True, family=UNET_SELF):
             self.run(latents, features)
