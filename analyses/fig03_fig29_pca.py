@@ -19,10 +19,10 @@ def run(analysis: Analysis) -> list[str]:
     scenes = tuple(range(analysis.fewer(SCENES, 1)))
     config = PCAConfig(prompt=None, scenes=scenes, timesteps=(TIMESTEP,), stream="both")
     recording = measure_pca(analysis.pipe(), config)
-    table, record = pca_table(recording.record), recording.record
-    analysis.figure(pca_page(colors(record).isel(timestep=0), recording.image), "fig29_pca")
-    analysis.figure(text_page(text_colors(record).isel(timestep=0)), "fig29_pca_text")
-    analysis.figure(r2_figure(table), "fig03_r2")
+    table, record, steps = pca_table(recording.record), recording.record, config.generation.steps
+    analysis.figure(pca_page(colors(record).isel(timestep=0), recording.image, steps), "fig29_pca")
+    analysis.figure(text_page(text_colors(record).isel(timestep=0), steps), "fig29_pca_text")
+    analysis.figure(r2_figure(table, steps), "fig03_r2")
     analysis.table(table, "fig03_fig29_pca")
     return summary(table)
 

@@ -13,6 +13,7 @@ from mmdit_probe.configs import GenerationConfig, GroupConfig, MapsConfig
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.families import layers_of
 from mmdit_probe.figures.maps import heads_page, tokens_page
+from mmdit_probe.figures.style import time_label
 from mmdit_probe.pipelines.image_size import native_size, token_pixels
 from mmdit_probe.segmentation import UnsupervisedSegmenter
 from mmdit_probe.segmentation.kl_merge import scale_pixels
@@ -22,7 +23,7 @@ from mmdit_probe.storage.images import fitted
 from mmdit_probe.studies.word_maps import measure_maps
 
 SCENES = (0, 3)
-TIMESTEP = 8
+TIMESTEP, STEPS = 8, 28
 
 
 def run(analysis: Analysis) -> list[str]:
@@ -45,7 +46,8 @@ def run(analysis: Analysis) -> list[str]:
         maps = measure_maps(pipe, config, image).record["word_map"].isel(timestep=0)
         for word in drawn.classes:
             own = maps.sel(word=word).transpose("layer", "head", "row", "col")
-            analysis.figure(heads_page(own, word, "i2t"), f"fig09_heads_scene{number}_{word.replace(' ', '_')}")
+            page = heads_page(own, word, "i2t", config.generation.steps)
+            analysis.figure(page, f"fig09_heads_scene{number}_{word.replace(' ', '_')}")
             rows.append(peaks(own, word, number))
         padding(analysis, pipe, drawn.image, number)
     analysis.table(pd.concat(rows, ignore_index=True), "fig09_heads")
@@ -69,7 +71,7 @@ def padding(analysis: Analysis, pipe, image, number: int) -> None:
     maps = scale_pixels(read_token_maps(segmenter.reader, [image])[0, 0, 0]).numpy()
     found = segmenter(image)
     kinds = [str(kind) for kind in segmenter.reader.features(("",)).text.kinds[0][: len(maps)]]
-    title = f"Empty prompt, layer {segmenter.layer}, t = {TIMESTEP} (sigma {segmenter.reader.sigmas[0]:.3f})"
+    title = f"Empty prompt, layer {segmenter.layer}, {time_label(TIMESTEP, segmenter.reader.sigmas[0], STEPS)}"
     regions = colored(found.labels, len(found.classes))
     analysis.figure(tokens_page(maps, kinds, image, regions, title), f"fig30_padding_scene{number}")
 

@@ -38,7 +38,7 @@ def run(analysis: Analysis) -> list[str]:
         )
         record = measure_maps(pipe, config, image).record
         page = word_page(head_mean(record).sel(word=word).transpose("timestep", "layer", "row", "col"),
-                         image, word, direction)  # fmt: skip
+                         image, word, direction, config.generation.steps)  # fmt: skip
         analysis.figure(page, f"fig16_{direction}")
     table = pd.concat([masks(pipe, analysis, direction) for direction in ("i2t", "t2i")], ignore_index=True)
     analysis.figure(directions_figure(table, expert), "fig16_masks")

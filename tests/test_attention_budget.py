@@ -121,13 +121,14 @@ def test_without_guidance_the_only_half_is_read(random_pipe):
 
 def test_the_figure_draws_the_table(random_pipe, tmp_path):
     table = budget_table(run_budget(random_pipe, CONFIG, tmp_path, "random"))
-    figure = budget_figure(table)
+    figure = budget_figure(table, CONFIG.generation.steps)
     axes = figure.axes
     assert len(axes) == 4
     line = axes[0].lines[2]  # I2T of the first timestep
     rows = table[(table["timestep"] == 2) & (table["region"] == "I2T")]
-    np.testing.assert_allclose(line.get_ydata(), rows["mass"])
-    assert "sigma" in axes[0].get_title()
+    np.testing.assert_allclose(line.get_ydata(), 100 * rows["mass"])
+    sigma = rows["sigma"].iloc[0]
+    assert axes[0].get_title() == f"image queries, t = 2 of {CONFIG.generation.steps} (sigma {sigma:.3f})"
     pdf, png = save_figure(figure, tmp_path / "figure")
     assert pdf.read_bytes().startswith(b"%PDF")
     assert b"/Subtype /Type3" not in pdf.read_bytes()

@@ -118,5 +118,6 @@ def test_the_figure_draws_the_differences(records):
     assert len(figure.axes) == 8 * 2
     line = figure.axes[1].lines[1]
     rows = table[(table["measure"] == "region_mass") & (table["timestep"] == 3) & (table["part"] == "I2T")]
-    np.testing.assert_allclose(line.get_ydata(), rows["difference"])
+    np.testing.assert_allclose(line.get_ydata(), 100 * rows["difference"])
+    assert figure.axes[0].get_ylabel() == "region_mass\nshare of attention (% points)"
     assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["I2I", "I2T", "T2I", "T2T"]

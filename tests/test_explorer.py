@@ -141,7 +141,7 @@ def test_a_given_image_is_explored_too(random_pipe):
     recording = measure_exploration(random_pipe, config(timesteps=(2, 1)), image)
     assert recording.record["region_mass"].sizes["timestep"] == 2
     page = make_page(contents_of(recording.record), recording.image)
-    assert "a given image, one forward pass a timestep" in page.text
+    assert "an image that was read, one forward pass per timestep" in page.text
 
 
 # --- contents

@@ -126,7 +126,7 @@ def test_the_scene_reader_is_right_at_least_95_times_in_100():
     found = reader_accuracy(SceneReader.load(), 200)
     assert found["recall"] >= 0.95
     assert found["precision"] >= 0.95
-    assert found["score_of_own_sentence"] >= 0.95
+    assert found["own_sentence"] >= 0.95
 
 
 def test_the_scene_score_counts_the_prompts_facts():

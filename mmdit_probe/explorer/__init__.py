@@ -1,4 +1,4 @@
-"""The explorer: one image's attention as a self-contained HTML page."""
+"""The explorer: the attention of one image as a self-contained, interactive HTML page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,22 @@ from .page import Page, make_page
 
 
 def explore(pipe: Any, prompt: str, image: np.ndarray | None = None, **settings: Any) -> Page:
-    """The explorer page of one image, as notebooks show it; ``.save("page.html")`` writes it.
+    """Make the explorer page of one image; notebooks show it, and ``.save("page.html")`` writes it.
 
-    ``image`` (height, width, 3) uint8 RGB is read through the model, None generates one; ``settings`` are those of
-    `ExploreConfig`.
+    Args:
+        pipe: any supported pipeline; with ``image``, one that can read images.
+        prompt: the prompt to generate from, or about the image.
+        image: (height, width, 3) uint8 RGB to read with one forward pass per timestep; None generates an image.
+        **settings: those of `ExploreConfig`.
+
+    Raises:
+        ValueError: a layer or timestep does not exist, or the page would be larger than ``megabytes``.
+
+    >>> from mmdit_probe import load_pipeline
+    >>> from mmdit_probe.configs import GenerationConfig
+    >>> page = explore(load_pipeline(), "a star on snow", layers=(9,), generation=GenerationConfig(steps=2))
+    >>> page.megabytes < 1
+    True
     """
     config = ExploreConfig(prompt=prompt, **settings)
     recording = measure_exploration(pipe, config, image)

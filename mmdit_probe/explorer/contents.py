@@ -1,4 +1,4 @@
-"""What an explorer page holds: maps of tokens, each pixel's budget, and curves, taken from a record."""
+"""The contents of an explorer page, taken from a record: token maps, each pixel's attention budget, and curves."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .quantize import MAP_ERROR
 
 MAPS = ("i2t_group", "i2t", "word_map")
 UNKNOWN = "text"
-"""Kind of a text position that nothing is known about."""
-STANDING_IN = (Kind.ABSENT, Kind.PADDING)
-"""Kinds of tokens that may be all alike, and are then kept once."""
+"""Kind of a text position whose token is not known."""
+FILLERS = (Kind.ABSENT, Kind.PADDING)
+"""Kinds of tokens that may all have the same map, which is then kept once."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A map of the page: one text position, or ``count`` ones that are looked at alike everywhere.
+    """A token of the page: one text position, or several whose maps are alike.
 
-    ``places`` are text positions; the map is their mean.
+    ``places`` are the text positions; the token's map is the mean of theirs.
     """
 
     text: str
@@ -42,10 +42,16 @@ class Token:
 class Contents:
     """One image's attention, ready to be written into a page.
 
-    ``maps`` (timestep, layer, head_group, token, row, col) are I2T probabilities in [0, 1], means over the heads of each
-    group; ``sizes`` counts those heads. ``whole`` says whether the tokens are all of the text, so that a pixel's budget is
-    known. ``curves`` holds region_mass (timestep, layer, head, region) and value_norm (timestep, layer, head, stream) of
-    every layer, where the record has them.
+    Attributes:
+        maps: (timestep, layer, head_group, token, row, col) I2T probabilities in [0, 1], means over the heads of a group.
+        sizes: the number of heads in each group.
+        tokens: the page's tokens.
+        whole: whether the tokens are all of the text, so that each pixel's attention budget is known.
+        curves: of every layer, if the record has them, ``region_mass`` (timestep, layer, head, region) and ``value_norm``
+            (timestep, layer, head, stream).
+        uniform: each region's mass if every query attended to all tokens alike.
+        uniform_token: one token's probability in that case.
+        attrs: the record's attributes.
     """
 
     maps: xr.DataArray
@@ -59,28 +65,28 @@ class Contents:
 
     @property
     def kinds(self) -> list[str]:
-        """Kinds of the tokens, in the order in which they stand."""
+        """Kinds of the tokens, in order of first occurrence."""
         return list(dict.fromkeys(token.kind for token in self.tokens))
 
     def group_maps(self, timestep: int, layer: int) -> np.ndarray:
-        """(1 + groups, text position, place): the mean over all heads, then each group where there are several."""
+        """Maps (1 + groups, text position, pixel): the mean over all heads, then each group if there are several."""
         chosen = self.maps.values[timestep, layer]
         groups = chosen.reshape(*chosen.shape[:2], -1)
         mean = np.einsum("gtp,g->tp", groups, np.array(self.sizes) / sum(self.sizes))
         return np.concatenate([mean[None], groups]) if len(groups) > 1 else mean[None]
 
     def token_maps(self, maps: np.ndarray) -> np.ndarray:
-        """(1 + groups, token, place) of `tokens`, from `group_maps`."""
+        """Maps (1 + groups, token, pixel) of `tokens`, from `group_maps`."""
         return np.stack([maps[:, list(token.places)].mean(1) for token in self.tokens], 1)
 
     def shares(self, maps: np.ndarray) -> np.ndarray:
-        """(1 + groups, 1 + kinds, place): what each pixel gives to the image and to each kind of token; they sum to 1."""
+        """Each pixel's attention to the image and to each kind of token, (1 + groups, 1 + kinds, pixel); the sum is 1."""
         places = [[p for token in self.tokens if token.kind == kind for p in token.places] for kind in self.kinds]
         text = np.stack([maps[:, chosen].sum(1) for chosen in places], 1)
         return np.concatenate([np.clip(1 - text.sum(1, keepdims=True), 0, 1), text], 1)
 
     def merged(self, groups: int) -> Contents:
-        """With neighboring groups of heads joined to so many."""
+        """The same contents with neighboring groups of heads merged into ``groups``."""
         parts = np.array_split(np.arange(len(self.sizes)), groups)
         if len(parts) >= len(self.sizes):
             return self
@@ -94,8 +100,11 @@ class Contents:
         )
 
     def start(self) -> dict[str, int]:
-        """Where the page opens: positions of the expert layer (else the one that looks at text most), of timestep 8, of
-        the word whose map stands out most there, and of that map's peak."""
+        """What the page shows first, as indices.
+
+        The expert layer, or the layer with most I2T mass if it is not among the layers; timestep 8, or the middle one; the
+        content word whose map has the highest peak over its mean; and the pixel of that peak.
+        """
         layers, timesteps = list(self.maps["layer"].values), list(self.maps["timestep"].values)
         timestep = timesteps.index(8) if 8 in timesteps else len(timesteps) // 2
         expert = self.attrs.get("expert_layer", -1)
@@ -109,14 +118,14 @@ class Contents:
 
 
 def contents_of(record: xr.Dataset, layers: tuple[int, ...] | None = None) -> Contents:
-    """What a page can show of a record: one that `measure_exploration`, a `Probe` with I2T maps, or a study left.
+    """Take a page's contents from a record of `measure_exploration`, of a `Probe` with I2T maps, or of a study.
 
     Args:
-        record: with ``i2t_group`` or ``i2t``, or ``word_map`` for chosen words alone.
-        layers: those to keep of them, None for all.
+        record: has ``i2t_group`` or ``i2t``, or ``word_map`` for chosen words only.
+        layers: the layers to keep, None for all.
 
     Raises:
-        ValueError: the record holds no I2T maps, or not of these layers.
+        ValueError: the record has no I2T maps, or not of these layers.
     """
     name = next((name for name in MAPS if name in record), None)
     if name is None or (name == "word_map" and record.attrs.get("direction", "i2t") != "i2t"):
@@ -135,7 +144,10 @@ def contents_of(record: xr.Dataset, layers: tuple[int, ...] | None = None) -> Co
 
 
 def _one_image(record: xr.Dataset) -> xr.Dataset:
-    """A probe's own record as a study's: the last batch row, and a number for each call, from the clean end if known."""
+    """A record with the dims of a study's: the last batch row, and ``timestep`` in place of ``call``.
+
+    If the number of sampling steps is not known, timesteps are 0, -1, -2, ... for steps 0, 1, 2, ...
+    """
     if "prompt" in record.dims:
         record = record.isel(prompt=0)
     if "batch" in record.dims:
@@ -149,7 +161,7 @@ def _one_image(record: xr.Dataset) -> xr.Dataset:
 
 
 def _last_tokens(record: xr.Dataset) -> xr.Dataset:
-    """The last call's tokens, where calls of other prompts were recorded beside it."""
+    """The tokens of the last call, if calls with other prompts were recorded too."""
     by_call = [name for name in ("token_text", "token_kind") if name in record.coords and "call" in record[name].dims]
     return record.assign_coords({name: record[name].variable.isel(call=-1) for name in by_call})
 
@@ -164,7 +176,7 @@ def _ordered(maps: xr.DataArray) -> xr.DataArray:
 
 
 def _kept(maps: xr.DataArray, layers: tuple[int, ...] | None) -> xr.DataArray:
-    """The chosen layers that the maps are known of."""
+    """The maps of the chosen layers; `ValueError` if the record does not have them."""
     known = maps["layer"].values[np.isfinite(maps.values).any(axis=(0, 2, 3, 4, 5))]
     missing = sorted(set(layers or ()) - set(known.tolist()))
     if missing or not len(known):
@@ -183,7 +195,7 @@ def _words(record: xr.Dataset) -> list[Token]:
 
 
 def _tokens(record: xr.Dataset, maps: xr.DataArray) -> tuple[Token, ...]:
-    """Every text position; runs of padding that are looked at alike by every query, within the page's precision, once."""
+    """A token per text position; runs of padding whose maps are equal within the page's precision become one token."""
     count = maps.sizes["token"]
     known = "token_text" in record.coords
     strings = record["token_text"].values.tolist() if known else [f"text {place}" for place in range(count)]
@@ -201,7 +213,7 @@ def _tokens(record: xr.Dataset, maps: xr.DataArray) -> tuple[Token, ...]:
 
 
 def _alike(first: Token, second: Token, maps: xr.DataArray) -> bool:
-    if (first.kind, first.encoder) != (second.kind, second.encoder) or first.kind not in STANDING_IN:
+    if (first.kind, first.encoder) != (second.kind, second.encoder) or first.kind not in FILLERS:
         return False
     one, other = (maps.values[..., token.places[0], :, :] for token in (first, second))
     largest = one.max((-1, -2), keepdims=True)

@@ -1,4 +1,4 @@
-"""The record that an explorer page is made from: I2T maps of the kept layers, curves of every layer."""
+"""Measuring the record of an explorer page: I2T maps of chosen layers, curves of every layer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from ..studies.recording import Recording, by_timestep, record_generated, record
 
 FEW_LAYERS = 6
 FEW_TIMESTEPS = (8, 28)
+"""What a page of a large image holds by default."""
 
 
 def measure_exploration(pipe: Any, config: ExploreConfig, image: np.ndarray | None = None) -> Recording:
-    """One image, generated or given (height, width, 3) uint8 RGB.
+    """Measure one image: ``image`` (height, width, 3) uint8 RGB, or a generated one if None.
 
-    The record has ``i2t_group`` (timestep, map_layer, head_group, row, col, token), probabilities in [0, 1], of
-    the kept layers, and ``region_mass`` and ``value_norm`` of every layer.
+    The record has ``i2t_group`` (timestep, map_layer, head_group, row, col, token), probabilities in [0, 1] of the chosen
+    layers, and ``region_mass`` and ``value_norm`` of every layer.
     """
     layers, timesteps = chosen(pipe, config, image)
     readouts, generation = [HeadGroupMaps(config.head_groups)], config.generation
@@ -51,7 +52,7 @@ def measure_exploration(pipe: Any, config: ExploreConfig, image: np.ndarray | No
 def chosen(
     pipe: Any, config: ExploreConfig, image: np.ndarray | None = None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The layers and the timesteps that are kept."""
+    """The layers and timesteps whose maps the page holds: the config's, or by the image's size if they are None."""
     layers, timesteps = config.layers, config.timesteps
     small = _image_tokens(pipe, config, image) <= config.small
     if timesteps is None:
@@ -65,7 +66,7 @@ def chosen(
 
 
 def spread(layers: Sequence[int], expert: int | None) -> tuple[int, ...]:
-    """At most `FEW_LAYERS` layers from first to last, evenly; the expert takes the place of the one next to it."""
+    """At most `FEW_LAYERS` evenly spaced layers, first and last among them; the expert replaces the nearest one."""
     picked = np.linspace(0, len(layers) - 1, min(FEW_LAYERS, len(layers))).round().astype(int)
     kept = [layers[place] for place in picked]
     if expert is not None and expert in layers and expert not in kept:
@@ -74,7 +75,7 @@ def spread(layers: Sequence[int], expert: int | None) -> tuple[int, ...]:
 
 
 def _image_tokens(pipe: Any, config: ExploreConfig, image: np.ndarray | None) -> float:
-    """About how many image tokens there will be; infinity where the pipeline doesn't say."""
+    """The approximate number of image tokens; infinity if the pipeline does not tell its size."""
     try:
         side, token = native_size(pipe), token_pixels(pipe)
     except AttributeError:

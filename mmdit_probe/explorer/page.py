@@ -1,4 +1,4 @@
-"""Contents as one HTML file: data in the page, nothing to fetch."""
+"""Writing contents as one HTML file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .contents import Contents
 from .quantize import quantized, quantized_shares
 
 _LOSSLESS_PIXELS = 256 * 256
-"""Images with more pixels are kept as JPEG."""
+"""Images with more pixels are stored as JPEG."""
 
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """A finished page: ``text`` is the whole HTML file, ``groups`` how many groups of heads it holds beside their mean."""
+    """A finished page: ``text`` is the HTML, ``groups`` the number of groups of heads in it, in addition to their mean."""
 
     text: str
     groups: int
@@ -40,11 +40,11 @@ class Page:
         return len(self.text.encode()) / 1e6
 
     def save(self, path: Path | str) -> Path:
-        """Write the file; a kill leaves the old one or the new one."""
+        """Write the file atomically."""
         return write_text(Path(path), self.text)
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own, as notebooks show it."""
+        """The page in an iframe, as notebooks show it."""
         return (
             f'<iframe srcdoc="{html.escape(self.text)}" style="width:100%;height:900px;border:0" '
             'title="mmdit-probe explorer"></iframe>'
@@ -54,9 +54,9 @@ class Page:
 def make_page(
     contents: Contents, image: np.ndarray | None, megabytes: float = 15.0, progress: Progress | None = None
 ) -> Page:
-    """The page with as many groups of heads as fit into ``megabytes`` (10^6 bytes).
+    """Make a page with as many groups of heads as fit into ``megabytes`` (10^6 bytes).
 
-    ``image`` is (height, width, 3) uint8 RGB, None if there is none. `ValueError` if not even the mean over heads fits.
+    ``image`` is (height, width, 3) uint8 RGB, or None. `ValueError` if not even a single group fits.
     """
     most = len(contents.sizes)
     total = contents.maps.sizes["timestep"] * contents.maps.sizes["layer"]
@@ -86,7 +86,7 @@ def _too_large(contents: Contents, needed: float, megabytes: float) -> str:
 
 
 def _blobs(contents: Contents) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and bytes of every map, of the pixels' shares and, last, of the largest values."""
+    """Names and codes: each layer's maps, each timestep's shares of pixels and, last, the maps' largest values."""
     largest: list[np.ndarray] = []
     for timestep in range(contents.maps.sizes["timestep"]):
         shares = []
@@ -122,7 +122,7 @@ def _part(name: str) -> str:
 
 
 def _description(contents: Contents, image: np.ndarray | None) -> dict[str, Any]:
-    """What the page's script reads beside the maps."""
+    """Everything that the page's script reads in addition to the maps."""
     maps, attrs = contents.maps, contents.attrs
     sigmas = maps["sigma"].values if "sigma" in maps.coords else np.full(maps.sizes["timestep"], np.nan)
     return {
@@ -153,8 +153,8 @@ def _description(contents: Contents, image: np.ndarray | None) -> dict[str, Any]
 
 
 def _facts(attrs: dict[str, Any]) -> list[str]:
-    """What the record says of its origin, in a few words each."""
-    made = {"generated": "generated", "image": "a given image, one forward pass a timestep"}.get(
+    """Short texts about how the record was made."""
+    made = {"generated": "generated", "image": "an image that was read, one forward pass per timestep"}.get(
         attrs.get("source", "")
     )
     known = [attrs.get("model"), made]
@@ -165,7 +165,7 @@ def _facts(attrs: dict[str, Any]) -> list[str]:
 
 
 def _by_group(contents: Contents, name: str) -> list[Any] | None:
-    """A curve (timestep, layer, 1 + groups, region or stream) as lists, None for NaN; None if the record has it not."""
+    """A curve (timestep, layer, 1 + groups, region or stream) as lists, None for NaN; None if the record lacks it."""
     if name not in contents.curves:
         return None
     values = contents.curves[name].transpose("timestep", "layer", "head", ...).values

@@ -1,20 +1,20 @@
-"""Probabilities in few bytes: 8 bits on a square-root scale for maps, 16 bits for shares."""
+"""Storing probabilities in few bytes: 8 bits on a square-root scale for maps, 16 bits for shares."""
 
 from __future__ import annotations
 
 import numpy as np
 
 MAP_ERROR = 1 / 255
-"""A map's probabilities are off by less than this share of the map's largest; less where they are small."""
+"""Upper bound of the error of a map's probabilities, relative to its largest one; it is smaller for small ones."""
 SHARE_ERROR = 0.5 / 65535
-"""Shares of a pixel's attention are off by at most this."""
+"""Upper bound of the error of a share of a pixel's attention."""
 
 
 def quantized(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps (..., place) as codes, uint8 of the same shape, and the largest value of each, fp32 (...).
+    """Maps (..., pixel) as uint8 codes of the same shape, and the largest value (...) of each map in fp32.
 
-    ``code = round(255 sqrt(p / largest))``: with s = sqrt(p / largest) the error is at most
-    ``largest (s / 255 + 1 / 510^2)``: 0.4% of the largest value at the peak, 0.04% at a hundredth of it.
+    ``code = round(255 s)`` with ``s = sqrt(p / largest)``, and ``p = largest (code / 255)^2`` when it is shown. The error is at
+    most ``largest (s / 255 + 1 / 510^2)``: 0.4% of the largest value at the peak, 0.04% at a hundredth of it.
     """
     largest = np.nan_to_num(maps).max(-1, initial=0).astype(np.float32)
     scale = np.where(largest > 0, largest, 1)[..., None]
@@ -23,5 +23,5 @@ def quantized(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def quantized_shares(shares: np.ndarray) -> np.ndarray:
-    """Shares in [0, 1] as little-endian uint16."""
+    """Shares in [0, 1] as little-endian uint16 codes, ``round(65535 share)``."""
     return np.rint(65535 * np.clip(np.nan_to_num(shares), 0, 1)).astype("<u2")

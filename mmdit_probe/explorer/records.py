@@ -1,4 +1,4 @@
-"""A page's record with its image, and the image of any other record."""
+"""Storing the image with a page's record, and finding the image of any record."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _DIMS = ("image_row", "image_col", "rgb")
 
 
 def with_image(recording: Recording) -> xr.Dataset:
-    """The record with ``image`` (image_row, image_col, rgb), uint8, so that one file makes the page again."""
+    """The record with ``image`` (image_row, image_col, rgb) uint8, so that the page can be made again from one file."""
     return recording.record.assign(image=(_DIMS, recording.image))
 
 
 def image_of(record: xr.Dataset, file: Path, given: Path | None = None) -> np.ndarray | None:
-    """The image (height, width, 3) uint8 RGB that a record read from ``file`` is about, None if it can't be found.
+    """The image (height, width, 3) uint8 RGB of a record that was read from ``file``, None if there is none.
 
-    The one that the user gives, the one in the record, or image.png beside it, as the commands leave it. `ValueError`
-    if its proportions are not those of the maps.
+    It is the file ``given``, else the image in the record, else image.png in the record's folder, where the commands
+    write it. `ValueError` if its proportions differ from those of the maps.
     """
     beside = file.with_name("image.png")
     if given is not None:
@@ -38,6 +38,6 @@ def image_of(record: xr.Dataset, file: Path, given: Path | None = None) -> np.nd
     if not 0.95 < (width / height) / (cols / rows) < 1.05:
         raise ValueError(
             f"explore: the image has {width} x {height} px, the maps {cols} x {rows} tokens; "
-            "give the image that was recorded, with --image"
+            "give the recorded image with --image"
         )
     return image

@@ -1,1 +1,1 @@
-"""Frames and arrays to matplotlib figures, in one style for print; nothing here computes."""
+"""Drawing frames and arrays as matplotlib figures in one style for print; nothing here computes."""

@@ -1,4 +1,4 @@
-"""The figure of the attention budget."""
+"""The figure of the attention budget, in percent."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style
+from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style, time_label
 
 
 def plot_budget(ax: Axes, frame: pd.DataFrame, queries: str) -> None:
-    """Mass per layer that ``queries`` ("image" or "text") give to image and to text, with spread and uniform lines.
+    """Mass in percent that ``queries`` ("image" or "text") give to image and text in each layer, with its spread.
 
-    ``frame`` is a budget table of one timestep.
+    Dotted lines show the mass under uniform attention. ``frame`` is a `budget_table` of one timestep.
     """
     start = queries[0].upper()
     for key, color in (("I", IMAGE_COLOR), ("T", TEXT_COLOR)):
         rows = frame[frame["region"] == f"{start}2{key}"].sort_values("layer")
+        mass, spread = 100 * rows["mass"], 100 * rows["spread"]
         label = f"{start}2{key}: {queries} to {'image' if key == 'I' else 'text'}"
-        ax.plot(rows["layer"], rows["mass"], color=color, marker="o", markersize=2.5, label=label)
-        ax.fill_between(
-            rows["layer"], rows["mass"] - rows["spread"], rows["mass"] + rows["spread"], color=color, alpha=0.2, lw=0
-        )
-        ax.axhline(rows["uniform"].iloc[0], color=color, linestyle=":", linewidth=1)
-    ax.set_ylim(0, 1)
+        ax.plot(rows["layer"], mass, color=color, marker="o", markersize=2.5, label=label)
+        ax.fill_between(rows["layer"], mass - spread, mass + spread, color=color, alpha=0.2, lw=0)
+        ax.axhline(100 * rows["uniform"].iloc[0], color=color, linestyle=":", linewidth=1)
+    ax.set_ylim(0, 100)
     ax.set_xlabel("layer")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
 
 
-def budget_figure(table: pd.DataFrame) -> Figure:
-    """Seg4Diff's Fig. 2 b, c: a row per timestep, image queries left, text queries right where there are any."""
+def budget_figure(table: pd.DataFrame, steps: int | None = None) -> Figure:
+    """A row per timestep: image queries left, text queries right if the model has any (Seg4Diff, Fig. 2 b, c).
+
+    ``table`` is a `budget_table`. ``steps``, the number of sampling steps, is named with each timestep if it is given.
+    """
     with house_style():
         timesteps = sorted(table["timestep"].unique())
         asking = ["image", "text"] if table.loc[table["region"] == "T2I", "mass"].notna().any() else ["image"]
@@ -41,8 +43,8 @@ def budget_figure(table: pd.DataFrame) -> Figure:
             frame = table[table["timestep"] == timestep]
             for ax, queries in zip(row, asking, strict=True):
                 plot_budget(ax, frame, queries)
-                ax.set_title(f"{queries} queries, t = {timestep} (sigma {frame['sigma'].iloc[0]:.3f})")
-            row[0].set_ylabel("share of attention")
+                ax.set_title(f"{queries} queries, {time_label(timestep, frame['sigma'].iloc[0], steps)}")
+            row[0].set_ylabel("share of attention (%)")
         handles = axes[0][0].get_legend_handles_labels()[0]
         guide = plt.Line2D([], [], color=GUIDE_COLOR, linestyle=":", linewidth=1)
         names = ["I2I / T2I: to image", "I2T / T2T: to text", "uniform attention"]

@@ -13,7 +13,7 @@ from .style import house_style
 
 
 def contact_sheet(images: Mapping[str, np.ndarray], prompts: Sequence[str], titles: Mapping[str, str]) -> Figure:
-    """``images[variant]`` is (prompts, height, width, 3) uint8; ``titles`` names the columns."""
+    """A sheet of images; ``images[variant]`` is (prompts, height, width, 3) uint8 RGB, ``titles`` names the columns."""
     with house_style():
         rows, cols = len(prompts), len(images)
         figure, axes = plt.subplots(rows, cols, figsize=(1.3 + 0.75 * cols, 0.35 + 0.8 * rows), squeeze=False)

@@ -1,4 +1,4 @@
-"""The figure of the differences between two records."""
+"""The figure of the difference between two records, shares in percentage points."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .style import GUIDE_COLOR, house_style
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dvx+"
-"""Okabe-Ito's colors, each with a marker of its own."""
+"""Okabe-Ito's colors, each with its own marker."""
 
 
-def plot_difference(ax: Axes, frame: pd.DataFrame) -> None:
-    """B - A per layer, a line per part; ``frame`` is of one measure and one timestep."""
+def plot_difference(ax: Axes, frame: pd.DataFrame, factor: float = 1) -> None:
+    """``factor`` (B - A) by layer, a line per part; ``frame`` is of one measure and one timestep."""
     for number, (part, rows) in enumerate(frame.groupby("part", sort=False)):
         ordered, style = rows.sort_values("layer"), number % len(COLORS)
         line = "-" if number < len(COLORS) else "--"
         ax.plot(
-            ordered["layer"], ordered["difference"], line, color=COLORS[style], marker=MARKERS[style], markersize=3,
+            ordered["layer"], factor * ordered["difference"], line, color=COLORS[style], marker=MARKERS[style], markersize=3,
             label=str(part),
         )  # fmt: skip
     ax.axhline(0, color=GUIDE_COLOR, linewidth=0.8)
@@ -31,22 +31,30 @@ def plot_difference(ax: Axes, frame: pd.DataFrame) -> None:
     ax.yaxis.set_major_locator(MaxNLocator(4))
 
 
-def difference_figure(table: pd.DataFrame, units: Mapping[str, str]) -> Figure:
-    """A row per measure, a column per timestep; ``table`` is made by `compare`, ``units`` says what its numbers are."""
+def difference_figure(table: pd.DataFrame, units: Mapping[str, str], steps: int | None = None) -> Figure:
+    """A row per measure, a column per timestep.
+
+    Args:
+        table: made by `studies.diff.compare`.
+        units: the unit of each measure; of a "share of ..." percentage points are drawn.
+        steps: the number of sampling steps, named with each timestep if it is given.
+    """
     step = "timestep" if "timestep" in table else "call"
-    measures, steps = list(table["measure"].unique()), sorted(table[step].unique())
+    measures, times = list(table["measure"].unique()), sorted(table[step].unique())
+    of = "" if steps is None else f" of {steps}"
     with house_style():
-        size = (2.4 + 2.5 * len(steps), 0.4 + 1.35 * len(measures))
-        figure, axes = plt.subplots(len(measures), len(steps), figsize=size, squeeze=False, sharex=True, sharey="row")
+        size = (2.4 + 2.5 * len(times), 0.4 + 1.35 * len(measures))
+        figure, axes = plt.subplots(len(measures), len(times), figsize=size, squeeze=False, sharex=True, sharey="row")
         for row, measure in zip(axes, measures, strict=True):
-            chosen = table[table["measure"] == measure]
-            for ax, at in zip(row, steps, strict=True):
-                plot_difference(ax, chosen[chosen[step] == at])
-            row[0].set_ylabel(f"{measure}\n{units[measure]}", fontsize=6.5)
+            chosen, share = table[table["measure"] == measure], units[measure].startswith("share")
+            for ax, at in zip(row, times, strict=True):
+                plot_difference(ax, chosen[chosen[step] == at], 100 if share else 1)
+            unit = f"{units[measure]} (% points)" if share else units[measure]
+            row[0].set_ylabel(f"{measure}\n{unit}", fontsize=6.5)
             if (chosen["part"] != "").any():
                 row[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=6.5, borderaxespad=0)
-        for ax, at in zip(axes[0], steps, strict=True):
-            ax.set_title(f"B minus A, {'t =' if step == 'timestep' else 'call'} {at}")
+        for ax, at in zip(axes[0], times, strict=True):
+            ax.set_title(f"B minus A, {f't = {at}{of}' if step == 'timestep' else f'call {at}'}")
         for ax in axes[-1]:
             ax.set_xlabel("layer")
         figure.align_ylabels(axes[:, 0])

@@ -1,4 +1,4 @@
-"""Figures of MAGNET: losses while training, attention before and after, masks before and after."""
+"""Figures of MAGNET: training losses, and attention and masks before and after."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style
 LOSSES = {"flow": "flow matching", "focal": "focal", "dice": "dice"}
 SIDES = {"before": (GUIDE_COLOR, "--", "o"), "after": (TEXT_COLOR, "-", "s")}
 ATTENTION = {
-    "i2t": "I2T mass",
+    "i2t": "I2T mass (%)",
     "text_to_image": "text / image value norm",
     "prompt_to_image": "words / image value norm",
 }
 
 
 def losses_figure(table: pd.DataFrame) -> Figure:
-    """A panel per loss: every step, and the mean over a twentieth of the run; ``table`` is losses.csv."""
+    """A panel per loss: each step's value, and the running mean over a twentieth of the steps; ``table`` is losses.csv."""
     window = max(1, len(table) // 20)
     with house_style():
         figure, axes = plt.subplots(1, len(LOSSES), figsize=(6.6, 2.0))
@@ -40,7 +40,10 @@ def losses_figure(table: pd.DataFrame) -> Figure:
 
 
 def attention_figure(table: pd.DataFrame, layer: int) -> Figure:
-    """A panel per quantity of every layer, before and after; the trained layer is marked."""
+    """Panels of I2T mass and value norms by layer, before and after; a dotted line marks the trained layer.
+
+    ``table`` is made by `magnet.compare.compare_attention`.
+    """
     shown = [name for name in ATTENTION if table[name].notna().any()]
     with house_style():
         figure, axes = plt.subplots(1, len(shown), figsize=(0.6 + 2.2 * len(shown), 2.3), squeeze=False)
@@ -48,7 +51,8 @@ def attention_figure(table: pd.DataFrame, layer: int) -> Figure:
             ax.axvline(layer, color=GUIDE_COLOR, lw=0.8, ls=":")
             for side, (color, line, marker) in SIDES.items():
                 rows = table[table["side"] == side].sort_values("layer")
-                ax.plot(rows["layer"], rows[name], line, color=color, marker=marker, markersize=3, label=side)
+                values = 100 * rows[name] if name == "i2t" else rows[name]
+                ax.plot(rows["layer"], values, line, color=color, marker=marker, markersize=3, label=side)
             ax.set_title(ATTENTION[name])
             ax.set_xlabel("layer")
             ax.set_ylim(bottom=0)
@@ -59,7 +63,7 @@ def attention_figure(table: pd.DataFrame, layer: int) -> Figure:
 
 @dataclass(frozen=True, eq=False)
 class MaskRow:
-    """One image and its label maps in colors, each (height, width, 3) uint8; ``words`` says which classes it shows."""
+    """An image and its label maps in colors, each (height, width, 3) uint8; ``words`` names the classes in it."""
 
     words: str
     image: np.ndarray
@@ -69,7 +73,7 @@ class MaskRow:
 
 
 def masks_figure(rows: Sequence[MaskRow]) -> Figure:
-    """A row per image: itself, the true masks, and the masks before and after."""
+    """A row per image: the image, the true masks, and the masks before and after."""
     titles = ("image", "truth", "before", "after")
     with house_style():
         figure, axes = plt.subplots(len(rows), 4, figsize=(4.6, 0.3 + 0.85 * len(rows)), squeeze=False)

@@ -1,8 +1,8 @@
-"""The pages of word maps: heat maps over the image, the right way up."""
+"""Figures of word maps: heat maps over the image."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,33 +12,41 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from .style import house_style, plain
+from .style import house_style, plain, time_label
 
 ACROSS = 8
-"""Layers side by side at most; more go on in the next row."""
+"""Most layers side by side; further ones start a new row."""
 TOKENS_ACROSS = 10
-"""Tokens side by side at most."""
+"""Most tokens side by side."""
 HEAT: dict[str, Any] = {"cmap": "plasma", "interpolation": "nearest", "vmin": 0.0}
-DIRECTIONS = {"i2t": "image queries to the word", "t2i": "the word to image positions"}
+Direction = Literal["i2t", "t2i"]
+DIRECTIONS: dict[Direction, str] = {"i2t": "image queries to the word", "t2i": "the word to image positions"}
 
 
 def plot_overlay(ax: Axes, grid: np.ndarray, image: np.ndarray | None, top: float) -> Any:
-    """A map (row, col) over the image in grey; row 0 is at the top, one unit is one token."""
+    """Draw a map (row, col) over the image in gray; row 0 is at the top, one unit is one token. Returns the map's image."""
     rows, cols = grid.shape
     where = (0, cols, rows, 0)
     if image is not None:
-        grey = image.astype(float) @ (0.299, 0.587, 0.114)
-        ax.imshow(grey, cmap="gray", vmin=-60, vmax=255, extent=where)
-        solid = 0.25 + 0.6 * np.sqrt(np.clip(np.nan_to_num(grid) / top, 0, 1))  # little probability hides little
+        gray = image.astype(float) @ (0.299, 0.587, 0.114)
+        ax.imshow(gray, cmap="gray", vmin=-60, vmax=255, extent=where)
+        solid = 0.25 + 0.6 * np.sqrt(np.clip(np.nan_to_num(grid) / top, 0, 1))  # small probabilities hide little
     shown = ax.imshow(grid, extent=where, vmax=top, alpha=None if image is None else solid, **HEAT)
     _bare(ax)
     return shown
 
 
-def word_page(maps: xr.DataArray, image: np.ndarray | None, word: str, direction: str) -> Figure:
-    """One word: rows are timesteps, columns are layers; one color scale for the page.
+def word_page(
+    maps: xr.DataArray, image: np.ndarray | None, word: str, direction: Direction, steps: int | None = None
+) -> Figure:
+    """One word's maps: rows are timesteps, columns are layers, one color scale for all.
 
-    ``maps`` is (timestep, layer, row, col), probabilities; ``image`` (height, width, 3) uint8.
+    Args:
+        maps: (timestep, layer, row, col) probabilities with the coordinate ``sigma``.
+        image: (height, width, 3) uint8 RGB, or None.
+        word: the word, for the title.
+        direction: "i2t" or "t2i", see `DIRECTIONS`.
+        steps: the number of sampling steps, named with each timestep if it is given.
     """
     values, layers = maps.values, maps["layer"].values
     bands = -(-len(layers) // ACROSS)
@@ -53,7 +61,8 @@ def word_page(maps: xr.DataArray, image: np.ndarray | None, word: str, direction
             ax.axis("off")
         for number, timestep in enumerate(maps["timestep"].values):
             first = number * bands
-            _image(axes[first, 0], image, f"t = {timestep}\nsigma {float(maps['sigma'][number]):.3f}")
+            label = time_label(timestep, maps["sigma"][number], steps)
+            _image(axes[first, 0], image, label.replace(" (", "\n("))
             for index, layer in enumerate(layers):
                 ax = axes[first + index // across, 1 + index % across]
                 shown = plot_overlay(ax, values[number, index], image, top)
@@ -63,8 +72,11 @@ def word_page(maps: xr.DataArray, image: np.ndarray | None, word: str, direction
         return figure
 
 
-def heads_page(maps: xr.DataArray, word: str, direction: str) -> Figure:
-    """One word at one timestep: rows are layers, columns are heads; ``maps`` is (layer, head, row, col)."""
+def heads_page(maps: xr.DataArray, word: str, direction: Direction, steps: int | None = None) -> Figure:
+    """One word's maps at one timestep: rows are layers, columns are heads.
+
+    ``maps`` is (layer, head, row, col); ``direction`` and ``steps`` are as in `word_page`.
+    """
     values, layers, heads = maps.values, maps["layer"].values, range(maps.sizes["head"])
     top = _top(values)
     tile = min(0.55, max(0.3, 7.0 / len(heads)))
@@ -79,14 +91,17 @@ def heads_page(maps: xr.DataArray, word: str, direction: str) -> Figure:
             axes[row, 0].set_ylabel(str(layer), rotation=0, ha="right", va="center", labelpad=4)
         for head in heads:
             axes[0, head].set_title(str(head), pad=2)
-        sigma = f"t = {int(maps['timestep'])} (sigma {float(maps['sigma']):.3f})"
-        figure.suptitle(f"“{plain(word)}”, {sigma}: heads across, layers down", fontsize=9)
+        time = time_label(maps["timestep"], maps["sigma"], steps)
+        figure.suptitle(f"“{plain(word)}”, {DIRECTIONS[direction]}\n{time}: heads across, layers down", fontsize=9)
         _bar(figure, shown, axes, top)
         return figure
 
 
 def tokens_page(maps: np.ndarray, names: list[str], image: np.ndarray, regions: np.ndarray, title: str) -> Figure:
-    """The image, its regions in colors (height, width, 3), and each token's map (token, row, col) in [0, 1]."""
+    """The image, its regions in colors (height, width, 3), and each token's map.
+
+    ``maps`` (token, row, col) are scaled to [0, 1] over the tokens; ``names`` says what each token is.
+    """
     across = min(TOKENS_ACROSS, len(maps) + 2)
     down = -(-(len(maps) + 2) // across)
     height = 0.62 * maps.shape[1] / max(maps.shape[1:])
@@ -102,12 +117,12 @@ def tokens_page(maps: np.ndarray, names: list[str], image: np.ndarray, regions: 
             shown = plot_overlay(ax, grid, None, 1.0)
             ax.set_title(name if name != "padding" else str(number), pad=2, fontsize=7)
         figure.suptitle(f"{title}; numbers are padding tokens", fontsize=8.5)
-        _bar(figure, shown, axes, 1.0, "share of the range\nover the tokens")
+        _bar(figure, shown, axes, 100, "% of the range\nover the tokens")
         return figure
 
 
 def _top(values: np.ndarray) -> float:
-    """The end of the page's scale: its largest value, or 1 where there is none."""
+    """The upper end of the color scale: the largest value, or 1 if there is none."""
     return float(np.nanmax(values)) if np.isfinite(values).any() and np.nanmax(values) > 0 else 1.0
 
 
@@ -127,6 +142,6 @@ def _bare(ax: Axes) -> None:
 
 
 def _bar(figure: Figure, shown: Any, axes: np.ndarray, top: float, label: str | None = None) -> None:
-    scale = ScalarMappable(Normalize(0, top), shown.get_cmap())  # solid colors, whatever the overlay's
+    scale = ScalarMappable(Normalize(0, top), shown.get_cmap())  # in solid colors, even if the overlay is transparent
     bar = figure.colorbar(scale, ax=axes, fraction=0.03, pad=0.02, shrink=0.9, aspect=25)
     bar.set_label(label or f"probability\n(one scale, 0 to {top:.2g})")

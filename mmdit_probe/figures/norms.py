@@ -1,4 +1,4 @@
-"""The figures of the value norms."""
+"""The figures of value norms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .sheets import plot_sheet
-from .style import IMAGE_COLOR, TEXT_COLOR, house_style
+from .style import IMAGE_COLOR, TEXT_COLOR, house_style, time_label
 
 STREAMS = {
     "image": ("image tokens", IMAGE_COLOR, "o", "-"),
@@ -20,7 +20,7 @@ STREAMS = {
 
 
 def plot_norms(ax: Axes, frame: pd.DataFrame) -> None:
-    """Mean value norm per layer of each stream, with its spread over prompts; ``frame`` is of one timestep."""
+    """Each stream's mean value norm by layer, with its spread over prompts; ``frame`` is a `norms_table` of one timestep."""
     for stream, (label, color, marker, line) in STREAMS.items():
         if frame[stream].isna().all():
             continue
@@ -32,8 +32,11 @@ def plot_norms(ax: Axes, frame: pd.DataFrame) -> None:
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
 
 
-def norms_figure(table: pd.DataFrame) -> Figure:
-    """Seg4Diff's Fig. 4: a panel per timestep, a line per stream; ``table`` is a `norms_table`."""
+def norms_figure(table: pd.DataFrame, steps: int | None = None) -> Figure:
+    """A panel per timestep, a line per stream (Seg4Diff, Fig. 4).
+
+    ``table`` is a `norms_table`. ``steps``, the number of sampling steps, is named with each timestep if it is given.
+    """
     timesteps = sorted(table["timestep"].unique())
     with house_style():
         width = max(4.6, 3.15 * len(timesteps))
@@ -41,14 +44,18 @@ def norms_figure(table: pd.DataFrame) -> Figure:
         for ax, timestep in zip(axes[0], timesteps, strict=True):
             frame = table[table["timestep"] == timestep].sort_values("layer")
             plot_norms(ax, frame)
-            ax.set_title(f"t = {timestep} (sigma {frame['sigma'].iloc[0]:.3f})")
+            ax.set_title(time_label(timestep, frame["sigma"].iloc[0], steps))
         axes[0][0].set_ylabel("mean L2 norm of the values")
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
 
 
-def norm_heads_figure(heads: pd.DataFrame) -> Figure:
-    """Seg4Diff's Fig. 28: a row per timestep, a layer x head sheet per stream, one color scale for all."""
+def norm_heads_figure(heads: pd.DataFrame, steps: int | None = None) -> Figure:
+    """A row per timestep, a sheet of layers and heads per stream, one color scale for all (Seg4Diff, Fig. 28).
+
+    ``heads`` is a `heads_table` of value norms. ``steps``, the number of sampling steps, is named with each timestep if it is
+    given.
+    """
     timesteps = sorted(heads["timestep"].unique())
     streams = [s for s in STREAMS if heads.loc[heads["stream"] == s, "norm"].notna().any()]
     with house_style():
@@ -60,7 +67,7 @@ def norm_heads_figure(heads: pd.DataFrame) -> Figure:
                 chosen = heads[(heads["timestep"] == timestep) & (heads["stream"] == stream)]
                 shown = plot_sheet(ax, chosen, "norm", top)
                 ax.set_title(STREAMS[stream][0])
-            row[0].set_ylabel(f"t = {timestep} (sigma {chosen['sigma'].iloc[0]:.3f})\nhead")
+            row[0].set_ylabel(f"{time_label(timestep, chosen['sigma'].iloc[0], steps)}\nhead")
         for ax in axes[-1]:
             ax.set_xlabel("layer")
         figure.colorbar(shown, ax=axes, label="mean L2 norm of the values", shrink=0.9)

@@ -1,4 +1,4 @@
-"""The pages of principal components, and the lines that say what the features vary with."""
+"""Figures of principal components, and of how much position and class explain of the features."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style, plain
+from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style, plain, time_label
 
 ACROSS = 12
-"""Layers side by side at most."""
-BESIDE = 12
-"""Tokens up to which the panels of query, key and value stand side by side; of more they stand below each other."""
+"""Most layers side by side."""
+FEW_TOKENS = 12
+"""Up to so many tokens the panels of query, key and value stand side by side, else below each other."""
 SOURCES = {"position_r2": ("row and column", IMAGE_COLOR, "o"), "class_r2": ("class", TEXT_COLOR, "s")}
 LINES = {"query": ":", "key": "--", "value": "-"}
 
 
-def pca_page(colors: xr.DataArray, image: np.ndarray) -> Figure:
-    """One timestep: rows are query, key and value, columns are layers, three components as red, green and blue.
+def pca_page(colors: xr.DataArray, image: np.ndarray, steps: int | None = None) -> Figure:
+    """The image tokens at one timestep: rows are query, key and value, columns are layers.
 
-    ``colors`` is (layer, feature, row, col, component) in [0, 1]; ``image`` (height, width, 3) uint8.
+    ``colors`` (layer, feature, row, col, component) in [0, 1] are three components as red, green and blue; ``image`` is
+    (height, width, 3) uint8 RGB. ``steps``, the number of sampling steps, is named with each timestep if it is given.
     """
     layers, features = colors["layer"].values, colors["feature"].values
     bands = -(-len(layers) // ACROSS)
@@ -44,20 +45,20 @@ def pca_page(colors: xr.DataArray, image: np.ndarray) -> Figure:
                 axes[first + number, col].imshow(colors.values[index, number], interpolation="nearest")
                 if col == 1:
                     _row_label(axes[first + number, col], str(feature))
-        sigma = f"t = {int(colors['timestep'])} (sigma {float(colors['sigma']):.3f})"
-        figure.suptitle(f"Components 1, 2, 3 as red, green, blue; {sigma}", fontsize=9)
+        time = time_label(colors["timestep"], colors["sigma"], steps)
+        figure.suptitle(f"Components 1, 2, 3 as red, green, blue; {time}", fontsize=9)
         return figure
 
 
-def text_page(colors: xr.DataArray) -> Figure:
-    """One timestep of the text tokens: a panel for query, key and value; tokens along x, layers as rows.
+def text_page(colors: xr.DataArray, steps: int | None = None) -> Figure:
+    """The text tokens at one timestep: a panel for query, key and value, tokens along x, layers along y.
 
-    ``colors`` is (layer, feature, token, component) in [0, 1], with the coordinate ``token_text`` where it is known;
-    three components as red, green and blue.
+    ``colors`` (layer, feature, token, component) in [0, 1] are three components as red, green and blue, with the
+    coordinate ``token_text`` if it is known. ``steps``, the number of sampling steps, is named with each timestep if it is given.
     """
     features, names = colors["feature"].values, token_names(colors)
     size = colors.sizes
-    beside = size["token"] <= BESIDE
+    beside = size["token"] <= FEW_TOKENS
     with house_style():
         wide, high = 0.17 * size["token"] + 0.4, 0.11 * size["layer"] + 0.2
         shape = (1, len(features)) if beside else (len(features), 1)
@@ -69,13 +70,13 @@ def text_page(colors: xr.DataArray) -> Figure:
             ax.set_title(str(feature), pad=3)
         for ax in axes[:, 0]:
             ax.set_ylabel("layer")
-        sigma = f"t = {int(colors['timestep'])} (sigma {float(colors['sigma']):.3f})"
-        figure.suptitle(f"Text tokens: components 1, 2, 3 as red, green, blue; {sigma}", fontsize=9)
+        time = time_label(colors["timestep"], colors["sigma"], steps)
+        figure.suptitle(f"Text tokens: components 1, 2, 3 as red, green, blue; {time}", fontsize=9)
         return figure
 
 
 def plot_tokens(ax: Axes, colors: xr.DataArray, names: list[str]) -> None:
-    """Colors (layer, token, component) as a sheet, each token's string below it."""
+    """Draw colors (layer, token, component) as a sheet, with each token's string below it."""
     shown = colors.values
     known = np.isfinite(shown).all(-1, keepdims=True)
     ax.imshow(np.where(known, shown, 1), aspect="auto", interpolation="nearest")
@@ -91,7 +92,7 @@ def plot_tokens(ax: Axes, colors: xr.DataArray, names: list[str]) -> None:
 
 
 def token_names(colors: xr.DataArray) -> list[str]:
-    """Each token's string as a label: special tokens by their kind, positions where nothing is known."""
+    """Each token's label: its text, its kind if it is a special token, its position if neither is known."""
     if "token_text" not in colors.coords:
         return [str(number) for number in range(colors.sizes["token"])]
     pairs = zip(colors["token_text"].values, colors["token_kind"].values, strict=True)
@@ -103,7 +104,7 @@ def _row_label(ax: Axes, text: str) -> None:
 
 
 def plot_r2(ax: Axes, frame: pd.DataFrame, source: str) -> None:
-    """R^2 of query, key and value per layer; ``frame`` is of one timestep, ``source`` a key of `SOURCES`."""
+    """R² of query, key and value by layer; ``frame`` is of one timestep, ``source`` a key of `SOURCES`."""
     name, color, marker = SOURCES[source]
     for feature, line in LINES.items():
         rows = frame[frame["feature"] == feature].sort_values("layer")
@@ -114,8 +115,11 @@ def plot_r2(ax: Axes, frame: pd.DataFrame, source: str) -> None:
     ax.set_title(f"R² from {name}")
 
 
-def r2_figure(table: pd.DataFrame) -> Figure:
-    """A row per timestep: R^2 from position, and from the class where it is known; ``table`` is a `pca_table`."""
+def r2_figure(table: pd.DataFrame, steps: int | None = None) -> Figure:
+    """A row per timestep: R² from position, and from the class if it is known; ``table`` is a `pca_table`.
+
+    ``steps``, the number of sampling steps, is named with each timestep if it is given.
+    """
     table = table[table["stream"] == "image"]
     timesteps = sorted(table["timestep"].unique())
     sources = [source for source in SOURCES if table[source].notna().any()] or ["position_r2"]
@@ -126,7 +130,7 @@ def r2_figure(table: pd.DataFrame) -> Figure:
             frame = table[table["timestep"] == timestep]
             for ax, source in zip(row, sources, strict=True):
                 plot_r2(ax, frame, source)
-            row[0].set_ylabel(f"adjusted R²\nt = {timestep} (sigma {frame['sigma'].iloc[0]:.3f})")
+            row[0].set_ylabel(f"adjusted R²\n{time_label(timestep, frame['sigma'].iloc[0], steps)}")
         handles = [plt.Line2D([], [], color=GUIDE_COLOR, linestyle=line) for line in LINES.values()]
         figure.legend(handles, list(LINES), loc="outside lower center", ncols=3)
         return figure

@@ -1,4 +1,4 @@
-"""Layer x head sheets."""
+"""Sheets of layers and heads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 
 def plot_sheet(ax: Axes, frame: pd.DataFrame, values: str, top: float) -> Any:
-    """The column ``values`` of a frame with ``layer`` and ``head`` as colors from 0 to ``top``: heads down, layers across."""
+    """Draw the column ``values`` of a frame with ``layer`` (x) and ``head`` (y) as colors from 0 to ``top``; returns the image."""
     sheet = frame.pivot(index="head", columns="layer", values=values)
     shown = ax.imshow(sheet, vmin=0, vmax=top, cmap="viridis", aspect="auto", interpolation="nearest")
     every = max(1, -(-sheet.shape[1] // 8))

@@ -1,4 +1,4 @@
-"""Frames to matplotlib axes, in one style for print; nothing here computes."""
+"""The style of all figures, their wording of time, and saving them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from ..storage.files import atomic_write
 
-IMAGE_COLOR, TEXT_COLOR, GUIDE_COLOR = "#0072B2", "#D55E00", "#555555"  # Okabe-Ito: told apart by everyone
+IMAGE_COLOR, TEXT_COLOR, GUIDE_COLOR = "#0072B2", "#D55E00", "#555555"  # Okabe-Ito: distinct for color-blind readers
 STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,  # embedded TrueType: text stays text
     "font.size": 8,
@@ -30,28 +30,39 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Inside, figures have the house style."""
+    """Inside the with block new figures have the house style."""
     with plt.rc_context(STYLE):
         yield
 
 
 def plain(text: str) -> str:
-    """A user's text as it is: dollar signs start no formula."""
+    """A user's text with its dollar signs escaped, so that matplotlib reads no formula in it."""
     return text.replace("$", r"\$")
 
 
+def time_label(timestep: SupportsFloat, sigma: SupportsFloat, steps: int | None = None) -> str:
+    """How figures name a timestep, which counts from the clean end.
+
+    >>> time_label(8, 0.5154, 28)
+    't = 8 of 28 (sigma 0.515)'
+    >>> time_label(8, 0.5154)
+    't = 8 (sigma 0.515)'
+    """
+    return f"t = {int(float(timestep))}{'' if steps is None else f' of {steps}'} (sigma {float(sigma):.3f})"
+
+
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem``.pdf and ``stem``.png and close the figure; a kill leaves old or new files."""
+    """Write ``stem``.pdf and ``stem``.png atomically, close the figure, and return their paths."""
     paths = []
     for kind in ("pdf", "png"):
         path = stem.with_name(f"{stem.name}.{kind}")
-        metadata = {"CreationDate": None} if kind == "pdf" else None  # the same data give the same file
+        metadata = {"CreationDate": None} if kind == "pdf" else None  # so that equal data give equal files
         with (
             atomic_write(path) as part,
             house_style(),
             warnings.catch_warnings(),
-        ):  # fonts are embedded when the file is written
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for an emoji
+        ):  # fonts are embedded here
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # emoji are drawn as boxes
             figure.savefig(part, format=kind, metadata=metadata)
         paths.append(path)
     plt.close(figure)

@@ -1,1 +1,1 @@
-"""tiny-sd3: the embedded model, how it is made, and where its weights are."""
+"""tiny-sd3, the embedded model: its weights, and the code that trained and measured it."""

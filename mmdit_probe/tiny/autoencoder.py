@@ -1,4 +1,4 @@
-"""Training of tiny-sd3's autoencoder."""
+"""Training tiny-sd3's autoencoder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .recipe import Recipe
 
 
 def to_model(images: np.ndarray, device: torch.device) -> Tensor:
-    """(n, h, w, 3) uint8 -> (n, 3, h, w) in [-1, 1]."""
-    pixels = torch.from_numpy(np.array(images)).to(device)  # a copy: the corpus is mapped read-only
+    """Images (n, height, width, 3) uint8 as (n, 3, height, width) in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(images)).to(device)  # a copy, since the corpus is a read-only memory map
     return rearrange(pixels, "n h w rgb -> n rgb h w").float() / 127.5 - 1
 
 
@@ -35,7 +35,7 @@ def _loss(vae: AutoencoderKL, pixels: Tensor, kl_weight: float) -> tuple[Tensor,
 
 
 def train_autoencoder(vae: AutoencoderKL, images: np.ndarray, recipe: Recipe, device: torch.device) -> AutoencoderKL:
-    """Fit ``vae`` to ``images`` (n, 64, 64, 3), then even out its latents."""
+    """Fit ``vae`` to ``images`` (n, 64, 64, 3) uint8, then standardize its latents."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     vae.to(device).train()
@@ -61,10 +61,10 @@ def train_autoencoder(vae: AutoencoderKL, images: np.ndarray, recipe: Recipe, de
 
 @torch.no_grad()
 def _standardize(vae: AutoencoderKL, pixels: Tensor) -> None:
-    """Give all latent channels the same deviation, then state one scalar shift and scale.
+    """Give all latent channels the same standard deviation, then set one scalar shift and scale.
 
-    The deviation goes into the last encoder and the first decoder convolution, which changes no
-    image; a shift of each channel could not (the decoder pads with zeros).
+    The deviations are moved into the last convolution of the encoder and the first of the decoder, which leaves decoded
+    images unchanged; the channels' means could not be moved, because the decoder pads with zeros.
     """
     channels = vae.config.latent_channels
     deviation = vae.encode(pixels).latent_dist.mean.std((0, 2, 3))

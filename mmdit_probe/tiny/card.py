@@ -1,4 +1,4 @@
-"""The model card, from the numbers that `evaluate` measured."""
+"""Writing the model card from the numbers that `evaluate` measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .recipe import Recipe
 
 
 def write_card(numbers: dict[str, Any], recipe: Recipe, path: Path) -> Path:
-    """MODEL_CARD.md; every figure in it comes from ``numbers`` or ``recipe``."""
+    """Write MODEL_CARD.md; every number in it comes from ``numbers`` (evaluation.json) or ``recipe``."""
     parts = [
         _head(numbers, recipe),
         _masks(numbers),
@@ -125,7 +125,7 @@ mIoU of layer {expert} on the validation scenes, by timestep of 28 counted from 
 def _samples(numbers: dict[str, Any]) -> str:
     read = numbers["samples"]
     prompts = "\n".join(f"{number + 1}. {prompt}" for number, prompt in enumerate(numbers["prompts"]))
-    return f"""## ImageGrid
+    return f"""## Sample images
 
 28 steps, one seed, prompts below in reading order; none was picked. In the images of {read["count"]} held-out prompts, these among
 them, the scene reader finds {read["grounds"]:.1%} of the grounds, {read["shapes"]:.1%} of the shapes and {read["colored shapes"]:.1%} of the shapes in their color.
@@ -138,17 +138,17 @@ them, the scene reader finds {read["grounds"]:.1%} of the grounds, {read["shapes
 def _files(numbers: dict[str, Any]) -> str:
     retrieval, reader = numbers["clip_retrieval"], numbers["reader"]
     rows = [[f"`{name}`", f"`{digest}`"] for name, digest in numbers["sha256"].items()]
-    return f"""## The tiny CLIP beside it
+    return f"""## The tiny CLIP
 
-A transformers `CLIPModel` trained contrastively on the same scenes, for CLIP scores offline. Among {retrieval["count"]} held-out
+A transformers `CLIPModel` trained contrastively on the same scenes, for CLIP metrics offline. Among {retrieval["count"]} held-out
 images and their sentences it finds the right sentence for {retrieval["images"]:.1%} of the images and the right image for
 {retrieval["sentences"]:.1%} of the sentences.
 
-## The scene reader beside it
+## The scene reader
 
-A small convolutional network that reads grounds, shapes and colors off an image, for the exact scene score. On
+A small convolutional network that reads grounds, shapes and colors off an image, for the scene metric. On
 {reader["count"]} held-out scenes it finds {reader["recall"]:.1%} of the facts, {reader["precision"]:.1%} of the facts it reads are true, and it reads
-{reader["whole_scenes"]:.1%} of the scenes without any error; a scene's own sentence scores {reader["score_of_own_sentence"]:.3f} on average.
+{reader["whole_scenes"]:.1%} of the scenes without any error; the scene metric of a scene's own sentence is {reader["own_sentence"]:.3f} on average.
 
 ## Files
 

@@ -1,4 +1,4 @@
-"""The tiny CLIP: a transformers CLIPModel trained contrastively on the same scenes, for scores offline."""
+"""The tiny CLIP: a transformers CLIPModel trained contrastively on the same scenes, for CLIP metrics offline."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_clip(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def make_processor(recipe: Recipe) -> CLIPProcessor:
-    """The processor that goes with it: pixels to [-1, 1], as `to_model` does."""
+    """Its processor, which scales pixels to [-1, 1] like `to_model`."""
     images = CLIPImageProcessor(
         size={"height": 64, "width": 64}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
@@ -54,14 +54,14 @@ def make_processor(recipe: Recipe) -> CLIPProcessor:
 
 
 def contrastive_loss(logits: Tensor, captions: np.ndarray) -> Tensor:
-    """Symmetric cross-entropy; images of one and the same caption share the target evenly."""
+    """Symmetric cross-entropy; images with the same caption share the target evenly."""
     same = torch.from_numpy(captions[:, None] == captions[None, :]).to(logits)
     target = same / same.sum(1, keepdim=True)
     return 0.5 * (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target))
 
 
 def train_clip(corpus: Corpus, recipe: Recipe, work: Path, device: torch.device, save_every: int = 250) -> CLIPModel:
-    """Train to the end, resuming from the work folder's checkpoint."""
+    """Train to the end; continues from the checkpoint in the work folder if there is one."""
     tokenizer = make_tokenizer(recipe.text_length)
     model = make_clip(recipe, tokenizer).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.clip_rate, weight_decay=0.05, betas=(0.9, 0.98))

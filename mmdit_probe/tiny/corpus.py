@@ -1,4 +1,4 @@
-"""The training scenes as arrays, drawn once and kept in the work folder."""
+"""The training scenes as arrays, drawn once and saved in the work folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHUNK = 500
 
 @dataclass(frozen=True)
 class Corpus:
-    """``images`` (n, 64, 64, 3) uint8 and ``captions``, n tuples of caption variants."""
+    """``images`` (n, 64, 64, 3) uint8, and ``captions`` (n, variants) of text."""
 
     images: np.ndarray
     captions: np.ndarray
@@ -30,7 +30,7 @@ def _draw(task: tuple[int, int, int]) -> tuple[np.ndarray, list[list[str]]]:
 
 
 def make_corpus(count: int, variants: int, work: Path) -> Corpus:
-    """The first ``count`` training scenes, read from ``work`` if they were drawn before."""
+    """The first ``count`` training scenes, read from ``work`` if they have been drawn before."""
     image_file, caption_file = work / f"scenes_{count}.npy", work / f"captions_{count}x{variants}.npy"
     if not caption_file.exists():
         tasks = [(start, min(start + _CHUNK, count), variants) for start in range(0, count, _CHUNK)]

@@ -1,4 +1,4 @@
-"""Measure tiny-sd3 and write its numbers and model card: ``python -m mmdit_probe.tiny.evaluate``.
+"""Measures tiny-sd3 and writes its numbers and model card: ``python -m mmdit_probe.tiny.evaluate``.
 
 Layer and timestep are chosen on validation scenes and reported on test scenes, over several noise seeds.
 """
@@ -35,13 +35,13 @@ TIMESTEPS = (2, 4, 6, 8, 10, 12, 16, 20, 24)
 SHOWN = 40
 """Images in the model card."""
 BLUR_TIMESTEP = 8
-"""Where the harm of a blur is measured: the paper's timestep; with less noise the caption hardly matters at all."""
+"""The timestep at which the harm of a blur is measured, the paper's; with less noise the caption hardly matters."""
 GUIDANCE, TEXT_POSITIONS = 7.5, 0
-"""Guidance scale and zero T5 positions of the embedded model's defaults."""
+"""The embedded model's default guidance scale and number of (all-zero) T5 positions."""
 
 
 def choose(pipe: Any, held_out: list[Scene]) -> tuple[int, int, pd.DataFrame]:
-    """The layer and timestep with the best masks, and mIoU by timestep and layer."""
+    """The layer and timestep with the highest mIoU, and a table of mIoU by timestep and layer."""
     frames = [
         measure_layers(pipe, held_out, t, 0, TEXT_POSITIONS)[0] for t in tqdm(TIMESTEPS, "choosing layer and timestep")
     ]
@@ -120,7 +120,7 @@ def read_samples(prompts: list[str], images: np.ndarray) -> dict[str, float]:
 
 
 def sample_sheet(images: np.ndarray, path: Path, across: int = 10) -> None:
-    """Images in rows of ``across``, twice enlarged."""
+    """Save images in rows of ``across``, enlarged twice."""
     rows = [np.concatenate(list(images[i : i + across]), 1) for i in range(0, len(images), across)]
     sheet = Image.fromarray(np.concatenate(rows))
     sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(path, optimize=True)
@@ -133,7 +133,7 @@ def main(
     validation_count: Annotated[int, typer.Option(help="Validation scenes.")] = 200,
     test_count: Annotated[int, typer.Option(help="Test scenes.")] = 300,
 ) -> None:
-    """Measure the embedded model; writes evaluation.json, probe_defaults.json, samples.png and MODEL_CARD.md beside it."""
+    """Measure the embedded model; writes evaluation.json, probe_defaults.json, samples.png and MODEL_CARD.md to its folder."""
     folder = embedded_folder()
     file = folder / "evaluation.json"
     pipe = load_pipeline()

@@ -1,4 +1,4 @@
-"""From trained parts to the pipeline folder that the package ships."""
+"""Saving the trained parts as the pipeline folder that the package ships."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .recipe import Recipe
 
 
 def make_pipeline(denoiser: Denoiser, vae: AutoencoderKL, recipe: Recipe) -> StableDiffusion3Pipeline:
-    """The parts as a pipeline, on the CPU."""
+    """A pipeline of the trained parts."""
     tokenizer, tokenizer_2 = make_tokenizers(recipe)
     pipe = StableDiffusion3Pipeline(
         transformer=denoiser.transformer,
@@ -33,7 +33,7 @@ def make_pipeline(denoiser: Denoiser, vae: AutoencoderKL, recipe: Recipe) -> Sta
 
 
 def save_half(pipe: StableDiffusion3Pipeline, folder: Path) -> None:
-    """Write the pipeline folder in fp16 safetensors, without where its parts were loaded from."""
+    """Save the pipeline in fp16 safetensors, without the paths that its parts were loaded from."""
     pipe.to(torch.float16).save_pretrained(folder)
     for file in folder.glob("*/config.json"):
         settings = json.loads(file.read_text())
@@ -42,7 +42,7 @@ def save_half(pipe: StableDiffusion3Pipeline, folder: Path) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of each weight file."""
+    """SHA-256 of each weight file, by its path in ``folder``."""
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*.safetensors"))

@@ -22,7 +22,7 @@ from .recipe import Recipe
 
 
 class Denoiser(nn.Module):
-    """The transformer and its text encoders, trained as one."""
+    """The transformer and its text encoders, trained jointly."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Denoiser(nn.Module):
         self.transformer: SD3Transformer2DModel = make_transformer(recipe)
 
     def encode(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids (2, batch, length) -> token features (batch, length, width), pooled (batch, width)."""
+        """Embeddings (batch, length, width) and pooled vectors (batch, width) of token ids (2, batch, length)."""
         outputs = [encoder(i, output_hidden_states=True) for encoder, i in zip(self.text_encoders, ids, strict=True)]
         features = torch.cat([output.hidden_states[-2] for output in outputs], -1)
         return features, torch.cat([output.text_embeds for output in outputs], -1)
@@ -40,8 +40,8 @@ class Denoiser(nn.Module):
     def forward(self, noisy: Tensor, sigma: Tensor, ids: Tensor, keep_pooled: Tensor, absent: Tensor) -> Tensor:
         """The predicted velocity.
 
-        ``absent`` (batch,) is the number of all-zero T5 positions. They are all alike in every layer, so
-        one of them with ``log(absent)`` added to its scores stands exactly for all of them.
+        ``absent`` (batch,) is the number of all-zero T5 positions. They are equal in every layer, so that one of them with
+        ``log(absent)`` added to its scores exactly replaces them all.
         """
         text, pooled = self.encode(ids)
         text = nn.functional.pad(text, (0, 0, 0, 1))
@@ -57,7 +57,7 @@ class Denoiser(nn.Module):
 
 
 def token_ids(captions: np.ndarray, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]) -> Tensor:
-    """Captions (n, variants) -> ids (2, n, variants, length)."""
+    """Token ids (2, n, variants, length) of captions (n, variants)."""
     unique, inverse = np.unique(captions, return_inverse=True)
     tables = [
         torch.tensor(t(list(unique), padding="max_length", truncation=True).input_ids, dtype=torch.int16)
@@ -67,7 +67,7 @@ def token_ids(captions: np.ndarray, tokenizers: tuple[CLIPTokenizer, CLIPTokeniz
 
 
 class FlowTrainer:
-    """Resumable training; each step draws its data from its own number, so a resumed run is the same run."""
+    """Resumable training; a step's data depend on its number alone, so that a resumed run continues exactly."""
 
     def __init__(self, latents: Tensor, ids: Tensor, recipe: Recipe, work: Path, device: torch.device) -> None:
         self.latents, self.ids, self.recipe, self.device = latents, ids, recipe, device
@@ -83,14 +83,14 @@ class FlowTrainer:
             self._load()
 
     def rate(self, step: int) -> float:
-        """Warm-up, a long constant, and a cosine down to 0."""
+        """The learning rate: warm-up, constant, then a cosine down to 0."""
         recipe = self.recipe
         decay_from = self.steps * (1 - recipe.decay_fraction)
         late = max(0.0, (step - decay_from) / (self.steps - decay_from))
         return recipe.rate * min(1.0, (step + 1) / recipe.warmup_steps) * 0.5 * (1 + math.cos(math.pi * late))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Clean latents, noise, sigma, ids, and what the text stream sees, of one step."""
+        """One step's clean latents, noise, sigma, token ids and, stacked, ``keep_pooled`` and ``absent`` of `Denoiser.forward`."""
         recipe = self.recipe
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         size = recipe.batch
@@ -102,8 +102,8 @@ class FlowTrainer:
         keep = (torch.rand(size, generator=generator) < recipe.pooled_keep).float()
         absent = torch.tensor(recipe.absent_t5)[torch.randint(len(recipe.absent_t5), (size,), generator=generator)]
         text = torch.stack([keep, absent.float()])
-        parts = clean, noise, sigma, self.ids[:, chosen, variant].long(), text
-        return tuple(part.to(self.device) for part in parts)  # type: ignore[return-value]
+        ids, device = self.ids[:, chosen, variant].long(), self.device
+        return clean.to(device), noise.to(device), sigma.to(device), ids.to(device), text.to(device)
 
     def _train_step(self) -> float:
         clean, noise, sigma, ids, (keep, absent) = self.batch(self.step)
@@ -140,7 +140,7 @@ class FlowTrainer:
                 yield self.step
 
     def log(self, **values: object) -> None:
-        """Append one JSON line."""
+        """Append a line of JSON to flow.jsonl."""
         samples = self.step * self.recipe.batch
         with self.log_file.open("a") as lines:
             lines.write(
@@ -148,7 +148,7 @@ class FlowTrainer:
             )
 
     def save(self) -> None:
-        """Write the checkpoint; a kill leaves the old one or the new one."""
+        """Write the checkpoint atomically."""
         state = {
             "model": self.model.state_dict(),
             "ema": self.ema,

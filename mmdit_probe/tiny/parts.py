@@ -1,4 +1,4 @@
-"""The parts of tiny-sd3, untrained: genuine diffusers and transformers classes by their constructors."""
+"""The untrained parts of tiny-sd3: classes of diffusers and transformers, built by their constructors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .tokenizer import make_tokenizer
 
 
 def make_tokenizers(recipe: Recipe) -> tuple[CLIPTokenizer, CLIPTokenizer]:
-    """Two tokenizers of one vocabulary; as in SD3 the first pads with the end token, the second with "!"."""
+    """Two tokenizers with the same vocabulary; as in SD3, the first pads with the end token, the second with "!"."""
     return make_tokenizer(recipe.text_length), make_tokenizer(recipe.text_length, pad="!")
 
 
 def make_autoencoder(recipe: Recipe) -> AutoencoderKL:
-    """8 times down, 16 channels, no attention."""
+    """An autoencoder without attention that downsamples 8 times to 16 channels."""
     levels = len(recipe.autoencoder_channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -59,7 +59,7 @@ def make_text_encoder(recipe: Recipe, which: int, tokenizer: CLIPTokenizer) -> C
 
 
 def make_transformer(recipe: Recipe) -> SD3Transformer2DModel:
-    """The MM-DiT, with modulations and output zeroed so that training starts from the identity."""
+    """The MM-DiT, with modulations and output set to 0, so that training starts from the identity."""
     transformer = SD3Transformer2DModel(
         sample_size=8,
         patch_size=1,

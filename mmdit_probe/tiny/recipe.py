@@ -1,4 +1,4 @@
-"""Every number of tiny-sd3's making, in one place."""
+"""Every setting of tiny-sd3's training, in one place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Recipe:
 
     seed: int = 0
     scenes: int = 100_000
-    """Distinct training scenes; each has `caption_variants` captions."""
+    """Number of training scenes, each with ``caption_variants`` captions."""
     caption_variants: int = 4
     text_length: int = 24
     """Positions of each CLIP tokenizer, start and end tokens included."""
@@ -24,7 +24,7 @@ class Recipe:
     autoencoder_rate: float = 2e-3
     kl_weight: float = 1e-4
 
-    # text encoders, side by side: widths add up to the joint attention width
+    # text encoders, whose embeddings are concatenated: the widths add up to the joint attention width
     text_widths: tuple[int, int] = (64, 128)
     text_layers: tuple[int, int] = (2, 3)
     token_std: float = 0.5
@@ -40,20 +40,18 @@ class Recipe:
     rate: float = 1e-3
     warmup_steps: int = 500
     decay_fraction: float = 0.3
-    """The last part of the steps, over which the rate falls to 0 by a cosine."""
+    """Share of the steps, the last ones, over which the rate falls to 0 by a cosine."""
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     ema: float = 0.998
     noise_mean: float = 1.0
-    """Mean of the logit-normal noise level: more noise than SD3's 0, because with little noise the
-    image itself tells what each token is, the caption is not needed and so not learned."""
+    """Mean of the logit-normal noise level; more noise than SD3's 0, because with little noise the image itself shows what each
+    token is, and the caption is not learned."""
     noise_std: float = 1.0
     pooled_keep: float = 0.2
-    """WorkerShare of the samples that see the pooled text vector; without it the words have to come
-    through attention."""
+    """Share of the samples that see the pooled text vector; without it the words must come through attention."""
     absent_t5: tuple[int, ...] = (0, 77, 256)
-    """Numbers of all-zero T5 positions, drawn evenly: diffusers appends `max_sequence_length` of
-    them where T5 is absent."""
+    """Numbers of all-zero T5 positions, drawn evenly; diffusers appends ``max_sequence_length`` of them if T5 is absent."""
 
     # tiny CLIP
     clip_width: int = 128
@@ -74,5 +72,5 @@ class Recipe:
 
     @property
     def text_width(self) -> int:
-        """Width of the text features that the transformer takes."""
+        """Width of the text embeddings that the transformer takes."""
         return sum(self.text_widths)

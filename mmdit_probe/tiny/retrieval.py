@@ -1,4 +1,4 @@
-"""How well the tiny CLIP tells scenes apart."""
+"""How often the tiny CLIP finds a scene's sentence, and a sentence's scene."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..datasets.scenes import scenes
 
 @torch.no_grad()
 def retrieval_accuracy(folder: Path, count: int = 300) -> dict[str, float]:
-    """WorkerShare of ``count`` test images whose own full sentence scores highest among all, and the reverse."""
+    """Share of ``count`` test images whose own sentence is ranked first ("images"), and the reverse ("sentences"), in [0, 1]."""
     model, processor = CLIPModel.from_pretrained(folder).float().eval(), CLIPProcessor.from_pretrained(folder)
     chosen = list(scenes("test", count))
     texts = [scene.sentence() for scene in chosen]

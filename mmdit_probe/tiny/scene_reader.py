@@ -1,4 +1,4 @@
-"""Training of the scene reader, and how often it is right."""
+"""Training the scene reader, and measuring its accuracy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .recipe import Recipe
 
 
 def targets(chosen: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-    """Grounds (n, 8) in {0, 1}; per shape (n, 8) 0 for absent, else 1 + its color's number."""
+    """Targets of scenes: grounds (n, 8) in {0, 1}; shapes (n, 8), 0 if absent, else 1 + the index of the color."""
     grounds, things = torch.zeros(len(chosen), len(GROUNDS)), torch.zeros(len(chosen), len(THINGS), dtype=torch.long)
     for i, scene in enumerate(chosen):
         for ground in scene.grounds:
@@ -33,7 +33,7 @@ def targets(chosen: Sequence[Scene]) -> tuple[Tensor, Tensor]:
 
 
 def train_reader(vae: AutoencoderKL, recipe: Recipe, device: torch.device) -> ReaderNetwork:
-    """Fit the reader to training scenes; every second image has gone through the autoencoder, as generated ones have."""
+    """Fit the reader to training scenes; every second image is passed through the autoencoder, like generated ones."""
     chosen = list(tqdm(scenes("train", recipe.reader_scenes), "drawing scenes", recipe.reader_scenes, mininterval=5))
     images = np.stack([scene.image for scene in chosen])
     images[1::2] = _decoded(vae, images[1::2], device)
@@ -59,7 +59,7 @@ def train_reader(vae: AutoencoderKL, recipe: Recipe, device: torch.device) -> Re
 
 
 def save_reader(network: ReaderNetwork, folder: Path) -> None:
-    """Write the reader in fp16."""
+    """Save the reader in fp16."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {n: weight.cpu().half().contiguous() for n, weight in network.state_dict().items()},
@@ -78,7 +78,11 @@ def _decoded(vae: AutoencoderKL, images: np.ndarray, device: torch.device) -> np
 
 
 def reader_accuracy(reader: SceneReader, count: int = 500) -> dict[str, float]:
-    """On test scenes: share of their facts found, share of the facts read that are true, share of scenes read whole."""
+    """Accuracy on ``count`` test scenes, each number in [0, 1].
+
+    ``recall`` and ``precision`` are of facts, ``whole_scenes`` is the share of scenes read without an error, and
+    ``own_sentence`` the mean scene metric of the scenes' own sentences.
+    """
     chosen = list(scenes("test", count))
     read = reader.read([scene.image for scene in chosen])
     true = [scene_facts(scene) for scene in chosen]
@@ -89,6 +93,6 @@ def reader_accuracy(reader: SceneReader, count: int = 500) -> dict[str, float]:
         "recall": hits / sum(map(len, true)),
         "precision": hits / sum(map(len, read)),
         "whole_scenes": float(np.mean([r == t for r, t in zip(read, true, strict=True)])),
-        "score_of_own_sentence": float(np.mean(stated[kept])),
+        "own_sentence": float(np.mean(stated[kept])),
         "count": count,
     }

@@ -1,4 +1,4 @@
-"""A real CLIP tokenizer whose byte-pair merges make one token of each word of the scenes' captions."""
+"""A CLIP tokenizer whose byte-pair merges turn each word of the scenes' captions into one token."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def learn_merges(words: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Byte-pair merges, most frequent pair first, until each word is one piece.
+    """Byte-pair merges, most frequent pair first, until each word is a single token.
 
-    Learning on all words together keeps the merges from colliding: the merge that makes "and" also
-    applies inside "sand", and the later merges count on it.
+    They are learned on all words together, so that they do not collide: the merge that makes "and" also applies inside
+    "sand", and later merges rely on it.
     """
     pieces = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
     merges: list[tuple[str, str]] = []
@@ -46,7 +46,7 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def make_tokenizer(length: int, pad: str = END) -> CLIPTokenizer:
-    """The tokenizer; any text is accepted, words outside `WORDS` fall apart into letters."""
+    """The tokenizer, of ``length`` positions; words that are not in `WORDS` are split into letters."""
     letters = sorted(ByteLevel.alphabet())
     merges = learn_merges(WORDS)
     pieces = [*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges), START, END]

@@ -1,8 +1,8 @@
-"""Make tiny-sd3: ``python -m mmdit_probe.tiny.train --work DIR``.
+"""Trains tiny-sd3: ``python -m mmdit_probe.tiny.train --work DIR``.
 
-Stages, each resumed or skipped if its result is in the work folder: draw the scenes, fit the autoencoder, train the
-transformer with its text encoders, train the tiny CLIP and the scene reader, and export. No mask enters any of them;
-masks are only looked at to log how the layers ground words.
+The stages are: draw the scenes, fit the autoencoder, train the transformer with its text encoders, train the tiny CLIP and the
+scene reader, and export. Each is resumed, or skipped if its result is in the work folder. No stage uses a mask; masks are only
+read to log how well the layers ground words.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOG_TIMESTEP, _LOG_SCENES = 8, 50
 
 
 def fit_autoencoder(corpus: Corpus, recipe: Recipe, work: Path, device: torch.device) -> AutoencoderKL:
-    """The autoencoder, trained unless the work folder has it."""
+    """The autoencoder, trained if it is not in the work folder."""
     folder = work / "vae"
     if not folder.exists():
         vae = train_autoencoder(make_autoencoder(recipe), corpus.images, recipe, device)
@@ -41,7 +41,7 @@ def fit_autoencoder(corpus: Corpus, recipe: Recipe, work: Path, device: torch.de
 
 
 def fit_flow(corpus: Corpus, vae: AutoencoderKL, recipe: Recipe, work: Path, device: torch.device) -> Denoiser:
-    """The transformer and text encoders with averaged weights; logs mIoU per layer at each checkpoint."""
+    """The transformer and text encoders with averaged weights; logs each layer's mIoU at each checkpoint."""
     file = work / "latents.pt"
     if not file.exists():
         torch.save(encode_all(vae, corpus.images, device), file)
@@ -55,7 +55,7 @@ def fit_flow(corpus: Corpus, vae: AutoencoderKL, recipe: Recipe, work: Path, dev
 
 
 def fit_reader(vae: AutoencoderKL, recipe: Recipe, work: Path, device: torch.device) -> ReaderNetwork:
-    """The scene reader, trained unless the work folder has it."""
+    """The scene reader, trained if it is not in the work folder."""
     folder = work / "scene-reader"
     if not folder.exists():
         save_reader(train_reader(vae, recipe, device), folder)
@@ -69,7 +69,7 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all.")] = 0,
     samples: Annotated[int, typer.Option(help="Training samples of the transformer.")] = Recipe.samples,
 ) -> None:
-    """Make tiny-sd3, the tiny CLIP and the scene reader."""
+    """Train tiny-sd3, the tiny CLIP and the scene reader."""
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     work.mkdir(parents=True, exist_ok=True)
     if threads:
