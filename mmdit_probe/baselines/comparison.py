@@ -19,6 +19,7 @@ from ..datasets.registry import held_out_scenes
 from ..evaluation.run import run_evaluation
 from ..evaluation.tables import Evaluation, tabulate
 from ..evaluation.trivial import TRIVIAL
+from ..families import Pipeline
 from ..pipelines.defaults import expert_layer
 from ..storage.digests import model_fingerprint
 from .loaded import LoadedMethod
@@ -84,7 +85,7 @@ class Comparison:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         model: str,
         config: ComparisonConfig,
         out: Path,
@@ -169,14 +170,14 @@ class Comparison:
             layers=(self.layer,), timesteps=(own.timestep,), batch=own.batch, seed=own.seed, **options
         )
 
-    def _named(self, pipe: Any, model: str, selection: Selection, scenes: LabeledImages) -> Evaluation:
+    def _named(self, pipe: Pipeline, model: str, selection: Selection, scenes: LabeledImages) -> Evaluation:
         name: str = selection.refine
         if selection.refine_entropy is not None:
             name += f"-{selection.refine_entropy:g}-{selection.refine_steps}"
         return self._run(LoadedMethod(selection, pipe), self._config(), scenes, model, name)
 
     def _unsupervised(
-        self, method: Method, threshold: float, scenes: LabeledImages, pipe: Any = None, lora: str = ""
+        self, method: Method, threshold: float, scenes: LabeledImages, pipe: Pipeline | None = None, lora: str = ""
     ) -> Evaluation:
         loaded = LoadedMethod(Selection(method=method, threshold=threshold), self.pipe if pipe is None else pipe)
         config = self._config(task="unsupervised", trivial=True)

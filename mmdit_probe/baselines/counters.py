@@ -12,6 +12,7 @@ from ..configs import EvaluateConfig, SegmentConfig, as_dict
 from ..configs.baselines import DiffCutConfig, DiffSegConfig, RefineConfig
 from ..evaluation.counter import Loaded, MapCounter
 from ..evaluation.counts import matched_counts, offered
+from ..families import Pipeline
 from ..metrics.segmentation import measure_labels
 from ..pipelines.defaults import expert_layer
 from ..pipelines.layers import chosen_layers
@@ -51,7 +52,7 @@ class BaselineCounter:
 class RegionCounter:
     """DiffSeg's or DiffCut's steps on all layers and timesteps asked for of an MM-DiT."""
 
-    def __init__(self, pipe: Any, config: EvaluateConfig, baseline: DiffSegConfig | DiffCutConfig) -> None:
+    def __init__(self, pipe: Pipeline, config: EvaluateConfig, baseline: DiffSegConfig | DiffCutConfig) -> None:
         if config.heads != "mean":
             raise ValueError(f"evaluate: method {config.method} takes the mean over heads; leave heads out")
         self.reader = RegionReader(
@@ -81,7 +82,7 @@ class RegionCounter:
 
 
 def refined_counter(
-    pipe: Any, config: EvaluateConfig, baseline: RefineConfig, masks: Masks | None = None
+    pipe: Pipeline, config: EvaluateConfig, baseline: RefineConfig, masks: Masks | None = None
 ) -> MapCounter:
     """Seg4Diff with a baseline's refinement; ``masks`` are for corrclip-vote, None takes connected parts of one color."""
     if config.heads != "mean":
@@ -93,7 +94,7 @@ def refined_counter(
 
 
 def refined_reader(
-    pipe: Any, baseline: RefineConfig, config: EvaluateConfig | SegmentConfig, layers: Any, timesteps: Any
+    pipe: Pipeline, baseline: RefineConfig, config: EvaluateConfig | SegmentConfig, layers: Any, timesteps: Any
 ) -> MapReader:
     """Reads the maps that ``config.refine`` asks for; for corrclip-vote these are the plain ones."""
     options: dict[str, Any] = {
@@ -115,7 +116,7 @@ def correction(refine: str, baseline: RefineConfig, masks: Masks | None) -> Corr
 
 
 def refined_segmenter(
-    pipe: Any, layer: int | None, config: SegmentConfig, baseline: RefineConfig, masks: Masks | None = None
+    pipe: Pipeline, layer: int | None, config: SegmentConfig, baseline: RefineConfig, masks: Masks | None = None
 ) -> OpenVocabularySegmenter:
     """Seg4Diff's segmenter with a baseline's refinement; ``layer`` None is the model's expert layer."""
     layer = expert_layer(pipe) if layer is None else layer

@@ -11,8 +11,6 @@ background.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -20,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..configs.baselines import DiffCutConfig
-from ..families import output_projection, unet_places
+from ..families import Pipeline, output_projection, unet_places
 from ..segmentation.result import Segmentation
 from ..segmentation.segmenters import ImageLike
 from ..storage.images import as_rgb
@@ -53,7 +51,7 @@ class DiffCut:
         config: the released settings by default.
     """
 
-    def __init__(self, pipe: Any, config: DiffCutConfig | None = None) -> None:
+    def __init__(self, pipe: Pipeline, config: DiffCutConfig | None = None) -> None:
         self.config = config or DiffCutConfig()
         self.reader = UNetReader(pipe, self.config.side, self.config.timestep, self.config.seed)
         places = unet_places(pipe)

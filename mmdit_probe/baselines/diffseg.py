@@ -12,7 +12,6 @@ center square, as the original, and the whole image stretched.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch.nn import functional
 
 from ..attention.joint import JointAttention
 from ..configs.baselines import DiffSegConfig
+from ..families import Pipeline
 from ..segmentation.result import Segmentation
 from ..segmentation.segmenters import ImageLike
 from ..storage.images import as_rgb
@@ -40,7 +40,7 @@ class DiffSeg:
         config: the released settings by default.
     """
 
-    def __init__(self, pipe: Any, config: DiffSegConfig | None = None) -> None:
+    def __init__(self, pipe: Pipeline, config: DiffSegConfig | None = None) -> None:
         self.config = config or DiffSegConfig()
         self.reader = UNetReader(pipe, self.config.side, self.config.timestep, noisy=False)
 

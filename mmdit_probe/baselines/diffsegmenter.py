@@ -13,7 +13,6 @@ of its embeddings from the empty prompt's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from torch.nn import functional
 from ..attention.joint import JointAttention
 from ..attention.reductions import i2t_maps
 from ..configs.baselines import DiffSegmenterConfig
-from ..families import UNET_SELF, denoiser_of
+from ..families import UNET_SELF, Pipeline, denoiser_of
 from ..probe.probe import Probe
 from ..segmentation.class_prompts import checked_classes
 from ..segmentation.result import Segmentation
@@ -51,7 +50,7 @@ class DiffSegmenter:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         config: DiffSegmenterConfig | None = None,
         caption: Callable[[np.ndarray], str] | None = None,
     ) -> None:

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isqrt
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..attention.joint import JointAttention
 from ..configs.baselines import ISegConfig
-from ..families import UNET_SELF, denoiser_of, unet_places
+from ..families import UNET_SELF, Pipeline, denoiser_of, unet_places
 from ..probe.probe import Probe
 from ..segmentation.class_prompts import checked_classes
 from ..segmentation.result import Segmentation
@@ -45,7 +44,7 @@ class ISeg:
         config: the released settings for VOC by default.
     """
 
-    def __init__(self, pipe: Any, config: ISegConfig | None = None) -> None:
+    def __init__(self, pipe: Pipeline, config: ISegConfig | None = None) -> None:
         self.pipe, self.config = pipe, config or ISegConfig()
         self.reader = UNetReader(pipe, self.config.side, self.config.timestep, self.config.seed)
         self.layer = self._late_layer()

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..configs import EvaluateConfig, GroupConfig, SegmentConfig, as_dict
 from ..evaluation.counter import Counter
+from ..families import Pipeline
 from ..segmentation.class_prompts import checked_classes, class_prompts
 from ..segmentation.result import Segmentation
 from ..segmentation.segmenters import OpenVocabularySegmenter, UnsupervisedSegmenter
@@ -45,14 +46,26 @@ class LoadedMethod:
     """
 
     def __init__(
-        self, selection: Selection, pipe: Any = None, parts: ClipParts | None = None, masks: Masks | None = None
+        self,
+        selection: Selection,
+        pipe: Pipeline | None = None,
+        parts: ClipParts | None = None,
+        masks: Masks | None = None,
     ) -> None:
-        self.selection, self.pipe, self.parts, self.masks = selection, pipe, parts, masks
+        self.selection, self.parts, self.masks = selection, parts, masks
+        self._pipe = pipe
+
+    @property
+    def pipe(self) -> Pipeline:
+        """The backbone's pipeline; `ValueError` for CLIP systems, which have none."""
+        if self._pipe is None:
+            raise ValueError(f"{self.selection.method} has no pipeline: its models are CLIP and what goes with it")
+        return self._pipe
 
     @property
     def is_whole(self) -> bool:
         """Whether this is a system with a backbone of its own, without an MM-DiT's layers, heads and timesteps."""
-        return self.selection.method != SEG4DIFF and getattr(self.pipe, "transformer", None) is None
+        return self.selection.method != SEG4DIFF and getattr(self._pipe, "transformer", None) is None
 
     def system(self, dataset: str = "") -> Any:
         """The whole system with its settings for a data set."""

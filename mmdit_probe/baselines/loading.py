@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..configs.baselines import CorrCLIPConfig
+from ..families import Pipeline
 from ..pipelines.loading import DTYPES, torch_device
 from ..pipelines.pretrained import load_pretrained
 from .corrclip import CorrCLIP
@@ -23,7 +24,7 @@ Masks = Callable[[np.ndarray], np.ndarray]
 UNETS: dict[str, Any] = {"diffsegmenter": DiffSegmenter, "iseg": ISeg, "diffseg": DiffSeg, "diffcut": DiffCut}
 
 
-def unet_system(method: str, pipe: Any, config: Any = None) -> Any:
+def unet_system(method: str, pipe: Pipeline, config: Any = None) -> Any:
     """DiffSegmenter, iSeg, DiffSeg or DiffCut on a loaded pipeline; `ValueError` if the pipeline has no U-Net."""
     return UNETS[method](pipe, config or SYSTEMS[method].config)
 

@@ -24,7 +24,7 @@ from ..attention.reductions import i2t_maps
 from ..configs import GroupConfig
 from ..configs.baselines import DiffCutConfig, DiffSegConfig, RefineConfig
 from ..evaluation.trivial import trivial_regions
-from ..families import denoiser_of, family_of
+from ..families import Pipeline, denoiser_of, family_of
 from ..pipelines.defaults import expert_layer
 from ..pipelines.forward import PromptEmbeddings
 from ..readouts.base import Fields, Readout
@@ -69,7 +69,7 @@ class RefinedReader(MapReader):
         options: keyword arguments of `MapReader`.
     """
 
-    def __init__(self, pipe: Any, method: str, config: RefineConfig, *arguments: Any, **options: Any) -> None:
+    def __init__(self, pipe: Pipeline, method: str, config: RefineConfig, *arguments: Any, **options: Any) -> None:
         check_choice("refine", method, ("diffsegmenter", "iseg"))
         self.method, self.config = method, config
         self.readout = ApplyPerLayer(self._refined)
@@ -143,7 +143,7 @@ def image_features(attention: JointAttention) -> Tensor:
 class RegionReader(MapReader):
     """Regions of images from an MM-DiT's layers, with an empty prompt; takes `MapReader`'s arguments, ``work`` for a readout."""
 
-    def __init__(self, pipe: Any, work: Work, *arguments: Any, **options: Any) -> None:
+    def __init__(self, pipe: Pipeline, work: Work, *arguments: Any, **options: Any) -> None:
         self.readout = ApplyPerLayer(work)
         super().__init__(pipe, self.readout, *arguments, **options)
 
@@ -192,7 +192,11 @@ class JointGrouper:
     """
 
     def __init__(
-        self, pipe: Any, layer: int | None, baseline: DiffSegConfig | DiffCutConfig, config: GroupConfig | None = None
+        self,
+        pipe: Pipeline,
+        layer: int | None,
+        baseline: DiffSegConfig | DiffCutConfig,
+        config: GroupConfig | None = None,
     ) -> None:
         self.config = config or GroupConfig()
         self.layer = expert_layer(pipe) if layer is None else layer

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from mmdit_probe.configs.setting import OUTPUT, Setting
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, OutputConfig
 from .session import Bar, check_image, check_prompts_fit, chosen_prompts, finish, input_image, label, load, lock_output
+
+if TYPE_CHECKING:
+    from mmdit_probe.families import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +115,7 @@ def _prompt(config: ExploreConfig, image: ImageConfig, model: ModelConfig) -> st
 
 
 @contextmanager
-def _steps_shown(pipe: Any, steps: int | None, quiet: bool) -> Iterator[None]:
+def _steps_shown(pipe: Pipeline, steps: int | None, quiet: bool) -> Iterator[None]:
     """A bar of the transformer's calls."""
     from mmdit_probe.families import denoiser_of
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from mmdit_probe.configs import Layers, ModelConfig
+
+if TYPE_CHECKING:
+    from mmdit_probe.families import Pipeline
 
 
 def check_layers(layers: Layers | None, model: ModelConfig) -> None:
@@ -19,7 +22,7 @@ def check_layers(layers: Layers | None, model: ModelConfig) -> None:
             _check(layers, tuple(range(count)))
 
 
-def resolve_layers(pipe: Any, layers: Layers) -> tuple[int, ...]:
+def resolve_layers(pipe: Pipeline, layers: Layers) -> tuple[int, ...]:
     """Layer numbers; says on standard error which layer was taken if the user named none.
 
     ``auto`` asks `find_expert`, ``expert`` the model's defaults.
@@ -37,7 +40,7 @@ def resolve_layers(pipe: Any, layers: Layers) -> tuple[int, ...]:
     return layers
 
 
-def resolve_layer(pipe: Any, layers: Layers) -> int:
+def resolve_layer(pipe: Pipeline, layers: Layers) -> int:
     """The one layer of a command that reads one."""
     found = resolve_layers(pipe, layers)
     if len(found) != 1:
@@ -45,7 +48,7 @@ def resolve_layer(pipe: Any, layers: Layers) -> int:
     return found[0]
 
 
-def _expert(pipe: Any) -> int:
+def _expert(pipe: Pipeline) -> int:
     from mmdit_probe.pipelines.defaults import model_defaults
 
     defaults = model_defaults(pipe)
@@ -55,7 +58,7 @@ def _expert(pipe: Any) -> int:
     return defaults.expert_layer
 
 
-def _found(pipe: Any) -> int:
+def _found(pipe: Pipeline) -> int:
     from mmdit_probe.studies.expert_layer import find_expert
 
     found = find_expert(pipe)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from mmdit_probe.utils.tables import json_rows
 from mmdit_probe.utils.text import checked_once, checked_text
 
 from .options import OutputConfig
+
+if TYPE_CHECKING:
+    from mmdit_probe.families import Pipeline
 
 _held = ExitStack()
 _SHOWN = 2
@@ -58,7 +61,7 @@ def load(model: ModelConfig) -> Any:
     )
 
 
-def check_prompts_fit(pipe: Any, prompts: Sequence[str], max_sequence_length: int | None) -> None:
+def check_prompts_fit(pipe: Pipeline, prompts: Sequence[str], max_sequence_length: int | None) -> None:
     """`ValueError` if the model would read only the beginning of a prompt."""
     from mmdit_probe.pipelines.defaults import model_defaults
     from mmdit_probe.pipelines.prompts import check_length
@@ -77,7 +80,7 @@ def check_image(image: ImageConfig) -> None:
         read_rgb(image.image)
 
 
-def input_image(image: ImageConfig, pipe: Any) -> Any:
+def input_image(image: ImageConfig, pipe: Pipeline) -> Any:
     """The image of --image as the model takes it, None if there is none."""
     from mmdit_probe.pipelines.image_size import load_image
 

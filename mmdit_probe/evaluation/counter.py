@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..attention.reductions import Heads
 from ..configs import EvaluateConfig
+from ..families import Pipeline
 from ..pipelines.layers import chosen_layers
 from ..segmentation.map_reader import MapReader
 from ..segmentation.maps import make_readout
@@ -52,7 +53,7 @@ class MapCounter:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         config: EvaluateConfig,
         reader: MapReader | None = None,
         correct: CorrectionOf | None = None,
@@ -94,7 +95,7 @@ class MapCounter:
         return maps[:, :, None] if self.config.heads == "mean" else maps
 
 
-def _map_reader(pipe: Any, config: EvaluateConfig) -> MapReader:
+def _map_reader(pipe: Pipeline, config: EvaluateConfig) -> MapReader:
     heads: Heads = "mean" if config.heads == "mean" else "all"
     return MapReader(
         pipe,

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..configs import EvaluateConfig
 from ..datasets.registry import open_dataset
+from ..families import Pipeline
 from ..pipelines.defaults import expert_layer
 from ..storage.digests import model_label
 from .run import Counter, run_evaluation
@@ -21,7 +22,7 @@ from .tables import tabulate
 class Ready(NamedTuple):
     """What `run_evaluation` takes for one system and data set; ``counter`` None is Seg4Diff on ``pipe``."""
 
-    pipe: Any
+    pipe: Pipeline | None
     counter: Counter | None
     config: EvaluateConfig
 

@@ -13,6 +13,7 @@ import xarray as xr
 
 from ..configs import EvaluateConfig
 from ..datasets.labeled import LabeledImages, Sample
+from ..families import Pipeline
 from ..storage.images import Crop, cropped, read_rgb
 from ..storage.records import FORMAT, versions
 from ..storage.runs import RunFolder
@@ -29,7 +30,7 @@ SETTING = ("timestep", "layer", "head")
 
 
 def run_evaluation(
-    pipe: Any,
+    pipe: Pipeline | None,
     images: LabeledImages,
     config: EvaluateConfig,
     out: Path,
@@ -72,7 +73,10 @@ def run_evaluation(
     check(config)
     if counter is None and config.method != EvaluateConfig.method:
         raise ValueError(f"evaluate: method {config.method} needs its counter, see baselines.selection")
-    counter = counter or MapCounter(pipe, config)
+    if counter is None:
+        if pipe is None:
+            raise ValueError("evaluate: give a pipeline, or the counter of a system that has none")
+        counter = MapCounter(pipe, config)
     share = share or WorkerShare()
     known = {"images": len(images.samples), "data": images.digest if share.first else ""}
     folder = RunFolder.for_study(out, "evaluate", model, config, **known, **counter.settings)

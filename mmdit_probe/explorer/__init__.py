@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from ..configs import ExploreConfig
+from ..families import Pipeline
 from .contents import Contents, contents_of
 from .measure import measure_exploration
 from .page import Page, make_page
 
 
-def explore(pipe: Any, prompt: str, image: np.ndarray | None = None, **settings: Any) -> Page:
+def explore(pipe: Pipeline, prompt: str, image: np.ndarray | None = None, **settings: Any) -> Page:
     """Make the explorer page of one image; notebooks show it, and ``.save("page.html")`` writes it.
 
     Args:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from ..configs import ExploreConfig, scaled_timesteps
 from ..configs.timesteps import chosen_timesteps
+from ..families import Pipeline
 from ..pipelines.defaults import model_defaults
 from ..pipelines.generation import steps_at
 from ..pipelines.image_size import native_size, token_pixels
@@ -24,7 +24,7 @@ FEW_TIMESTEPS = (8, 28)
 """What a page of a large image holds by default."""
 
 
-def measure_exploration(pipe: Any, config: ExploreConfig, image: np.ndarray | None = None) -> Recording:
+def measure_exploration(pipe: Pipeline, config: ExploreConfig, image: np.ndarray | None = None) -> Recording:
     """Measure one image: ``image`` (height, width, 3) uint8 RGB, or a generated one if None.
 
     The record has ``i2t_group`` (timestep, map_layer, head_group, row, col, token), probabilities in [0, 1] of the chosen
@@ -50,7 +50,7 @@ def measure_exploration(pipe: Any, config: ExploreConfig, image: np.ndarray | No
 
 
 def chosen(
-    pipe: Any, config: ExploreConfig, image: np.ndarray | None = None
+    pipe: Pipeline, config: ExploreConfig, image: np.ndarray | None = None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The layers and timesteps whose maps the page holds: the config's, or by the image's size if they are None."""
     layers, timesteps = config.layers, config.timesteps
@@ -74,7 +74,7 @@ def spread(layers: Sequence[int], expert: int | None) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def _image_tokens(pipe: Any, config: ExploreConfig, image: np.ndarray | None) -> float:
+def _image_tokens(pipe: Pipeline, config: ExploreConfig, image: np.ndarray | None) -> float:
     """The approximate number of image tokens; infinity if the pipeline does not tell its size."""
     try:
         side, token = native_size(pipe), token_pixels(pipe)

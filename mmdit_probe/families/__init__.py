@@ -16,6 +16,7 @@ from .pipeline import (
     denoiser_of,
     device_of,
     latent_pixels,
+    switch_lora,
     uncompiled,
 )
 from .projections import image_projections, output_projection
@@ -56,6 +57,7 @@ __all__ = [
     "run_unet",
     "signal_share",
     "stable_diffusion_3_pipeline",
+    "switch_lora",
     "text_parts_of",
     "token_latents",
     "training_steps",

@@ -88,3 +88,8 @@ def from_module(pipe: Pipeline, name: str) -> Any:
     """``name`` from the module that defines the pipeline's class, or from that of a base class; None if it is in neither."""
     modules = (sys.modules[base.__module__] for base in type(pipe).__mro__)
     return next((getattr(module, name) for module in modules if hasattr(module, name)), None)
+
+
+def switch_lora(pipe: Pipeline, on: bool) -> None:
+    """Let the pipeline compute with its LoRA, or without."""
+    getattr(pipe, "enable_lora" if on else "disable_lora")()

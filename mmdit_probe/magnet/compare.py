@@ -18,6 +18,7 @@ from ..configs.segmentation import Task
 from ..datasets.labeled import LabeledImages
 from ..evaluation.run import run_evaluation
 from ..evaluation.tables import MATCHING_NAMES
+from ..families import Pipeline
 from ..metrics.bootstrap import bootstrap_weights
 from ..metrics.iou import iou
 from ..readouts.region_mass import RegionMass
@@ -35,13 +36,13 @@ AFTER = "magnet"
 TASKS: tuple[Task, ...] = ("open-vocabulary", "unsupervised")
 
 
-def before_and_after(pipe: Any) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
+def before_and_after(pipe: Pipeline) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
     """The contexts in which a pipeline that was loaded with its LoRA computes without it ("before") and with it ("after")."""
     return {"before": lambda: without_lora(pipe), "after": nullcontext}
 
 
 def compare_masks(
-    pipe: Any, images: LabeledImages, layer: int, config: CompareConfig, out: Path, model: str, progress: Progress
+    pipe: Pipeline, images: LabeledImages, layer: int, config: CompareConfig, out: Path, model: str, progress: Progress
 ) -> pd.DataFrame:
     """mIoU of both tasks before and after, one row per task, way of matching and timestep.
 
@@ -103,7 +104,7 @@ def miou_gain(before: np.ndarray, after: np.ndarray, draws: int = 2000) -> tuple
     return float(miou(after.sum(0)) - miou(before.sum(0))), float(low), float(high)
 
 
-def compare_attention(pipe: Any, config: CompareConfig, out: Path, model: str, progress: Progress) -> pd.DataFrame:
+def compare_attention(pipe: Pipeline, config: CompareConfig, out: Path, model: str, progress: Progress) -> pd.DataFrame:
     """I2T mass and value norms of every layer, before and after, averaged over prompts and timesteps.
 
     One row per side and layer: ``i2t`` is the mass in [0, 1]; ``text_to_image`` and ``prompt_to_image`` are ratios of mean
@@ -129,7 +130,7 @@ def compare_attention(pipe: Any, config: CompareConfig, out: Path, model: str, p
     return pd.concat(tables, ignore_index=True)[["side", "layer", "i2t", "text_to_image", "prompt_to_image"]]
 
 
-def compare_images(pipe: Any, config: CompareConfig, out: Path, model: str, progress: Progress) -> ImageGrid:
+def compare_images(pipe: Pipeline, config: CompareConfig, out: Path, model: str, progress: Progress) -> ImageGrid:
     """Images of the same prompts and seeds without the LoRA ("plain") and with it ("magnet"); an interrupted run continues."""
     variants = [Variant(PLAIN, lambda: without_lora(pipe)), Variant(AFTER, nullcontext)]
     own = replace(config, dataset="", limit=None)  # the images do not depend on what the masks are compared on

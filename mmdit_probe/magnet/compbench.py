@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..configs import SamplingConfig
+from ..families import Pipeline
 from ..storage.images import save_image
 from ..studies.image_grid import generate_batch
 from ..utils.progress import Progress
@@ -44,7 +44,7 @@ def sample_file(folder: Path, prompt: str, number: int) -> Path:
 
 
 def export_samples(
-    pipe: Any,
+    pipe: Pipeline,
     prompts: Sequence[str],
     folder: Path,
     generation: SamplingConfig,

@@ -14,13 +14,13 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ..families import denoiser_of, image_projections
+from ..families import Pipeline, denoiser_of, image_projections, switch_lora
 from ..storage.files import unwritable
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 
 
-def add_lora(pipe: Any, rank: int, seed: int = 0) -> list[nn.Parameter]:
+def add_lora(pipe: Pipeline, rank: int, seed: int = 0) -> list[nn.Parameter]:
     """Put a new adapter of ``rank`` (and the same alpha) on every attention layer's image projections; freeze all else.
 
     Returns the adapter's parameters in fp32; the model's output is unchanged until they are trained. `ValueError` if
@@ -53,7 +53,7 @@ def set_lora_weights(transformer: nn.Module, weights: Mapping[str, Tensor]) -> N
     set_peft_model_state_dict(transformer, dict(weights))
 
 
-def save_lora(pipe: Any, folder: Path) -> Path:
+def save_lora(pipe: Pipeline, folder: Path) -> Path:
     """Write the adapter in the format that ``pipe.load_lora_weights(folder)`` and ``--lora folder`` read."""
     transformer = denoiser_of(pipe)
     return write_lora(type(pipe), lora_weights(transformer), transformer.peft_config["default"], folder)
@@ -83,10 +83,10 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def without_lora(pipe: Any) -> Iterator[None]:
+def without_lora(pipe: Pipeline) -> Iterator[None]:
     """Inside the with block the pipeline computes without its LoRA."""
-    pipe.disable_lora()
+    switch_lora(pipe, False)
     try:
         yield
     finally:
-        pipe.enable_lora()
+        switch_lora(pipe, True)

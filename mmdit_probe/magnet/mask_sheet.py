@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..configs import GenerationConfig, SegmentConfig
 from ..datasets.labeled import LabeledImages
+from ..families import Pipeline
 from ..figures.magnet import MaskRow
 from ..segmentation.render import colored, displayed
 from ..segmentation.segmenters import OpenVocabularySegmenter
@@ -18,7 +18,7 @@ from .examples import masks_of
 
 
 def mask_rows(
-    pipe: Any, images: LabeledImages, layer: int, timestep: int, generation: GenerationConfig
+    pipe: Pipeline, images: LabeledImages, layer: int, timestep: int, generation: GenerationConfig
 ) -> list[MaskRow]:
     """Each image with its true label map and one layer's label maps before and after; its prompt names the classes present.
 

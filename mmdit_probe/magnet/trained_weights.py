@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from ..configs import MagnetConfig
-from ..families import denoiser_of
+from ..families import Pipeline, denoiser_of
 from ..utils.memory import check_room
 from .i2t_logits import MaskHead
 from .lora import add_lora, lora_weights, set_lora_weights
@@ -26,7 +26,7 @@ class TrainedWeights:
         trained: the parameters of the LoRA and the head.
     """
 
-    def __init__(self, pipe: Any, config: MagnetConfig, accelerator: Accelerator) -> None:
+    def __init__(self, pipe: Pipeline, config: MagnetConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator, self.transformer = config, accelerator, denoiser_of(pipe)
         self.lora = add_lora(pipe, config.rank, config.seed)
         self.average = [w.detach().clone() for w in self.lora] if config.ema is not None else None

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -15,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from ..configs import MagnetConfig
-from ..families import denoiser_of, family_of
+from ..families import Pipeline, denoiser_of, family_of
 from ..pipelines.defaults import expert_layer
 from ..pipelines.image_size import native_size, token_pixels
 from ..storage.runs import RunFolder
@@ -57,7 +56,7 @@ class MagnetTrainer:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         data: TrainingSet,
         config: MagnetConfig,
         out: Path,

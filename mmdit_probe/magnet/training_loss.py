@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..configs import MagnetConfig
-from ..families import constant_shift
+from ..families import Pipeline, constant_shift
 from ..pipelines.defaults import text_length
 from ..pipelines.forward import PromptEmbeddings, encode_images, encode_prompts, transformer_arguments
 from ..pipelines.prompts import first_encoder
@@ -40,7 +40,7 @@ class TrainingLoss:
         layer: the layer whose I2T maps the mask loss reads; `ValueError` if the model does not have it.
     """
 
-    def __init__(self, pipe: Any, config: MagnetConfig, layer: int) -> None:
+    def __init__(self, pipe: Pipeline, config: MagnetConfig, layer: int) -> None:
         self.pipe, self.config = pipe, config
         self.tap = AttentionTap(layer)
         self.probe = Probe(pipe, [], edits=[self.tap])

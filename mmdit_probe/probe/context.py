@@ -12,7 +12,7 @@ from torch import nn
 
 from ..attention.layout import TokenLayout
 from ..attention.text_tokens import TextTokens
-from ..families import Family, Inputs, named_inputs
+from ..families import Family, Inputs, Pipeline, named_inputs
 from ..pipelines.prompt_watch import PromptWatch
 from .calls import TransformerCall
 from .sampling_steps import StepCounter
@@ -30,7 +30,7 @@ class CallContext:
         layout: the token layout, if it can't be read from the call.
     """
 
-    def __init__(self, transformer: nn.Module, family: Family, pipe: Any, layout: TokenLayout | None) -> None:
+    def __init__(self, transformer: nn.Module, family: Family, pipe: Pipeline, layout: TokenLayout | None) -> None:
         self.transformer, self.family, self.pipe, self.given = transformer, family, pipe, layout
         self._counter = StepCounter(pipe)
         self._watch: PromptWatch | None = None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..edits import Edit
-from ..families import denoiser_of, named_inputs
+from ..families import Pipeline, denoiser_of, named_inputs
 from .probe import Probe
 
 
@@ -48,7 +48,7 @@ class PerturbedGuidance:
     (64, 64, 3)
     """
 
-    def __init__(self, pipe: Any, edits: Sequence[Edit], scale: float, *, batched: bool = True) -> None:
+    def __init__(self, pipe: Pipeline, edits: Sequence[Edit], scale: float, *, batched: bool = True) -> None:
         if not -100 <= scale <= 100:
             raise ValueError(f"guidance: scale must be in -100 to 100, got {scale}")
         if not edits:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ..families import levels_passed, loop_levels
+from ..families import Pipeline, levels_passed, loop_levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,7 @@ class StepCounter:
     there is no loop, and each call is a step.
     """
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Pipeline) -> None:
         self.pipe = pipe
         self.step = -1
         self._first = 0  # the generation's first step

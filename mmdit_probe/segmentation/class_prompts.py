@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ..families import PLAIN, TextPart, text_parts_of
+from ..families import PLAIN, Pipeline, TextPart, text_parts_of
 from ..pipelines.prompts import positions_of
 from ..utils.text import LONGEST_NAME, checked_once, checked_text, shown
 
@@ -38,7 +37,7 @@ def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
     return checked_once("class name", [checked_text("class name", name, LONGEST_NAME) for name in names])
 
 
-def class_prompts(pipe: Any, classes: Sequence[str], max_sequence_length: int) -> list[ClassPrompt]:
+def class_prompts(pipe: Pipeline, classes: Sequence[str], max_sequence_length: int) -> list[ClassPrompt]:
     """As few prompts as hold all the names in order; no name is cut or left out.
 
     The positions are those of the pipeline's first text encoder, which come first in the text stream. `ValueError` if a

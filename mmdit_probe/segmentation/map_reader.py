@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..configs import GenerationConfig
-from ..families import image_input_of
+from ..families import Pipeline, image_input_of
 from ..pipelines.defaults import text_length
 from ..pipelines.forward import PromptEmbeddings, encode_images, encode_prompts, forward_noisy, noise_level
 from ..pipelines.image_size import native_size
@@ -41,7 +40,7 @@ class MapReader:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         readout: Readout,
         layers: Sequence[int] | None,
         timesteps: Sequence[int],

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..configs import GroupConfig, SegmentConfig
+from ..families import Pipeline
 from ..pipelines.defaults import expert_layer
 from ..pipelines.prompts import first_encoder
 from ..storage.images import as_rgb, cropped
@@ -29,7 +30,7 @@ CorrectionOf = Callable[[np.ndarray], Correct]
 
 class _Segmenter:
     def __init__(
-        self, pipe: Any, layer: int, config: Any, reader: MapReader, correct: CorrectionOf | None = None
+        self, pipe: Pipeline, layer: int, config: Any, reader: MapReader, correct: CorrectionOf | None = None
     ) -> None:
         self.pipe, self.layer, self.config, self.reader, self.correct = pipe, layer, config, reader, correct
 
@@ -68,7 +69,7 @@ class OpenVocabularySegmenter(_Segmenter):
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         layer: int | None = None,
         config: SegmentConfig | None = None,
         reader: MapReader | None = None,
@@ -137,7 +138,7 @@ class UnsupervisedSegmenter(_Segmenter):
     ((64, 64), 'region 1', 1.0)
     """
 
-    def __init__(self, pipe: Any, layer: int | None = None, config: GroupConfig | None = None) -> None:
+    def __init__(self, pipe: Pipeline, layer: int | None = None, config: GroupConfig | None = None) -> None:
         config = config or GroupConfig()
         layer = expert_layer(pipe) if layer is None else layer
         reader = MapReader(

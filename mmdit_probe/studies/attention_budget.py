@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import xarray as xr
 
 from ..configs import BudgetConfig
+from ..families import Pipeline
 from ..probe.dataset import uniform_shares
 from ..readouts.region_mass import RegionMass
 from ..storage.runs import RunFolder
@@ -16,12 +16,14 @@ from ..utils.progress import Progress
 from .recording import check_sampling, record_generated, run_prompts
 
 
-def measure_budget(pipe: Any, prompt: str, config: BudgetConfig) -> xr.Dataset:
+def measure_budget(pipe: Pipeline, prompt: str, config: BudgetConfig) -> xr.Dataset:
     """One prompt: ``region_mass`` (timestep, layer, head, region) of the conditional half, in [0, 1]."""
     return record_generated(pipe, prompt, [RegionMass()], config.chosen_timesteps, config.generation).record
 
 
-def run_budget(pipe: Any, config: BudgetConfig, out: Path, model: str, progress: Progress | None = None) -> xr.Dataset:
+def run_budget(
+    pipe: Pipeline, config: BudgetConfig, out: Path, model: str, progress: Progress | None = None
+) -> xr.Dataset:
     """All prompts, each written to ``out`` as it is done; a run that was interrupted continues.
 
     Returns ``region_mass`` (prompt, timestep, layer, head, region).

@@ -18,7 +18,7 @@ from ..configs import ExpertConfig
 from ..datasets.prompts import scene_prompts
 from ..datasets.scenes import scenes
 from ..edits import BlurText
-from ..families import denoiser_of
+from ..families import Pipeline, denoiser_of
 from ..metrics.rank_correlation import rank_correlations
 from ..pipelines.defaults import model_defaults
 from ..pipelines.generation import generation_arguments, steps_at
@@ -56,7 +56,7 @@ class Expert:
         return f"<p><b>Layer {self.layer}</b>, {html.escape(self.why)}</p>{self.table.round(3).to_html(index=False)}"
 
 
-def find_expert(pipe: Any, config: ExpertConfig | None = None, progress: Progress | None = None) -> Expert:
+def find_expert(pipe: Pipeline, config: ExpertConfig | None = None, progress: Progress | None = None) -> Expert:
     """Rank the layers of any model by the label-free signs, averaged over prompts; the best mean rank is the expert layer."""
     config = config or ExpertConfig(prompts=scene_prompts(4))
     frames = []
@@ -73,7 +73,7 @@ def find_expert(pipe: Any, config: ExpertConfig | None = None, progress: Progres
     return Expert(layer, f"found by find-expert: mean rank {best['mean_rank']:.2f} of {len(table)} ({signs})", table)
 
 
-def measure_signs(pipe: Any, prompt: str, config: ExpertConfig) -> pd.DataFrame:
+def measure_signs(pipe: Pipeline, prompt: str, config: ExpertConfig) -> pd.DataFrame:
     """The four signs of each layer on one generated image at one timestep.
 
     Returns:
@@ -104,7 +104,7 @@ class Call(NamedTuple):
     batch_indices: list[int]
 
 
-def _generate(pipe: Any, prompt: str, config: ExpertConfig, step: int) -> tuple[xr.Dataset, Call]:
+def _generate(pipe: Pipeline, prompt: str, config: ExpertConfig, step: int) -> tuple[xr.Dataset, Call]:
     """The record of the prompt at one step, and the transformer's call that it was read from."""
     seen: list[Call] = []
 
@@ -157,7 +157,7 @@ def selectivity(maps: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def blur_sensitivity(pipe: Any, call: Call, layers: list[int]) -> list[float]:
+def blur_sensitivity(pipe: Pipeline, call: Call, layers: list[int]) -> list[float]:
     """Relative change (L2 norms) of the prompt's prediction when each layer's I2T attention is blurred along the text."""
     arguments = {**call.kwargs, "return_dict": False}
 
@@ -174,7 +174,7 @@ def blur_sensitivity(pipe: Any, call: Call, layers: list[int]) -> list[float]:
 
 
 def with_masks(
-    pipe: Any,
+    pipe: Pipeline,
     table: pd.DataFrame,
     count: int,
     timestep: int,

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from ..configs import PCAConfig
 from ..datasets.scenes import scene
+from ..families import Pipeline
 from ..pipelines.layers import chosen_layers
 from ..readouts.feature_pca import FeaturePCA
 from .recording import Recording, record_generated, record_image
 from .scene_recording import record_scene
 
 
-def measure_pca(pipe: Any, config: PCAConfig, image: np.ndarray | None = None) -> Recording:
+def measure_pca(pipe: Pipeline, config: PCAConfig, image: np.ndarray | None = None) -> Recording:
     """The fields of `FeaturePCA` with the dims (timestep, layer, feature, ...).
 
     With ``config.scenes`` these test scenes are read, each with its label map, and joined along ``scene``; the image
@@ -38,7 +37,7 @@ def _readout(config: PCAConfig, labels: np.ndarray | None = None) -> FeaturePCA:
     return FeaturePCA(labels, config.stream, config.include_padding)
 
 
-def _record_scene(pipe: Any, config: PCAConfig, number: int) -> Recording:
+def _record_scene(pipe: Pipeline, config: PCAConfig, number: int) -> Recording:
     drawn = scene("test", number)
     prompt = drawn.sentence() if config.prompt is None else config.prompt
     where = (config.chosen_timesteps, config.generation, chosen_layers(pipe, config.layers))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from ..configs import GuideConfig
 from ..edits import BlurText
+from ..families import Pipeline
 from ..pipelines.layers import chosen_layers
 from ..probe.guidance import PerturbedGuidance
 from ..storage.runs import RunFolder
@@ -24,7 +24,9 @@ def scale_name(scale: float) -> str:
     return f"scale{scale:g}"
 
 
-def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress: Progress | None = None) -> ImageGrid:
+def run_guidance(
+    pipe: Pipeline, config: GuideConfig, out: Path, model: str, progress: Progress | None = None
+) -> ImageGrid:
     """Plain images and those of every scale but 0, which is plain; an interrupted run continues."""
     kernel = config.kernel
     if kernel is None:
@@ -39,7 +41,7 @@ def run_guidance(pipe: Any, config: GuideConfig, out: Path, model: str, progress
         )
 
 
-def _guided(pipe: Any, edit: BlurText, scale: float, batched: bool) -> Variant:
+def _guided(pipe: Pipeline, edit: BlurText, scale: float, batched: bool) -> Variant:
     """A scale's images; made before any work, so that what can't be guided is refused."""
     guidance = PerturbedGuidance(pipe, [edit], scale, batched=batched)
     return Variant(scale_name(scale), lambda: guidance)

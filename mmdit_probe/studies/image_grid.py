@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 
 from ..configs import SamplingConfig
-from ..families import default_latent_side
+from ..families import Pipeline, default_latent_side
 from ..pipelines.generation import generation_arguments
 from ..pipelines.image_size import native_size
 from ..probe.probe import Probe
@@ -62,7 +62,7 @@ class ImageGrid:
         return grid(rows, ["", *self.images])
 
 
-def generate_batch(pipe: Any, prompts: Sequence[str], seed: int, generation: SamplingConfig) -> np.ndarray:
+def generate_batch(pipe: Pipeline, prompts: Sequence[str], seed: int, generation: SamplingConfig) -> np.ndarray:
     """(prompts, height, width, 3) uint8 RGB; every prompt starts from the noise of ``seed``.
 
     `ValueError` where images are not finite, with the layer and step where that began.
@@ -78,7 +78,7 @@ def generate_batch(pipe: Any, prompts: Sequence[str], seed: int, generation: Sam
     )
 
 
-def _made(pipe: Any, prompts: Sequence[str], seed: int, generation: SamplingConfig, form: str) -> Any:
+def _made(pipe: Pipeline, prompts: Sequence[str], seed: int, generation: SamplingConfig, form: str) -> Any:
     arguments = generation_arguments(pipe, generation)
     arguments["generator"] = [torch.Generator().manual_seed(seed) for _ in prompts]
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
@@ -87,7 +87,7 @@ def _made(pipe: Any, prompts: Sequence[str], seed: int, generation: SamplingConf
 
 
 def generate_grid(
-    pipe: Any,
+    pipe: Pipeline,
     run: RunFolder,
     variants: Sequence[Variant],
     prompts: tuple[str, ...],
@@ -116,13 +116,13 @@ def generate_grid(
 
 
 def _generated(
-    pipe: Any, variant: Variant, seed: int, generation: SamplingConfig, prompts: Sequence[str]
+    pipe: Pipeline, variant: Variant, seed: int, generation: SamplingConfig, prompts: Sequence[str]
 ) -> list[np.ndarray]:
     with variant.context():
         return list(generate_batch(pipe, prompts, seed, generation))
 
 
-def _check_room(pipe: Any, images: int, generation: SamplingConfig) -> None:
+def _check_room(pipe: Pipeline, images: int, generation: SamplingConfig) -> None:
     """All images are kept until they are scored; the check is left out where the model's size is not known."""
     if default_latent_side(pipe) is None:
         return

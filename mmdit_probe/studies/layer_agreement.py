@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import torch
@@ -11,6 +9,7 @@ import xarray as xr
 
 from ..configs import AgreementConfig
 from ..datasets.scenes import Scene, scenes
+from ..families import Pipeline
 from ..metrics import rank_correlation
 from ..readouts.feature_pca import FeaturePCA
 from ..readouts.maps import I2TMaps
@@ -23,7 +22,7 @@ from .word_maps import word_positions
 MEASURES = ("miou", "class_r2", "position_r2", "text_to_image", "prompt_to_image")
 
 
-def layer_agreement(pipe: Any, config: AgreementConfig) -> pd.DataFrame:
+def layer_agreement(pipe: Pipeline, config: AgreementConfig) -> pd.DataFrame:
     """Masks, features and value norms of each layer over test scenes, all with the same noise.
 
     The prompt is the names of a scene's classes.
@@ -54,7 +53,7 @@ def layer_agreement(pipe: Any, config: AgreementConfig) -> pd.DataFrame:
     return table
 
 
-def _read(pipe: Any, drawn: Scene, config: AgreementConfig) -> xr.Dataset:
+def _read(pipe: Pipeline, drawn: Scene, config: AgreementConfig) -> xr.Dataset:
     return record_scene(
         pipe,
         drawn,
@@ -65,7 +64,9 @@ def _read(pipe: Any, drawn: Scene, config: AgreementConfig) -> xr.Dataset:
     ).record
 
 
-def _add_masks(totals: MetricsByName, pipe: Any, drawn: Scene, record: xr.Dataset, config: AgreementConfig) -> None:
+def _add_masks(
+    totals: MetricsByName, pipe: Pipeline, drawn: Scene, record: xr.Dataset, config: AgreementConfig
+) -> None:
     spans = word_positions(pipe, drawn.class_list(), drawn.classes, config.generation)
     maps = record["i2t"].isel(timestep=0).transpose("layer", "row", "col", "token")
     grids = torch.from_numpy(np.ascontiguousarray(maps.values))

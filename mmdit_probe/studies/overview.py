@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from ..configs import AnalyzeConfig
+from ..families import Pipeline
 from ..pipelines.layers import chosen_layers
 from ..readouts.base import Readout
 from ..readouts.feature_pca import FeaturePCA
@@ -24,7 +23,7 @@ from . import word_maps as maps
 from .recording import Recording, record_generated, record_image
 
 
-def words_of(pipe: Any, config: AnalyzeConfig) -> dict[str, list[int]]:
+def words_of(pipe: Pipeline, config: AnalyzeConfig) -> dict[str, list[int]]:
     """The words to map and their text positions: the config's, or every content word of the prompt that is found."""
     if config.words:
         found = maps.word_positions(pipe, config.prompt, config.words, config.generation)
@@ -40,7 +39,7 @@ def words_of(pipe: Any, config: AnalyzeConfig) -> dict[str, list[int]]:
     return positions
 
 
-def measure_everything(pipe: Any, config: AnalyzeConfig, image: np.ndarray | None = None) -> Recording:
+def measure_everything(pipe: Pipeline, config: AnalyzeConfig, image: np.ndarray | None = None) -> Recording:
     """All studies' fields of one image from one pass; ``image`` (height, width, 3) uint8, None generates one.
 
     ``word_map`` is missing where the prompt has no word to map.

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..configs import PerturbConfig
 from ..edits import BlurGrid, BlurText, Edit, Knockout, Uniform
+from ..families import Pipeline
 from ..metrics.bootstrap import bootstrap_mean
 from ..pipelines.layers import chosen_layers
 from ..probe.probe import Probe
@@ -42,7 +43,7 @@ def layer_name(layer: int) -> str:
 
 
 def run_perturbation(
-    pipe: Any, config: PerturbConfig, out: Path, model: str, progress: Progress | None = None
+    pipe: Pipeline, config: PerturbConfig, out: Path, model: str, progress: Progress | None = None
 ) -> ImageGrid:
     """Plain and edited images of every prompt and seed; an interrupted run continues."""
     config = replace(config, layers=chosen_layers(pipe, config.layers))

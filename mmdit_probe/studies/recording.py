@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ..configs import GenerationConfig
+from ..families import Pipeline
 from ..pipelines.forward import encode_images, encode_prompts, forward_noisy, noise_level
 from ..pipelines.generation import generation_arguments, steps_at
 from ..probe.coordinates import coordinate
@@ -42,7 +43,7 @@ class Recording:
 
 
 def record_generated(
-    pipe: Any,
+    pipe: Pipeline,
     prompt: str,
     readouts: Sequence[Readout],
     timesteps: tuple[int, ...],
@@ -65,7 +66,7 @@ def record_generated(
 
 
 def record_image(
-    pipe: Any,
+    pipe: Pipeline,
     image: np.ndarray,
     prompt: str,
     readouts: Sequence[Readout],
@@ -131,7 +132,7 @@ def one_call_a_step(record: xr.Dataset) -> xr.Dataset:
     return record.isel(call=list(calls.values()))
 
 
-def _check_steps(pipe: Any, probe: Probe, wanted: int) -> None:
+def _check_steps(pipe: Pipeline, probe: Probe, wanted: int) -> None:
     taken = 0 if probe.running is None else probe.running.step + 1
     if taken > wanted:
         raise ValueError(

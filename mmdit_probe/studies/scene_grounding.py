@@ -18,7 +18,7 @@ from torch import Tensor
 from mmdit_probe.configs import GenerationConfig
 from mmdit_probe.datasets.scenes import CLASSES, Scene
 from mmdit_probe.edits import BlurText
-from mmdit_probe.families import layers_of, text_parts_of
+from mmdit_probe.families import Pipeline, layers_of, text_parts_of
 from mmdit_probe.metrics.segmentation import measure_labels
 from mmdit_probe.pipelines.forward import (
     PromptEmbeddings,
@@ -57,7 +57,7 @@ class SceneBatch:
     spans: Sequence[Sequence[Sequence[int]]]
 
 
-def scene_batches(pipe: Any, scenes: Sequence[Scene], max_sequence_length: int) -> Iterator[SceneBatch]:
+def scene_batches(pipe: Pipeline, scenes: Sequence[Scene], max_sequence_length: int) -> Iterator[SceneBatch]:
     """The scenes, `BATCH` at a time."""
     for start in range(0, len(scenes), BATCH):
         chosen = scenes[start : start + BATCH]
@@ -68,7 +68,7 @@ def scene_batches(pipe: Any, scenes: Sequence[Scene], max_sequence_length: int) 
         yield SceneBatch(chosen, latents, encode_prompts(pipe, lists, max_sequence_length), spans)
 
 
-def read_batch(pipe: Any, batch: SceneBatch, sigma: float, seed: int) -> xr.Dataset:
+def read_batch(pipe: Pipeline, batch: SceneBatch, sigma: float, seed: int) -> xr.Dataset:
     """I2T maps and region mass of all layers, from one forward pass."""
     with Probe(pipe, [I2TMaps(), RegionMass()]) as probe:
         forward_noisy(pipe, batch.latents, sigma, batch.prompts, seed)
@@ -97,7 +97,7 @@ class LayerMeasures(NamedTuple):
 
 
 def measure_layers(
-    pipe: Any, scenes: Sequence[Scene], timestep: int, seed: int, max_sequence_length: int, steps: int = 28
+    pipe: Pipeline, scenes: Sequence[Scene], timestep: int, seed: int, max_sequence_length: int, steps: int = 28
 ) -> LayerMeasures:
     """Masks and I2T mass of each layer on scenes, at one timestep and with one noise seed.
 
@@ -136,7 +136,9 @@ def measure_layers(
     return LayerMeasures(masks, mass)
 
 
-def blur_harm(pipe: Any, scenes: Sequence[Scene], timestep: int, seed: int, max_sequence_length: int) -> pd.DataFrame:
+def blur_harm(
+    pipe: Pipeline, scenes: Sequence[Scene], timestep: int, seed: int, max_sequence_length: int
+) -> pd.DataFrame:
     """How much of the caption's use is lost when one layer's I2T attention is blurred along the text.
 
     One row for each layer: ``timestep``, ``sigma``, ``layer``, and ``harm``, the rise of the flow-matching loss as a

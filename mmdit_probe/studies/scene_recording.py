@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 import numpy as np
 
 from ..configs import GenerationConfig
 from ..datasets.scenes import Scene
+from ..families import Pipeline
 from ..pipelines.image_size import native_size, token_pixels
 from ..readouts.base import Readout
 from ..readouts.feature_pca import token_labels
@@ -17,7 +17,7 @@ from .recording import Recording, record_image
 
 
 def record_scene(
-    pipe: Any,
+    pipe: Pipeline,
     drawn: Scene,
     prompt: str,
     readouts: Callable[[np.ndarray], Sequence[Readout]],

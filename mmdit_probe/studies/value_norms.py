@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import xarray as xr
 
 from ..configs import ValueNormsConfig
+from ..families import Pipeline
 from ..readouts.value_norms import ValueNorms
 from ..storage.runs import RunFolder
 from ..utils.progress import Progress
 from .recording import check_sampling, record_generated, run_prompts
 
 
-def measure_norms(pipe: Any, prompt: str, config: ValueNormsConfig) -> xr.Dataset:
+def measure_norms(pipe: Pipeline, prompt: str, config: ValueNormsConfig) -> xr.Dataset:
     """One prompt: ``value_norm`` (timestep, layer, head, stream), in the units of the value projections."""
     return record_generated(pipe, prompt, [ValueNorms()], config.chosen_timesteps, config.generation).record
 
 
 def run_norms(
-    pipe: Any, config: ValueNormsConfig, out: Path, model: str, progress: Progress | None = None
+    pipe: Pipeline, config: ValueNormsConfig, out: Path, model: str, progress: Progress | None = None
 ) -> xr.Dataset:
     """All prompts, each written to ``out`` as it is done; a run that was interrupted continues.
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from ..configs import GenerationConfig, MapsConfig
-from ..families import text_parts_of
+from ..families import Pipeline, text_parts_of
 from ..pipelines.generation import generation_arguments
 from ..pipelines.layers import chosen_layers
 from ..pipelines.prompts import find_words
@@ -21,7 +20,7 @@ from ..utils.text import LONGEST_NAME, checked_text
 from .recording import Recording, record_generated, record_image
 
 
-def word_positions(pipe: Any, prompt: str, words: Sequence[str], generation: GenerationConfig) -> list[list[int]]:
+def word_positions(pipe: Pipeline, prompt: str, words: Sequence[str], generation: GenerationConfig) -> list[list[int]]:
     """The text positions of each word's tokens, all occurrences, in every text encoder that is loaded.
 
     `ValueError` shows the prompt's tokens if a word is not among them or was cut off.
@@ -30,7 +29,7 @@ def word_positions(pipe: Any, prompt: str, words: Sequence[str], generation: Gen
     return find_words(text_parts_of(pipe, length), prompt, words)
 
 
-def measure_maps(pipe: Any, config: MapsConfig, image: np.ndarray | None = None) -> Recording:
+def measure_maps(pipe: Pipeline, config: MapsConfig, image: np.ndarray | None = None) -> Recording:
     """One image: ``word_map`` (timestep, layer, [head,] word, row, col), probabilities in [0, 1].
 
     ``image`` (height, width, 3) uint8 RGB is read at each timestep's noise level; None generates one.

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..configs import AgreementConfig, GenerationConfig
 from ..datasets.scenes import GROUNDS, Scene, scenes
+from ..families import Pipeline
 from ..metrics.scene_reader import Fact, SceneReader, prompt_facts
 from ..pipelines.forward import noise_level
 from ..pipelines.loading import embedded_folder, load_pipeline
@@ -40,7 +41,7 @@ GUIDANCE, TEXT_POSITIONS = 7.5, 0
 """The embedded model's default guidance scale and number of (all-zero) T5 positions."""
 
 
-def choose(pipe: Any, held_out: list[Scene]) -> tuple[int, int, pd.DataFrame]:
+def choose(pipe: Pipeline, held_out: list[Scene]) -> tuple[int, int, pd.DataFrame]:
     """The layer and timestep with the highest mIoU, and a table of mIoU by timestep and layer."""
     frames = [
         measure_layers(pipe, held_out, t, 0, TEXT_POSITIONS)[0] for t in tqdm(TIMESTEPS, "choosing layer and timestep")
@@ -51,7 +52,7 @@ def choose(pipe: Any, held_out: list[Scene]) -> tuple[int, int, pd.DataFrame]:
     return int(best["layer"]), int(best["timestep"]), table
 
 
-def measure(pipe: Any, untrained: Any, counts: tuple[int, int], seeds: tuple[int, ...]) -> dict[str, Any]:
+def measure(pipe: Pipeline, untrained: Any, counts: tuple[int, int], seeds: tuple[int, ...]) -> dict[str, Any]:
     """All numbers of the model card."""
     validation, test = list(scenes("val", counts[0])), list(scenes("test", counts[1]))
     layer, timestep, by_timestep = choose(pipe, validation)
@@ -97,7 +98,7 @@ def measure(pipe: Any, untrained: Any, counts: tuple[int, int], seeds: tuple[int
     }
 
 
-def generate(pipe: Any, prompts: list[str], seed: int, batch: int = 10) -> np.ndarray:
+def generate(pipe: Pipeline, prompts: list[str], seed: int, batch: int = 10) -> np.ndarray:
     """(prompts, 64, 64, 3) uint8 images, 28 steps, with the embedded model's defaults."""
     config = GenerationConfig(guidance_scale=GUIDANCE, max_sequence_length=TEXT_POSITIONS)
     starts = tqdm(range(0, len(prompts), batch), "sample images")
