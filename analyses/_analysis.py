@@ -13,11 +13,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmdit_probe import load_pipeline
+from mmdit_probe.configs import EMBEDDED
 from mmdit_probe.datasets.prompts import read_prompts, scene_prompts
 from mmdit_probe.evaluation.paper_tables import Row, seg4diff_row
 from mmdit_probe.figures.style import save_figure
 from mmdit_probe.pipelines.defaults import expert_layer
-from mmdit_probe.pipelines.loading import EMBEDDED
 from mmdit_probe.storage.digests import model_label
 from mmdit_probe.storage.files import write_text
 

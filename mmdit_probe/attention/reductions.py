@@ -6,19 +6,15 @@ functions run through the blocks for one sum.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..configs.single_image import Heads
 from .blocks import Block
 from .joint import JointAttention
 from .layout import REGIONS, Region, TokenLayout
 from .scores import LEFT_OUT
-
-Heads = Literal["mean", "all"]
-"""Maps averaged over heads, or one for each head."""
 
 
 class MapSum:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..configs import EvaluateConfig, GroupConfig, SegmentConfig, as_dict
 from ..evaluation.counter import Counter
-from ..families import Pipeline
+from ..families import Pipeline, is_unet_pipeline
 from ..segmentation.class_prompts import checked_classes, class_prompts
 from ..segmentation.result import Segmentation
 from ..segmentation.segmenters import OpenVocabularySegmenter, UnsupervisedSegmenter
@@ -65,7 +65,7 @@ class LoadedMethod:
     @property
     def is_whole(self) -> bool:
         """Whether this is a system with a backbone of its own, without an MM-DiT's layers, heads and timesteps."""
-        return self.selection.method != SEG4DIFF and getattr(self._pipe, "transformer", None) is None
+        return self.selection.method != SEG4DIFF and (self._pipe is None or is_unet_pipeline(self._pipe))
 
     def system(self, dataset: str = "") -> Any:
         """The whole system with its settings for a data set."""

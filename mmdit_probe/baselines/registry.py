@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ..configs import EMBEDDED
 from ..configs.baselines import (
     CorrCLIPConfig,
     DiffCutConfig,
@@ -14,13 +15,10 @@ from ..configs.baselines import (
     ISegConfig,
     ProxyCLIPConfig,
 )
+from ..configs.segmentation import Method, Refine, Task
 from ..utils.choices import check_choice
 
-Method = Literal["seg4diff", "diffsegmenter", "iseg", "proxyclip", "corrclip", "diffseg", "diffcut"]
-Task = Literal["open-vocabulary", "unsupervised"]
-Refine = Literal["none", "i2i", "diffsegmenter", "iseg", "corrclip-vote"]
 SEG4DIFF = "seg4diff"
-EMBEDDED = "tiny-sd3"
 REFINERS: tuple[Refine, ...] = ("diffsegmenter", "iseg", "corrclip-vote")
 """Steps of baselines that also work on Seg4Diff's maps."""
 

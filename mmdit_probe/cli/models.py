@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mmdit_probe.configs import EMBEDDED
 from mmdit_probe.configs.setting import OUTPUT
 
 
@@ -21,7 +22,7 @@ def models(
     find-expert, prompt norms), for some how an image is given to them (images: segment, group, evaluate, --image).
     """
     from mmdit_probe.families import FAMILIES
-    from mmdit_probe.pipelines.loading import EMBEDDED, embedded_folder
+    from mmdit_probe.pipelines.loading import embedded_folder
 
     defaults = json.loads((embedded_folder() / "probe_defaults.json").read_text())
     rows = [

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from .setting import MODEL, Setting, Settings
 
 EMBEDDED = "tiny-sd3"
-"""The model that the package brings."""
+"""Stands for the model that the package brings wherever a model is named."""
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 Offload = Literal["none", "model", "sequential"]

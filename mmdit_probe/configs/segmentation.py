@@ -19,6 +19,7 @@ Crop = Literal["stretch", "center"]
 Refine = Literal["none", "i2i", "diffsegmenter", "iseg", "corrclip-vote"]
 Variant = Literal["released", "paper-text"]
 Normalize = Literal["probs", "probs-minmax", "scores", "scores-minmax"]
+"""Table 5: maps after (probs) or before (scores) the softmax; minmax scales each class map to [0, 1] by its own range."""
 Vocabulary = Literal["present", "full"]
 EachHead = Literal["mean", "each"]
 MERGE_THRESHOLD = 0.1

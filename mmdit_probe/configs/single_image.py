@@ -12,6 +12,7 @@ from .timesteps import Timesteps, chosen_timesteps, timesteps_setting
 
 Direction = Literal["i2t", "t2i"]
 Heads = Literal["mean", "all"]
+"""Maps averaged over heads, or one for each head."""
 Stream = Literal["image", "text", "both"]
 
 _READ = layers_setting()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..configs.studies import Padding
 from .base import AttentionBlock, Edit
 
-Padding = Literal["reflect", "symmetric"]
 _PADDINGS = ("reflect", "symmetric")
 
 

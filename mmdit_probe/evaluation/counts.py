@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..configs import EvaluateConfig
+from ..configs.segmentation import Vocabulary
 from ..datasets.labeled import IGNORE
 from ..metrics.matching import MatchedMetrics, matched_metrics, matched_metrics_free
 from ..segmentation.kl_merge import region_maps
@@ -18,7 +18,6 @@ from ..segmentation.layer_metrics import Correct, measure_maps
 from ..segmentation.maps import Normalize, scaled
 from .trivial import TRIVIAL, trivial_regions
 
-Vocabulary = Literal["present", "full"]
 COUNTS = ("tp", "fp", "fn")
 MATCHINGS = {"open-vocabulary": ("names",), "unsupervised": ("paper", "order-independent")}
 """How predictions are compared with the classes: by name, or after matching regions to classes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from ..configs.single_image import Direction
 from .style import house_style, plain, time_label
 
 ACROSS = 8
@@ -19,7 +20,6 @@ ACROSS = 8
 TOKENS_ACROSS = 10
 """Most tokens side by side."""
 HEAT: dict[str, Any] = {"cmap": "plasma", "interpolation": "nearest", "vmin": 0.0}
-Direction = Literal["i2t", "t2i"]
 DIRECTIONS: dict[Direction, str] = {"i2t": "image queries to the word", "t2i": "the word to image positions"}
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
-from ..pipelines.loading import EMBEDDED, embedded_folder
+from ..configs import EMBEDDED
+from ..pipelines.loading import embedded_folder
 from ..pipelines.pretrained import load_pretrained
 from ..utils.memory import run_in_batches
 from .scene_reader import SceneReader

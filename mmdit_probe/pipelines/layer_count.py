@@ -9,8 +9,9 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
+from ..configs import EMBEDDED
 from ..families import DENOISERS, layers_of
-from .loading import EMBEDDED, embedded_folder
+from .loading import embedded_folder
 from .pretrained import quiet_loading
 
 

@@ -6,23 +6,19 @@ import weakref
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from ..configs.model import EMBEDDED, Dtype, Offload, Quantize
 from ..families import Pipeline, denoiser_of, uncompiled, without_t5
 from ..utils.text import shown
 from .model_folder import check_folder
 from .pretrained import load_error, quiet_loading
-from .quantization import Quantize, quantization
+from .quantization import quantization
 
-EMBEDDED = "tiny-sd3"
-"""Stands for the embedded model wherever a model is named."""
-
-Dtype = Literal["fp32", "bf16", "fp16"]
-Offload = Literal["none", "model", "sequential"]
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _pipelines: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Any]] = weakref.WeakKeyDictionary()

@@ -12,10 +12,10 @@ from sklearn.decomposition import PCA
 from ..attention.joint import JointAttention
 from ..attention.layout import TokenLayout
 from ..attention.text_tokens import Kind
+from ..configs.single_image import Stream
 from .base import Readout
 from .fields import Axis, Field, Fields
 
-Stream = Literal["image", "text", "both"]
 Feature = Literal["query", "key", "value"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 FEATURE = Axis("feature", FEATURES, "vectors that are decomposed, heads side by side")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -13,10 +13,10 @@ from ..attention.blocks import Block
 from ..attention.joint import JointAttention
 from ..attention.layout import Region, TokenLayout
 from ..attention.reductions import Heads, MapSum
+from ..configs.single_image import Direction
 from .base import OverTextColumns, OverTextRows, Readout, Reduction
 from .fields import Field, Fields, check_heads, leading_dims
 
-Direction = Literal["i2t", "t2i"]
 _MEANINGS = {
     "i2t": "probability with which the image query attends to the word's tokens",
     "t2i": "probability with which the word's tokens attend to the image position",

@@ -5,17 +5,17 @@ The defaults are those of the released code; `region_maps` with variant "paper-t
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..configs.segmentation import Variant
 from ..utils import scaling
 from ..utils.choices import check_choice
 
-Variant = Literal["released", "paper-text"]
 Maps = TypeVar("Maps", np.ndarray, Tensor)
 
 

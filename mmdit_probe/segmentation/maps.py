@@ -7,13 +7,12 @@ from typing import Literal
 from torch import Tensor
 
 from ..attention.reductions import Heads
+from ..configs.segmentation import Normalize
 from ..readouts.base import Readout
 from ..readouts.maps import I2TMaps, I2TScores, RefinedI2T
 from ..utils.choices import check_choice
 from ..utils.scaling import min_max
 
-Normalize = Literal["probs", "probs-minmax", "scores", "scores-minmax"]
-"""Table 5: maps after (probs) or before (scores) the softmax; minmax scales each class map to [0, 1] by its own range."""
 Refine = Literal["none", "i2i"]
 
 

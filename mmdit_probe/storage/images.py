@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..configs.segmentation import Crop
 from .files import atomic_write
 
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -101,9 +102,6 @@ def open_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
 
 
 _LIMIT = f"at most {MAX_PIXELS} px are read; scale it down"
-
-
-Crop = Literal["stretch", "center"]
 
 
 def cropped(image: np.ndarray, crop: str) -> np.ndarray:
