@@ -59,7 +59,7 @@ class TextTokens:
         target = "".join(word.lower().split())
         found = np.zeros(self.strings.shape, bool)
         starts = self.is_prompt & self.begins & (self.strings != "")
-        for row, start in np.argwhere(starts) if target else ():
+        for row, start in np.argwhere(starts).tolist() if target else ():
             stop = self._spelt(row, start, target)
             found[row, start:stop] = True
         return found

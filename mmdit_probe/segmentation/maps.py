@@ -17,7 +17,7 @@ Normalize = Literal["probs", "probs-minmax", "scores", "scores-minmax"]
 Refine = Literal["none", "i2i"]
 
 
-def make_readout(normalize: Normalize, heads: Heads, refine: str) -> Readout:
+def make_readout(normalize: str, heads: Heads, refine: str) -> Readout:
     """The readout whose ``i2t`` maps the settings ask for; `ValueError` if they contradict each other."""
     check_choice("normalize", normalize, Normalize)
     check_choice("refine", refine, Refine)
