@@ -113,7 +113,7 @@ def test_every_mask_takes_its_most_frequent_label():
     nothing = np.full((3, 3), -1)
     np.testing.assert_array_equal(majority_vote(labels, nothing), labels)
     np.testing.assert_array_equal(majority_vote(labels, np.arange(9).reshape(3, 3)), labels)
-    with pytest.raises(ValueError, match="they must agree"):
+    with pytest.raises(ValueError, match="labels and masks must have the same shape"):
         majority_vote(labels, masks[:2])
 
 

@@ -177,9 +177,9 @@ def test_rows_of_all_resolutions_against_the_loop(sd, image):
             row, col = query // 16 * side // 16, query % 16 * side // 16
             expected[query] += side / sum(by_side) * finer[row * side + col]
     rows = all_resolutions(found, latents)
-    torch.testing.assert_close(torch.cat([rows(slice(0, 100)), rows(slice(100, 256))]), expected)
+    torch.testing.assert_close(torch.cat([rows[0:100], rows[100:256]]), expected)
     same = tiled([Rows.of(torch.eye(6))], [(2, 3)], (2, 3))
-    torch.testing.assert_close(same(slice(1, 4)), torch.eye(6)[1:4])
+    torch.testing.assert_close(same[1:4], torch.eye(6)[1:4])
 
 
 def test_iseg_takes_the_late_block_and_scores_background(sd, image):
@@ -190,7 +190,7 @@ def test_iseg_takes_the_late_block_and_scores_background(sd, image):
     constant = ISeg(sd, ISegConfig(side=64, background=0.45)).segment(image, ["grass", "background"])
     np.testing.assert_allclose(constant.logits[1], 0.45)
     np.testing.assert_allclose(constant.logits[0].max(), 1)
-    with pytest.raises(ValueError, match="at least one class beside background"):
+    with pytest.raises(ValueError, match="at least one class in addition to background"):
         system.segment(image, ["background"])
 
 

@@ -206,7 +206,7 @@ def test_mistakes_are_refused(random_pipe):
         refined_counter(random_pipe, each, RefineConfig())
     with pytest.raises(ValueError, match="works on probabilities"):
         refined_counter(random_pipe, EvaluateConfig(normalize="scores", refine="iseg"), RefineConfig())
-    with pytest.raises(ValueError, match="--method diffseg takes the mean over heads"):
+    with pytest.raises(ValueError, match="method diffseg takes the mean over heads"):
         RegionCounter(random_pipe, EvaluateConfig(heads="each", method="diffseg"), DiffSegConfig())
     with pytest.raises(ValueError, match="refine must be one of diffsegmenter, iseg"):
         RefinedReader(random_pipe, "i2i", RefineConfig(), [0], [8])

@@ -185,7 +185,7 @@ def test_nothing_labeled_scores_nan():
 @pytest.mark.parametrize(
     ("labels", "predictions", "message"),
     [
-        (np.zeros((2, 2), int), np.zeros((2, 3), int), "alike"),
+        (np.zeros((2, 2), int), np.zeros((2, 3), int), "must both be"),
         (np.full((2, 2), 4), np.zeros((2, 2), int), "labels must be in 0 to 3"),
         (np.zeros((2, 2), int), np.full((2, 2), -1), "0 or more, got -1"),
     ],

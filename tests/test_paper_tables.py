@@ -15,16 +15,16 @@ from mmdit_probe.evaluation import paper_tables
 from mmdit_probe.evaluation.paper_tables import beside_the_paper, format_table, seg4diff_row
 from mmdit_probe.evaluation.run import run_evaluation
 from mmdit_probe.evaluation.tables import tabulate
+from mmdit_probe.pipelines import defaults
 from mmdit_probe.pipelines.defaults import ModelDefaults
 from mmdit_probe.readouts.maps import I2TMaps
-from mmdit_probe.segmentation import map_reader as reading
 from mmdit_probe.segmentation.map_reader import MapReader
 
 CONFIG = EvaluateConfig(limit=2)
 
 
 def test_rows_for_what_is_there_and_notes_for_what_is_not(random_pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "model_defaults", lambda pipe: ModelDefaults(1))
+    monkeypatch.setattr(defaults, "model_defaults", lambda pipe: ModelDefaults(1))
     loaded = []
 
     def load(source, device, dtype, lora=None):
@@ -90,7 +90,7 @@ def test_baseline_rows_are_evaluated_as_their_papers_do(method, task, tmp_path, 
 
 def test_a_lora_trained_anew_is_not_scored_from_old_images(random_pipe, tmp_path, monkeypatch):
     """The row's label holds the LoRA's digest, so that its old folder is refused."""
-    monkeypatch.setattr(reading, "model_defaults", lambda pipe: ModelDefaults(1))
+    monkeypatch.setattr(defaults, "model_defaults", lambda pipe: ModelDefaults(1))
     lora = tmp_path / "lora.safetensors"
 
     def made(content):
@@ -134,7 +134,7 @@ def test_unlike_protocols_are_noted_beside_the_papers_figures(random_pipe, tmp_p
 
 
 def test_names_that_are_paths_stay_inside_the_folder(random_pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "model_defaults", lambda pipe: ModelDefaults(1))
+    monkeypatch.setattr(defaults, "model_defaults", lambda pipe: ModelDefaults(1))
     rows = {"../own /model": seg4diff_row(lambda *_, **__: random_pipe, "random")}
     beside_the_paper(rows, {"scenes": None}, {}, CONFIG, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -303,7 +303,7 @@ def test_readouts_for_the_settings_of_table_5():
     assert maps.amax() == 1
     with pytest.raises(ValueError, match="normalize must be one of probs"):
         make_readout("softmax", "mean", "none")
-    with pytest.raises(ValueError, match="refine i2i works on probabilities"):
+    with pytest.raises(ValueError, match="refine i2i works on the mean over heads of probabilities"):
         make_readout("scores", "mean", "i2i")
 
 

@@ -18,7 +18,7 @@ from ..pipelines.defaults import expert_layer
 from ..pipelines.layers import chosen_layers
 from ..segmentation.label_map import label_map
 from ..segmentation.map_reader import MapReader
-from ..segmentation.maps import Normalize, make_readout
+from ..segmentation.maps import make_readout
 from ..segmentation.segmenters import CorrectionOf, OpenVocabularySegmenter
 from .loading import Masks
 from .on_mmdit import RefinedReader, RegionReader, color_masks, regions_work, vote_by
@@ -103,7 +103,7 @@ def refined_reader(
         "max_sequence_length": config.max_sequence_length,
     }
     if config.refine == "corrclip-vote":
-        normalize: Normalize = config.normalize if isinstance(config, EvaluateConfig) else "probs"
+        normalize = config.normalize if isinstance(config, EvaluateConfig) else "probs"
         return MapReader(pipe, make_readout(normalize, "mean", "none"), layers, timesteps, **options)
     return RefinedReader(pipe, config.refine, baseline, layers, timesteps, **options)
 

@@ -82,7 +82,7 @@ def _seg4diff_differences(task: str, dataset: str) -> tuple[str, ...]:
 
 
 def beside_the_paper(
-    rows: Mapping[str, Row],
+    systems: Mapping[str, Row],
     roots: Mapping[str, Path | None],
     paper: Mapping[tuple[str, str], float],
     config: EvaluateConfig,
@@ -91,7 +91,7 @@ def beside_the_paper(
     """Evaluate systems on data sets and put the results next to the paper's.
 
     Args:
-        rows: the systems by their name in the table; they are loaded one after the other.
+        systems: the systems by their name in the table; they are loaded one after the other.
         roots: folder of each data set, None for the built-in one.
         paper: published mIoU of (system, data set), a fraction in [0, 1]; missing ones become NaN.
         config: the task and its settings; the data set and the system's own settings are filled in.
@@ -103,7 +103,7 @@ def beside_the_paper(
     """
     found = []
     prepare: Prepare | None
-    for name, row in rows.items():
+    for name, row in systems.items():
         prepare, missing = None, ""  # frees the last system before the next one is loaded
         try:
             prepare = row.load()

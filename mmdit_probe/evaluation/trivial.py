@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -11,15 +10,14 @@ from scipy.cluster.vq import kmeans2, vq
 
 from ..utils.choices import check_choice
 
-Trivial = Literal["one region", "k-means on colors", "k-means on positions"]
-TRIVIAL: tuple[Trivial, ...] = get_args(Trivial)
+TRIVIAL = ("one region", "k-means on colors", "k-means on positions")
 _FITTED = 64
 """Side in px of the image that clusters are fitted on; then every pixel takes the nearest one."""
 
 
-def trivial_regions(name: Trivial, image: np.ndarray, regions: int, seed: int = 0) -> np.ndarray:
+def trivial_regions(name: str, image: np.ndarray, regions: int, seed: int = 0) -> np.ndarray:
     """Region numbers (height, width) from 0 of an image (height, width, 3) uint8; ``regions`` is the k of k-means."""
-    check_choice("baseline", name, Trivial)
+    check_choice("baseline", name, TRIVIAL)
     if name == TRIVIAL[0] or regions < 2:
         return np.zeros(image.shape[:2], np.int64)
     features = colors if name == TRIVIAL[1] else positions

@@ -92,7 +92,7 @@ def scale_pixels(maps: Float[Tensor, "tokens rows cols"]) -> Float[Tensor, "toke
 
 
 def region_maps(
-    maps: Float[Tensor, "tokens rows cols"], threshold: float = 0.1, variant: Variant = "released", min_max: bool = True
+    maps: Float[Tensor, "tokens rows cols"], threshold: float = 0.1, variant: str = "released", min_max: bool = True
 ) -> Float[Tensor, "proposals rows cols"]:
     """Proposals from the I2T probabilities of an empty prompt's tokens; each is a distribution over the grid.
 

@@ -16,7 +16,7 @@ from ..utils.scaling import min_max
 Refine = Literal["none", "i2i"]
 
 
-def make_readout(normalize: Normalize, heads: Heads, refine: str) -> Readout:
+def make_readout(normalize: str, heads: Heads, refine: str) -> Readout:
     """The readout whose ``i2t`` maps the settings ask for; `ValueError` if they contradict each other."""
     check_choice("normalize", normalize, Normalize)
     check_choice("refine", refine, Refine)

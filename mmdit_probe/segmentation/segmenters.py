@@ -63,8 +63,11 @@ class OpenVocabularySegmenter(_Segmenter):
     >>> from mmdit_probe.datasets.scenes import scene
     >>> segment, drawn = OpenVocabularySegmenter(load_pipeline("tiny-sd3")), scene("test", 0)
     >>> found = segment(drawn.image, drawn.classes)
-    >>> found.labels.shape, found.classes == drawn.classes, bool((found.labels == drawn.local_labels).mean() > 0.6)
-    ((64, 64), True, True)
+    >>> found.labels.shape, found.classes
+    ((64, 64), ('sand', 'lava', 'square'))
+    >>> truth = np.unique(drawn.labels, return_inverse=True)[1].reshape(64, 64)  # positions in drawn.classes
+    >>> bool((found.labels == truth).mean() > 0.8)
+    True
     """
 
     def __init__(
