@@ -156,7 +156,7 @@ function element(name, properties = {}, children = []) {
 
 const timestepName = (at) => {
   const { name, sigma } = data.timesteps[at];
-  return sigma === null ? name : `${name}, sigma ${sigma.toFixed(3)}`;
+  return sigma === null ? name : `${name} (sigma ${sigma.toFixed(3)})`;
 };
 const groupName = (at) => {
   const name = data.groups[at];
@@ -435,7 +435,7 @@ function drawCharts() {
   if (budget.length) {
     drawChart($("budget-chart"), budget, layers, 1, share);
     drawLines($("budget-lines"), budget, percent);
-    $("budget-chart").setAttribute("aria-label", "WorkerShare of attention by layer; the values at this layer stand below");
+    $("budget-chart").setAttribute("aria-label", "Share of attention by layer; the values at this layer stand below");
   }
   $("norm-figure").hidden = data.curves.norms === null;
   if (data.curves.norms === null) return;

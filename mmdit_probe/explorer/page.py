@@ -124,6 +124,7 @@ def _part(name: str) -> str:
 def _description(contents: Contents, image: np.ndarray | None) -> dict[str, Any]:
     """Everything that the page's script reads in addition to the maps."""
     maps, attrs = contents.maps, contents.attrs
+    of = f" of {attrs['steps']}" if "steps" in attrs else ""
     sigmas = maps["sigma"].values if "sigma" in maps.coords else np.full(maps.sizes["timestep"], np.nan)
     return {
         "prompt": str(attrs.get("prompt", "")),
@@ -132,7 +133,7 @@ def _description(contents: Contents, image: np.ndarray | None) -> dict[str, Any]
         "image": None if image is None else _image(image),
         "layers": maps["layer"].values.tolist(),
         "timesteps": [
-            {"name": f"t = {t}" if t > 0 else f"step {-t}", "sigma": None if np.isnan(s) else round(float(s), 4)}
+            {"name": f"t = {t}{of}" if t > 0 else f"step {-t}", "sigma": None if np.isnan(s) else round(float(s), 4)}
             for t, s in zip(maps["timestep"].values.tolist(), sigmas, strict=True)
         ],
         "groups": ["all", *(group_labels(list(contents.sizes)) if len(contents.sizes) > 1 else [])],
