@@ -152,10 +152,10 @@ def blip(tmp_path_factory):
 
 
 def test_a_model_of_transformers_writes_captions(blip, image_files, run):
-    captioner = Captioner(str(blip), longest=5)
+    captioner = Captioner(str(blip), max_new_tokens=5)
     images = [np.asarray(Image.open(file)) for file in image_files.values()]
     assert all(isinstance(caption, str) for caption in captioner(images))
-    asked = Captioner(str(blip), "a red", longest=5)(images)
+    asked = Captioner(str(blip), "a red", max_new_tokens=5)(images)
     assert len(asked) == 3
     code, output, _ = run(
         "magnet", "caption", *map(str, image_files.values()), "--model", str(blip), "--longest", "5", "--out", "c/x.json",

@@ -23,7 +23,7 @@ class Captioner:
     Args:
         model: a folder or a hub id.
         prompt: for chat models a question about the image, for others the beginning of the caption.
-        longest: the largest number of new tokens of a caption.
+        max_new_tokens: the most tokens that a caption may have.
         device: where the model runs.
         dtype: number format of its weights.
         remote_code: run code that comes with the model.
@@ -37,14 +37,14 @@ class Captioner:
         model: str,
         prompt: str | None = None,
         *,
-        longest: int = 60,
+        max_new_tokens: int = 60,
         device: str = "cpu",
         dtype: str = "fp32",
         remote_code: bool = False,
     ) -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        self.prompt, self.longest, self.device = prompt, longest, torch_device(device)
+        self.prompt, self.max_new_tokens, self.device = prompt, max_new_tokens, torch_device(device)
         options: dict[str, Any] = {"local_files_only": Path(model).is_dir(), "trust_remote_code": remote_code}
         try:
             with quiet_loading():
@@ -66,7 +66,7 @@ class Captioner:
             images=converted, text=None if text is None else [text] * len(converted), return_tensors="pt", padding=True
         )
         inputs = inputs.to(self.device, self.model.dtype)
-        made = self.model.generate(**inputs, max_new_tokens=self.longest, do_sample=False)
+        made = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
         given = inputs.get("input_ids")
         if given is not None and torch.equal(made[:, : given.shape[1]], given):
             made = made[:, given.shape[1] :]  # decoder-only models repeat the prompt
