@@ -38,11 +38,11 @@ def analyze(
     recording = measure_everything(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     found = tables(record)
-    files = _write(record, recording.image, found, output.out)
+    files = _write(record, recording.image, found, config.generation.steps, output.out)
     finish(output, summary(found), files, tables=found)
 
 
-def _write(record: Any, image: Any, found: dict[str, Any], out: Path) -> list[Path]:
+def _write(record: Any, image: Any, found: dict[str, Any], steps: int, out: Path) -> list[Path]:
     from mmdit_probe.figures.budget import budget_figure
     from mmdit_probe.figures.heads import heads_figure
     from mmdit_probe.figures.norms import norms_figure
@@ -54,9 +54,9 @@ def _write(record: Any, image: Any, found: dict[str, Any], out: Path) -> list[Pa
     from .pages import map_pages, pca_pages
 
     return [
-        *save_figure(budget_figure(found["attention_budget"]), out / "attention_budget"),
-        *save_figure(norms_figure(found["value_norms"]), out / "value_norms"),
-        *save_figure(heads_figure(found["heads"]), out / "heads"),
+        *save_figure(budget_figure(found["attention_budget"], steps), out / "attention_budget"),
+        *save_figure(norms_figure(found["value_norms"], steps), out / "value_norms"),
+        *save_figure(heads_figure(found["heads"], steps), out / "heads"),
         *pca_pages(record, image, out),
         *(map_pages(record, image, out) if "word_map" in record else []),
         *(write_text(out / f"{name}.csv", table.to_csv(index=False)) for name, table in found.items()),

@@ -36,7 +36,7 @@ def attention_budget(
         record = run_budget(pipe, config, output.out, label(model), bar.update)
     table = budget_table(record)
     files = [
-        *save_figure(budget_figure(table), output.out / "attention_budget"),
+        *save_figure(budget_figure(table, config.generation.steps), output.out / "attention_budget"),
         write_text(output.out / "attention_budget.csv", table.to_csv(index=False)),
         save_record(record, output.out / "attention_budget.nc"),
     ]

@@ -12,16 +12,17 @@ def map_pages(record: Any, image: Any, out: Path) -> list[Path]:
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.studies.word_maps import file_names, head_mean, still
 
+    steps = record.attrs["steps"]
     words, direction = [str(word) for word in record["word"].values], record.attrs["direction"]
     files: list[Path] = []
     for word, name in zip(words, file_names(words), strict=True):
-        page = word_page(still(head_mean(record)).sel(word=word), image, word, direction)
+        page = word_page(still(head_mean(record)).sel(word=word), image, word, direction, steps)
         files += save_figure(page, out / f"map_{name}")
         if "head" not in record["word_map"].dims:
             continue
         for timestep in record["timestep"].values:
             chosen = still(record["word_map"]).sel(word=word, timestep=timestep)
-            files += save_figure(heads_page(chosen, word, direction), out / f"map_{name}_heads_t{timestep}")
+            files += save_figure(heads_page(chosen, word, direction, steps), out / f"map_{name}_heads_t{timestep}")
     return files
 
 
@@ -31,14 +32,15 @@ def pca_pages(record: Any, image: Any, out: Path) -> list[Path]:
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.studies.feature_pca import colors, pca_table, text_colors
 
+    steps = record.attrs["steps"]
     files: list[Path] = []
     if "pca" in record:
         shown = colors(record)
         for timestep in record["timestep"].values:
-            files += save_figure(pca_page(shown.sel(timestep=timestep), image), out / f"pca_t{timestep}")
-        files += save_figure(r2_figure(pca_table(record)), out / "pca_r2")
+            files += save_figure(pca_page(shown.sel(timestep=timestep), image, steps), out / f"pca_t{timestep}")
+        files += save_figure(r2_figure(pca_table(record), steps), out / "pca_r2")
     if "text_pca" in record:
         shown = text_colors(record)
         for timestep in record["timestep"].values:
-            files += save_figure(text_page(shown.sel(timestep=timestep)), out / f"pca_text_t{timestep}")
+            files += save_figure(text_page(shown.sel(timestep=timestep), steps), out / f"pca_text_t{timestep}")
     return files

@@ -89,9 +89,9 @@ def input_image(image: ImageConfig, pipe: Pipeline) -> Any:
 
 def lock_output(out: Path) -> None:
     """Hold the output folder until the command ends; `ValueError` before any work if it can't be written or is in use."""
-    from mmdit_probe.storage.runs import held_folder
+    from mmdit_probe.storage.locks import folder_lock
 
-    _held.enter_context(held_folder(out))
+    _held.enter_context(folder_lock(out))
 
 
 def release() -> None:

@@ -37,8 +37,8 @@ def value_norms(
         record = run_norms(pipe, config, output.out, label(model), bar.update)
     table, heads = norms_table(record), heads_table(record)
     files = [
-        *save_figure(norms_figure(table), output.out / "value_norms"),
-        *save_figure(norm_heads_figure(heads), output.out / "value_norms_heads"),
+        *save_figure(norms_figure(table, config.generation.steps), output.out / "value_norms"),
+        *save_figure(norm_heads_figure(heads, config.generation.steps), output.out / "value_norms_heads"),
         write_text(output.out / "value_norms.csv", table.to_csv(index=False)),
         write_text(output.out / "value_norms_heads.csv", heads.to_csv(index=False)),
         save_record(record, output.out / "value_norms.nc"),

@@ -24,7 +24,7 @@ class Captioner:
     Args:
         model: a folder or a hub id.
         prompt: for chat models a question about the image, for others the beginning of the caption.
-        longest: the largest number of new tokens of a caption.
+        max_new_tokens: the most tokens that a caption may have.
         device: where the model runs.
         dtype: number format of its weights.
         remote_code: run code that comes with the model.

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
-from filelock import FileLock, Timeout
 
 from ..configs import as_dict
-from .files import PART, unwritable, write_text
+from .files import write_text
+from .locks import LOCK, folder_lock
 from .records import load_record, save_record
-
-LOCK = ".lock"
 
 
 class RunFolder:
@@ -64,7 +61,7 @@ class RunFolder:
         Raises:
             ValueError: another process is using the folder, it holds a run with different settings, or it is not writable.
         """
-        with held_folder(self.folder):
+        with folder_lock(self.folder):
             fresh = self._check_settings()
             try:
                 yield self
@@ -111,37 +108,3 @@ class RunFolder:
 
     def _path(self, name: str) -> Path:
         return self.folder / "items" / f"{name}.nc"
-
-
-@contextmanager
-def held_folder(folder: Path) -> Iterator[None]:
-    """Hold an output folder, made if need be, against other runs; one that stays empty is taken away again.
-
-    `ValueError` if another run has it or it can't be written.
-    """
-    folder = Path(folder)
-    try:
-        made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"{folder} is in use by another run; wait for it or choose another --out") from error
-    except OSError as error:
-        raise ValueError(unwritable(folder, error)) from error
-    try:
-        for left in (*folder.glob(f"*{PART}"), *folder.glob(f"items/*{PART}")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield
-    finally:
-        _tidy(folder, made)
-        lock.release()
-
-
-def _tidy(folder: Path, made: Sequence[Path]) -> None:
-    """Remove the lock, and of the folders that were ``made``, innermost first, those that are empty."""
-    with suppress(OSError):  # where an open file can't be removed, it stays
-        (folder / LOCK).unlink()
-    for empty in (folder / "items", *made):
-        with suppress(OSError):  # not empty, or not there
-            empty.rmdir()
