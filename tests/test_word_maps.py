@@ -15,7 +15,6 @@ from mmdit_probe.figures.maps import heads_page, plot_overlay, word_page
 from mmdit_probe.pipelines.prompts import describe, find_words
 from mmdit_probe.readouts.base import read
 from mmdit_probe.studies.word_maps import (
-    checked_words,
     file_names,
     head_mean,
     maps_table,
@@ -24,6 +23,7 @@ from mmdit_probe.studies.word_maps import (
     summary,
     word_positions,
 )
+from mmdit_probe.utils.text import checked_words
 
 PROMPT = "a red circle on grass and a red square"
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=3)

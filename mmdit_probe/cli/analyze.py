@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdit_probe.configs import AnalyzeConfig, ImageConfig, ModelConfig
-from mmdit_probe.utils.text import checked_text
+from mmdit_probe.utils.text import checked_text, checked_words
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, OutputConfig
@@ -24,12 +24,12 @@ def analyze(
 
     Writes a figure and a table for each study, image.png, and one record, analyze.nc, that mmdit-probe diff compares.
     """
-    from mmdit_probe.studies.overview import measure_everything, summary, tables
-    from mmdit_probe.studies.word_maps import checked_words
-
     words = checked_words(config.words) if config.words else ()
     config = replace(config, prompt=checked_text("prompt", config.prompt), words=words)
     check_image(image)
+
+    from mmdit_probe.studies.overview import measure_everything, summary, tables
+
     check_layers(config.layers, model)
     lock_output(output.out)
     pipe = load(model)

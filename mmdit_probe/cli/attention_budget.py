@@ -23,13 +23,14 @@ def attention_budget(
 
     Writes attention_budget.pdf / .png (Seg4Diff, Fig. 2), attention_budget.csv and attention_budget.nc.
     """
+    config = replace(config, prompts=chosen_prompts(prompts, model))
+
     from mmdit_probe.figures.budget import budget_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.storage.records import save_record
     from mmdit_probe.studies.attention_budget import budget_table, run_budget, summary
 
-    config = replace(config, prompts=chosen_prompts(prompts, model))
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     with Bar("prompts", output.as_json) as bar:

@@ -18,8 +18,10 @@ from mmdit_probe.configs import (
     ThresholdConfig,
 )
 from mmdit_probe.configs.segmentation import Method, Task
+from mmdit_probe.datasets.registry import dataset_name, open_dataset
 
 from .layers import check_layers
+from .methods import backbone, loaded, selected
 from .options import RESULTS, RunConfig
 from .session import Bar, finish, label
 
@@ -74,16 +76,14 @@ def evaluate(
     evaluate.pdf / .png (Seg4Diff, Fig. 8, 15) and, with --heads each, evaluate_heads.pdf / .png (Fig. 17). All numbers in
     files are fractions.
     """
-    from mmdit_probe.datasets.registry import dataset_name, open_dataset
+    selection = selected(method, baseline, threshold)
+    images = open_dataset(dataset, files.root, config.limit)
+    config = replace(selection.fill(config), dataset=dataset_name(dataset), task=selection.task(method.task))
+
     from mmdit_probe.evaluation.run import check, run_evaluation
     from mmdit_probe.evaluation.tables import summary, tabulate, without_settings
     from mmdit_probe.utils.distributed import launched_worker_share
 
-    from .methods import backbone, loaded, selected
-
-    selection = selected(method, baseline, threshold)
-    images = open_dataset(dataset, files.root, config.limit)
-    config = replace(selection.fill(config), dataset=dataset_name(dataset), task=selection.task(method.task))
     check(config)
     check_layers(config.layers, model)
     share = launched_worker_share(model.device)

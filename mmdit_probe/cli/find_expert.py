@@ -24,13 +24,14 @@ def find_expert(
 
     Writes expert.csv and expert.pdf / .png.
     """
+    config = replace(config, prompts=chosen_prompts(prompts, model))
+
     from mmdit_probe.figures.expert import expert_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.studies.expert_layer import agreement, with_masks
     from mmdit_probe.studies.expert_layer import find_expert as find
 
-    config = replace(config, prompts=chosen_prompts(prompts, model))
     lock_output(output.out)
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)

@@ -28,6 +28,8 @@ def guide(
     Writes guide_sheet.pdf / .png (Seg4Diff, Fig. 6), guide_gains.pdf / .png, guide_gains.csv with 95% bootstrap
     intervals over prompts and seeds, and guide_metrics.csv with every image's metrics.
     """
+    config = replace(config, prompts=chosen_prompts(prompts, model))
+
     from mmdit_probe.figures.contact import contact_sheet
     from mmdit_probe.figures.drops import drop_figure
     from mmdit_probe.figures.style import save_figure
@@ -36,7 +38,6 @@ def guide(
     from mmdit_probe.studies.guidance import gain_lines, gain_table, run_guidance, scale_name
     from mmdit_probe.studies.paired_metrics import AGAINST_PLAIN, measure_images
 
-    config = replace(config, prompts=chosen_prompts(prompts, model))
     check_layers(config.layers, model)
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)

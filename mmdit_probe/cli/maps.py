@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mmdit_probe.configs import ImageConfig, MapsConfig, ModelConfig
-from mmdit_probe.utils.text import checked_text
+from mmdit_probe.utils.text import checked_text, checked_words
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, OutputConfig
@@ -26,15 +26,16 @@ def maps(
     Writes map_WORD.pdf / .png (one page a word: rows are timesteps, columns are layers, one color scale a page),
     with --heads all also map_WORD_heads_tN, and maps.csv, maps.nc and image.png.
     """
+    config = replace(config, prompt=checked_text("prompt", config.prompt), words=checked_words(config.words))
+    check_image(image)
+
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.storage.images import save_image
     from mmdit_probe.storage.records import save_record
-    from mmdit_probe.studies.word_maps import checked_words, maps_table, measure_maps, summary
+    from mmdit_probe.studies.word_maps import maps_table, measure_maps, summary
 
     from .pages import map_pages
 
-    config = replace(config, prompt=checked_text("prompt", config.prompt), words=checked_words(config.words))
-    check_image(image)
     check_layers(config.layers, model)
     lock_output(output.out)
     pipe = load(model)

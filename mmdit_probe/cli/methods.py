@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import TYPE_CHECKING
 
 import typer
 
-from mmdit_probe.baselines.loaded import LoadedMethod, load_method
 from mmdit_probe.baselines.selection import Selection
 from mmdit_probe.configs import ModelConfig, Settings
 
 from .options import by_flag
 from .session import load
+
+if TYPE_CHECKING:
+    from mmdit_probe.baselines.loaded import LoadedMethod
 
 
 def selected(*settings: Settings) -> Selection:
@@ -33,4 +36,6 @@ def backbone(selection: Selection, model: ModelConfig) -> ModelConfig:
 
 def loaded(selection: Selection, model: ModelConfig) -> LoadedMethod:
     """The method on its models."""
+    from mmdit_probe.baselines.loaded import load_method
+
     return load_method(selection, model.model, lambda: load(model), device=model.device, dtype=model.dtype)

@@ -26,6 +26,9 @@ def pca(
     Writes pca_tN.pdf / .png for each timestep (Seg4Diff, Fig. 3), pca_r2.pdf / .png, pca.csv, pca.nc and image.png;
     for text tokens pca_text_tN.pdf / .png: tokens along x, layers as rows, three components as colors.
     """
+    _check(config, image)
+    check_image(image)
+
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.storage.images import save_image
     from mmdit_probe.storage.records import save_record
@@ -33,8 +36,6 @@ def pca(
 
     from .pages import pca_pages
 
-    _check(config, image)
-    check_image(image)
     check_layers(config.layers, model)
     lock_output(output.out)
     pipe = load(model)

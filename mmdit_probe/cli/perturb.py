@@ -30,6 +30,8 @@ def perturb(
     Writes perturb_sheet.pdf / .png (Seg4Diff, Fig. 5), perturb_drops.pdf / .png (Fig. 18), perturb_drops.csv with 95%
     bootstrap intervals over prompts and seeds, and perturb_metrics.csv with every image's metrics.
     """
+    config = replace(config, prompts=chosen_prompts(prompts, model))
+
     from mmdit_probe.figures.contact import contact_sheet
     from mmdit_probe.figures.drops import drop_figure
     from mmdit_probe.figures.style import save_figure
@@ -38,7 +40,6 @@ def perturb(
     from mmdit_probe.studies.paired_metrics import drop_table, measure_images
     from mmdit_probe.studies.perturbation import layer_name, most_harmful, run_perturbation
 
-    config = replace(config, prompts=chosen_prompts(prompts, model))
     check_layers(config.layers, model)
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)

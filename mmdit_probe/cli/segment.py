@@ -24,6 +24,7 @@ from mmdit_probe.configs.segmentation import NamedMethod, RegionMethod
 from mmdit_probe.configs.setting import INPUT
 
 from .layers import check_layers, resolve_layer
+from .methods import backbone, loaded, selected
 from .options import RESULTS, RunConfig
 from .session import Bar, finish, label
 
@@ -84,13 +85,13 @@ def segment(
     NAME_overlay.png, NAME_rle.json (COCO run-length codes) and NAME_maps.nc (soft maps on the token grid), and
     segment.csv.
     """
+    selection = selected(named, baseline)
+    _check_found(images)
+
     from mmdit_probe.segmentation.class_prompts import checked_classes
     from mmdit_probe.segmentation.image_files import image_files
 
-    from .methods import backbone, loaded, selected
-
     names, files = checked_classes(named.classes), image_files(images)
-    selection = selected(named, baseline)
     check_layers(layer.layers, model)
     model = backbone(selection, model)
     method = loaded(selection, model)
@@ -113,15 +114,22 @@ def group(
 
     Writes the files of `mmdit-probe segment` with regions for classes, and group.csv.
     """
+    selection = selected(method, threshold)
+    _check_found(images)
+
     from mmdit_probe.segmentation.image_files import image_files
 
-    from .methods import loaded, selected
-
     files = image_files(images)
-    selection = selected(method, threshold)
     check_layers(layer.layers, model)
     found = loaded(selection, model)
     _run(found.regions(_layer(found, layer.layers), config), files, "group", selection, model, batch.batch, output)
+
+
+def _check_found(images: list[Path]) -> None:
+    """`ValueError` if a file or folder is missing: before anything heavy is imported."""
+    for path in images:
+        if not path.exists():
+            raise ValueError(f"image: no file {path}")
 
 
 def _layer(method: LoadedMethod, layers: Layers) -> int | None:

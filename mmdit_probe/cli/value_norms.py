@@ -24,13 +24,14 @@ def value_norms(
     Writes value_norms.pdf / .png and value_norms_heads.pdf / .png (Seg4Diff, Fig. 4 and 28), value_norms.csv,
     value_norms_heads.csv and value_norms.nc.
     """
+    config = replace(config, prompts=chosen_prompts(prompts, model))
+
     from mmdit_probe.figures.norms import norm_heads_figure, norms_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.storage.records import save_record
     from mmdit_probe.studies.value_norms import heads_table, norms_table, run_norms, summary
 
-    config = replace(config, prompts=chosen_prompts(prompts, model))
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     with Bar("prompts", output.as_json) as bar:

@@ -16,7 +16,6 @@ from ..pipelines.generation import generation_arguments
 from ..pipelines.layers import chosen_layers
 from ..pipelines.prompts import find_words
 from ..readouts.word_maps import WordMaps
-from ..utils.text import LONGEST_NAME, checked_text
 from .recording import Recording, record_generated, record_image
 
 
@@ -106,13 +105,3 @@ def file_names(words: Sequence[str]) -> list[str]:
         taken = sum(other == name or re.fullmatch(re.escape(name) + r"-\d+", other) is not None for other in names)
         names.append(name if name not in names else f"{name}-{taken + 1}")
     return names
-
-
-def checked_words(words: Sequence[str]) -> tuple[str, ...]:
-    """Words and phrases, each once; `ValueError` if there is none."""
-    kept = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
-    if not kept:
-        raise ValueError(
-            "words: expected words of the prompt separated by commas, such as 'red circle,grass'; got none"
-        )
-    return tuple(checked_text("word", word, LONGEST_NAME) for word in kept)

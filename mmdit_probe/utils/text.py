@@ -42,6 +42,16 @@ def checked_text(what: str, text: str, most: int = LONGEST_PROMPT) -> str:
     return text
 
 
+def checked_words(words: Sequence[str]) -> tuple[str, ...]:
+    """Words and phrases, each once; `ValueError` if there is none."""
+    kept = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
+    if not kept:
+        raise ValueError(
+            "words: expected words of the prompt separated by commas, such as 'red circle,grass'; got none"
+        )
+    return tuple(checked_text("word", word, LONGEST_NAME) for word in kept)
+
+
 def checked_once(what: str, texts: Sequence[str]) -> tuple[str, ...]:
     """The texts themselves; `ValueError` if one occurs twice."""
     twice = next((text for number, text in enumerate(texts) if text in texts[:number]), None)
