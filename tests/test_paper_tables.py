@@ -142,11 +142,11 @@ def test_names_that_are_paths_stay_inside_the_folder(random_pipe, tmp_path, monk
 
 
 def test_other_families_are_refused_in_one_line():
-    from diffusers import CogView4Transformer2DModel
+    from diffusers import CogView4Pipeline, CogView4Transformer2DModel
 
     cogview = CogView4Transformer2DModel(in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
         out_channels=4, text_embed_dim=16, time_embed_dim=8, condition_dim=4, rope_axes_dim=(8, 8))  # fmt: skip
     with pytest.raises(
         ValueError, match=r"images can be read by Stable Diffusion 3, 3\.5, Flux.1, .*; this is a model of Cog"
     ):
-        MapReader(cogview, I2TMaps(), [0], [8])
+        MapReader(CogView4Pipeline(None, None, None, cogview, None), I2TMaps(), [0], [8])
