@@ -19,7 +19,7 @@ BATCH, LARGER = 20, 1
 
 def run(analysis: Analysis) -> list[str]:
     images = open_dataset(DATASET, ROOT, analysis.fewer(IMAGES, 2))
-    config = EvaluateConfig(dataset=DATASET, heads="each", timesteps=TIMESTEPS, batch=analysis.at_once(BATCH, LARGER))
+    config = EvaluateConfig(dataset=DATASET, heads="all", timesteps=TIMESTEPS, batch=analysis.at_once(BATCH, LARGER))
     result = tabulate(run_evaluation(analysis.pipe(), images, config, analysis.folder(), analysis.label))
     analysis.figure(heads_figure(result.settings), "fig17_heads")
     analysis.table(result.settings, "fig17_heads")

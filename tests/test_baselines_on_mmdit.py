@@ -201,13 +201,13 @@ def test_other_settings_are_another_run(random_pipe, tmp_path):
 
 
 def test_mistakes_are_refused(random_pipe):
-    each = EvaluateConfig(heads="each", refine="iseg")
+    each = EvaluateConfig(heads="all", refine="iseg")
     with pytest.raises(ValueError, match="refine iseg takes the mean over heads"):
         refined_counter(random_pipe, each, RefineConfig())
     with pytest.raises(ValueError, match="works on probabilities"):
         refined_counter(random_pipe, EvaluateConfig(normalize="scores", refine="iseg"), RefineConfig())
     with pytest.raises(ValueError, match="method diffseg takes the mean over heads"):
-        RegionCounter(random_pipe, EvaluateConfig(heads="each", method="diffseg"), DiffSegConfig())
+        RegionCounter(random_pipe, EvaluateConfig(heads="all", method="diffseg"), DiffSegConfig())
     with pytest.raises(ValueError, match="refine must be one of diffsegmenter, iseg"):
         RefinedReader(random_pipe, "i2i", RefineConfig(), [0], [8])
 

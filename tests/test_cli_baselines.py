@@ -110,8 +110,8 @@ def test_whole_systems_write_the_same_files(run, image, folders, tmp_path, monke
     [
         (["evaluate", "scenes", "--method", "iseg", "--refine", "i2i"], "--refine is for seg4diff's maps"),
         (["evaluate", "scenes", "--method", "diffseg", "--task", "open-vocabulary"], "does the unsupervised task"),
-        (["evaluate", "scenes", "--sam", "sam"], "--sam is for --method corrclip"),
-        (["evaluate", "scenes", "--dino-backbone", "x"], "--dino-backbone is for --method proxyclip or corrclip"),
+        (["evaluate", "scenes", "--sam", "sam"], "--sam is for method corrclip"),
+        (["evaluate", "scenes", "--dino-backbone", "x"], "is for method proxyclip or corrclip"),
         (["evaluate", "scenes", "--method", "iseg", "--layers", "3"], "--layers is about an MM-DiT's maps"),
         (["evaluate", "scenes", "--method", "iseg", "--threshold", "1"], "--threshold is for seg4diff, diffseg"),
         (["evaluate", "scenes", "--method", "iseg"], "needs a Stable Diffusion U-Net pipeline"),

@@ -89,7 +89,7 @@ def test_heads_are_read_in_the_same_pass_and_their_mean_is_the_mean_map(random_p
     from mmdit_probe.segmentation.maps import make_readout
 
     images = held_out_scenes(2)
-    result = evaluate(random_pipe, tmp_path, EvaluateConfig(heads="each", layers=(1,), batch=2), images)
+    result = evaluate(random_pipe, tmp_path, EvaluateConfig(heads="all", layers=(1,), batch=2), images)
     each = MapReader(random_pipe, make_readout("probs", "all", "none"), [1], [8])
     mean = MapReader(random_pipe, make_readout("probs", "mean", "none"), [1], [8])
     latents = each.latents([sample.image for sample in images.samples])
@@ -219,7 +219,7 @@ def test_bad_settings_are_refused_before_any_work(random_pipe, tmp_path, setting
 
 def test_label_maps_must_fit_their_images(random_pipe, tmp_path):
     wrong = Sample("wrong", SCENES.samples[0].image, lambda: np.zeros((3, 3), np.uint8))
-    with pytest.raises(ValueError, match="wrong: the label map is"):
+    with pytest.raises(ValueError, match="wrong: image and label map must have the same size"):
         evaluate(random_pipe, tmp_path, CONFIG, LabeledImages("x", SCENES.classes, [wrong]))
 
 
@@ -277,7 +277,7 @@ def scenes_folder(root, samples):
 
 
 def test_evaluate_on_the_command_line(run, tmp_path):
-    command = ["evaluate", "scenes", "--limit", "3", "--layers", "0,2", "--heads", "each", "--batch", "2"]
+    command = ["evaluate", "scenes", "--limit", "3", "--layers", "0,2", "--heads", "all", "--batch", "2"]
     code, out, err = run(*command)
     assert code == 0, err
     folder = tmp_path / "results" / "evaluate"
@@ -297,7 +297,7 @@ def test_evaluate_reads_a_folder_and_compares_with_baselines(run, tmp_path):
     arguments = ["--root", "own", "--task", "unsupervised", "--trivial", "--layers", "1", "--json"]
     code, out, err = run("evaluate", "folder", *arguments)
     assert code == 0, err
-    assert len(json.loads(out)["baselines"]) == 6
+    assert len(json.loads(out)["trivial"]) == 6
     code, _, err = run("evaluate", "voc20", "--root", "own")
     assert code == 2
     assert "holds none of the folders VOCdevkit/VOC2012/JPEGImages" in err
@@ -356,7 +356,7 @@ def test_a_batch_that_vanishes_is_named(random_pipe, tmp_path):
             file.unlink()
 
     batches = run_evaluation(random_pipe, SCENES, CONFIG, tmp_path, "random", share=WorkerShare(0, 1, vanish))
-    with pytest.raises(ValueError, match="images-000002 is gone; start the run again"):
+    with pytest.raises(ValueError, match="images-000002 is missing; start the run again"):
         list(batches)
 
 

@@ -128,9 +128,9 @@ def test_two_probes_of_one_pipeline_both_know_the_prompt(random_pipe):
 
 def test_small_grids_keep_everything_large_ones_a_choice(random_pipe):
     assert chosen(random_pipe, config()) == ((0, 1, 2), (3, 2, 1))
-    assert chosen(random_pipe, config(small=10))[1] == (3,)  # 28 and 8 of 3 steps
+    assert chosen(random_pipe, config(small=10))[1] == (3, 1)  # 28 and 8 of 28, in 3 steps
     assert chosen(random_pipe, config(layers=(1,), timesteps=(2,))) == ((1,), (2,))
-    assert chosen(random_pipe, config(), np.zeros((640, 640, 3), np.uint8))[1] == (3,)
+    assert chosen(random_pipe, config(), np.zeros((640, 640, 3), np.uint8))[1] == (3, 1)
     assert spread(range(24), 9) == (0, 5, 9, 14, 18, 23)
     assert spread(range(24), 8) == (0, 5, 8, 14, 18, 23)
     assert spread(range(3), None) == (0, 1, 2)
@@ -298,7 +298,9 @@ def test_a_notebook_shows_the_page_in_a_frame():
 def test_explore_writes_one_page_and_its_record_makes_it_again(run, tmp_path):
     code, out, _ = run("explore", "--prompt", PROMPT, "--steps", "2", "--out", "page.html", "--save-record", "kept.nc")
     assert code == 0
-    assert "8 x 8 pixels, 101 text tokens, 3 layers, 2 timesteps, the mean over heads and each of the 4 heads" in out
+    assert (
+        "8 x 8 image tokens, 101 text tokens, 3 layers, 2 timesteps, the mean over heads and each of the 4 heads" in out
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.nc", "page.html"]
     again = run("explore", "kept.nc", "--out", "again.html", "--json")
     assert json.loads(again[1])["layers"] == [0, 1, 2]
@@ -330,7 +332,6 @@ def test_bad_input_is_one_line(run, tmp_path):
     assert refused(run("explore", "r.nc", "--image", "wide.png"), "90 x 30 px, the maps 4 x 3 tokens")
     assert refused(run("explore", "r.nc", "--layers", "9"), "it has them of [3, 5]")
     assert refused(run("explore", "missing.nc"), "no file missing.nc")
-    assert refused(run("explore", "--prompt", "x", "--image", "wide.png"), "give --image FILE")
     assert refused(run("explore", "--prompt", "x", "--timesteps", "99"), "timesteps: must be in 1 to 28")
     assert refused(run("explore"), "give --prompt or --prompts FILE")
     assert not list(tmp_path.glob("results/explore/*"))

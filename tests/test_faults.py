@@ -58,7 +58,7 @@ def test_an_interrupt_leaves_the_model_as_it_was(moment, monkeypatch):
     if moment == "layer":
         monkeypatch.setattr(model.transformer_blocks[1].attn.to_q, "forward", stop)
     else:
-        kind, method = {"readout": (I2TMaps, "start"), "edit": (BlurText, "apply")}[moment]
+        kind, method = {"readout": (I2TMaps, "reduction"), "edit": (BlurText, "apply")}[moment]
         monkeypatch.setattr(kind, method, stop)
     with pytest.raises(KeyboardInterrupt), Probe(model, [RegionMass(), I2TMaps()], edits=[BlurText(1, 1.0, 3)]):
         model(**inputs)

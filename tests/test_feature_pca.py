@@ -306,4 +306,4 @@ def test_text_components_on_the_command_line(run, tmp_path):
     assert written == {"pca_text_t1.pdf", "pca_text_t1.png", "pca.csv", "pca.nc", "image.png"}
     code, _, err = run("pca", "--prompt", "sand", "--include-padding")
     assert code == 2
-    assert "include_padding is about text tokens" in err
+    assert "--include-padding is about text tokens" in err

@@ -232,5 +232,5 @@ def test_pipelines_that_read_images_among_the_words_are_not_given_any(edit):
 def test_a_length_that_the_template_fills_is_told():
     from mmdit_probe.segmentation.class_prompts import class_prompts
 
-    with pytest.raises(ValueError, match="max_sequence_length: 3 leaves no room for class names beside the"):
+    with pytest.raises(ValueError, match="max_sequence_length: 3 leaves no room for class names next to the"):
         class_prompts(small_pipeline("flux2"), ["sand"], 3)

@@ -384,10 +384,10 @@ def test_a_mask_head_that_only_some_processes_ran_is_shared_by_all(ours, theirs)
     [
         ({"layer": 7}, r"edited layers \[7\] do not exist; this model has layers 0 to 2"),
         ({"matching": "color"}, "matching must be one of token, head"),
-        ({"rank": 0}, "rank must be at least 1, got 0"),
-        ({"rate": 0.0}, "rate must be a number above 0"),
-        ({"dice_weight": -1.0}, "dice_weight must be a number of 0 or more"),
-        ({"ema": 1.0}, "ema must be between 0 and 1"),
+        ({"rank": 0}, "rank must be 1 or more, got 0"),
+        ({"rate": 0.0}, "rate must be above 0"),
+        ({"dice_weight": -1.0}, "dice_weight must be 0 or more"),
+        ({"ema": 1.0}, "ema must be above 0 and below 1"),
     ],
 )
 def test_bad_settings_are_explained_before_any_work(options, message, random_pipe, tmp_path):

@@ -177,20 +177,20 @@ def test_blocks_are_the_same_in_any_chunks(sd3, inputs, halvings, monkeypatch):
 def test_an_evaluation_takes_fewer_images_at_a_time_and_says_so(random_pipe, tmp_path, monkeypatch):
     from mmdit_probe.configs import EvaluateConfig
     from mmdit_probe.datasets.registry import held_out_scenes
-    from mmdit_probe.evaluation import run as evaluation
+    from mmdit_probe.evaluation import counter
     from mmdit_probe.evaluation.run import run_evaluation
     from mmdit_probe.evaluation.tables import tabulate
 
     config, scenes = EvaluateConfig(batch=4), held_out_scenes(4)
     whole = list(run_evaluation(random_pipe, scenes, config, tmp_path / "a", "m"))
-    original = evaluation.read_class_maps
+    original = counter.read_class_maps
 
     def small(reader, images, names):
         if len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(reader, images, names)
 
-    monkeypatch.setattr(evaluation, "read_class_maps", small)
+    monkeypatch.setattr(counter, "read_class_maps", small)
     halves = list(run_evaluation(random_pipe, scenes, config, tmp_path / "b", "m"))
     assert [item.attrs["images_at_once"] for item in (*whole, *halves)] == [4, 2]
     for name in ("settings", "images"):

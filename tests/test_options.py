@@ -33,7 +33,9 @@ OWN_WORDING = {
     "--model": "caption's is an image-to-text model",
     "--steps": "magnet train's are training steps",
     "--crop": "segmentation says which is the paper's",
-    "--batch": "magnet train's has a default for each preset",
+    "--timesteps": "one, or several",
+    "--method": "each command's own methods",
+    "--words": "maps needs them, analyze takes all words without",
 }
 
 
@@ -48,7 +50,9 @@ def test_one_option_has_one_wording_everywhere():
     wordings = defaultdict(set)
     for callback in COMMANDS.values():
         for parameter, option in options_of(callback):
-            flag = option.param_decls[0] if option.param_decls else f"--{parameter.name}"
+            flag = (
+                option.default if isinstance(option.default, str) else f"--{parameter.name}"
+            )  # typer's first argument
             wordings[flag.split("/")[0]].add(option.help)
     assert {flag for flag, found in wordings.items() if len(found) > 1} <= set(OWN_WORDING)
 

@@ -65,7 +65,10 @@ class LoadedMethod:
     @property
     def is_whole(self) -> bool:
         """Whether this is a system with a backbone of its own, without an MM-DiT's layers, heads and timesteps."""
-        return self.selection.method != SEG4DIFF and (self._pipe is None or is_unet_pipeline(self._pipe))
+        baseline = self.selection.baseline
+        if baseline is None:
+            return False
+        return not baseline.joint or self._pipe is None or is_unet_pipeline(self._pipe)
 
     def system(self, dataset: str = "") -> Any:
         """The whole system with its settings for a data set."""

@@ -22,7 +22,7 @@ from mmdit_probe.datasets.registry import dataset_name, open_dataset
 
 from .layers import check_layers
 from .methods import backbone, loaded, selected
-from .options import RESULTS, RunConfig
+from .options import RESULTS, RunConfig, naming_options
 from .session import Bar, finish, label
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def evaluate(
     A baseline that is a whole system has no layers: its tables have one row, and there is no figure.
 
     Writes evaluate.csv (a row for each timestep, layer and head), evaluate_classes.csv, evaluate_images.csv,
-    evaluate.pdf / .png (Seg4Diff, Fig. 8, 15) and, with --heads each, evaluate_heads.pdf / .png (Fig. 17). All numbers in
+    evaluate.pdf / .png (Seg4Diff, Fig. 8, 15) and, with --heads all, evaluate_heads.pdf / .png (Fig. 17). All numbers in
     files are fractions.
     """
     selection = selected(method, baseline, threshold)
@@ -89,7 +89,8 @@ def evaluate(
     share = launched_worker_share(model.device)
     model = backbone(selection, replace(model, device=share.device or model.device))
     found = loaded(selection, model)
-    counter = found.counter(config)
+    with naming_options(EvaluateConfig):
+        counter = found.counter(config)
     pipe = None if found.is_whole else found.pipe
     with Bar("batches of images", output.as_json or not share.first) as bar:
         text = selection.label(label(model))
@@ -119,6 +120,6 @@ def _write(result: Evaluation, config: EvaluateConfig, whole: bool, out: Path) -
         written += save_figure(evaluation_figure(result.settings, result.trivial), out / "evaluate")
     if config.trivial:
         written.append(write_text(out / "evaluate_trivial.csv", result.trivial.to_csv(index=False)))
-    if config.heads == "each":
+    if config.heads == "all":
         written += save_figure(heads_figure(result.settings), out / "evaluate_heads")
     return written

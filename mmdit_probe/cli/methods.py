@@ -10,7 +10,7 @@ import typer
 from mmdit_probe.baselines.selection import Selection
 from mmdit_probe.configs import ModelConfig, Settings
 
-from .options import by_flag
+from .options import naming_options
 from .session import load
 
 if TYPE_CHECKING:
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 def selected(*settings: Settings) -> Selection:
     """The method, refinement and threshold that these settings ask for; `ValueError` with an option's name."""
     given = {field.name: getattr(one, field.name) for one in settings for field in fields(one)}
-    try:
+    with naming_options(*(type(one) for one in settings)):
         return Selection(**{field.name: given[field.name] for field in fields(Selection) if field.name in given})
-    except ValueError as error:
-        raise ValueError(by_flag(str(error), *settings)) from None
 
 
 def backbone(selection: Selection, model: ModelConfig) -> ModelConfig:

@@ -13,7 +13,12 @@ from mmdit_probe.configs.setting import OUTPUT
 
 def models(
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the list as JSON on standard output.", rich_help_panel=OUTPUT)
+        bool,
+        typer.Option(
+            "--json",
+            help="Print the result as JSON on standard output, messages on standard error.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
 ) -> None:
     """The embedded model and the families of transformers that can be probed.

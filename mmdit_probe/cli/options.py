@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -221,12 +222,21 @@ def _assembled(default: Settings, values: Mapping[str, Any]) -> Settings:
     try:
         return type(default)(**found)
     except ValueError as error:
-        raise ValueError(by_flag(str(error), default)) from None
+        raise ValueError(_by_flag(str(error), own)) from None
 
 
-def by_flag(message: str, *settings: Settings) -> str:
-    """The message with the option's name for the field's at its beginning."""
-    for field in (field for one in settings for field in settings_of(type(one))):
+@contextmanager
+def naming_options(*kinds: type[Settings]) -> Iterator[None]:
+    """Errors that begin with the name of a field of these settings begin with its option's name instead."""
+    try:
+        yield
+    except ValueError as error:
+        own = tuple(field for kind in kinds for field in settings_of(kind))
+        raise ValueError(_by_flag(str(error), own)) from None
+
+
+def _by_flag(message: str, own: tuple[Field, ...]) -> str:
+    for field in own:
         for ending in (" must", ":", " is"):
             if message.startswith(field.name + ending):
                 return _flag(field) + message.removeprefix(field.name)

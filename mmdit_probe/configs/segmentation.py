@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from .generation import BATCH, MAX_SEQUENCE_LENGTH, SEED, STEPS
 from .layers import Layers, layers_setting
 from .setting import INPUT, Setting, Settings
+from .single_image import HEADS, Heads
 from .timesteps import PAPER_STEPS, TIMESTEP, Timesteps, chosen_timestep, chosen_timesteps, timesteps_setting
 
 Task = Literal["open-vocabulary", "unsupervised"]
@@ -21,7 +22,6 @@ Variant = Literal["released", "paper-text"]
 Normalize = Literal["probs", "probs-minmax", "scores", "scores-minmax"]
 """Table 5: maps after (probs) or before (scores) the softmax; minmax scales each class map to [0, 1] by its own range."""
 Vocabulary = Literal["present", "full"]
-EachHead = Literal["mean", "each"]
 MERGE_THRESHOLD = 0.1
 """Maps closer than this become one region (symmetric KL, nats): Seg4Diff's, as released."""
 
@@ -166,7 +166,7 @@ class EvaluateConfig(Settings):
     task: Task = "open-vocabulary"
     method: Method = "seg4diff"
     layers: Annotated[Layers, layers_setting()] = "all"
-    heads: Annotated[EachHead, Setting("The mean over heads, or each head separately.")] = "mean"
+    heads: Annotated[Heads, HEADS] = "mean"
     timesteps: Annotated[Timesteps | None, timesteps_setting()] = None
     steps: Annotated[int, STEPS] = PAPER_STEPS
     vocabulary: Annotated[

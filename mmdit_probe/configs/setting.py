@@ -127,7 +127,9 @@ def _check_range(field: Field, number: float) -> None:
         and (setting.above is None or number > setting.above)
         and (setting.below is None or number < setting.below)
     )
-    if not inside or not math.isfinite(number):
+    if not math.isfinite(number):
+        raise ValueError(f"{field.name} must be a finite number, {_expected(setting)}, got {number}")
+    if not inside:
         raise ValueError(f"{field.name} must be {_expected(setting)}, got {number}")
 
 
@@ -138,7 +140,7 @@ def _expected(setting: Setting) -> str:
     bounds = [f"above {setting.above}"] * (setting.above is not None) + [f"below {setting.below}"] * (
         setting.below is not None
     )
-    return " and ".join(bounds) or "a finite number"
+    return " and ".join(bounds) or "not too large"
 
 
 def as_dict(config: Any) -> dict[str, Any]:

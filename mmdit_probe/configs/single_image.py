@@ -15,6 +15,7 @@ Heads = Literal["mean", "all"]
 """Maps averaged over heads, or one for each head."""
 Stream = Literal["image", "text", "both"]
 
+HEADS = Setting("The mean over heads, or all: each head separately too.")
 _READ = layers_setting()
 _TIMESTEPS = timesteps_setting()
 
@@ -47,7 +48,7 @@ class MapsConfig(_SingleImage):
         Setting("Words or phrases of the prompt, separated by commas.", INPUT, commas=True, required=True),
     ] = ()
     direction: Annotated[Direction, Setting("i2t: image queries on the word; t2i: the word on the image.")] = "i2t"
-    heads: Annotated[Heads, Setting("The mean over heads, or all: also a sheet of every head.")] = "mean"
+    heads: Annotated[Heads, HEADS] = "mean"
 
 
 @dataclass(frozen=True, kw_only=True)

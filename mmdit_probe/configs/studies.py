@@ -87,9 +87,7 @@ class GuideConfig(Settings):
     layers: Annotated[Layers, layers_setting()] = "expert"
     scales: Annotated[
         tuple[float, ...],
-        Setting(
-            "Guidance scales, separated by commas; 0 is plain.", flags=("--scales", "--scale"), low=-1000, high=1000
-        ),
+        Setting("Guidance scales, separated by commas; 0 is plain.", flags=("--scales", "--scale"), low=-100, high=100),
     ] = (0.0, 1.0, 2.0, 4.0)
     sigma: Annotated[float, _SIGMA] = 9.0
     kernel: Annotated[int | None, _KERNEL] = 5

@@ -8,7 +8,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from ..attention.reductions import Heads
 from ..configs import EvaluateConfig
 from ..families import Pipeline
 from ..pipelines.layers import chosen_layers
@@ -96,10 +95,9 @@ class MapCounter:
 
 
 def _map_reader(pipe: Pipeline, config: EvaluateConfig) -> MapReader:
-    heads: Heads = "mean" if config.heads == "mean" else "all"
     return MapReader(
         pipe,
-        make_readout(config.normalize, heads, config.refine),
+        make_readout(config.normalize, config.heads, config.refine),
         chosen_layers(pipe, config.layers),
         config.chosen_timesteps,
         steps=config.steps,

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from ..configs import EvaluateConfig
+from ..configs.single_image import Heads
 from ..datasets.labeled import LabeledImages, Sample
 from ..families import Pipeline
 from ..storage.images import Crop, cropped, read_rgb
@@ -86,7 +87,7 @@ def run_evaluation(
 def check(config: EvaluateConfig) -> None:
     """`ValueError` if a setting is unknown or two contradict each other."""
     check_choice("task", config.task, MATCHINGS)
-    check_choice("heads", config.heads, ("mean", "each"))
+    check_choice("heads", config.heads, Heads)
     check_choice("vocabulary", config.vocabulary, Vocabulary)
     check_choice("crop", config.crop, Crop)
     if config.batch < 1:

@@ -11,7 +11,7 @@ from mmdit_probe.configs.magnet import Preset
 from mmdit_probe.configs.setting import INPUT, METHOD, OUTPUT, Setting, Settings
 
 from ..layers import check_layers, resolve_layer
-from ..options import RESULTS, Overrides, RunConfig
+from ..options import RESULTS, Overrides, RunConfig, naming_options
 from ..session import Bar, finish, label, load
 
 
@@ -70,7 +70,8 @@ def train(
 
     data = changes.get("data", MagnetConfig.data)
     kind, _ = split_source(data)
-    config = replace(MAGNET_PRESETS[training.preset or kind], **{**changes, "data": data})
+    with naming_options(MagnetConfig):
+        config = replace(MAGNET_PRESETS[training.preset or kind], **{**changes, "data": data})
     images = open_training_set(data, training.captions)
     check(config, images)
     check_layers(layer.layers, model)
