@@ -65,6 +65,10 @@ class Readout:
     ('call', 'batch', 'layer', 'head')
     """
 
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({settings})"
+
     def measure(self, attention: JointAttention) -> Fields:
         """The fields of one call."""
         raise TypeError(f"{type(self).__name__}: a readout must override measure or reduction")

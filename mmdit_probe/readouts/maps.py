@@ -22,9 +22,6 @@ class _TokenMaps(Readout):
         check_heads(type(self).__name__, heads)
         self.heads: Heads = heads
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(heads={self.heads!r})"
-
     def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
         return layout.image * layout.text * (1 if self.heads == "mean" else heads)
 
