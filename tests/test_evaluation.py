@@ -234,7 +234,7 @@ def made_up(layers=4, heads=("mean",), timesteps=(4, 8), matchings=("names",)):
     return xr.Dataset({"counts": (dims, counts)}, coordinates)
 
 
-def test_what_is_read_aloud():
+def test_summaries():
     result = tabulate([made_up()])
     lines = summary(result, "scenes", 2)
     assert lines[0] == "scenes, 2 images, mIoU in percent:"

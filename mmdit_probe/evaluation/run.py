@@ -12,18 +12,16 @@ import numpy as np
 import xarray as xr
 
 from ..configs import EvaluateConfig
-from ..configs.single_image import Heads
 from ..datasets.labeled import LabeledImages, Sample
 from ..families import Pipeline
-from ..storage.images import Crop, cropped, read_rgb
+from ..storage.images import cropped, read_rgb
 from ..storage.records import FORMAT, versions
 from ..storage.runs import RunFolder
-from ..utils.choices import check_choice
 from ..utils.distributed import WorkerShare
 from ..utils.memory import run_in_batches
 from ..utils.progress import Progress
 from .counter import Counter, MapCounter
-from .counts import COUNTS, MATCHINGS, Vocabulary, count_trivial
+from .counts import COUNTS, MATCHINGS, count_trivial
 from .trivial import TRIVIAL
 
 SETTING = ("timestep", "layer", "head")
@@ -85,13 +83,7 @@ def run_evaluation(
 
 
 def check(config: EvaluateConfig) -> None:
-    """`ValueError` if a setting is unknown or two contradict each other."""
-    check_choice("task", config.task, MATCHINGS)
-    check_choice("heads", config.heads, Heads)
-    check_choice("vocabulary", config.vocabulary, Vocabulary)
-    check_choice("crop", config.crop, Crop)
-    if config.batch < 1:
-        raise ValueError(f"evaluate: batch must be at least 1, got {config.batch}")
+    """`ValueError` if settings contradict each other."""
     if config.task == "unsupervised" and (config.normalize, config.refine, config.vocabulary) != (
         "probs",
         "none",

@@ -1,37 +1,15 @@
-"""Validates training settings and summarizes the losses."""
+"""Checks that settings and training set go together, and summarizes the losses."""
 
 from __future__ import annotations
-
-import math
 
 import pandas as pd
 
 from ..configs import MagnetConfig
 from .examples import TrainingSet
-from .objective import MATCHINGS
 
 
 def check(config: MagnetConfig, data: TrainingSet) -> None:
-    """`ValueError` if a setting is out of range, or contradicts the training set."""
-    for name, known in (
-        ("matching", MATCHINGS),
-        ("read", ("scores", "probs")),
-        ("crop", ("center", "stretch")),
-        ("mixed_precision", ("no", "fp16", "bf16")),
-    ):
-        if getattr(config, name) not in known:
-            raise ValueError(f"magnet: {name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")
-    for name in ("rank", "steps", "batch", "accumulate", "most_masks", "save_every"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"magnet: {name} must be at least 1, got {getattr(config, name)}")
-    for name in ("rate", "gradient_clip", "noise_std"):
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"magnet: {name} must be a number above 0, got {getattr(config, name)}")
-    for name in ("mask_weight", "focal_weight", "dice_weight", "match_focal", "match_dice", "weight_decay", "warmup"):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise ValueError(f"magnet: {name} must be a number of 0 or more, got {getattr(config, name)}")
-    if config.ema is not None and not 0 < config.ema < 1:
-        raise ValueError(f"magnet: ema must be between 0 and 1, got {config.ema}")
+    """`ValueError` if the settings contradict the training set."""
     if config.matching == "token" and not data.named:
         raise ValueError(
             f"magnet: token matching needs the masks' class names and {data.name} has none; use --matching head"
