@@ -18,8 +18,6 @@ from .i2t_logits import head_logits, mean_logits, picked_logits
 from .losses import dice_loss, focal_loss
 from .matching import match_masks
 
-MATCHINGS = ("token", "head")
-
 
 @dataclass(frozen=True, eq=False)
 class Target:
