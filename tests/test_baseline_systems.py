@@ -1,6 +1,7 @@
 """The baselines end to end on small random models, and the steps that are theirs alone."""
 
 import dataclasses
+import types
 
 import models_baselines as small
 import numpy as np
@@ -21,6 +22,7 @@ from mmdit_probe.baselines.iseg import ISeg
 from mmdit_probe.baselines.loading import load_masks
 from mmdit_probe.baselines.prompt_words import spans_in, split_background, weighted
 from mmdit_probe.baselines.proxyclip import ProxyCLIP, proxy_attention
+from mmdit_probe.baselines.results import region_result
 from mmdit_probe.baselines.sam import SamMasks, flattened, kept_masks, stability_of
 from mmdit_probe.baselines.unet_reader import KeepAttention, UNetReader
 from mmdit_probe.configs import EvaluateConfig
@@ -111,6 +113,36 @@ def test_systems_without_words_group_and_are_evaluated(name, sd, sdxl, image, tm
     assert 0 < result.settings["miou"].iloc[0] < 1
 
 
+def test_regions_keep_the_numbers_of_their_maps(image):
+    maps = torch.zeros(4, 2, 2)
+    maps[1, :, 0] = maps[3, :, 1] = 1.0  # maps 0 and 2 are the highest nowhere
+    made = region_result(image, maps, {"method": "diffseg"})
+    assert np.unique(made.labels).tolist() == [1, 3]
+    assert made.classes == ("region 1", "region 2", "region 3", "region 4")
+    assert made.shares["region 1"] == 0
+
+
+class HalfAndHalf:
+    """Three regions, whatever the image."""
+
+    config = DiffCutConfig()
+
+    def group(self, image):
+        labels = np.repeat([[0, 0, 1, 2]], 4, 0)
+        return types.SimpleNamespace(labels=labels)
+
+
+@pytest.mark.parametrize(("method", "merged"), [("diffcut", True), ("diffseg", False)])
+def test_diffcuts_regions_without_a_class_are_background(method, merged):
+    labels = np.repeat([[1, 1, 0, 0]], 4, 0)
+    counter = BaselineCounter(HalfAndHalf(), EvaluateConfig(task="unsupervised", method=method))
+    named = counter.count([(np.zeros((4, 4, 3), np.uint8), labels)], ("background", "dog"))[0]
+    hits = named[0, 0, 0, 0, 0]
+    assert hits.tolist() == ([8, 8] if merged else [4, 8])
+    plain = counter.count([(np.zeros((4, 4, 3), np.uint8), labels)], ("cat", "dog"))[0]
+    assert plain[0, 0, 0, 0, 0].tolist() == [4, 8]
+
+
 # U-Nets
 
 
@@ -177,9 +209,9 @@ def test_rows_of_all_resolutions_against_the_loop(sd, image):
             row, col = query // 16 * side // 16, query % 16 * side // 16
             expected[query] += side / sum(by_side) * finer[row * side + col]
     rows = all_resolutions(found, latents)
-    torch.testing.assert_close(torch.cat([rows(slice(0, 100)), rows(slice(100, 256))]), expected)
+    torch.testing.assert_close(torch.cat([rows[0:100], rows[100:256]]), expected)
     same = tiled([Rows.of(torch.eye(6))], [(2, 3)], (2, 3))
-    torch.testing.assert_close(same(slice(1, 4)), torch.eye(6)[1:4])
+    torch.testing.assert_close(same[1:4], torch.eye(6)[1:4])
 
 
 def test_iseg_takes_the_late_block_and_scores_background(sd, image):
@@ -190,7 +222,7 @@ def test_iseg_takes_the_late_block_and_scores_background(sd, image):
     constant = ISeg(sd, ISegConfig(side=64, background=0.45)).segment(image, ["grass", "background"])
     np.testing.assert_allclose(constant.logits[1], 0.45)
     np.testing.assert_allclose(constant.logits[0].max(), 1)
-    with pytest.raises(ValueError, match="at least one class beside background"):
+    with pytest.raises(ValueError, match="at least one class in addition to background"):
         system.segment(image, ["background"])
 
 

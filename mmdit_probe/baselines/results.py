@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..segmentation.label_map import label_map
@@ -27,8 +26,8 @@ def result(
 
 
 def region_result(image: np.ndarray, maps: Tensor, settings: Mapping[str, Any]) -> Segmentation:
-    """A segmentation by the maps of regions, which are named by number from 1; regions without pixels are left out."""
-    found = label_map(maps, image.shape[:2]).cpu().numpy()
-    kept, labels = np.unique(found, return_inverse=True)
-    names = [f"region {number + 1}" for number in range(len(kept))]
-    return result(image, maps[torch.from_numpy(kept)], names, settings, labels.reshape(found.shape))
+    """A segmentation by the maps of regions, which are named by their map's number from 1.
+
+    Labels are the numbers of maps, also if some map is the highest nowhere: the released matching depends on them.
+    """
+    return result(image, maps, [f"region {number + 1}" for number in range(len(maps))], settings)
