@@ -12,7 +12,14 @@ from mmdit_probe.attention.layout import TokenLayout
 from mmdit_probe.baselines import attention_rows
 from mmdit_probe.baselines.anchor_merging import anchors_of, average_near, merge_regions
 from mmdit_probe.baselines.attention_rows import Rows, image_rows, mean_rows, normalized
-from mmdit_probe.baselines.normalized_cut import affinity, best_cut, cut_values, recursive_cut, region_cosines
+from mmdit_probe.baselines.normalized_cut import (
+    affinity,
+    best_cut,
+    cut_values,
+    cut_vector,
+    recursive_cut,
+    region_scores,
+)
 from mmdit_probe.baselines.refinement import cluster_means, iterate, majority_vote, sharpened, smooth
 from mmdit_probe.segmentation.kl_merge import pairwise_kl
 from mmdit_probe.utils.scaling import min_max
@@ -113,7 +120,7 @@ def test_every_mask_takes_its_most_frequent_label():
     nothing = np.full((3, 3), -1)
     np.testing.assert_array_equal(majority_vote(labels, nothing), labels)
     np.testing.assert_array_equal(majority_vote(labels, np.arange(9).reshape(3, 3)), labels)
-    with pytest.raises(ValueError, match="they must agree"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         majority_vote(labels, masks[:2])
 
 
@@ -136,8 +143,10 @@ def merged_by_loops(matrix, grid, threshold, iterations, side):
     def apart(p, q):
         return float(((p - q) * (p.log() - q.log())).sum() / 2)
 
-    places = [int((r + 0.5) * grid[0] / side) * grid[1] + int((c + 0.5) * grid[1] / side)
-              for r in range(side) for c in range(side)]  # fmt: skip
+    rows, cols = (
+        [(length - 1) % (side - 1) // 2 + n * ((length - 1) // (side - 1)) for n in range(side)] for length in grid
+    )
+    places = [row * grid[1] + col for row in rows for col in cols]
     maps = []
     for place in places:
         near = [row for row in matrix if apart(matrix[place], row) < threshold]
@@ -168,7 +177,10 @@ def test_divergences_and_anchors():
     expected = [[float(((p - q) * (p.log() - q.log())).sum() / 2) for q in other] for p in one]
     np.testing.assert_allclose(pairwise_kl(one, other), expected)
     np.testing.assert_allclose(np.diag(pairwise_kl(one, one)), 0, atol=1e-12)
-    assert anchors_of((4, 4), 2).tolist() == [5, 7, 13, 15]
+    assert anchors_of((4, 4), 2).tolist() == [0, 3, 12, 15]
+    assert anchors_of((1, 64), 16).tolist() == list(range(1, 62, 4))
+    assert anchors_of((1, 9), 4).tolist() == [1, 3, 5, 7]
+    assert anchors_of((5, 1), 1).tolist() == [2]
     assert anchors_of((2, 3), 16).tolist() == list(range(6))
     matrix = stochastic(8)
     torch.testing.assert_close(average_near(matrix[:2], Rows.of(matrix), 1e9), matrix.mean(0).expand(2, 8))
@@ -209,10 +221,35 @@ def test_the_eigenvector_is_the_second_one_of_the_normalized_laplacian():
     scale = weights.sum(1) ** -0.5
     values, vectors = np.linalg.eigh(np.eye(9) - np.asarray(scale[:, None] * weights * scale[None]))
     assert values[0] == pytest.approx(0, abs=1e-12)
-    second = torch.from_numpy(vectors[:, 1])
-    steps = torch.linspace(0, 1, 100).double() * (second.max() - second.min()) + second.min()
+    second = torch.from_numpy(vectors[:, 1]) * scale
+    second = second if second.max() > -second.min() else -second
+    torch.testing.assert_close(cut_vector(weights), second)
+    steps = np.linspace(0.99 * float(second.min()), 0.99 * float(second.max()), 100)
     expected = min(float(cut_values(weights, (second > step)[None])) for step in steps)
     assert best_cut(weights)[1] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_node_without_any_link_to_another_is_split_off_once_at_most():
+    generator = torch.Generator().manual_seed(0)
+    owner = torch.arange(24) % 3
+    features = torch.eye(3)[owner] + 0.01 * torch.randn(24, 3, generator=generator)
+    features[0] = -features[2]  # the pair of least cosine: affinity 0
+    regions = recursive_cut(features)
+    first_side, _ = best_cut(affinity(features))
+    assert len(regions.unique()) >= 3
+    unlinked = (affinity(features) == 0).any(1)
+    assert unlinked[0]
+    for node in unlinked.nonzero().flatten():  # on the lower side of all later splits: the first number of its part
+        assert regions[node] == regions[first_side == first_side[node]].min()
+
+
+def test_parts_are_numbered_by_the_splits():
+    owner = torch.arange(12) // 4
+    features = torch.eye(3)[owner] + 0.05 * torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
+    regions = recursive_cut(features)
+    upper, _ = best_cut(affinity(features))
+    assert regions[~upper].max() < regions[upper].min() or len(regions[upper].unique()) == 1
+    assert regions.unique().tolist() == list(range(int(regions.max()) + 1))
 
 
 class WithoutDoubles(torch.Tensor):
@@ -239,11 +276,15 @@ def test_clean_blocks_of_features_are_so_many_regions(parts):
     features = torch.eye(parts)[owner] + 0.01 * torch.randn(24, parts, generator=torch.Generator().manual_seed(0))
     regions = recursive_cut(features)
     assert len(regions.unique()) == parts
+    linked = (affinity(features).float() > 0).all(1)  # the others do not take part in the second split
     for part in range(parts):
-        assert len(regions[owner == part].unique()) == 1
-    cosines = region_cosines(features, regions, features.T.unflatten(1, (4, 6)))
-    assert torch.equal(cosines.flatten(1).argmax(0), regions)
-    assert cosines.abs().max() <= 1 + 1e-5
+        assert len(regions[(owner == part) & linked].unique()) == 1
+    unit = torch.nn.functional.normalize(features, dim=1)
+    scores = region_scores(features, regions, unit.T.unflatten(1, (4, 6)))
+    assert torch.equal(scores.flatten(1).argmax(0)[linked], regions[linked])
+    for region in range(parts):
+        prototype = unit[regions == region].mean(0)  # not normalized again
+        torch.testing.assert_close(scores[region].flatten(), unit @ prototype)
 
 
 def test_alike_features_are_one_region_and_exact_blocks_do_not_mix():
