@@ -4,16 +4,23 @@ Numbers agree to 1e-4 and label maps in every pixel. The folder is that of the e
 it is set. Each test reads every array of its file, or says why not.
 """
 
+import dataclasses
+
 import numpy as np
 import torch
 from rival_goldens import FOLDER, close, goldens, same
 
 from mmdit_probe.baselines.anchor_merging import anchors_of, average_near, merge_regions
-from mmdit_probe.baselines.attention_rows import Rows
+from mmdit_probe.baselines.attention_rows import Rows, mean_rows
 from mmdit_probe.baselines.diffcut import cut_features
 from mmdit_probe.baselines.diffseg import tiled
+from mmdit_probe.baselines.diffsegmenter import weighted_sum
+from mmdit_probe.baselines.iseg import class_maps
+from mmdit_probe.baselines.map_clusters import cluster_seeds, map_clusters, mixed_tokens
 from mmdit_probe.baselines.normalized_cut import affinity, best_cut, cut_vector, recursive_cut
-from mmdit_probe.configs.baselines import DiffCutConfig
+from mmdit_probe.baselines.refinement import iterate, sharpened, smooth
+from mmdit_probe.baselines.results import ranged
+from mmdit_probe.configs.baselines import DiffCutConfig, DiffSegmenterConfig, ISegConfig
 from mmdit_probe.metrics.background import background_metrics, merge_background
 from mmdit_probe.metrics.matching import matched_metrics
 from mmdit_probe.metrics.segmentation import measure_labels
@@ -138,3 +145,42 @@ def test_diffcut_cuts_and_assigns_as_released():
             finer = int(arrays[f"mask_size_{case}"])
             maps = cut_features(features.permute(2, 0, 1), DiffCutConfig(tau=tau, grid=len(features), finer=finer))
             same(maps.argmax(0), arrays[f"masks_{case}"])
+
+
+# iSeg and DiffSegmenter
+
+
+def test_iseg_mixes_clusters_and_iterates_as_released():
+    with goldens("iseg") as arrays:
+        grid = (64, 64)
+        heads = [Rows.of(attention(q, k)) for q, k in zip(arrays.tensor("q"), arrays.tensor("k"), strict=True)]
+        rows = mean_rows(heads).kept_if_small()
+        levels = [arrays.tensor(f"cross_{side}").mean(0).permute(2, 0, 1) for side in (32, 16)]
+        weights = [weight for weight in ISegConfig().level_weights if weight]
+        spans = [[token for token in span if token >= 0] for span in arrays["spans"].tolist()]
+        tokens = mixed_tokens(levels, weights, grid)
+
+        seeds = cluster_seeds(grid, ISegConfig().clusters)
+        same(seeds, arrays["seeds"].ravel())
+        joined = map_clusters(tokens, seeds, ISegConfig().cluster_iterations)
+        same(joined, arrays["clusters"])
+        plain = dataclasses.replace(ISegConfig(), clusters=0)
+        close(class_maps(tokens, spans, grid, plain)[::3], arrays["cross_plain"], 1e-6)
+        close(class_maps(tokens, spans, grid, ISegConfig()), arrays["cross_clustered"], 1e-6)
+
+        for name in sorted(name.removeprefix("settings_") for name in arrays.names if name.startswith("settings_")):
+            entropy, iterations, clustered = arrays[f"settings_{name}"]
+            maps = class_maps(tokens, spans, grid, ISegConfig() if clustered else plain)
+            maps = iterate(sharpened(rows, float(entropy)), maps, int(iterations))
+            close(ranged(maps.T.unflatten(1, grid), grid).flatten(1).T[::3], arrays[f"maps_{name}"])
+
+
+def test_diffsegmenter_adds_resolutions_and_refines_as_released():
+    with goldens("diffsegmenter") as arrays:
+        sides = sorted(arrays.cases("cross"), reverse=True)
+        rows, grid = Rows.of(attention(arrays.tensor("q"), arrays.tensor("k"))), (sides[0], sides[0])
+        for name, tokens in (("plain", [4]), ("ing", [4, 5])):
+            maps = [arrays.tensor(f"cross_{side}")[..., tokens].mean(-1) for side in sides]
+            total = weighted_sum(maps, DiffSegmenterConfig().level_weights, grid)
+            close(total, arrays[f"sum_{name}"])
+            close(smooth(rows, total.view(-1, 1)).view(grid), arrays[f"att_map_{name}"])

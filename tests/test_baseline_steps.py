@@ -12,6 +12,7 @@ from mmdit_probe.attention.layout import TokenLayout
 from mmdit_probe.baselines import attention_rows
 from mmdit_probe.baselines.anchor_merging import anchors_of, average_near, merge_regions
 from mmdit_probe.baselines.attention_rows import Rows, image_rows, mean_rows, normalized
+from mmdit_probe.baselines.map_clusters import cluster_means, cluster_seeds, map_clusters, mixed_tokens
 from mmdit_probe.baselines.normalized_cut import (
     affinity,
     best_cut,
@@ -20,7 +21,7 @@ from mmdit_probe.baselines.normalized_cut import (
     recursive_cut,
     region_scores,
 )
-from mmdit_probe.baselines.refinement import cluster_means, iterate, majority_vote, sharpened, smooth
+from mmdit_probe.baselines.refinement import iterate, majority_vote, sharpened, smooth
 from mmdit_probe.segmentation.kl_merge import pairwise_kl
 from mmdit_probe.utils.scaling import min_max
 
@@ -89,28 +90,48 @@ def test_a_row_that_sharpening_would_empty_stays_as_it_was():
     torch.testing.assert_close(found, weak)
 
 
-def test_clusters_share_their_mean_and_follow_the_attention():
-    matrix, left = two_blocks(leak=0.001)
-    maps = torch.rand(36, 2)
-    found = cluster_means(Rows.of(matrix), maps, torch.tensor([0, 5]), 3)
-    for side in (left, ~left):
-        torch.testing.assert_close(found[side], maps[side].mean(0).expand(18, 2))
-    torch.testing.assert_close(cluster_means(Rows.of(matrix), maps, torch.tensor([0, 5]), 20), found)
-    torch.testing.assert_close(found.sum(0), maps.sum(0))
+def test_each_token_weighs_by_its_share_of_its_own_grid():
+    coarse, fine = torch.rand(3, 2, 2) + 0.1, torch.rand(3, 4, 4) + 0.1
+    found = mixed_tokens([coarse, fine], [0.7, 0.3], (4, 4))
+    shares = [maps / maps.sum((1, 2), keepdim=True) for maps in (coarse, fine)]
+    finer = torch.nn.functional.interpolate(shares[0][None], size=(4, 4), mode="bilinear")[0]
+    torch.testing.assert_close(found, (0.7 * finer + 0.3 * shares[1]).flatten(1).T)
+    torch.testing.assert_close(
+        found.sum(0), torch.full((3,), 0.7 * 4 + 0.3)
+    )  # a quarter of the points, four times the weight
+    torch.testing.assert_close(mixed_tokens([5 * coarse, fine], [0.7, 0.3], (4, 4)), found)
+    with pytest.raises(ValueError, match="at least one map"):
+        mixed_tokens([], [], (4, 4))
 
 
 def test_clusters_against_the_loop():
-    matrix, maps, seeds = stochastic(15), torch.rand(15, 2), [0, 7, 11]
-    centers = [matrix[seed] for seed in seeds]
-    for _ in range(4):
+    maps, seeds = torch.rand(15, 4, generator=torch.Generator().manual_seed(3)) ** 3, [0, 7, 11]
+    centers = [maps[seed] for seed in seeds]
+    for _ in range(5):
         joined = [
-            int(np.argmin([float((row * (row.log() - center.log())).sum()) for center in centers])) for row in matrix
+            int(np.argmin([float(((row - center) * (row.log() - center.log())).sum()) for center in centers]))
+            for row in maps
         ]
-        centers = [
-            matrix[[i for i, j in enumerate(joined) if j == k]].mean(0) if k in joined else centers[k] for k in range(3)
-        ]
-    expected = torch.stack([maps[[i for i, j in enumerate(joined) if j == k]].mean(0) for k in joined])
-    torch.testing.assert_close(cluster_means(Rows.of(matrix), maps, torch.tensor(seeds), 4), expected)
+        kept = sorted(set(joined))
+        centers = [maps[[i for i, j in enumerate(joined) if j == k]].mean(0) for k in kept]
+        joined = [kept.index(k) for k in joined]
+    found = map_clusters(maps, torch.tensor(seeds), 5)
+    assert found.tolist() == joined
+    means = cluster_means(maps, found)
+    torch.testing.assert_close(means, torch.stack([centers[k] for k in joined]))
+    torch.testing.assert_close(means.sum(0), maps.sum(0))
+
+
+def test_clusters_without_pixels_are_dropped_and_seeds_are_spread():
+    maps = torch.eye(2)[torch.arange(12) % 2] + 0.01
+    found = map_clusters(maps, torch.arange(6), 3)  # six centers for two kinds of pixels
+    assert found.tolist() == [0, 1] * 6
+    assert cluster_seeds((4, 9), 4).tolist() == [0, 4, 8, 18, 22, 26]
+    assert cluster_seeds((2, 2), 32).tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="at least 1 iteration, got 0"):
+        map_clusters(maps, torch.arange(2), 0)
+    with pytest.raises(ValueError, match="at least 1 cluster, got 0"):
+        cluster_seeds((2, 2), 0)
 
 
 def test_every_mask_takes_its_most_frequent_label():

@@ -10,6 +10,7 @@ import torch
 from small_pipelines import small_pipeline
 
 from mmdit_probe import Probe
+from mmdit_probe.attention.reductions import i2t_maps
 from mmdit_probe.baselines import dense_clip
 from mmdit_probe.baselines.attention_rows import Rows, image_rows, normalized
 from mmdit_probe.baselines.corrclip import CorrCLIP, merged_regions, region_attention
@@ -20,13 +21,16 @@ from mmdit_probe.baselines.diffseg import DiffSeg, all_resolutions, tiled
 from mmdit_probe.baselines.diffsegmenter import DiffSegmenter
 from mmdit_probe.baselines.iseg import ISeg
 from mmdit_probe.baselines.loading import load_masks
+from mmdit_probe.baselines.map_clusters import mixed_tokens
 from mmdit_probe.baselines.prompt_words import spans_in, split_background, weighted
 from mmdit_probe.baselines.proxyclip import ProxyCLIP, proxy_attention
-from mmdit_probe.baselines.results import region_result
+from mmdit_probe.baselines.results import ranged, region_result
 from mmdit_probe.baselines.sam import SamMasks, flattened, kept_masks, stability_of
 from mmdit_probe.baselines.unet_reader import KeepAttention, UNetReader
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.configs.baselines import (
+    CROSS_HEADS,
+    VOC_HEADS,
     CorrCLIPConfig,
     DiffCutConfig,
     DiffSegConfig,
@@ -219,11 +223,71 @@ def test_iseg_takes_the_late_block_and_scores_background(sd, image):
     assert unet_places(sd.unet)[system.layer] == UNetPlace("up", 2, 1, 0)
     made = system.segment(image, ["background", "grass", "circle"])
     np.testing.assert_allclose(made.logits[0], (1 - made.logits[1:].max(0)) ** 2, atol=1e-6)
+    maps = torch.from_numpy(made.logits[1:])
+    wide = ranged(ranged(maps, (64, 64)), image.shape[:2])
+    scores = torch.cat([(1 - wide.amax(0, keepdim=True)) ** 2, wide])
+    assert (made.labels == scores.argmax(0).numpy()).mean() > 0.999
     constant = ISeg(sd, ISegConfig(side=64, background=0.45)).segment(image, ["grass", "background"])
     np.testing.assert_allclose(constant.logits[1], 0.45)
     np.testing.assert_allclose(constant.logits[0].max(), 1)
     with pytest.raises(ValueError, match="at least one class in addition to background"):
         system.segment(image, ["background"])
+
+
+def test_iseg_reads_the_named_layers_and_heads(sd, image, monkeypatch):
+    latents = UNetReader(sd, 64, 100).latents(image)
+    kept = KeepAttention()
+    with Probe(sd.unet, [kept]):
+        sd.unet(latents, 100, encoder_hidden_states=torch.randn(1, 77, 16))
+    places = [place for layer, place in enumerate(unet_places(sd.unet)) if kept.found[layer].layout.grid == (8, 8)]
+    assert [(place.stage, place.number, place.attention) for place in places] == [
+        ("down", 1, 0),
+        ("up", 1, 0),
+        ("up", 1, 1),
+    ]
+    named = ISegConfig(side=64, cross_layers=(("down", 1, 0), ("up", 1, 1)), level_weights=(0, 0.3), cross_heads=None)
+    some = ISeg(sd, named)
+    read = [layer for layer, place in enumerate(unet_places(sd.unet)) if place in (places[0], places[2])]
+    each = torch.cat(
+        [i2t_maps(kept.found[layer], "all")[0] for layer in read]
+    )  # (heads of both layers, pixels, tokens)
+    expected = mixed_tokens([each.mean(0).T.unflatten(1, (8, 8))], [0.3], (16, 16))
+    torch.testing.assert_close(some._tokens(kept.found, latents, (16, 16)), expected)
+
+    monkeypatch.setattr("mmdit_probe.baselines.iseg.CROSS_HEADS", (0, len(each)))
+    chosen = ISeg(sd, dataclasses.replace(named, cross_heads=((), (len(each) - 1, 0))))
+    expected = mixed_tokens([each[[-1, 0]].mean(0).T.unflatten(1, (8, 8))], [0.3], (16, 16))
+    torch.testing.assert_close(chosen._tokens(kept.found, latents, (16, 16)), expected)
+    # another U-Net's layers and heads have other numbers: all are read
+    every = [i2t_maps(kept.found[layer])[0] for layer in kept.found if kept.found[layer].layout.grid == (8, 8)]
+    expected = mixed_tokens([torch.stack(every).mean(0).T.unflatten(1, (8, 8))], [0.3], (16, 16))
+    other = ISeg(sd, dataclasses.replace(named, cross_layers=ISegConfig().cross_layers, cross_heads=VOC_HEADS))
+    torch.testing.assert_close(other._tokens(kept.found, latents, (16, 16)), expected)
+    with pytest.raises(ValueError, match="iSeg needs cross-attention"):
+        ISeg(sd, dataclasses.replace(named, level_weights=(0.0,)))._tokens(kept.found, latents, (16, 16))
+
+
+def test_isegs_heads_are_those_of_stable_diffusion_2():
+    for heads, count in zip(VOC_HEADS, CROSS_HEADS, strict=True):
+        assert len(set(heads)) == len(heads)
+        assert max(heads, default=-1) < max(count, 1)
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"), [("", [5]), ("on sand", [5]), ("standing on sand", [5, 6]), (", running", [5])]
+)
+def test_a_diffsegmenter_class_is_its_last_token_and_a_next_word_in_ing(sd, image, monkeypatch, caption, tokens):
+    seen = []
+    monkeypatch.setattr(
+        "mmdit_probe.baselines.diffsegmenter.token_map",
+        lambda layers, span: seen.append(list(span)) or torch.rand(layers[0].layout.grid),
+    )
+    DiffSegmenter(sd, DiffSegmenterConfig(side=64, prompt="a photo of {}"), lambda image: caption).segment(
+        image, ["wood floor"]
+    )
+    start = spans_in(sd, "a photo of wood floor", ["floor"])[0][-1]
+    assert seen
+    assert all(span == [token - 5 + start for token in tokens] for span in seen)
 
 
 def test_a_diffsegmenter_class_has_a_pass_of_its_own(sd, image):
@@ -425,6 +489,16 @@ def test_points_are_given_as_x_and_y(image, monkeypatch):
 
 
 def test_settings_by_data_set():
-    assert for_dataset(ProxyCLIPConfig(), "cityscapes") == ProxyCLIPConfig(side=448, crop=224)
-    assert for_dataset(ISegConfig(), "coco-object") == ISegConfig(entropy=0.2, iterations=10, background=0.45)
+    coco = ISegConfig(entropy=0.2, iterations=10, background=0.45, cross_heads=None)
+    assert for_dataset(ISegConfig(), "coco-object") == coco
+    assert for_dataset(ISegConfig(), "voc20") == for_dataset(ISegConfig(), "") == ISegConfig()
+    assert for_dataset(ISegConfig(), "ade20k") == ISegConfig(cross_heads=None)
+    assert for_dataset(DiffSegmenterConfig(), "coco-object").prompt == "a photography of {}"
+    assert for_dataset(DiffSegmenterConfig(), "voc21") == DiffSegmenterConfig()
+    for config in (ProxyCLIPConfig, CorrCLIPConfig):
+        assert for_dataset(config(), "voc21") == config()
+        assert for_dataset(config(), "ade20k") == config(side=448)
+        assert for_dataset(config(), "cityscapes") == config(side=448, crop=224)
+        assert for_dataset(config(), "coco-object-background") == config(background=0.25)
+        assert for_dataset(config(), "context") == config(background=0.15)
     assert normalized(torch.zeros(1, 2)).tolist() == [[0, 0]]
