@@ -5,22 +5,36 @@ it is set. Each test reads every array of its file, or says why not.
 """
 
 import dataclasses
+import types
 
 import numpy as np
 import torch
-from rival_goldens import FOLDER, close, goldens, same
+from rival_goldens import FOLDER, close, goldens, same, same_parts
+from torch.nn.functional import interpolate, linear, normalize
+from transformers import CLIPConfig, CLIPModel
 
 from mmdit_probe.baselines.anchor_merging import anchors_of, average_near, merge_regions
 from mmdit_probe.baselines.attention_rows import Rows, mean_rows
+from mmdit_probe.baselines.corrclip import CorrCLIP, merged_regions, region_attention, without_lowest
+from mmdit_probe.baselines.dense_clip import DenseCLIP, on_grid, probabilities
 from mmdit_probe.baselines.diffcut import cut_features
 from mmdit_probe.baselines.diffseg import tiled
 from mmdit_probe.baselines.diffsegmenter import weighted_sum
 from mmdit_probe.baselines.iseg import class_maps
 from mmdit_probe.baselines.map_clusters import cluster_seeds, map_clusters, mixed_tokens
 from mmdit_probe.baselines.normalized_cut import affinity, best_cut, cut_vector, recursive_cut
-from mmdit_probe.baselines.refinement import iterate, sharpened, smooth
+from mmdit_probe.baselines.proxyclip import proxy_attention
+from mmdit_probe.baselines.refinement import iterate, majority_vote, sharpened, smooth
 from mmdit_probe.baselines.results import ranged
-from mmdit_probe.configs.baselines import DiffCutConfig, DiffSegmenterConfig, ISegConfig
+from mmdit_probe.configs.baselines import (
+    CorrCLIPConfig,
+    DiffCutConfig,
+    DiffSegmenterConfig,
+    ISegConfig,
+    ProxyCLIPConfig,
+)
+from mmdit_probe.magnet.losses import dice_loss, focal_loss, pairwise_dice, pairwise_focal
+from mmdit_probe.magnet.matching import match_masks
 from mmdit_probe.metrics.background import background_metrics, merge_background
 from mmdit_probe.metrics.matching import matched_metrics
 from mmdit_probe.metrics.segmentation import measure_labels
@@ -184,3 +198,132 @@ def test_diffsegmenter_adds_resolutions_and_refines_as_released():
             total = weighted_sum(maps, DiffSegmenterConfig().level_weights, grid)
             close(total, arrays[f"sum_{name}"])
             close(smooth(rows, total.view(-1, 1)).view(grid), arrays[f"att_map_{name}"])
+
+
+# ProxyCLIP and CorrCLIP
+
+
+def test_proxyclip_attends_as_released():
+    """The released mean runs over all windows of a call, which its pipeline makes with one; ours is each window's own."""
+    with goldens("proxyclip_attention") as arrays:
+        for case in arrays.cases("x"):
+            states, features = arrays.tensor(f"x_{case}"), arrays.tensor(f"ex_{case}")
+            heads, size = int(arrays[f"heads_{case}"]), arrays[f"token_size_{case}"].tolist()
+            assert states.shape[-1] % heads == 0  # the same attention for every head: their number changes nothing
+            weight, bias = arrays.tensor(f"in_w_{case}").chunk(3)[2], arrays.tensor(f"in_b_{case}").chunk(3)[2]
+            values = on_grid(linear(states.transpose(0, 1), weight, bias)[:, 1:], features.shape[2:], size)
+            points = features.flatten(2).transpose(1, 2)
+            config = ProxyCLIPConfig()
+            means = [float((normalize(own, dim=-1) @ normalize(own, dim=-1).T).mean()) for own in points]
+            shifts = [config.shift * np.mean(means) / mean for mean in means]
+            mixed = [
+                proxy_attention(own[None], shift, config.sharpness)[0] @ value
+                for own, shift, value in zip(points, shifts, values, strict=True)
+            ]
+            found = linear(torch.stack(mixed, 1), arrays.tensor(f"o_w_{case}"), arrays.tensor(f"o_b_{case}"))
+            close(found, arrays[f"out_{case}"])
+
+
+def test_proxyclip_labels_pixels_as_released():
+    with goldens("proxyclip_postprocess") as arrays:
+        for case in arrays.cases("cosines"):
+            owners = arrays[f"owners_{case}"].tolist()
+            names = ["background", *(f"class {number}" for number in range(1, max(owners) + 1))]
+            least = float(arrays[f"threshold_{case}"])
+            shares = probabilities(arrays.tensor(f"cosines_{case}"), owners, names, ProxyCLIPConfig().scale, least)
+            same(shares.argmax(0), arrays[f"pred_{case}"])
+
+
+def test_corrclip_merges_masks_and_attends_as_released():
+    with goldens("corrclip_attention") as arrays:
+        config = CorrCLIPConfig()
+        for case in arrays.cases("raw"):
+            features, grid = arrays.tensor(f"raw_{case}"), arrays[f"grid_{case}"].tolist()
+            masks = arrays.tensor(f"masks_{case}").double()[None, None]
+            numbers = interpolate(masks, size=grid, mode="nearest").flatten().long()
+            regions = merged_regions(features, numbers, config.eps, config.min_samples)
+            theirs = arrays[f"regions_{case}"]
+            same_parts(regions.view(*grid), theirs)
+            same(regions.view(*grid) < 0, theirs == theirs.min())
+            found = region_attention(features, regions, config.sharpness)
+            close(found[:: int(arrays[f"row_step_{case}"])], arrays[f"weights_{case}"])
+
+
+def test_corrclip_votes_as_released():
+    with goldens("corrclip_vote") as arrays:
+        for case in arrays.cases("pred"):
+            masks = without_lowest(arrays[f"masks_{case}"].astype(np.int64))
+            same(majority_vote(arrays[f"pred_{case}"].astype(np.int64), masks), arrays[f"out_{case}"])
+
+
+def released_clip(weights):
+    """A CLIPModel whose image encoder has weights of OpenCLIP's names."""
+    width, patch = weights["class_embedding"].shape[0], weights["conv1.weight"].shape[-1]
+    layers = 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("transformer."))
+    side = patch * round((len(weights["positional_embedding"]) - 1) ** 0.5)
+    vision = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 2, "patch_size": patch,
+              "image_size": side, "hidden_act": "gelu",
+              "intermediate_size": len(weights["transformer.resblocks.0.mlp.c_fc.weight"])}  # fmt: skip
+    text = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    model = CLIPModel(
+        CLIPConfig(text_config=text, vision_config=vision, projection_dim=weights["proj"].shape[1])
+    ).eval()
+    names = {"class_embedding": "embeddings.class_embedding", "conv1": "embeddings.patch_embedding", "ln_pre": "pre_layrnorm",
+             "positional_embedding": "embeddings.position_embedding.weight", "ln_post": "post_layernorm"}  # fmt: skip
+    inside = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj", "mlp.c_fc": "mlp.fc1",
+              "mlp.c_proj": "mlp.fc2"}  # fmt: skip
+    state = {}
+    for name, value in weights.items():
+        stem, _, kind = name.rpartition(".")
+        if name.startswith("transformer.resblocks."):
+            layer, part = name.split(".")[2], ".".join(stem.split(".")[3:])
+            block = f"encoder.layers.{layer}."
+            if part == "attn":  # attn.in_proj_weight: query, key and value above each other
+                for letter, own in zip("qkv", value.chunk(3), strict=True):
+                    state[f"{block}self_attn.{letter}_proj.{kind.removeprefix('in_proj_')}"] = own
+            else:
+                state[f"{block}{inside[part]}.{kind}"] = value
+        elif name != "proj":
+            state[names[name] if name in names else f"{names[stem]}.{kind}"] = value
+    missing, unexpected = model.vision_model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert not [name for name in missing if "position_ids" not in name]
+    model.visual_projection.weight.data = weights["proj"].T.contiguous()
+    return model.requires_grad_(False)
+
+
+def test_whole_image_encoders_embed_as_released():
+    with goldens("clip_forward") as arrays:
+        model = released_clip(arrays.below("w::"))
+        image, features = arrays.tensor("image"), arrays.tensor("ex")
+        grid, points = features.shape[2:], features.flatten(2).transpose(1, 2)
+        processor = types.SimpleNamespace(tokenizer=None)
+        clip, config = DenseCLIP(model, processor), ProxyCLIPConfig()
+        values = on_grid(clip.values(clip.layers(image)[-2])[:, 1:], grid)
+        mixed = proxy_attention(points, config.shift, config.sharpness) @ values
+        close(clip.embedded(mixed), arrays["proxyclip"])
+
+        system = CorrCLIP(model, processor, None, lambda image: image)
+        masks = (
+            interpolate(arrays.tensor("masks").double()[None, None], size=list(grid), mode="nearest").flatten().long()
+        )
+        regions = merged_regions(points[0], masks, system.config.eps, system.config.min_samples)
+        close(system.window(image, points[0], regions, grid), arrays["corrclip"])
+
+
+# MAGNET
+
+
+def test_magnets_losses_are_the_released_ones():
+    with goldens("magnet_losses") as arrays:
+        for case in arrays.cases("logits"):
+            logits, masks = arrays.tensor(f"logits_{case}"), arrays.tensor(f"masks_{case}").float()
+            close(pairwise_dice(logits, masks), arrays[f"cost_dice_{case}"])
+            close(pairwise_focal(logits, masks, released=True), arrays[f"cost_focal_{case}"])
+            predictions, indices = match_masks(logits, masks, released=True)
+            order = np.argsort(predictions)
+            same(np.asarray(predictions)[order], np.sort(arrays[f"pred_{case}"]))
+            same(np.asarray(indices)[order], arrays[f"mask_index_{case}"][np.argsort(arrays[f"pred_{case}"])])
+            pairs = logits[arrays[f"pred_{case}"]], masks[arrays[f"mask_index_{case}"]]
+            close(dice_loss(*pairs), arrays[f"dice_{case}"])
+            close(focal_loss(*pairs, released=True), arrays[f"focal_{case}"])

@@ -13,7 +13,7 @@ from mmdit_probe import Probe
 from mmdit_probe.attention.reductions import i2t_maps
 from mmdit_probe.baselines import dense_clip
 from mmdit_probe.baselines.attention_rows import Rows, image_rows, normalized
-from mmdit_probe.baselines.corrclip import CorrCLIP, merged_regions, region_attention
+from mmdit_probe.baselines.corrclip import CorrCLIP, merged_regions, region_attention, spatial_layers, without_lowest
 from mmdit_probe.baselines.counters import BaselineCounter
 from mmdit_probe.baselines.dense_clip import DenseCLIP, dino_features, name_variants, probabilities, windows_of
 from mmdit_probe.baselines.diffcut import DiffCut, cut_features
@@ -359,24 +359,74 @@ def test_proxy_attention_by_the_loop():
     assert (found == 0).any()
 
 
-def test_regions_attend_to_themselves_alone():
+def test_regions_attend_to_themselves_and_to_what_is_in_none():
     features, regions = torch.randn(8, 4), torch.tensor([0, 0, 1, 1, 1, -1, -1, 2])
     found = region_attention(features, regions, 4.0)
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
     unit = features / features.norm(dim=1, keepdim=True)
     cosine = unit @ unit.T
-    torch.testing.assert_close(found[2, 2:5], (4 * cosine[2, 2:5]).softmax(0))
-    assert found[2, [0, 1, 5, 6, 7]].sum() == 0
-    free = cosine[5] > cosine[5].mean()
-    assert torch.equal(found[5] > 0, free)
-    assert found[7, 7] == 1
+    for i in range(8):
+        for j in range(8):
+            free = regions[i] < 0 or regions[j] < 0
+            open_to = cosine[i, j] > cosine.mean() if free else regions[i] == regions[j]
+            assert (found[i, j] > 0) == bool(open_to or i == j)
+        kept = found[i] > 0
+        torch.testing.assert_close(found[i, kept], (4 * cosine[i, kept]).softmax(0))
+    inside = region_attention(features[:5], regions[:5], 4.0)  # without such points: each region alone
+    assert (inside[:2, 2:] == 0).all()
+    assert (inside[2:, :2] == 0).all()
 
 
 def test_masks_of_alike_features_are_one_region():
     features = torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [1, 0.05], [0.1, 1]])
     masks = torch.tensor([4, 4, 7, 9, -1])
     assert merged_regions(features, masks, 0.2, 1).tolist() == [0, 0, 1, 0, -1]
+    assert merged_regions(features * torch.tensor([[1.0], [9], [1], [5], [1]]), masks, 0.2, 1).tolist() == [
+        0,
+        0,
+        1,
+        0,
+        -1,
+    ]
     assert merged_regions(features, torch.full((5,), -1), 0.2, 1).tolist() == [-1] * 5
+    assert merged_regions(features, masks.clamp(min=4), 0.2, 1).tolist() == [-1, -1, 0, 1, -1]  # 4 is the lowest number
+    assert merged_regions(features, torch.tensor([-1, 3, 3, 3, 3]), 0.2, 1).tolist() == [-1, 3, 3, 3, 3]
+    assert without_lowest(np.array([[3, 1], [1, 2]])).tolist() == [[3, -1], [-1, 2]]
+
+
+def test_the_lower_layers_are_those_of_the_released_code():
+    assert [spatial_layers(count) for count in (12, 24, 32)] == [slice(6, 11), slice(11, 23), slice(3, 31)]
+    assert spatial_layers(16) == slice(3, 15)
+    assert spatial_layers(4) == slice(2, 3)
+    with pytest.raises(ValueError, match="needs 1 to 0 layers of a CLIP with 2, got 1"):
+        spatial_layers(2)
+    model, processor = small.clip()
+    with pytest.raises(ValueError, match="needs 1 to 2 layers of a CLIP with 4, got 3"):
+        CorrCLIP(model, processor, small.dino(), lambda image: image[..., 0], CorrCLIPConfig(spatial_layers=3))
+
+
+def test_a_regions_class_token_sees_its_region_and_the_images_class_token():
+    model, processor = small.clip()
+    clip, image = DenseCLIP(model, processor), torch.randn(1, 3, 32, 32)
+    everything = torch.ones(1, 16, dtype=torch.bool)
+    regions = torch.cat([everything, torch.arange(16)[None] < 4])
+    states, tokens = clip.region_layers(image, regions)
+    for ours, plain in zip(states, clip.layers(image), strict=True):
+        torch.testing.assert_close(ours, plain)  # nothing attends to the regions' tokens
+    first = clip.vision.encoder.layers[0]
+    plain = states[0]
+    for region in range(2):  # the first block by hand: one query, the image's token and the region's patches as keys
+        seen = torch.cat([plain[:, :1], plain[:, 1:][:, regions[region]]], 1)
+        normed, attention = first.layer_norm1(seen), first.self_attn
+        split = [part(normed)[0].unflatten(-1, (2, 8)).transpose(0, 1) for part in
+                 (attention.q_proj, attention.k_proj, attention.v_proj)]  # fmt: skip
+        weights = (split[0][:, :1] @ split[1].transpose(1, 2) / 8**0.5).softmax(-1)
+        own = plain[:, :1] + attention.out_proj((weights @ split[2]).transpose(0, 1).flatten(1))[None]
+        expected = own + first.mlp(first.layer_norm2(own))
+        clip.vision.encoder.layers, kept = torch.nn.ModuleList([first]), clip.vision.encoder.layers
+        torch.testing.assert_close(clip.region_layers(image, regions)[1][region], expected[0, 0])
+        clip.vision.encoder.layers = kept
+    assert not torch.allclose(tokens[0], tokens[1])
 
 
 def test_windows_cover_the_image_and_their_mean_is_exact():
@@ -389,6 +439,9 @@ def test_windows_cover_the_image_and_their_mean_is_exact():
     small_image, one = windows_of(image, 20, 32, 16)
     assert small_image.shape[0] == 32
     assert one.corners[0] == (0, 0)
+    long, wide = windows_of(np.zeros((20, 200, 3), np.uint8), 336, 16, 16)  # the longer side is at most 2048 px
+    assert long.shape == (205, 2048, 3)
+    assert wide.size == (205, 2048)
     with pytest.raises(ValueError, match="stride must be in 1 to crop"):
         windows_of(image, 48, 32, 33)
 
@@ -456,9 +509,10 @@ def test_masks_are_chosen_by_quality_and_without_copies():
     shapes[0, 1:3, 1:3] = True
     shapes[1, :, :3] = True
     numbers = flattened(shapes)
-    assert numbers[1, 1] == 0
-    assert numbers[0, 0] == 1
+    assert numbers[1, 1] == numbers[0, 0] == 1  # the larger one lies on top
     assert numbers[0, 3] == -1
+    shapes[1, 1:3, 1:3] = False
+    assert flattened(shapes)[1, 1] == 0  # the smallest has the lowest number
 
 
 @pytest.mark.parametrize("model", [small.sam, small.sam2])
@@ -484,6 +538,7 @@ def test_points_are_given_as_x_and_y(image, monkeypatch):
 
     monkeypatch.setattr(masks.model, "forward", forward)
     masks(image)
+    assert seen["multimask_output"] is False  # one mask for each point
     assert seen["input_points"].shape == (1, 4, 1, 2)
     assert seen["input_points"][0, :, 0].tolist() == [[16, 16], [48, 16], [16, 48], [48, 48]]
 

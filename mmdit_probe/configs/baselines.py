@@ -88,7 +88,8 @@ class CorrCLIPConfig:
     """CorrCLIP on MetaCLIP B/16 with DINO ViT-B/8 and masks of SAM 2.
 
     Masks come from ``points`` x ``points`` prompts and need the two qualities ``iou`` and ``stability``; those closer
-    than ``eps`` (cosine distance) are merged. ``sharpness`` multiplies similarities before the softmax.
+    than ``eps`` (cosine distance) are merged. ``sharpness`` multiplies similarities before the softmax. ``spatial_layers``
+    layers below the last but one make the spatial branch; None is 5 of 12, 12 of 24, 28 of 32, otherwise all but 4.
     """
 
     side: int = 336
@@ -100,7 +101,7 @@ class CorrCLIPConfig:
     eps: float = 0.2
     min_samples: int = 1
     sharpness: float = 4.0
-    spatial_layers: int = 5
+    spatial_layers: int | None = None
     spatial_weight: float = 1.0
     semantic_weight: float = 0.5
     vote: bool = True
