@@ -12,8 +12,16 @@ from mmdit_probe.attention.layout import TokenLayout
 from mmdit_probe.baselines import attention_rows
 from mmdit_probe.baselines.anchor_merging import anchors_of, average_near, merge_regions
 from mmdit_probe.baselines.attention_rows import Rows, image_rows, mean_rows, normalized
-from mmdit_probe.baselines.normalized_cut import affinity, best_cut, cut_values, recursive_cut, region_cosines
-from mmdit_probe.baselines.refinement import cluster_means, iterate, majority_vote, sharpened, smooth
+from mmdit_probe.baselines.map_clusters import cluster_means, cluster_seeds, map_clusters, mixed_tokens
+from mmdit_probe.baselines.normalized_cut import (
+    affinity,
+    best_cut,
+    cut_values,
+    cut_vector,
+    recursive_cut,
+    region_scores,
+)
+from mmdit_probe.baselines.refinement import iterate, majority_vote, sharpened, smooth
 from mmdit_probe.segmentation.kl_merge import pairwise_kl
 from mmdit_probe.utils.scaling import min_max
 
@@ -82,28 +90,48 @@ def test_a_row_that_sharpening_would_empty_stays_as_it_was():
     torch.testing.assert_close(found, weak)
 
 
-def test_clusters_share_their_mean_and_follow_the_attention():
-    matrix, left = two_blocks(leak=0.001)
-    maps = torch.rand(36, 2)
-    found = cluster_means(Rows.of(matrix), maps, torch.tensor([0, 5]), 3)
-    for side in (left, ~left):
-        torch.testing.assert_close(found[side], maps[side].mean(0).expand(18, 2))
-    torch.testing.assert_close(cluster_means(Rows.of(matrix), maps, torch.tensor([0, 5]), 20), found)
-    torch.testing.assert_close(found.sum(0), maps.sum(0))
+def test_each_token_weighs_by_its_share_of_its_own_grid():
+    coarse, fine = torch.rand(3, 2, 2) + 0.1, torch.rand(3, 4, 4) + 0.1
+    found = mixed_tokens([coarse, fine], [0.7, 0.3], (4, 4))
+    shares = [maps / maps.sum((1, 2), keepdim=True) for maps in (coarse, fine)]
+    finer = torch.nn.functional.interpolate(shares[0][None], size=(4, 4), mode="bilinear")[0]
+    torch.testing.assert_close(found, (0.7 * finer + 0.3 * shares[1]).flatten(1).T)
+    torch.testing.assert_close(
+        found.sum(0), torch.full((3,), 0.7 * 4 + 0.3)
+    )  # a quarter of the points, four times the weight
+    torch.testing.assert_close(mixed_tokens([5 * coarse, fine], [0.7, 0.3], (4, 4)), found)
+    with pytest.raises(ValueError, match="at least one map"):
+        mixed_tokens([], [], (4, 4))
 
 
 def test_clusters_against_the_loop():
-    matrix, maps, seeds = stochastic(15), torch.rand(15, 2), [0, 7, 11]
-    centers = [matrix[seed] for seed in seeds]
-    for _ in range(4):
+    maps, seeds = torch.rand(15, 4, generator=torch.Generator().manual_seed(3)) ** 3, [0, 7, 11]
+    centers = [maps[seed] for seed in seeds]
+    for _ in range(5):
         joined = [
-            int(np.argmin([float((row * (row.log() - center.log())).sum()) for center in centers])) for row in matrix
+            int(np.argmin([float(((row - center) * (row.log() - center.log())).sum()) for center in centers]))
+            for row in maps
         ]
-        centers = [
-            matrix[[i for i, j in enumerate(joined) if j == k]].mean(0) if k in joined else centers[k] for k in range(3)
-        ]
-    expected = torch.stack([maps[[i for i, j in enumerate(joined) if j == k]].mean(0) for k in joined])
-    torch.testing.assert_close(cluster_means(Rows.of(matrix), maps, torch.tensor(seeds), 4), expected)
+        kept = sorted(set(joined))
+        centers = [maps[[i for i, j in enumerate(joined) if j == k]].mean(0) for k in kept]
+        joined = [kept.index(k) for k in joined]
+    found = map_clusters(maps, torch.tensor(seeds), 5)
+    assert found.tolist() == joined
+    means = cluster_means(maps, found)
+    torch.testing.assert_close(means, torch.stack([centers[k] for k in joined]))
+    torch.testing.assert_close(means.sum(0), maps.sum(0))
+
+
+def test_clusters_without_pixels_are_dropped_and_seeds_are_spread():
+    maps = torch.eye(2)[torch.arange(12) % 2] + 0.01
+    found = map_clusters(maps, torch.arange(6), 3)  # six centers for two kinds of pixels
+    assert found.tolist() == [0, 1] * 6
+    assert cluster_seeds((4, 9), 4).tolist() == [0, 4, 8, 18, 22, 26]
+    assert cluster_seeds((2, 2), 32).tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="at least 1 iteration, got 0"):
+        map_clusters(maps, torch.arange(2), 0)
+    with pytest.raises(ValueError, match="at least 1 cluster, got 0"):
+        cluster_seeds((2, 2), 0)
 
 
 def test_every_mask_takes_its_most_frequent_label():
@@ -136,8 +164,10 @@ def merged_by_loops(matrix, grid, threshold, iterations, side):
     def apart(p, q):
         return float(((p - q) * (p.log() - q.log())).sum() / 2)
 
-    places = [int((r + 0.5) * grid[0] / side) * grid[1] + int((c + 0.5) * grid[1] / side)
-              for r in range(side) for c in range(side)]  # fmt: skip
+    rows, cols = (
+        [(length - 1) % (side - 1) // 2 + n * ((length - 1) // (side - 1)) for n in range(side)] for length in grid
+    )
+    places = [row * grid[1] + col for row in rows for col in cols]
     maps = []
     for place in places:
         near = [row for row in matrix if apart(matrix[place], row) < threshold]
@@ -168,7 +198,10 @@ def test_divergences_and_anchors():
     expected = [[float(((p - q) * (p.log() - q.log())).sum() / 2) for q in other] for p in one]
     np.testing.assert_allclose(pairwise_kl(one, other), expected)
     np.testing.assert_allclose(np.diag(pairwise_kl(one, one)), 0, atol=1e-12)
-    assert anchors_of((4, 4), 2).tolist() == [5, 7, 13, 15]
+    assert anchors_of((4, 4), 2).tolist() == [0, 3, 12, 15]
+    assert anchors_of((1, 64), 16).tolist() == list(range(1, 62, 4))
+    assert anchors_of((1, 9), 4).tolist() == [1, 3, 5, 7]
+    assert anchors_of((5, 1), 1).tolist() == [2]
     assert anchors_of((2, 3), 16).tolist() == list(range(6))
     matrix = stochastic(8)
     torch.testing.assert_close(average_near(matrix[:2], Rows.of(matrix), 1e9), matrix.mean(0).expand(2, 8))
@@ -209,10 +242,35 @@ def test_the_eigenvector_is_the_second_one_of_the_normalized_laplacian():
     scale = weights.sum(1) ** -0.5
     values, vectors = np.linalg.eigh(np.eye(9) - np.asarray(scale[:, None] * weights * scale[None]))
     assert values[0] == pytest.approx(0, abs=1e-12)
-    second = torch.from_numpy(vectors[:, 1])
-    steps = torch.linspace(0, 1, 100).double() * (second.max() - second.min()) + second.min()
+    second = torch.from_numpy(vectors[:, 1]) * scale
+    second = second if second.max() > -second.min() else -second
+    torch.testing.assert_close(cut_vector(weights), second)
+    steps = np.linspace(0.99 * float(second.min()), 0.99 * float(second.max()), 100)
     expected = min(float(cut_values(weights, (second > step)[None])) for step in steps)
     assert best_cut(weights)[1] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_node_without_any_link_to_another_is_split_off_once_at_most():
+    generator = torch.Generator().manual_seed(0)
+    owner = torch.arange(24) % 3
+    features = torch.eye(3)[owner] + 0.01 * torch.randn(24, 3, generator=generator)
+    features[0] = -features[2]  # the pair of least cosine: affinity 0
+    regions = recursive_cut(features)
+    first_side, _ = best_cut(affinity(features))
+    assert len(regions.unique()) >= 3
+    unlinked = (affinity(features) == 0).any(1)
+    assert unlinked[0]
+    for node in unlinked.nonzero().flatten():  # on the lower side of all later splits: the first number of its part
+        assert regions[node] == regions[first_side == first_side[node]].min()
+
+
+def test_parts_are_numbered_by_the_splits():
+    owner = torch.arange(12) // 4
+    features = torch.eye(3)[owner] + 0.05 * torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
+    regions = recursive_cut(features)
+    upper, _ = best_cut(affinity(features))
+    assert regions[~upper].max() < regions[upper].min() or len(regions[upper].unique()) == 1
+    assert regions.unique().tolist() == list(range(int(regions.max()) + 1))
 
 
 class WithoutDoubles(torch.Tensor):
@@ -239,11 +297,15 @@ def test_clean_blocks_of_features_are_so_many_regions(parts):
     features = torch.eye(parts)[owner] + 0.01 * torch.randn(24, parts, generator=torch.Generator().manual_seed(0))
     regions = recursive_cut(features)
     assert len(regions.unique()) == parts
+    linked = (affinity(features).float() > 0).all(1)  # the others do not take part in the second split
     for part in range(parts):
-        assert len(regions[owner == part].unique()) == 1
-    cosines = region_cosines(features, regions, features.T.unflatten(1, (4, 6)))
-    assert torch.equal(cosines.flatten(1).argmax(0), regions)
-    assert cosines.abs().max() <= 1 + 1e-5
+        assert len(regions[(owner == part) & linked].unique()) == 1
+    unit = torch.nn.functional.normalize(features, dim=1)
+    scores = region_scores(features, regions, unit.T.unflatten(1, (4, 6)))
+    assert torch.equal(scores.flatten(1).argmax(0)[linked], regions[linked])
+    for region in range(parts):
+        prototype = unit[regions == region].mean(0)  # not normalized again
+        torch.testing.assert_close(scores[region].flatten(), unit @ prototype)
 
 
 def test_alike_features_are_one_region_and_exact_blocks_do_not_mix():

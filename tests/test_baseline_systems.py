@@ -1,6 +1,7 @@
 """The baselines end to end on small random models, and the steps that are theirs alone."""
 
 import dataclasses
+import types
 
 import models_baselines as small
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from small_pipelines import small_pipeline
 
 from mmdit_probe import Probe
+from mmdit_probe.attention.reductions import i2t_maps
 from mmdit_probe.baselines import dense_clip
 from mmdit_probe.baselines.attention_rows import Rows, image_rows, normalized
-from mmdit_probe.baselines.corrclip import CorrCLIP, merged_regions, region_attention
+from mmdit_probe.baselines.corrclip import CorrCLIP, merged_regions, region_attention, spatial_layers, without_lowest
 from mmdit_probe.baselines.counters import BaselineCounter
 from mmdit_probe.baselines.dense_clip import DenseCLIP, dino_features, name_variants, probabilities, windows_of
 from mmdit_probe.baselines.diffcut import DiffCut, cut_features
@@ -19,12 +21,16 @@ from mmdit_probe.baselines.diffseg import DiffSeg, all_resolutions, tiled
 from mmdit_probe.baselines.diffsegmenter import DiffSegmenter
 from mmdit_probe.baselines.iseg import ISeg
 from mmdit_probe.baselines.loading import load_masks
+from mmdit_probe.baselines.map_clusters import mixed_tokens
 from mmdit_probe.baselines.prompt_words import spans_in, split_background, weighted
 from mmdit_probe.baselines.proxyclip import ProxyCLIP, proxy_attention
+from mmdit_probe.baselines.results import ranged, region_result
 from mmdit_probe.baselines.sam import SamMasks, flattened, kept_masks, stability_of
 from mmdit_probe.baselines.unet_reader import KeepAttention, UNetReader
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.configs.baselines import (
+    CROSS_HEADS,
+    VOC_HEADS,
     CorrCLIPConfig,
     DiffCutConfig,
     DiffSegConfig,
@@ -111,6 +117,36 @@ def test_systems_without_words_group_and_are_evaluated(name, sd, sdxl, image, tm
     assert 0 < result.settings["miou"].iloc[0] < 1
 
 
+def test_regions_keep_the_numbers_of_their_maps(image):
+    maps = torch.zeros(4, 2, 2)
+    maps[1, :, 0] = maps[3, :, 1] = 1.0  # maps 0 and 2 are the highest nowhere
+    made = region_result(image, maps, {"method": "diffseg"})
+    assert np.unique(made.labels).tolist() == [1, 3]
+    assert made.classes == ("region 1", "region 2", "region 3", "region 4")
+    assert made.shares["region 1"] == 0
+
+
+class HalfAndHalf:
+    """Three regions, whatever the image."""
+
+    config = DiffCutConfig()
+
+    def group(self, image):
+        labels = np.repeat([[0, 0, 1, 2]], 4, 0)
+        return types.SimpleNamespace(labels=labels)
+
+
+@pytest.mark.parametrize(("method", "merged"), [("diffcut", True), ("diffseg", False)])
+def test_diffcuts_regions_without_a_class_are_background(method, merged):
+    labels = np.repeat([[1, 1, 0, 0]], 4, 0)
+    counter = BaselineCounter(HalfAndHalf(), EvaluateConfig(task="unsupervised", method=method))
+    named = counter.count([(np.zeros((4, 4, 3), np.uint8), labels)], ("background", "dog"))[0]
+    hits = named[0, 0, 0, 0, 0]
+    assert hits.tolist() == ([8, 8] if merged else [4, 8])
+    plain = counter.count([(np.zeros((4, 4, 3), np.uint8), labels)], ("cat", "dog"))[0]
+    assert plain[0, 0, 0, 0, 0].tolist() == [4, 8]
+
+
 # U-Nets
 
 
@@ -187,11 +223,71 @@ def test_iseg_takes_the_late_block_and_scores_background(sd, image):
     assert unet_places(sd.unet)[system.layer] == UNetPlace("up", 2, 1, 0)
     made = system.segment(image, ["background", "grass", "circle"])
     np.testing.assert_allclose(made.logits[0], (1 - made.logits[1:].max(0)) ** 2, atol=1e-6)
+    maps = torch.from_numpy(made.logits[1:])
+    wide = ranged(ranged(maps, (64, 64)), image.shape[:2])
+    scores = torch.cat([(1 - wide.amax(0, keepdim=True)) ** 2, wide])
+    assert (made.labels == scores.argmax(0).numpy()).mean() > 0.999
     constant = ISeg(sd, ISegConfig(side=64, background=0.45)).segment(image, ["grass", "background"])
     np.testing.assert_allclose(constant.logits[1], 0.45)
     np.testing.assert_allclose(constant.logits[0].max(), 1)
     with pytest.raises(ValueError, match="at least one class in addition to background"):
         system.segment(image, ["background"])
+
+
+def test_iseg_reads_the_named_layers_and_heads(sd, image, monkeypatch):
+    latents = UNetReader(sd, 64, 100).latents(image)
+    kept = KeepAttention()
+    with Probe(sd.unet, [kept]):
+        sd.unet(latents, 100, encoder_hidden_states=torch.randn(1, 77, 16))
+    places = [place for layer, place in enumerate(unet_places(sd.unet)) if kept.found[layer].layout.grid == (8, 8)]
+    assert [(place.stage, place.number, place.attention) for place in places] == [
+        ("down", 1, 0),
+        ("up", 1, 0),
+        ("up", 1, 1),
+    ]
+    named = ISegConfig(side=64, cross_layers=(("down", 1, 0), ("up", 1, 1)), level_weights=(0, 0.3), cross_heads=None)
+    some = ISeg(sd, named)
+    read = [layer for layer, place in enumerate(unet_places(sd.unet)) if place in (places[0], places[2])]
+    each = torch.cat(
+        [i2t_maps(kept.found[layer], "all")[0] for layer in read]
+    )  # (heads of both layers, pixels, tokens)
+    expected = mixed_tokens([each.mean(0).T.unflatten(1, (8, 8))], [0.3], (16, 16))
+    torch.testing.assert_close(some._tokens(kept.found, latents, (16, 16)), expected)
+
+    monkeypatch.setattr("mmdit_probe.baselines.iseg.CROSS_HEADS", (0, len(each)))
+    chosen = ISeg(sd, dataclasses.replace(named, cross_heads=((), (len(each) - 1, 0))))
+    expected = mixed_tokens([each[[-1, 0]].mean(0).T.unflatten(1, (8, 8))], [0.3], (16, 16))
+    torch.testing.assert_close(chosen._tokens(kept.found, latents, (16, 16)), expected)
+    # another U-Net's layers and heads have other numbers: all are read
+    every = [i2t_maps(kept.found[layer])[0] for layer in kept.found if kept.found[layer].layout.grid == (8, 8)]
+    expected = mixed_tokens([torch.stack(every).mean(0).T.unflatten(1, (8, 8))], [0.3], (16, 16))
+    other = ISeg(sd, dataclasses.replace(named, cross_layers=ISegConfig().cross_layers, cross_heads=VOC_HEADS))
+    torch.testing.assert_close(other._tokens(kept.found, latents, (16, 16)), expected)
+    with pytest.raises(ValueError, match="iSeg needs cross-attention"):
+        ISeg(sd, dataclasses.replace(named, level_weights=(0.0,)))._tokens(kept.found, latents, (16, 16))
+
+
+def test_isegs_heads_are_those_of_stable_diffusion_2():
+    for heads, count in zip(VOC_HEADS, CROSS_HEADS, strict=True):
+        assert len(set(heads)) == len(heads)
+        assert max(heads, default=-1) < max(count, 1)
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"), [("", [5]), ("on sand", [5]), ("standing on sand", [5, 6]), (", running", [5])]
+)
+def test_a_diffsegmenter_class_is_its_last_token_and_a_next_word_in_ing(sd, image, monkeypatch, caption, tokens):
+    seen = []
+    monkeypatch.setattr(
+        "mmdit_probe.baselines.diffsegmenter.token_map",
+        lambda layers, span: seen.append(list(span)) or torch.rand(layers[0].layout.grid),
+    )
+    DiffSegmenter(sd, DiffSegmenterConfig(side=64, prompt="a photo of {}"), lambda image: caption).segment(
+        image, ["wood floor"]
+    )
+    start = spans_in(sd, "a photo of wood floor", ["floor"])[0][-1]
+    assert seen
+    assert all(span == [token - 5 + start for token in tokens] for span in seen)
 
 
 def test_a_diffsegmenter_class_has_a_pass_of_its_own(sd, image):
@@ -263,24 +359,74 @@ def test_proxy_attention_by_the_loop():
     assert (found == 0).any()
 
 
-def test_regions_attend_to_themselves_alone():
+def test_regions_attend_to_themselves_and_to_what_is_in_none():
     features, regions = torch.randn(8, 4), torch.tensor([0, 0, 1, 1, 1, -1, -1, 2])
     found = region_attention(features, regions, 4.0)
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
     unit = features / features.norm(dim=1, keepdim=True)
     cosine = unit @ unit.T
-    torch.testing.assert_close(found[2, 2:5], (4 * cosine[2, 2:5]).softmax(0))
-    assert found[2, [0, 1, 5, 6, 7]].sum() == 0
-    free = cosine[5] > cosine[5].mean()
-    assert torch.equal(found[5] > 0, free)
-    assert found[7, 7] == 1
+    for i in range(8):
+        for j in range(8):
+            free = regions[i] < 0 or regions[j] < 0
+            open_to = cosine[i, j] > cosine.mean() if free else regions[i] == regions[j]
+            assert (found[i, j] > 0) == bool(open_to or i == j)
+        kept = found[i] > 0
+        torch.testing.assert_close(found[i, kept], (4 * cosine[i, kept]).softmax(0))
+    inside = region_attention(features[:5], regions[:5], 4.0)  # without such points: each region alone
+    assert (inside[:2, 2:] == 0).all()
+    assert (inside[2:, :2] == 0).all()
 
 
 def test_masks_of_alike_features_are_one_region():
     features = torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [1, 0.05], [0.1, 1]])
     masks = torch.tensor([4, 4, 7, 9, -1])
     assert merged_regions(features, masks, 0.2, 1).tolist() == [0, 0, 1, 0, -1]
+    assert merged_regions(features * torch.tensor([[1.0], [9], [1], [5], [1]]), masks, 0.2, 1).tolist() == [
+        0,
+        0,
+        1,
+        0,
+        -1,
+    ]
     assert merged_regions(features, torch.full((5,), -1), 0.2, 1).tolist() == [-1] * 5
+    assert merged_regions(features, masks.clamp(min=4), 0.2, 1).tolist() == [-1, -1, 0, 1, -1]  # 4 is the lowest number
+    assert merged_regions(features, torch.tensor([-1, 3, 3, 3, 3]), 0.2, 1).tolist() == [-1, 3, 3, 3, 3]
+    assert without_lowest(np.array([[3, 1], [1, 2]])).tolist() == [[3, -1], [-1, 2]]
+
+
+def test_the_lower_layers_are_those_of_the_released_code():
+    assert [spatial_layers(count) for count in (12, 24, 32)] == [slice(6, 11), slice(11, 23), slice(3, 31)]
+    assert spatial_layers(16) == slice(3, 15)
+    assert spatial_layers(4) == slice(2, 3)
+    with pytest.raises(ValueError, match="needs 1 to 0 layers of a CLIP with 2, got 1"):
+        spatial_layers(2)
+    model, processor = small.clip()
+    with pytest.raises(ValueError, match="needs 1 to 2 layers of a CLIP with 4, got 3"):
+        CorrCLIP(model, processor, small.dino(), lambda image: image[..., 0], CorrCLIPConfig(spatial_layers=3))
+
+
+def test_a_regions_class_token_sees_its_region_and_the_images_class_token():
+    model, processor = small.clip()
+    clip, image = DenseCLIP(model, processor), torch.randn(1, 3, 32, 32)
+    everything = torch.ones(1, 16, dtype=torch.bool)
+    regions = torch.cat([everything, torch.arange(16)[None] < 4])
+    states, tokens = clip.region_layers(image, regions)
+    for ours, plain in zip(states, clip.layers(image), strict=True):
+        torch.testing.assert_close(ours, plain)  # nothing attends to the regions' tokens
+    first = clip.vision.encoder.layers[0]
+    plain = states[0]
+    for region in range(2):  # the first block by hand: one query, the image's token and the region's patches as keys
+        seen = torch.cat([plain[:, :1], plain[:, 1:][:, regions[region]]], 1)
+        normed, attention = first.layer_norm1(seen), first.self_attn
+        split = [part(normed)[0].unflatten(-1, (2, 8)).transpose(0, 1) for part in
+                 (attention.q_proj, attention.k_proj, attention.v_proj)]  # fmt: skip
+        weights = (split[0][:, :1] @ split[1].transpose(1, 2) / 8**0.5).softmax(-1)
+        own = plain[:, :1] + attention.out_proj((weights @ split[2]).transpose(0, 1).flatten(1))[None]
+        expected = own + first.mlp(first.layer_norm2(own))
+        clip.vision.encoder.layers, kept = torch.nn.ModuleList([first]), clip.vision.encoder.layers
+        torch.testing.assert_close(clip.region_layers(image, regions)[1][region], expected[0, 0])
+        clip.vision.encoder.layers = kept
+    assert not torch.allclose(tokens[0], tokens[1])
 
 
 def test_windows_cover_the_image_and_their_mean_is_exact():
@@ -293,6 +439,9 @@ def test_windows_cover_the_image_and_their_mean_is_exact():
     small_image, one = windows_of(image, 20, 32, 16)
     assert small_image.shape[0] == 32
     assert one.corners[0] == (0, 0)
+    long, wide = windows_of(np.zeros((20, 200, 3), np.uint8), 336, 16, 16)  # the longer side is at most 2048 px
+    assert long.shape == (205, 2048, 3)
+    assert wide.size == (205, 2048)
     with pytest.raises(ValueError, match="stride must be in 1 to crop"):
         windows_of(image, 48, 32, 33)
 
@@ -360,9 +509,10 @@ def test_masks_are_chosen_by_quality_and_without_copies():
     shapes[0, 1:3, 1:3] = True
     shapes[1, :, :3] = True
     numbers = flattened(shapes)
-    assert numbers[1, 1] == 0
-    assert numbers[0, 0] == 1
+    assert numbers[1, 1] == numbers[0, 0] == 1  # the larger one lies on top
     assert numbers[0, 3] == -1
+    shapes[1, 1:3, 1:3] = False
+    assert flattened(shapes)[1, 1] == 0  # the smallest has the lowest number
 
 
 @pytest.mark.parametrize("model", [small.sam, small.sam2])
@@ -388,11 +538,22 @@ def test_points_are_given_as_x_and_y(image, monkeypatch):
 
     monkeypatch.setattr(masks.model, "forward", forward)
     masks(image)
+    assert seen["multimask_output"] is False  # one mask for each point
     assert seen["input_points"].shape == (1, 4, 1, 2)
     assert seen["input_points"][0, :, 0].tolist() == [[16, 16], [48, 16], [16, 48], [48, 48]]
 
 
 def test_settings_by_data_set():
-    assert for_dataset(ProxyCLIPConfig(), "cityscapes") == ProxyCLIPConfig(side=448, crop=224)
-    assert for_dataset(ISegConfig(), "coco-object") == ISegConfig(entropy=0.2, iterations=10, background=0.45)
+    coco = ISegConfig(entropy=0.2, iterations=10, background=0.45, cross_heads=None)
+    assert for_dataset(ISegConfig(), "coco-object") == coco
+    assert for_dataset(ISegConfig(), "voc20") == for_dataset(ISegConfig(), "") == ISegConfig()
+    assert for_dataset(ISegConfig(), "ade20k") == ISegConfig(cross_heads=None)
+    assert for_dataset(DiffSegmenterConfig(), "coco-object").prompt == "a photography of {}"
+    assert for_dataset(DiffSegmenterConfig(), "voc21") == DiffSegmenterConfig()
+    for config in (ProxyCLIPConfig, CorrCLIPConfig):
+        assert for_dataset(config(), "voc21") == config()
+        assert for_dataset(config(), "ade20k") == config(side=448)
+        assert for_dataset(config(), "cityscapes") == config(side=448, crop=224)
+        assert for_dataset(config(), "coco-object-background") == config(background=0.25)
+        assert for_dataset(config(), "context") == config(background=0.15)
     assert normalized(torch.zeros(1, 2)).tolist() == [[0, 0]]

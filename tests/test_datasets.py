@@ -116,7 +116,7 @@ def test_context_from_label_maps(tmp_path):
     ("name", "expected"),
     [
         ("coco-object", [[0, 79, 255, 255]]),
-        ("coco-object-background", [[1, 80, 0, 255]]),
+        ("coco-object-background", [[1, 80, 0, 0]]),
         ("coco-stuff-27", [[9, 4, 24, 255]]),
     ],
 )

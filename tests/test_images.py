@@ -10,7 +10,7 @@ from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.pipelines.forward import add_noise, encode_images, encode_prompts, forward_once, noise_level
 from mmdit_probe.pipelines.image_size import load_image, native_size, token_pixels
 from mmdit_probe.probe.probe import Probe
-from mmdit_probe.storage.images import fitted, read_rgb, save_image
+from mmdit_probe.storage.images import fitted, read_rgb, resized, save_image, squared
 from mmdit_probe.studies.recording import record_generated, record_image
 
 GENERATION = GenerationConfig(steps=4, guidance_scale=3.0, max_sequence_length=3)
@@ -185,3 +185,20 @@ def test_a_given_image_is_read_by_one_plain_forward(random_pipe):
 def test_a_image_may_be_wide(random_pipe):
     record = record_image(random_pipe, np.zeros((16, 64, 3), np.uint8), "sand", [RegionMass()], (2,), GENERATION).record
     assert list(record.attrs["grid"]) == [2, 8]
+
+
+@pytest.mark.parametrize("size", [(3, 9), (10, 4), (7, 7)])
+def test_images_are_resized_bilinearly_by_the_four_nearest_pixels(size):
+    image = np.random.default_rng(0).integers(0, 256, (7, 5, 3)).astype(np.uint8)
+    expected = np.zeros((*size, 3))
+    for row, col in np.ndindex(*size):
+        y, x = (max(0.0, (at + 0.5) * old / new - 0.5) for at, old, new in zip((row, col), (7, 5), size, strict=True))
+        top, left = int(y), int(x)
+        for i, j in np.ndindex(2, 2):
+            weight = abs(1 - i - (y - top)) * abs(1 - j - (x - left))
+            expected[row, col] += weight * image[min(top + i, 6), min(left + j, 4)]
+    found = resized(image, size)
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found, expected, atol=0.51)
+    assert resized(image, (7, 5)) is image
+    assert squared(image, 6).shape == (6, 6, 3)

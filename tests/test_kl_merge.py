@@ -8,7 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.optimize import linear_sum_assignment
 
+from mmdit_probe.metrics.background import background_metrics, merge_background
 from mmdit_probe.metrics.matching import matched_metrics, matched_metrics_free, sum_matched
 from mmdit_probe.segmentation import merge_by_kl, region_maps, scale_pixels, symmetric_kl
 
@@ -83,7 +85,11 @@ def test_reuse_is_what_tells_the_two_merges_apart():
 def test_pixels_are_scaled_by_their_own_range():
     scaled = scale_pixels(torch.rand(5, 3, 3))
     assert (scaled.amin(0) == 0).all()
-    assert (scaled.amax(0) == 1).all()
+    np.testing.assert_allclose(scaled.amax(0), 1, atol=1e-4)
+    faint = torch.rand(5, 3, 3) * 1e-6  # no larger than what the released code adds to the range
+    assert (scale_pixels(faint).amax(0) < 0.51).all()
+    expected = (faint - faint.min(0).values) / (faint.max(0).values - faint.min(0).values + 1e-6)
+    torch.testing.assert_close(scale_pixels(faint), expected)
     assert (scale_pixels(torch.full((5, 3, 3), 0.2)) == 0).all()
 
 
@@ -160,6 +166,47 @@ def test_the_papers_score_depends_on_the_numbering():
     left_over = matched_metrics(np.zeros((1, 1, 4), int), np.array([[[0, 0, 0, 1]]]), 3)
     np.testing.assert_array_equal(left_over.fp, [0, 1, 0])  # class 1 is nowhere in the image
     np.testing.assert_array_equal(matched_metrics_free(np.zeros((1, 1, 4), int), np.array([[[0, 0, 0, 1]]]), 3).fp, 0)
+
+
+def test_numbers_without_a_pixel_take_part_in_the_papers_score():
+    """Ignored pixels' regions and unused numbers leave places for left-over regions, as in the released table."""
+    labels, predictions = np.array([[0, 0, 1, 1, 255]]), np.array([[2, 2, 2, 0, 0]])
+    plain = matched_metrics(labels, predictions, 2)
+    np.testing.assert_array_equal([plain.tp, plain.fp, plain.fn], [[2, 1], [1, 0], [0, 1]])
+    labels, predictions = np.array([[1, 1, 1, 255]]), np.array([[4, 4, 3, 6]])
+    found = matched_metrics(labels, predictions, 3)
+    table = np.zeros((3, 7))  # every number up to the ignored pixel's 6
+    table[1, 4], table[1, 3] = 2, 1
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    np.testing.assert_array_equal(found.fp, table[:, columns].sum(0) - np.diag(table[:, columns]))
+    np.testing.assert_array_equal(found.tp, table[rows, columns])
+    with pytest.raises(ValueError, match="number the regions from 0 without gaps"):
+        matched_metrics(labels, predictions + (1 << 40), 3)
+
+
+def many_to_one_by_loops(labels, regions, classes):
+    """Background is the last class: its regions by one pixel at a time."""
+    table = np.zeros((classes - 1, max(classes - 1, regions.max() + 1)), int)
+    for label, region in zip(labels.ravel(), regions.ravel(), strict=True):
+        if label < classes - 1:
+            table[label, region] += 1
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    kept = {columns[c] for c in rows if any(table[c, columns[other]] for other in rows)}
+    return np.array([[region if region in kept else regions.max() + 1 for region in row] for row in regions])
+
+
+@given(label_maps, region_numbers)
+def test_regions_of_no_class_are_background(labels, predictions):
+    for truth, regions in zip(labels, predictions, strict=True):
+        truth, regions = truth.astype(int), regions.astype(int)
+        merged = merge_background(truth, regions, 4, 3)
+        np.testing.assert_array_equal(merged, many_to_one_by_loops(truth, regions, 4))
+        first = np.where(truth == 255, 255, (truth + 1) % 4)  # the same with background as the first class
+        found = background_metrics(truth, regions, 4, 3)[:3]
+        np.testing.assert_array_equal(np.roll(background_metrics(first, regions, 4, 0)[:3], -1, 1), found)
+        np.testing.assert_array_equal(found, matched_metrics(truth, merged, 4)[:3])
+    with pytest.raises(ValueError, match="background must be in 0 to 3, got 4"):
+        merge_background(labels[0], predictions[0], 4, 4)
 
 
 @pytest.mark.parametrize("measure", [matched_metrics, matched_metrics_free])

@@ -15,14 +15,22 @@ from .attention_rows import Rows
 
 
 def anchors_of(grid: tuple[int, ...], side: int) -> Int[Tensor, " anchors"]:
-    """Positions of ``side`` x ``side`` anchors, spread evenly over the grid; along a shorter side all its points."""
+    """Positions of ``side`` x ``side`` anchors on a grid; along a shorter side all its points.
+
+    As in the released code, anchors are a whole number of points apart, the largest that fits, and what is left over lies
+    half before the first and half behind the last: 1, 5, ..., 61 for 16 of 64.
+
+    >>> anchors_of((1, 64), 16)[:3].tolist(), anchors_of((4, 4), 2).tolist()
+    ([1, 5, 9], [0, 3, 12, 15])
+    """
     rows, cols = (_spread(length, side) for length in grid)
     return (rows[:, None] * grid[1] + cols[None, :]).flatten()
 
 
 def _spread(length: int, side: int) -> Tensor:
     count = min(length, side)
-    return ((torch.arange(count) + 0.5) * length / count).long()
+    apart = (length - 1) // max(count - 1, 1)
+    return (length - 1 - apart * (count - 1)) // 2 + apart * torch.arange(count)
 
 
 def average_near(anchors: Float[Tensor, "anchors keys"], rows: Rows, threshold: float) -> Float[Tensor, "anchors keys"]:

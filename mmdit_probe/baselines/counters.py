@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from ..segmentation.maps import make_readout
 from ..segmentation.segmenters import CorrectionOf, OpenVocabularySegmenter
 from .loading import Masks
 from .on_mmdit import RefinedReader, RegionReader, color_masks, regions_work, vote_by
+from .prompt_words import BACKGROUND
 
 
 class BaselineCounter:
@@ -46,7 +47,8 @@ class BaselineCounter:
         return measure_labels(labels, np.array(offer)[made.labels.astype(np.int64)], len(classes)).counts[None]
 
     def _regions(self, image: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-        return matched_counts(labels, self.system.group(image).labels.astype(np.int64), len(classes))
+        regions = self.system.group(image).labels.astype(np.int64)
+        return matched_counts(labels, regions, len(classes), merged_class(self.config.method, classes))
 
 
 class RegionCounter:
@@ -55,6 +57,7 @@ class RegionCounter:
     def __init__(self, pipe: Pipeline, config: EvaluateConfig, baseline: DiffSegConfig | DiffCutConfig) -> None:
         if config.heads != "mean":
             raise ValueError(f"evaluate: method {config.method} takes the mean over heads; leave heads out")
+        self.method = config.method
         self.reader = RegionReader(
             pipe,
             regions_work(baseline),
@@ -70,15 +73,22 @@ class RegionCounter:
     def count(self, loaded: Loaded, classes: tuple[str, ...]) -> list[np.ndarray]:
         found = self.reader.regions([image for image, _ in loaded])
         return [
-            np.stack([self._timestep(layers, number, labels, len(classes)) for layers in found], 1).astype(np.int32)
+            np.stack([self._timestep(layers, number, labels, classes) for layers in found], 1).astype(np.int32)
             for number, (_, labels) in enumerate(loaded)
         ]
 
-    @staticmethod
-    def _timestep(layers: list[list[Tensor]], number: int, labels: np.ndarray, classes: int) -> np.ndarray:
+    def _timestep(
+        self, layers: list[list[Tensor]], number: int, labels: np.ndarray, classes: tuple[str, ...]
+    ) -> np.ndarray:
         """(matching, layer, head, count, class) of image ``number`` at one timestep."""
         maps = (label_map(layer[number], (labels.shape[0], labels.shape[1])).numpy() for layer in layers)
-        return np.stack([matched_counts(labels, regions, classes)[:, None] for regions in maps], 1)
+        background = merged_class(self.method, classes)
+        return np.stack([matched_counts(labels, regions, len(classes), background)[:, None] for regions in maps], 1)
+
+
+def merged_class(method: str, classes: Sequence[str]) -> int | None:
+    """Number of the class to which DiffCut's protocol gives all regions without a class, None if there is none."""
+    return classes.index(BACKGROUND) if method == "diffcut" and BACKGROUND in classes else None
 
 
 def refined_counter(

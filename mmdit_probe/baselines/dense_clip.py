@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
-from PIL import Image
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..storage.images import resized
 from .prompt_words import BACKGROUND
 
 MEDIA = ("photo", "image", "close-up photo", "cropped photo", "drawing", "painting", "sketch", "rendering")
@@ -23,6 +23,8 @@ TEMPLATES = tuple(
     f"a {medium} of {article} {kind}{{}}." for medium in MEDIA for article in ["a", "the"] for kind in KINDS
 )
 """Sentences around a class name; their embeddings are averaged."""
+LONGEST = 2048
+"""The longer side of a resized image in px, at most."""
 DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -55,18 +57,18 @@ class Windows:
 
 
 def windows_of(image: np.ndarray, shorter: int, crop: int, stride: int) -> tuple[np.ndarray, Windows]:
-    """The image resized to a shorter side of ``shorter`` px (at least ``crop``), and windows that cover every pixel.
+    """The image resized to a shorter side of ``shorter`` px, and windows that cover every pixel.
 
-    Windows have a side of ``crop`` px and lie ``stride`` px apart.
+    The longer side is at most `LONGEST` px, unless the shorter one would be less than ``crop``. Windows have a side of
+    ``crop`` px and lie ``stride`` px apart.
     """
     if not 0 < stride <= crop:
         raise ValueError(f"windows: the stride must be in 1 to crop ({crop}), got {stride}")
-    height, width = image.shape[:2]
-    scale = max(shorter, crop) / min(height, width)
-    size = max(crop, round(height * scale)), max(crop, round(width * scale))
-    resized = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+    scale = max(min(shorter / min(image.shape[:2]), LONGEST / max(image.shape[:2])), crop / min(image.shape[:2]))
+    height, width = (max(crop, int(length * scale + 0.5)) for length in image.shape[:2])
+    size = height, width
     starts = ([*range(0, length - crop, stride), length - crop] for length in size)
-    return resized, Windows(size, crop, tuple(product(*starts)))
+    return resized(image, size), Windows(size, crop, tuple(product(*starts)))
 
 
 def pixels(image: np.ndarray, mean: Sequence[float], std: Sequence[float], like: nn.Module) -> Tensor:
@@ -118,6 +120,27 @@ class DenseCLIP:
             found.append(made[0] if isinstance(made, tuple) else made)
         return found
 
+    @torch.no_grad()
+    def region_layers(
+        self, image: Float[Tensor, "1 3 side side"], regions: Bool[Tensor, "regions patches"]
+    ) -> tuple[list[Tensor], Float[Tensor, "regions width"]]:
+        """The states of one window, as `layers` gives them, and each region's own class token after the last block.
+
+        A region's class token starts as the image's. In every block it attends to the image's class token and to the region's
+        patches; nothing attends to it.
+        """
+        plain = self.vision.pre_layrnorm(self.vision.embeddings(image, interpolate_pos_encoding=True))
+        count, length = len(regions), plain.shape[1]
+        allowed = torch.ones(count + length, count + length, dtype=torch.bool, device=plain.device)
+        allowed[:, :count] = False
+        allowed[:count, count + 1 :] = regions
+        mask = plain.new_zeros(allowed.shape).masked_fill(~allowed, -torch.inf)[None, None]
+        found = [torch.cat([plain[:, :1].expand(-1, count, -1), plain], 1)]
+        for block in self.vision.encoder.layers:
+            made = block(found[-1], attention_mask=mask)
+            found.append(made[0] if isinstance(made, tuple) else made)
+        return [states[:, count:] for states in found], found[-1][0, :count]
+
     @property
     def last(self) -> Any:
         """The last block."""
@@ -127,10 +150,13 @@ class DenseCLIP:
         """The last block's values for its input ``states``, heads side by side."""
         return self.last.self_attn.v_proj(self.last.layer_norm1(states))
 
+    def normed(self, mixed: Tensor) -> Tensor:
+        """Mixed values after the last block's output projection and the final norm, without residual and MLP."""
+        return self.vision.post_layernorm(self.last.self_attn.out_proj(mixed))
+
     def embedded(self, mixed: Tensor) -> Tensor:
-        """Unit embeddings of mixed values: output projection, final norm and projection, without residual and MLP."""
-        out = self.vision.post_layernorm(self.last.self_attn.out_proj(mixed))
-        return functional.normalize(self.model.visual_projection(out).float(), dim=-1)
+        """Embeddings of mixed values: `normed`, and the final projection."""
+        return self.model.visual_projection(self.normed(mixed)).float()
 
 
 @torch.no_grad()
@@ -167,10 +193,12 @@ def _last_called(model: nn.Module, names: Sequence[str]) -> nn.Module:
     return [module for name, module in model.named_modules() if name.split(".")[-1] in names][-1]
 
 
-def on_grid(values: Float[Tensor, "windows patches width"], grid: Sequence[int]) -> Tensor:
-    """(windows, points, width): values of a square grid of patches, interpolated bilinearly to another grid."""
-    side = round(values.shape[1] ** 0.5)
-    maps = rearrange(values, "w (r c) d -> w d r c", r=side)
+def on_grid(
+    values: Float[Tensor, "windows patches width"], grid: Sequence[int], own: Sequence[int] | None = None
+) -> Tensor:
+    """(windows, points, width): values of a grid of patches ``own``, square if None, interpolated bilinearly to another."""
+    rows = round(values.shape[1] ** 0.5) if own is None else own[0]
+    maps = rearrange(values, "w (r c) d -> w d r c", r=rows)
     finer = functional.interpolate(maps.float(), size=list(grid), mode="bilinear", align_corners=False)
     return rearrange(finer, "w d r c -> w (r c) d").to(values)
 
@@ -183,7 +211,7 @@ def class_cosines(
     size: tuple[int, int],
 ) -> Float[Tensor, "classes height width"]:
     """Cosine of every pixel of an image of ``size`` with every class, averaged over windows."""
-    cosines = rearrange(embeddings @ text.float().T, "w (r c) k -> w k r c", r=grid[0])
+    cosines = rearrange(functional.normalize(embeddings, dim=-1) @ text.float().T, "w (r c) k -> w k r c", r=grid[0])
     upsampled = functional.interpolate(cosines, size=windows.side, mode="bilinear", align_corners=False)
     whole = windows.joined(upsampled)
     return functional.interpolate(whole[None], size=size, mode="bilinear", align_corners=False)[0]

@@ -5,8 +5,7 @@ The original takes the output of the last self-attention layer of SSD-1B's encod
 empty prompt. Here any Stable Diffusion 1, 2 or XL U-Net can be used.
 
 Deviations: without PAMR and the 3 x 3 median filter after it, with and without which the paper gives its figures; the image
-is labeled at its original size, not at 128 x 128 px; the evaluation does not merge clusters that match no class into a
-background.
+is labeled at its original size, not at 128 x 128 px.
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ from ..families import Pipeline, output_projection, unet_places
 from ..segmentation.result import Segmentation
 from ..segmentation.segmenters import ImageLike
 from ..storage.images import as_rgb
-from .normalized_cut import recursive_cut, region_cosines
+from .normalized_cut import recursive_cut, region_scores
 from .results import region_result
 from .unet_reader import UNetReader
 
 
 def cut_features(features: Float[Tensor, "width rows cols"], config: DiffCutConfig) -> Float[Tensor, "regions y x"]:
-    """Cosine maps of the regions of one feature map, on a grid of at least ``config.finer`` points a side.
+    """Score maps of the regions of one feature map, on a grid of at least ``config.finer`` points a side.
 
-    Features on a finer grid than ``config.grid`` are averaged to it before the eigenvectors are computed; the maps of
-    features on a coarser grid stay on that grid.
+    Each point's features are normalized first. Features on a finer grid than ``config.grid`` are averaged to it before the
+    eigenvectors are computed; the maps of features on a coarser grid stay on that grid.
     """
     size = tuple(features.shape[1:])
+    unit = functional.normalize(features, dim=0)
     rows, cols = (min(side, config.grid) for side in size)
-    coarse = functional.adaptive_avg_pool2d(features[None], (rows, cols))[0]
-    nodes = coarse.flatten(1).T
+    nodes = functional.adaptive_avg_pool2d(unit[None], (rows, cols))[0].flatten(1).T
     regions = recursive_cut(nodes, config.tau, config.power, config.thresholds)
     larger = [max(side, config.finer) if side >= config.grid else side for side in size]
-    finer = functional.interpolate(features[None], size=larger, mode="bilinear", align_corners=False)[0]
-    return region_cosines(nodes, regions, finer)
+    finer = functional.interpolate(unit[None], size=larger, mode="bilinear", align_corners=False)[0]
+    return region_scores(nodes, regions, finer)
 
 
 class DiffCut:

@@ -1,13 +1,14 @@
 """DiffSegmenter: class maps from a U-Net's cross-attention, smoothed by its self-attention (Wang et al. 2023, "Diffusion
 Model is Secretly a Training-free Open Vocabulary Semantic Segmenter").
 
-One forward pass of Stable Diffusion 1.5 for each class, with a prompt of its own. The class's token maps, mean over heads
-and layers of each resolution, are upsampled to one grid, scaled to [0, 1] by their own ranges, and added with fixed weights;
-the sum is multiplied by the mean self-attention of the finest resolution. A class called "background" gets a constant value.
+One forward pass of Stable Diffusion 1.5 for each class, with a prompt of its own. The map of the class's last token, and of
+the next word if it ends in "ing", mean over heads and layers of each resolution, is upsampled to one grid, scaled to [0, 1]
+by its own range, and added with fixed weights; the sum is multiplied by the mean self-attention of the finest resolution,
+upsampled to the image and scaled again. A class called "background" gets a constant value.
 
-Deviations: each class is scaled to [0, 1] before its map is upsampled to the image, not after; no image caption follows the
-class in the prompt unless ``caption`` makes one (the original asks BLIP); the weight of a word is applied to the difference
-of its embeddings from the empty prompt's.
+Deviations: the classes are those that are offered, by the data set's names (the original asks a tagger and has names of its
+own); no image caption follows the class in the prompt unless ``caption`` makes one (the original asks BLIP); the weight of
+a word is applied to the difference of its embeddings from the empty prompt's; the noise is drawn by this toolkit.
 """
 
 from __future__ import annotations
@@ -30,13 +31,10 @@ from ..segmentation.segmenters import ImageLike
 from ..storage.images import as_rgb
 from ..utils.scaling import min_max
 from .attention_rows import image_rows, mean_rows
-from .prompt_words import spans_in, split_background, weighted
+from .prompt_words import ing_token, spans_in, split_background, weighted
 from .refinement import smooth
-from .results import result
+from .results import ranged, result
 from .unet_reader import KeepAttention, UNetReader, at_level
-
-SUB_TOKENS = 2
-"""Tokens of a class word that count: its first one and, if it has more, the second."""
 
 
 class DiffSegmenter:
@@ -66,19 +64,23 @@ class DiffSegmenter:
             latents = self.reader.latents(image)
             maps = [self._map(latents, word, caption) for word in words]
             grid = tuple(latents.shape[-2:])
+            wide = [ranged(own[None], image.shape[:2])[0] for own in maps]
         if background is not None:
-            maps.insert(background, torch.full(grid, self.config.background, device=latents.device))
-        return result(image, torch.stack(maps), names, {"method": "diffsegmenter"})
+            for listed, size in ((maps, grid), (wide, image.shape[:2])):
+                listed.insert(background, torch.full(size, self.config.background, device=latents.device))
+        labels = torch.stack(wide).argmax(0).cpu().numpy()
+        return result(image, torch.stack(maps), names, {"method": "diffsegmenter"}, labels)
 
     def _map(self, latents: Tensor, word: str, caption: str) -> Tensor:
         """(rows, cols) in [0, 1] of one class."""
         prompt = " ".join([self.config.prompt.format(word), caption]).strip()
         span = spans_in(self.pipe, prompt, [word])[0]
+        tokens = [span[-1], *ing_token(self.pipe, prompt, word)]
         (states, more), (empty, _) = self.reader.encode(prompt), self.reader.encode("")
         cross, own = KeepAttention(), KeepAttention()
         with Probe(denoiser_of(self.pipe), [cross]), Probe(denoiser_of(self.pipe), [own], family=UNET_SELF):
             self.reader.run(latents, (weighted(states, [span], self.config.word_weight, empty), more))
-        maps = word_map(cross.found, latents, span[:SUB_TOKENS], self.config.level_weights)
+        maps = word_map(cross.found, latents, tokens, self.config.level_weights)
         finest = at_level(own.found, latents, 0) or at_level(own.found, latents, 1)
         return refined(maps, finest, self.config.refine_steps)
 
@@ -90,13 +92,18 @@ def word_map(
 
     Resolutions without cross-attention are left out.
     """
-    grid = tuple(latents.shape[-2:])
-    total = torch.zeros(grid, device=latents.device)
-    for level, weight in enumerate(weights):
-        layers = at_level(found, latents, level) if weight else []
-        if layers:
-            total += weight * min_max(upsampled(token_map(layers, span), grid))
-    return total
+    by_level = {level: at_level(found, latents, level) for level, weight in enumerate(weights) if weight}
+    maps = {level: token_map(layers, span) for level, layers in by_level.items() if layers}
+    return weighted_sum(list(maps.values()), [weights[level] for level in maps], tuple(latents.shape[-2:]))
+
+
+def weighted_sum(maps: Sequence[Tensor], weights: Sequence[float], grid: Sequence[int]) -> Tensor:
+    """(rows, cols) on ``grid``: the maps upsampled, each scaled to [0, 1] by its own range there, times its weight, added."""
+    if not maps:
+        raise ValueError("DiffSegmenter needs cross-attention at a resolution that has a weight; this model has none")
+    return torch.stack([weight * min_max(upsampled(own, grid)) for own, weight in zip(maps, weights, strict=True)]).sum(
+        0
+    )
 
 
 def token_map(layers: Sequence[JointAttention], span: Sequence[int]) -> Tensor:
@@ -105,9 +112,9 @@ def token_map(layers: Sequence[JointAttention], span: Sequence[int]) -> Tensor:
     return maps.unflatten(0, layers[0].layout.grid)
 
 
-def upsampled(grid_map: Tensor, size: tuple[int, ...]) -> Tensor:
+def upsampled(grid_map: Tensor, size: Sequence[int]) -> Tensor:
     """A map (rows, cols) interpolated bilinearly to ``size``."""
-    return functional.interpolate(grid_map[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    return functional.interpolate(grid_map[None, None], size=list(size), mode="bilinear", align_corners=False)[0, 0]
 
 
 def refined(grid_map: Tensor, layers: Sequence[JointAttention], steps: int) -> Tensor:

@@ -2,24 +2,25 @@
 Refinement-based Framework for Training-free Segmentation").
 
 One forward pass of Stable Diffusion 2.1 base with all classes in one prompt, the class words' embeddings multiplied by 1.6.
-The classes' cross-attention at two resolutions is averaged inside clusters of pixels with similar self-attention; then
+The cross-attention of all tokens at two resolutions is averaged inside clusters of pixels that attend alike to them; then
 ``A <- T A`` is repeated with the entropy-reduced self-attention T of one late block.
 
-Deviations: the classes are those that are offered (the original asks a tagger, TagCLIP, and adds a list of background
-words to the prompt); clusters are of T's rows; each class is scaled to [0, 1] before its map is upsampled to the image, and
-not again afterwards.
+Deviations: the classes are those that are offered, by the data set's names and all of their tokens (the original asks a
+tagger, TagCLIP, has names and chosen tokens of its own, and adds a list of background words to the prompt); in a U-Net
+without Stable Diffusion 2.1's layers or heads, all layers of a resolution or all heads are read instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isqrt
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..attention.joint import JointAttention
-from ..configs.baselines import ISegConfig
+from ..attention.reductions import i2t_maps
+from ..configs.baselines import CROSS_HEADS, ISegConfig
 from ..families import UNET_SELF, Pipeline, denoiser_of, unet_places
 from ..probe.probe import Probe
 from ..segmentation.class_prompts import checked_classes
@@ -27,12 +28,11 @@ from ..segmentation.result import Segmentation
 from ..segmentation.segmenters import ImageLike
 from ..storage.images import as_rgb
 from ..utils.scaling import min_max
-from .anchor_merging import anchors_of
 from .attention_rows import Rows, image_rows
-from .diffsegmenter import token_map, upsampled
+from .map_clusters import cluster_means, cluster_seeds, map_clusters, mixed_tokens
 from .prompt_words import spans_in, split_background, weighted
-from .refinement import cluster_means, iterate, sharpened
-from .results import result
+from .refinement import iterate, sharpened
+from .results import ranged, result
 from .unet_reader import KeepAttention, UNetReader, at_level
 
 
@@ -62,21 +62,26 @@ class ISeg:
         """Segment one image, (height, width, 3) uint8 RGB or PIL, by class names."""
         image, names = as_rgb(image), checked_classes(classes)
         words, background = split_background(names)
-        with torch.no_grad():
-            maps = list(self._maps(self.reader.latents(image), words)) if words else []
-        if background is not None:
-            maps.insert(background, self._background(maps, background))
-        return result(image, torch.stack(maps), names, {"method": "iseg"})
-
-    def _background(self, maps: list[Tensor], place: int) -> Tensor:
-        if not maps:
+        if not words:
             raise ValueError("iSeg: offer at least one class in addition to background")
-        if self.config.background is not None:
-            return torch.full_like(maps[0], self.config.background)
-        return (1 - torch.stack(maps).amax(0)) ** 2
+        side = self.config.side
+        with torch.no_grad():
+            maps = self._maps(self.reader.latents(image), words)
+            wide = ranged(ranged(maps, (side, side)), image.shape[:2])
+        labels = self._with_background(wide, background).argmax(0).cpu().numpy()
+        logits = self._with_background(min_max(maps, (1, 2)), background)
+        return result(image, logits, names, {"method": "iseg"}, labels)
+
+    def _with_background(self, maps: Tensor, place: int | None) -> Tensor:
+        """Class maps with background's at its place, if it is offered."""
+        if place is None:
+            return maps
+        constant = self.config.background
+        own = (1 - maps.amax(0)) ** 2 if constant is None else torch.full_like(maps[0], constant)
+        return torch.cat([maps[:place], own[None], maps[place:]])
 
     def _maps(self, latents: Tensor, words: Sequence[str]) -> Tensor:
-        """(class, rows, cols), each in [0, 1]."""
+        """(class, rows, cols) after the iteration, each at least 0 with the sum 1."""
         config = self.config
         prompt = config.prompt.format(" and ".join(words))
         spans = spans_in(self.pipe, prompt, words)
@@ -89,25 +94,55 @@ class ISeg:
             self.reader.run(latents, (weighted(states, spans, config.word_scale), more))
         attention = own.found[self.layer]
         grid = attention.layout.grid
-        maps = torch.stack([self._cross(cross.found, latents, span, grid) for span in spans], -1).flatten(0, 1)
-        rows = self._rows(attention).kept_if_small()
-        maps = cluster_means(rows, maps, anchors_of(grid, isqrt(config.seeds)), config.cluster_iterations)
-        maps = iterate(sharpened(rows, config.entropy), maps, config.iterations)
-        return min_max(maps, 0).T.unflatten(1, grid)
+        maps = class_maps(self._tokens(cross.found, latents, grid), spans, grid, config)
+        return iterate(
+            sharpened(self._rows(attention).kept_if_small(), config.entropy), maps, config.iterations
+        ).T.unflatten(1, grid)
 
     def _rows(self, attention: JointAttention) -> Rows:
         """The late block's self-attention, mean over the chosen heads, or over all if the model has fewer."""
         heads = self.config.heads
         return image_rows(attention, None if heads is None or max(heads) >= attention.heads else heads)
 
-    def _cross(
-        self, found: dict[int, JointAttention], latents: Tensor, span: Sequence[int], grid: tuple[int, ...]
-    ) -> Tensor:
-        """(rows, cols): the weighted sum over resolutions of the word's map, each divided by its sum."""
-        total = torch.zeros(grid, device=latents.device)
+    def _tokens(self, found: dict[int, JointAttention], latents: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """(pixels, tokens): cross-attention of all resolutions that have a weight."""
+        levels, weights = [], []
         for level, weight in enumerate(self.config.level_weights):
-            layers = at_level(found, latents, level) if weight else []
+            layers = self._layers(at_level(found, latents, level)) if weight else []
             if layers:
-                finer = upsampled(token_map(layers, span), grid)
-                total += weight * finer / finer.sum()
-        return total
+                levels.append(self._mean(layers, level))
+                weights.append(weight)
+        if not levels:
+            raise ValueError(
+                "iSeg needs cross-attention at half or a quarter of the latents' sides; this model has none"
+            )
+        return mixed_tokens(levels, weights, grid)
+
+    def _layers(self, layers: list[JointAttention]) -> list[JointAttention]:
+        """Those of one resolution that are read: the ones named in ``cross_layers``, all if these are not all there."""
+        places = unet_places(self.pipe)
+        own = {
+            (place.stage, place.number, place.attention): layer for layer in layers if (place := places[layer.layer])
+        }
+        named = self.config.cross_layers
+        return [own[place] for place in named] if all(place in own for place in named) else layers
+
+    def _mean(self, layers: Sequence[JointAttention], level: int) -> Tensor:
+        """(tokens, rows, cols) of one resolution: mean over the chosen heads of all layers, or over all heads."""
+        heads = self.config.cross_heads
+        chosen = () if heads is None or level >= len(heads) else heads[level]
+        grid = layers[0].layout.grid
+        if chosen and sum(layer.heads for layer in layers) == CROSS_HEADS[level]:
+            each = torch.cat([i2t_maps(layer, "all")[0] for layer in layers])  # heads of all layers, in their order
+            return each[list(chosen)].mean(0).T.unflatten(1, grid)
+        return torch.stack([i2t_maps(layer)[0] for layer in layers]).mean(0).T.unflatten(1, grid)
+
+
+def class_maps(
+    tokens: Float[Tensor, "pixels tokens"], spans: Sequence[Sequence[int]], grid: Sequence[int], config: ISegConfig
+) -> Float[Tensor, "pixels classes"]:
+    """Each class's mean over its tokens, averaged inside clusters of pixels unless ``config.clusters`` is 0."""
+    if config.clusters:
+        joined = map_clusters(tokens, cluster_seeds(grid, config.clusters), config.cluster_iterations)
+        tokens = cluster_means(tokens, joined)
+    return torch.stack([tokens[:, list(span)].mean(1) for span in spans], 1)

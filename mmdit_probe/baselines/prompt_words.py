@@ -22,7 +22,7 @@ def spans_in(pipe: Pipeline, prompt: str, names: Sequence[str]) -> list[tuple[in
     """
     part, start, ranges = text_parts_of(pipe)[0], 0, []
     for name in names:
-        found = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE).search(prompt, start)
+        found = _word(name).search(prompt, start)
         ranges.append((0, 0) if found is None else found.span())
         start = start if found is None else found.end()
     spans = positions_of(part, prompt, ranges)
@@ -34,6 +34,19 @@ def spans_in(pipe: Pipeline, prompt: str, names: Sequence[str]) -> list[tuple[in
                 f"{prompt[:60]!r}...; offer fewer classes, or shorter names"
             )
     return [tuple(span) for span in spans]
+
+
+def _word(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)
+
+
+def ing_token(pipe: Pipeline, prompt: str, name: str) -> list[int]:
+    """Position of the first token of the word behind a name if that word ends in "ing", as "running" in "a dog running"."""
+    found = _word(name).search(prompt)
+    behind = None if found is None else re.compile(r"\s+(\S+)").match(prompt, found.end())
+    if behind is None or not behind[1].endswith("ing"):
+        return []
+    return positions_of(text_parts_of(pipe)[0], prompt, [behind.span(1)])[0][:1]
 
 
 def weighted(

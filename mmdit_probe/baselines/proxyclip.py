@@ -6,7 +6,8 @@ the softmax of ``(S - shift mean(S)) sharpness``, negative values left out; resi
 class whose text embedding is nearest.
 
 Deviations: the sentences around class names are this toolkit's own (`dense_clip.TEMPLATES`), not ImageNet's 80; background
-is one class with a threshold, without extra words for it.
+is one class with a threshold, without extra words for it; position embeddings are interpolated to a window's exact size,
+without the original's offset of 0.1 points.
 """
 
 from __future__ import annotations

@@ -60,36 +60,6 @@ def iterate(rows: Rows, maps: Float[Tensor, "pixels classes"], steps: int) -> Fl
     return maps
 
 
-def cluster_means(
-    rows: Rows, maps: Float[Tensor, "pixels classes"], seeds: Int[Tensor, " seeds"], iterations: int
-) -> Float[Tensor, "pixels classes"]:
-    """Maps averaged inside clusters of pixels whose attention is alike.
-
-    k-means on the attention's rows with the Kullback-Leibler divergence, starting at the rows of the pixels ``seeds``: each
-    pixel joins the center with the smallest KL(row, center), and each center becomes the mean of its rows.
-    """
-    rows = rows.kept_if_small()
-    centers = rows.at(seeds)
-    joined = torch.zeros(len(maps), dtype=torch.long, device=maps.device)
-    for _ in range(iterations):
-        logs = centers.clamp(min=1e-12).log().T
-        joined = torch.cat([(block @ logs).argmax(-1) for block in rows.blocks()])
-        centers = _sums(rows, joined, centers)
-    members = torch.nn.functional.one_hot(joined, len(centers)).to(maps)
-    means = members.T @ maps / members.sum(0).clamp(min=1)[:, None]
-    return means[joined]
-
-
-def _sums(rows: Rows, joined: Tensor, centers: Tensor) -> Tensor:
-    """The mean row of each cluster; an empty cluster keeps its center."""
-    total, start = torch.zeros_like(centers), 0
-    for block in rows.blocks():
-        total.index_add_(0, joined[start : start + len(block)], block)
-        start += len(block)
-    count = joined.bincount(minlength=len(centers)).to(centers)[:, None]
-    return torch.where(count > 0, total / count.clamp(min=1), centers)
-
-
 def majority_vote(labels: Int[np.ndarray, "height width"], masks: Int[np.ndarray, "rows cols"]) -> np.ndarray:
     """Labels in which every mask has the label of most of its pixels, the smallest such label in a tie.
 

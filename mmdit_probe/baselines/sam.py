@@ -22,7 +22,8 @@ OFFSET = 1.0
 class SamMasks:
     """Masks of a transformers SamModel or Sam2Model.
 
-    The image is stretched to the model's square (the original SAM pads it).
+    One mask for each point, as CorrCLIP asks for. The image is stretched to the model's square (the original SAM pads it), and
+    near-duplicates are found by the masks themselves (the original generator compares their boxes).
 
     Args:
         model: such as facebook/sam2.1-hiera-large or facebook/sam-vit-huge.
@@ -39,11 +40,11 @@ class SamMasks:
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Mask numbers (height, width) from 0, -1 where there is no mask; smaller masks lie on top of larger ones."""
+        """Mask numbers (height, width) from 0, -1 where there is no mask; see `flattened`."""
         values = pixels(squared(image, self.side), DINO_MEAN, DINO_STD, self.model)[None]
         steps = (torch.arange(self.points) + 0.5) / self.points * self.side
         grid = torch.cartesian_prod(steps, steps).flip(-1)[None, :, None].to(values)
-        made = self.model(pixel_values=values, input_points=grid, multimask_output=True)
+        made = self.model(pixel_values=values, input_points=grid, multimask_output=False)
         logits, quality = made.pred_masks[0].flatten(0, 1).float(), made.iou_scores[0].flatten().float()
         chosen = kept_masks(logits, quality, self.iou, self.stability)
         return flattened(self._upsampled(logits[chosen], image.shape[:2]))
@@ -81,8 +82,8 @@ def _overlap(one: Bool[Tensor, " pixels"], other: Bool[Tensor, " pixels"]) -> fl
 
 
 def flattened(masks: Bool[np.ndarray, "masks height width"]) -> np.ndarray:
-    """Mask numbers of overlapping masks: smaller ones lie on top of larger ones; -1 where there is no mask."""
+    """Mask numbers of overlapping masks: from 0 by their area, larger ones on top of smaller ones; -1 where there is none."""
     numbers = np.full(masks.shape[1:], -1)
-    for place in np.argsort(-masks.sum((1, 2)), kind="stable"):
-        numbers[masks[place]] = place
+    for number, place in enumerate(np.argsort(masks.sum((1, 2)), kind="stable")):
+        numbers[masks[place]] = number
     return numbers

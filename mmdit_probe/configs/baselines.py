@@ -9,6 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+CROSS_HEADS = (0, 30, 100)
+"""Heads of iSeg's cross-attention layers in Stable Diffusion 2.1, by how often the latents are halved."""
+VOC_HEADS = (
+    (),
+    (22, 5, 21, 13, 8, 27, 28, 6, 25),
+    (76, 1, 43, 17, 81, 6, 44, 27, 2, 8, 22, 20, 60, 78, 12, 83, 94, 47, 88, 96, 3, 33, 46, 52, 77, 93, 51, 58, 0, 13, 14,
+     19, 34, 41, 59, 87, 16, 24, 28, 30, 32),
+)  # fmt: skip
+"""Those that iSeg reads on VOC, numbered through all layers of a resolution."""
+
 
 @dataclass(frozen=True)
 class DiffSegmenterConfig:
@@ -32,9 +42,11 @@ class DiffSegmenterConfig:
 class ISegConfig:
     """iSeg on Stable Diffusion 2.1 base; the defaults are those for VOC.
 
-    ``word_scale`` multiplies the class words' embeddings; ``heads`` and ``self_attention`` (the number of the block in
-    the last up stage that attends) choose the self-attention; ``entropy`` is the strength of its sharpening. Background
-    is (1 - the highest class)^2, or the constant ``background`` where one is given.
+    ``word_scale`` multiplies the class words' embeddings. ``cross_layers`` (stage, block in it, attention in that) are read
+    where a resolution has them all, and of these ``cross_heads`` by resolution, None for all. ``clusters`` is about how many
+    clusters of pixels there are, 0 for none. ``heads`` and ``self_attention`` (the number of the block in the last up stage that
+    attends) choose the self-attention; ``entropy`` is the strength of its sharpening. Background is (1 - the highest
+    class)^2, or the constant ``background`` where one is given.
     """
 
     side: int = 512
@@ -42,7 +54,9 @@ class ISegConfig:
     prompt: str = "a photograph of {} and other object and background"
     word_scale: float = 1.6
     level_weights: tuple[float, ...] = (0.0, 0.3, 0.7)
-    seeds: int = 36
+    cross_layers: tuple[tuple[str, int, int], ...] = (("down", 1, 1), ("up", 2, 0), ("up", 2, 1))
+    cross_heads: tuple[tuple[int, ...], ...] | None = VOC_HEADS
+    clusters: int = 32
     cluster_iterations: int = 20
     heads: tuple[int, ...] | None = (1, 2)
     self_attention: int = 1
@@ -74,7 +88,8 @@ class CorrCLIPConfig:
     """CorrCLIP on MetaCLIP B/16 with DINO ViT-B/8 and masks of SAM 2.
 
     Masks come from ``points`` x ``points`` prompts and need the two qualities ``iou`` and ``stability``; those closer
-    than ``eps`` (cosine distance) are merged. ``sharpness`` multiplies similarities before the softmax.
+    than ``eps`` (cosine distance) are merged. ``sharpness`` multiplies similarities before the softmax. ``spatial_layers``
+    layers below the last but one make the spatial branch; None is 5 of 12, 12 of 24, 28 of 32, otherwise all but 4.
     """
 
     side: int = 336
@@ -86,7 +101,7 @@ class CorrCLIPConfig:
     eps: float = 0.2
     min_samples: int = 1
     sharpness: float = 4.0
-    spatial_layers: int = 5
+    spatial_layers: int | None = None
     spatial_weight: float = 1.0
     semantic_weight: float = 0.5
     vote: bool = True
@@ -146,17 +161,27 @@ def iseg_for(dataset: str) -> tuple[float, int]:
     return (0.002, 5) if dataset == "context" else (0.015, 8)
 
 
+def clip_for(dataset: str) -> dict[str, Any]:
+    """ProxyCLIP's and CorrCLIP's settings that are not the same for all data sets; both released codes agree on them."""
+    if dataset.startswith("cityscapes"):
+        return {"side": 448, "crop": 224}
+    if dataset == "ade20k":
+        return {"side": 448}
+    least = {"coco-object-background": 0.25, "context": 0.15}
+    return {"background": least[dataset]} if dataset in least else {}
+
+
 def for_dataset(config: Any, dataset: str) -> Any:
     """A system's settings as its released code changes them for a data set."""
     if isinstance(config, ISegConfig):
         entropy, iterations = iseg_for(dataset)
         background = 0.45 if dataset.startswith("coco") else None
-        return replace(config, entropy=entropy, iterations=iterations, background=background)
-    if isinstance(config, ProxyCLIPConfig):
-        least = {"coco-object-background": 0.25, "context": 0.15}.get(dataset, config.background)
-        if dataset.startswith("cityscapes"):
-            return replace(config, side=448, crop=224, background=least)
-        return replace(config, background=least)
+        heads = config.cross_heads if dataset.startswith("voc") or not dataset else None
+        return replace(config, entropy=entropy, iterations=iterations, background=background, cross_heads=heads)
+    if isinstance(config, DiffSegmenterConfig) and dataset.startswith("coco"):
+        return replace(config, prompt="a photography of {}")
+    if isinstance(config, ProxyCLIPConfig | CorrCLIPConfig):
+        return replace(config, **clip_for(dataset))
     if isinstance(config, DiffSegConfig) and dataset.startswith("cityscapes"):
         return replace(config, threshold=0.9)
     if isinstance(config, RefineConfig):

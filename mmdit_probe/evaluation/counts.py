@@ -11,7 +11,8 @@ from torch import Tensor
 from ..configs import EvaluateConfig
 from ..configs.segmentation import Vocabulary
 from ..datasets.labeled import IGNORE
-from ..metrics.matching import MatchedMetrics, matched_metrics, matched_metrics_free
+from ..metrics.background import background_metrics, merge_background
+from ..metrics.matching import matched_metrics, matched_metrics_free
 from ..segmentation.kl_merge import region_maps
 from ..segmentation.label_map import label_map
 from ..segmentation.layer_metrics import Correct, measure_maps
@@ -76,10 +77,21 @@ def count_trivial(image: np.ndarray, labels: np.ndarray, classes: int, seed: int
     return np.stack([matched_counts(labels, guess, classes) for guess in regions], 1).astype(np.int32)
 
 
-def matched_counts(labels: np.ndarray, regions: np.ndarray, classes: int) -> np.ndarray:
-    """Pixel counts (matching, count, class) of one image's regions, by both ways of matching."""
-    measures: tuple[Callable[..., MatchedMetrics], ...] = (matched_metrics, matched_metrics_free)
-    return np.stack([np.stack(measure(labels, regions, classes)[:3]) for measure in measures])
+def matched_counts(labels: np.ndarray, regions: np.ndarray, classes: int, background: int | None = None) -> np.ndarray:
+    """Pixel counts (matching, count, class) of one image's regions, by both ways of matching.
+
+    ``background`` is the number of a class to which all regions without a class belong (`metrics.background`), None if there
+    is no such class.
+    """
+    if background is None:
+        found = (matched_metrics(labels, regions, classes), matched_metrics_free(labels, regions, classes))
+    else:
+        merged = merge_background(labels, regions, classes, background)
+        found = (
+            background_metrics(labels, regions, classes, background),
+            matched_metrics_free(labels, merged, classes),
+        )
+    return np.stack([np.stack(metrics[:3]) for metrics in found])
 
 
 def _every_setting(maps: Tensor, count: Callable[[Tensor], np.ndarray]) -> np.ndarray:

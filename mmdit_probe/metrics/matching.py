@@ -12,6 +12,8 @@ from torch import Tensor
 from .iou import iou
 
 Labels = np.ndarray | Tensor
+MAX_PAIRS = 1 << 26
+"""Largest table of classes and region numbers (512 MB)."""
 
 
 class MatchedMetrics(NamedTuple):
@@ -59,8 +61,10 @@ def matched_metrics(labels: Labels, predictions: Labels, n_classes: int, *, igno
         n_classes: number of classes of the data set; all take part in every image's matching, even absent ones.
         ignore: the label of pixels without a class.
 
-    A leftover region is paired with a class that it does not overlap, and its pixels become that class's false
-    positives. The metrics therefore depend on how the classes are numbered; those of `matched_metrics_free` do not.
+    As in the released code, every number from 0 to the larger of the last class and the last region takes part, the last
+    region counted over ignored pixels too: numbers without a pixel leave regions over. A leftover region is paired with a
+    class that it does not overlap, and its pixels become that class's false positives. The metrics therefore depend on how
+    classes and regions are numbered; those of `matched_metrics_free` do not.
 
     >>> import numpy as np
     >>> labels = np.array([[0, 0, 1], [0, 1, 1]])
@@ -105,17 +109,36 @@ def _sum_images(labels: Labels, predictions: Labels, n_classes: int, ignore: int
     counts = np.zeros((3, n_classes))
     for truth, guess in zip(labels.reshape(shape), predictions.reshape(shape), strict=True):
         valid = truth != ignore
-        counts += _one_image(truth[valid].astype(np.int64), guess[valid].astype(np.int64), n_classes, free)
+        numbers = None if free else region_numbers(guess, n_classes)
+        counts += _one_image(truth[valid].astype(np.int64), guess[valid].astype(np.int64), n_classes, numbers)
     return from_counts(counts, int(kept.size))
 
 
-def _one_image(truth: np.ndarray, guess: np.ndarray, n_classes: int, free: bool) -> np.ndarray:
-    """(3, classes): true positives, false positives and false negatives of one image's labeled pixels."""
+def region_numbers(regions: np.ndarray, n_classes: int) -> np.ndarray:
+    """All numbers that take part in the released matching: 0 to the larger of the last class and the last region.
+
+    `ValueError` if the table of classes and numbers would not fit into memory.
+    """
+    count = max(n_classes, int(regions.max(initial=0)) + 1)
+    if n_classes * count > MAX_PAIRS:
+        raise ValueError(
+            f"matched_metrics: region numbers must be below {MAX_PAIRS // n_classes} for {n_classes} classes, "
+            f"got {count - 1}; number the regions from 0 without gaps"
+        )
+    return np.arange(count)
+
+
+def _one_image(truth: np.ndarray, guess: np.ndarray, n_classes: int, numbers: np.ndarray | None) -> np.ndarray:
+    """(3, classes): true positives, false positives and false negatives of one image's labeled pixels.
+
+    ``numbers`` are the region numbers that take part; None for the order-independent variant.
+    """
     counts = np.zeros((3, n_classes))
     if not truth.size:
         return counts
-    classes = _by_first_pixel(truth) if free else np.arange(n_classes)
-    regions = _by_first_pixel(guess) if free else np.unique(guess)
+    free = numbers is None
+    classes = _by_first_pixel(truth) if numbers is None else np.arange(n_classes)
+    regions = _by_first_pixel(guess) if numbers is None else numbers
     overlap = overlaps(truth, guess, classes, regions)
     of_class, of_region = linear_sum_assignment(overlap, maximize=True)
     if free:

@@ -13,10 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..configs.segmentation import Variant
-from ..utils import scaling
 from ..utils.choices import check_choice
 
 Maps = TypeVar("Maps", np.ndarray, Tensor)
+SMALLEST_RANGE = 1e-6
+"""Added to the range of a grid point's values before they are divided by it."""
 
 
 def symmetric_kl(one: Float[Tensor, "rows cols"], maps: Float[Tensor, "tokens rows cols"]) -> Float[Tensor, " tokens"]:
@@ -87,8 +88,12 @@ def merge_distributions(
 
 
 def scale_pixels(maps: Float[Tensor, "tokens rows cols"]) -> Float[Tensor, "tokens rows cols"]:
-    """Each grid point's values scaled to [0, 1] by their minimum and maximum over the tokens; 0 if all are equal."""
-    return scaling.min_max(maps, 0)
+    """Each grid point's values scaled to [0, 1) by their minimum and range over the tokens; 0 if all are equal.
+
+    As in the released code, `SMALLEST_RANGE` is added to the range: values that hardly differ stay small.
+    """
+    low, high = maps.amin(0), maps.amax(0)
+    return (maps - low) / (high - low + SMALLEST_RANGE)
 
 
 def region_maps(
