@@ -144,8 +144,8 @@ class Edit:
             chosen &= np.isin(np.arange(attention.heads), sorted(self.heads))
         if not isinstance(self.batch, str):
             chosen &= np.isin(np.arange(attention.batch), list(self.batch))[:, None]
-        elif self.batch == "conditional" and attention.text is not None:
-            chosen &= attention.text.conditional.astype(bool)[:, None]
+        elif self.batch == "conditional" and attention.conditional is not None:
+            chosen &= attention.conditional[:, None]
         return torch.from_numpy(chosen).to(attention.query.device)
 
 

@@ -15,9 +15,10 @@ from .pipeline import (
     default_latent_side,
     denoiser_of,
     device_of,
+    holds,
     latent_pixels,
     switch_lora,
-    uncompiled,
+    unwrapped,
 )
 from .projections import image_projections, output_projection
 from .registry import FAMILIES, family_of, image_input_of, layers_of, text_parts_of, token_latents
@@ -45,6 +46,7 @@ __all__ = [
     "device_of",
     "eager_and_native",
     "family_of",
+    "holds",
     "image_input_of",
     "image_projections",
     "is_unet_pipeline",
@@ -61,7 +63,7 @@ __all__ = [
     "text_parts_of",
     "token_latents",
     "training_steps",
-    "uncompiled",
+    "unwrapped",
     "unet_latents",
     "unet_places",
     "unet_prompt",

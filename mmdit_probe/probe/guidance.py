@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..edits import Edit
 from ..families import Pipeline, denoiser_of, named_inputs
+from ..pipelines.encoded import CONDITIONAL
 from .probe import Probe
 
 
@@ -128,14 +129,14 @@ class PerturbedGuidance:
         all; `ValueError` for pipelines that pass lists of samples, which put the prompt's first.
         """
         batch = self._batch(given)
-        text = self.probe.context.text(named_inputs(module, (), given))
-        if text is None:
+        branches = self.probe.context.carried(named_inputs(module, (), given)).branches
+        if branches is None:
             latents = given[self.probe.family.image_argument]
             twice = batch % 2 == 0 and _alike(latents[: batch // 2], latents[batch // 2 :])
             if twice and isinstance(latents, list):
                 raise ValueError("guidance: which batch rows carry the prompt is unknown; give prompts, not embeddings")
             return list(range(batch // 2, batch)) if twice else list(range(batch))
-        rows: list[int] = np.flatnonzero(text.conditional).tolist()
+        rows: list[int] = np.flatnonzero(branches == CONDITIONAL).tolist()
         if not rows:
             raise ValueError(
                 f"guidance: {type(self.pipe).__name__} predicts for the negative prompt first, before the guidance term "

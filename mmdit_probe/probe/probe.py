@@ -143,7 +143,7 @@ class Probe:
     @property
     def unguided(self) -> bool:
         """Whether no recorded call is known to carry a negative prompt in addition to the prompt."""
-        return all(call.text is None or bool(call.text.conditional.all()) for call in self._calls)
+        return all(call.conditional is None or bool(call.conditional.all()) for call in self._calls)
 
     def stored_bytes(self, layout: TokenLayout, heads: int, batch: int) -> int:
         """Size of the record if every layer has this layout and these heads; of one call if ``steps`` is None."""

@@ -49,11 +49,11 @@ def _rows(call: TransformerCall, cfg_branch: CFGBranch, words: str) -> np.ndarra
         raise ValueError(f"dataset: cfg_branch must be 'both', 'conditional' or 'unconditional', got {cfg_branch!r}")
     if cfg_branch == "both":
         return np.arange(call.batch)
-    if call.text is None:
+    if call.branches is None:
         raise ValueError(
             f"dataset: which batch rows are conditional is unknown; use cfg_branch='both' (words are {words})"
         )
-    return np.flatnonzero(call.text.conditional == (cfg_branch == "conditional"))
+    return np.flatnonzero(call.branches == cfg_branch)
 
 
 def stack(chosen: Sequence[Chosen], layers: Sequence[int]) -> Fields:

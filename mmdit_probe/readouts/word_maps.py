@@ -91,4 +91,4 @@ class WordMaps(Readout):
 
 def _negative(attention: JointAttention) -> bool:
     """Whether the call is known to carry negative prompts alone, which may be shorter."""
-    return attention.text is not None and not attention.text.conditional.any()
+    return attention.conditional is not None and not attention.conditional.any()
