@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -170,7 +171,7 @@ def join_rows(parts: Sequence[TextTokens]) -> TextTokens:
     """Batches concatenated, padded to the longest."""
     longest = max((len(part.encoders) for part in parts), default=0)
     parts = [part if len(part.encoders) == longest else part.widened(longest) for part in parts]
-    by_place = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _BY_PLACE}
+    by_place: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _BY_PLACE}
     conditional = np.concatenate([part.conditional for part in parts])
     joined = TextTokens(encoders=parts[0].encoders, conditional=conditional, **by_place)
     return replace(joined, other=join_rows(others)) if (others := _others(parts)) else joined
@@ -178,7 +179,7 @@ def join_rows(parts: Sequence[TextTokens]) -> TextTokens:
 
 def join_positions(parts: Sequence[TextTokens]) -> TextTokens:
     """The text positions of several encoders concatenated."""
-    by_place = {name: np.concatenate([getattr(part, name) for part in parts], 1) for name in _BY_PLACE}
+    by_place: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts], 1) for name in _BY_PLACE}
     encoders = np.concatenate([part.encoders for part in parts])
     joined = TextTokens(encoders=encoders, conditional=parts[0].conditional, **by_place)
     return replace(joined, other=join_positions(others)) if (others := _others(parts)) else joined

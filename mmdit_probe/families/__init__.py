@@ -6,6 +6,7 @@ means.
 
 from .backends import eager_and_native
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
+from .hooks import Again, answering_hooks, replayed_blocks
 from .image_input import ImageInput, vae_dtype
 from .pipeline import (
     DENOISERS,
@@ -32,6 +33,7 @@ __all__ = [
     "PLAIN",
     "T5_PARTS",
     "UNET_SELF",
+    "Again",
     "Family",
     "FamilyPipeline",
     "ImageInput",
@@ -39,6 +41,7 @@ __all__ = [
     "Pipeline",
     "TextPart",
     "UNetPlace",
+    "answering_hooks",
     "call_default",
     "constant_shift",
     "default_latent_side",
@@ -56,6 +59,7 @@ __all__ = [
     "loop_levels",
     "named_inputs",
     "output_projection",
+    "replayed_blocks",
     "run_unet",
     "signal_share",
     "stable_diffusion_3_pipeline",
@@ -63,10 +67,10 @@ __all__ = [
     "text_parts_of",
     "token_latents",
     "training_steps",
-    "unwrapped",
     "unet_latents",
     "unet_places",
     "unet_prompt",
+    "unwrapped",
     "vae_dtype",
     "without_t5",
 ]

@@ -86,8 +86,10 @@ def denoiser_of(pipe: Pipeline | nn.Module) -> Any:
 def holds(pipe: Any, transformer: Any) -> bool:
     """Whether a pipeline has this module, perhaps in a wrapper, among its components."""
     parts = getattr(pipe, "components", None)
-    return transformer is not None and isinstance(parts, Mapping) and any(
-        unwrapped(part) is transformer for part in parts.values() if isinstance(part, nn.Module)
+    return (
+        transformer is not None
+        and isinstance(parts, Mapping)
+        and any(unwrapped(part) is transformer for part in parts.values() if isinstance(part, nn.Module))
     )
 
 

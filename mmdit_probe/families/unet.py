@@ -74,7 +74,8 @@ def _unet_self_layout(unet: Any, inputs: Inputs) -> TokenLayout:
 
 def _clip(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     """SDXL has two encoders, side by side in the same positions; its refiner has the second alone, of the prompt."""
-    first, second = pipe.tokenizer, getattr(pipe, "tokenizer_2", None)
+    first: Any = pipe.tokenizer
+    second: Any = getattr(pipe, "tokenizer_2", None)
     if first is None:
         return [TextPart("clip", second, second.model_max_length)]
     length = first.model_max_length

@@ -10,7 +10,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Protocol
@@ -55,6 +55,8 @@ class _Site:
 
 
 _here, _lock = _Here(), threading.RLock()
+_tokenizing = threading.RLock()
+"""Held while prompts are encoded: tokenizers keep their padding as state, which two threads must not set at once."""
 _sites: dict[tuple[int, str], _Site] = {}
 
 
@@ -81,7 +83,9 @@ def _places(pipe: Pipeline | None) -> list[tuple[Any, str]]:
     modular = sys.modules.get(f"{_MODULAR}.modular_pipeline")
     if modular is not None:
         places += [(owner, "__call__") for owner in _subclasses(modular.ModularPipeline) if _defines(owner, "__call__")]
-        steps = [owner for owner in _subclasses(modular.ModularPipelineBlocks) if _defines(owner, "encode_prompt")]
+        steps: list[Any] = [
+            owner for owner in _subclasses(modular.ModularPipelineBlocks) if _defines(owner, "encode_prompt")
+        ]
         modules = [module for name, module in list(sys.modules.items()) if name.startswith(_MODULAR)]
         steps += [module for module in modules if inspect.isfunction(vars(module).get("encode_prompt"))]
         places += [(step, "encode_prompt") for step in steps]
@@ -89,7 +93,8 @@ def _places(pipe: Pipeline | None) -> list[tuple[Any, str]]:
 
 
 def _subclasses(kind: type) -> list[type]:
-    return [kind, *(below for child in type.__subclasses__(kind) for below in _subclasses(child))]
+    children: list[type] = type.__subclasses__(kind)
+    return [kind, *(below for child in children for below in _subclasses(child))]
 
 
 def _defines(owner: type, name: str) -> bool:
@@ -125,6 +130,10 @@ def _wrapper(owner: Any, name: str, original: Any) -> Any:
 
     @wraps(function)
     def watched(*args: Any, **kwargs: Any) -> Any:
+        with _tokenizing if name == "encode_prompt" else nullcontext():
+            return shown(*args, **kwargs)
+
+    def shown(*args: Any, **kwargs: Any) -> Any:
         if not _here.observers:
             return function(*args, **kwargs)
         try:

@@ -101,7 +101,7 @@ def _matches(known: Sequence[Encoded], sample: Any, batched: bool) -> Iterator[t
             yield number, row
 
 
-def _rows(embeddings: Any) -> Sequence[Any]:
+def _rows(embeddings: Any) -> Any:
     return embeddings if isinstance(embeddings, list | Tensor) else ()
 
 

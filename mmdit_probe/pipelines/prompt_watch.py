@@ -97,7 +97,9 @@ class PromptWatch:
         if self._run is None and self._used:
             self._begin()
         self.caller, self._encoding = pipe, True
-        halves = Asked(self.family, pipe, arguments, self._branch_by_run(arguments), self._given).halves(self._encodings)
+        halves = Asked(self.family, pipe, arguments, self._branch_by_run(arguments), self._given).halves(
+            self._encodings
+        )
         try:
             yield lambda encoded: self._note(halves, encoded)
         finally:
@@ -125,7 +127,9 @@ class PromptWatch:
         made = list(_text_embeddings(encoded))[: len(halves)]
         for embeddings, half in zip(made, halves, strict=False):
             fits = half.text is None or len(half.text.conditional) == len(embeddings)
-            self._known.append(Encoded(embeddings, half.text if fits else None, half.branch if fits else None, self.in_run))
+            self._known.append(
+                Encoded(embeddings, half.text if fits else None, half.branch if fits else None, self.in_run)
+            )
         self._halves = list(halves) if first else []
         if self._encodings > 2 and halves and not halves[0].certain:  # no pair of a prompt and its negative prompt
             for entry in self._known:

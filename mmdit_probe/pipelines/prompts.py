@@ -13,7 +13,6 @@ from ..attention.text_tokens import Kind, TextTokens, join_positions, join_rows
 from ..families import PLAIN, Pipeline, TextPart, text_parts_of
 from ..utils.text import shown
 
-
 Prompts = Sequence[str] | Mapping[str, Sequence[str]]
 """A batch of prompts, or the batches that a pipeline was given by argument: ``prompt``, ``prompt_2``, ..."""
 

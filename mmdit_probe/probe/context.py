@@ -30,9 +30,12 @@ class CallContext:
         layout: the token layout, if it can't be read from the call.
     """
 
-    def __init__(self, transformer: nn.Module, family: Family, pipe: Pipeline, layout: TokenLayout | None) -> None:
-        self.transformer, self.family, self.pipe, self.given = transformer, family, pipe, layout
-        self._counter, self._step = StepCounter(pipe), _Step()
+    def __init__(
+        self, transformer: nn.Module, family: Family, pipe: Pipeline | None, layout: TokenLayout | None
+    ) -> None:
+        self.transformer, self.family, self.given = transformer, family, layout
+        self.pipe = pipe
+        self._counter, self._step = StepCounter(self.pipe), _Step()
         self._watch: PromptWatch | None = None
         self._caller: Pipeline | None = pipe
 

@@ -30,10 +30,9 @@ def to_dataset(chosen: Sequence[Chosen], layers: Sequence[int], attrs: Mapping[s
         name: (field.dims, field.values.numpy(), described(field.long_name or name.replace("_", " "), field.units))
         for name, field in fields.items()
     }
-    used = {dim for field in fields.values() for dim in field.dims}
-    coordinates = {**_axes(fields.values()), **_call_coordinates(chosen, layers), **_tokens(chosen, used)}
+    coordinates = {**_axes(fields.values()), **_call_coordinates(chosen, layers), **_tokens(chosen)}
     dataset = xr.Dataset(variables, coordinates)
-    layout = _shared_layout(chosen[0].call)
+    layout = _shared_layout(next(call for call, _ in chosen if call.fields))
     dataset.attrs = {
         "format": FORMAT,
         "grid": list(layout.grid),
@@ -79,9 +78,10 @@ def _call_coordinates(chosen: Sequence[Chosen], layers: Sequence[int]) -> Coordi
     return coordinates
 
 
-def _tokens(chosen: Sequence[Chosen], used: Iterable[str]) -> Coordinates:
+def _tokens(chosen: Sequence[Chosen]) -> Coordinates:
+    """The prompt's tokens, also in records without numbers for each of them."""
     texts = [call.text.rows(rows) for call, rows in chosen if call.text is not None]
-    if "token" not in used or len(texts) < len(chosen):
+    if len(texts) < len(chosen):
         return {}
     return {
         "token_text": _shared("token_text", ("batch", "token"), [text.labels.astype(str) for text in texts]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -65,12 +66,13 @@ class PerturbedGuidance:
         self._rows: list[int] | None = None
         self._term: Tensor | None = None
         self._inside = False
+        self._thread = threading.get_ident()
         self._exit: ExitStack | None = None
 
     def __enter__(self) -> PerturbedGuidance:
         if self.scale == 0:
             return self
-        self._given, self._term = {}, None
+        self._given, self._term, self._thread = {}, None, threading.get_ident()
         with ExitStack() as stack:
             before = self.transformer.register_forward_pre_hook(self._widen, with_kwargs=True)
             stack.callback(before.remove)
@@ -88,8 +90,8 @@ class PerturbedGuidance:
         if exit_ is not None:
             exit_.close()
 
-    def _widen(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        if self._inside:
+    def _widen(self, module: nn.Module, args: Any, kwargs: Any = None) -> Any:
+        if self._inside or threading.get_ident() != self._thread:
             return None
         given = _by_name(module, args, kwargs)
         again = self._is_same_step(given)
@@ -100,8 +102,8 @@ class PerturbedGuidance:
         self._edit_rows(range(batch, batch + len(self._rows)))
         return (), _with_rows(given, batch, [*range(batch), *self._rows])
 
-    def _guide(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        if self._inside:
+    def _guide(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> Any:
+        if self._inside or threading.get_ident() != self._thread:
             return None
         predicted, batch = _stacked(output[0]), self._batch(self._given)
         plain = predicted[:batch]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..attention.blocks import Block
 from ..attention.joint import JointAttention
+from ..attention.kernels import exact
 from ..attention.layout import Region, TokenLayout
 from ..attention.reductions import Heads, MapSum
 from .base import OverTextColumns, OverTextRows, Readout, Reduction
@@ -80,7 +80,7 @@ class WordMaps(Readout):
     def _weights(self, attention: JointAttention) -> Float[Tensor, "word text"]:
         """1 / (number of the word's tokens) at its tokens, else 0."""
         text = attention.layout.text
-        weights = attention.query.new_zeros(len(self.spans), text, dtype=torch.float32)
+        weights = exact(attention.query.new_zeros(len(self.spans), text))
         for word, span in enumerate(self.spans):
             weights[word, [place for place in span if place < text]] = 1 / len(span)  # negative prompts can be shorter
         return weights
