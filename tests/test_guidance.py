@@ -130,11 +130,11 @@ def test_batched_and_separate_calls_agree(random_pipe):
 
 
 def test_prompts_are_tokenized_once(random_pipe, monkeypatch):
-    from mmdit_probe.pipelines import prompt_watch
+    from mmdit_probe.pipelines import asked
 
     seen = []
-    original = prompt_watch.describe
-    monkeypatch.setattr(prompt_watch, "describe", lambda *given: seen.append(given) or original(*given))
+    original = asked.describe
+    monkeypatch.setattr(asked, "describe", lambda *given: seen.append(given) or original(*given))
     generate(random_pipe)
     assert not seen
     with Probe(random_pipe, [], edits=[BlurText(1)]):

@@ -171,6 +171,9 @@ def test_given_embeddings_leave_the_tokens_unknown(random_pipe):
             guidance_scale=1.0,
             output_type="latent",
         )
-    assert "conditional" not in probe.dataset().coords
-    with pytest.raises(ValueError, match="no prompt was seen"):
-        probe.dataset("conditional")
+    record = probe.dataset("conditional")  # which rows they are is known from the call
+    assert record["conditional"].values.tolist() == [True]
+    assert "token_text" not in record.coords
+    assert record.attrs["words"].startswith("unknown: no prompt was seen")
+    with pytest.raises(ValueError, match="nothing was recorded"):
+        probe.dataset("unconditional")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .kernels import AttentionCall
+from .kernels import AttentionCall, exact
 from .scores import mask_block
 
 BLOCK_ELEMENTS = 1 << 20
@@ -17,7 +17,7 @@ BLOCK_ELEMENTS = 1 << 20
 
 
 class Block(NamedTuple):
-    """Probabilities of some batch rows and heads, (batch, heads, rows, cols) in fp32.
+    """Probabilities of some batch rows and heads, (batch, heads, rows, cols) in fp32, or float64 if the call is.
 
     The buffer behind ``probs`` is reused: copy what has to outlive the loop over the blocks.
     """
@@ -38,13 +38,13 @@ def stream_blocks(
     if size == 0:
         return
     query = call.query[:, :, rows].detach()
-    key = (call.full_key[:, :, cols].detach().float() * call.scale).transpose(-1, -2).contiguous()
+    key = (exact(call.full_key[:, :, cols].detach()) * call.scale).transpose(-1, -2).contiguous()
     lse, mask = lse[:, :, rows, None], mask_block(call, rows, cols)
-    buffer = query.new_empty(0, dtype=torch.float32)
+    buffer = key.new_empty(0)
     for batch, heads in _tiles(call.batch, call.heads, size, BLOCK_ELEMENTS >> halvings):
         shape = (batch.stop - batch.start, heads.stop - heads.start, query.shape[2], key.shape[3])
         probs = buffer.resize_(shape)
-        torch.matmul(query[batch, heads].float(), key[batch, heads], out=probs)
+        torch.matmul(exact(query[batch, heads]), key[batch, heads], out=probs)
         if mask is not None:
             probs += mask[batch, heads]
         probs.sub_(lse[batch, heads]).exp_()

@@ -2,7 +2,8 @@
 
 Every attention processor of diffusers ends in `torch.nn.functional.scaled_dot_product_attention`. A forward pre-hook
 on an attention module pushes a handler onto this thread's stack and a forward hook pops it; while the stack is not
-empty, a function mode passes each attention call to the handlers.
+empty, a function mode passes each attention call to the handlers. Hooks stand on modules that other threads may use, too:
+in a thread other than the one that opened the interceptor they do nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils.hooks import RemovableHandle
 
 from .kernels import AttentionArguments, AttentionCall
 
+Silent = Callable[[int, nn.Module, str], None]
+"""``silent(layer, module, by)`` gets a layer that ran without an attention call, and the name of the function mode that
+answered in the call's place, empty if it was none that can be seen."""
+
 Handle = Callable[[int, AttentionCall, Tensor | None], Tensor | None]
 """``handle(layer, call, output)`` gets a call and its output so far (None if unchanged) and returns the output to
 continue with, or None to leave it unchanged."""
+
+
+def in_backward() -> bool:
+    """Whether this thread is in a backward pass, where checkpointing runs forward passes again."""
+    return torch._C._current_graph_task_id() != -1
 
 
 class StopForward(Exception):
@@ -52,10 +63,10 @@ class _Stack(threading.local):
 
 
 class _Active:
-    """A layer whose forward is running, and how many attention calls it has made."""
+    """A layer whose forward is running, how many attention calls it has made, and the mode that answered them instead."""
 
     def __init__(self, interceptor: Interceptor, layer: int) -> None:
-        self.interceptor, self.layer, self.calls = interceptor, layer, 0
+        self.interceptor, self.layer, self.calls, self.answered = interceptor, layer, 0, ""
 
 
 class _AttentionMode(TorchFunctionMode):
@@ -68,7 +79,14 @@ class _AttentionMode(TorchFunctionMode):
         if func is not functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
         call = _bind(*args, **kwargs)
+        outer = _outer_mode() if call.arguments.dropout_p == 0 else ""  # dropout differs from call to call
         plain = call.attended.output  # runs here, in the caller's gradient mode; handlers may be in no_grad
+        if outer:
+            answer = func(*args, **kwargs)  # as it is without a probe: the mode sees the call
+            if not _same(answer, plain):
+                for active in self.stack.active:
+                    active.answered = outer
+                return answer
         output: Tensor | None = None
         with torch.autocast(call.query.device.type, enabled=False):  # readouts compute in fp32
             for active in tuple(self.stack.active):
@@ -76,6 +94,17 @@ class _AttentionMode(TorchFunctionMode):
                 changed = active.interceptor.handle(active.layer, call, output)
                 output = output if changed is None else changed
         return plain if output is None else output
+
+
+def _outer_mode() -> str:
+    """The name of the function mode that sees attention calls after this one, and may answer them; empty if there is none."""
+    outer = [mode for mode in _get_current_function_mode_stack() if not isinstance(mode, DeviceContext)]
+    return type(outer[-1]).__name__ if outer else ""
+
+
+def _same(answer: Any, plain: Tensor) -> bool:
+    alike = isinstance(answer, Tensor) and answer.shape == plain.shape and answer.dtype == plain.dtype
+    return alike and torch.allclose(answer, plain, rtol=0, atol=0, equal_nan=True)
 
 
 def _bind(
@@ -110,14 +139,24 @@ def active_probes() -> int:
 
 
 class Interceptor:
-    """Passes the attention calls of some layers to ``handle``, between `open` and `close`."""
+    """Passes the attention calls of some layers to ``handle``, between `open` and `close`, in the thread that opens it.
 
-    def __init__(self, layers: Mapping[int, nn.Module], handle: Handle) -> None:
-        self.layers, self.handle = layers, handle
+    ``silent`` is told of layers that ran without a call. While ``paused`` is True, nothing is seen.
+    """
+
+    def __init__(self, layers: Mapping[int, nn.Module], handle: Handle, silent: Silent) -> None:
+        self.layers, self.handle, self.silent = layers, handle, silent
+        self.paused = False
+        self._thread = threading.get_ident()
         self._hooks: list[RemovableHandle] = []
+
+    @property
+    def _is_watching(self) -> bool:
+        return not self.paused and threading.get_ident() == self._thread
 
     def open(self) -> None:
         """Register the hooks."""
+        self._thread = threading.get_ident()
         for layer, module in self.layers.items():
             self._hooks.append(module.register_forward_pre_hook(self._enter(layer)))
             # prepend: of nested probes, the inner one leaves first
@@ -132,17 +171,16 @@ class Interceptor:
 
     def _enter(self, layer: int) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:
+            if not self._is_watching:
+                return
             _stack.drop(self)  # left over if an interrupt skipped the forward hook
             _stack.push(_Active(self, layer))
 
         return enter
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._is_watching:
+            return
         active = _stack.drop(self)
         if active is not None and active.calls == 0 and output is not None:
-            processor = type(getattr(module, "processor", module)).__name__
-            raise ValueError(
-                f"Probe: layer {active.layer} ran its attention through {processor}, which does not call "
-                f"torch's scaled_dot_product_attention; switch to diffusers' default processor "
-                f"(transformer.set_attn_processor / set_attention_backend('native')) and open the probe again"
-            )
+            self.silent(active.layer, module, active.answered)

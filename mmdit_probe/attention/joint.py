@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class JointAttention:
         layer: the block's number, from 0.
         step: the sampling step, from 0.
         text: what the text positions hold; None if unknown.
+        conditional: (batch,) whether each batch row carries the prompt; None if unknown. As in ``text`` if that is known.
         halvings: how often the chunk sizes have been halved because memory ran out.
 
     `reductions.region_mass`, `i2t_maps` and `t2i_maps` summarize a call; readouts do so for every call of a model.
@@ -54,8 +56,11 @@ class JointAttention:
     step: int = 0
     text: TextTokens | None = None
     halvings: int = 0
+    conditional: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        if self.conditional is None and self.text is not None:
+            object.__setattr__(self, "conditional", self.text.conditional.astype(bool))
         queries, keys, layout = self.query.shape[-2], self.key.shape[-2], self.layout
         if (queries, keys) != (layout.queries, layout.keys):
             raise ValueError(
@@ -125,7 +130,8 @@ class JointAttention:
             return self
         own = slice(index, index + 1)
         text = None if self.text is None else self.text.rows(own)
-        return replace(self, call=self.call.part(own, self.lse), text=text)
+        conditional = None if self.conditional is None else self.conditional[own]
+        return replace(self, call=self.call.part(own, self.lse), text=text, conditional=conditional)
 
     def scores(self, rows: slice, cols: slice) -> Float[Tensor, "batch heads rows cols"]:
         """Scores of some queries on some keys before the softmax, in fp32, mask included; carries gradients."""

@@ -146,6 +146,11 @@ def _fusible(query: Tensor, key: Tensor, arguments: AttentionArguments) -> bool:
     )
 
 
+def exact(tensor: Tensor) -> Tensor:
+    """The tensor in the precision in which probabilities are computed: fp32, or float64 if that is its own."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """A boolean mask (True: attend) as 0 and -inf, a float mask in ``dtype``; None stays None."""
     if mask is None or mask.dtype != torch.bool:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .kernels import AttentionCall, additive_mask
+from .kernels import AttentionCall, additive_mask, exact
 
 ROW_CHUNK = 256
 """Queries at a time where scores on all keys are computed explicitly."""
@@ -22,8 +22,8 @@ def row_chunk(halvings: int = 0) -> int:
 
 
 def scores(call: AttentionCall, rows: slice, cols: slice) -> Float[Tensor, "batch heads rows cols"]:
-    """``q k^T * scale`` plus the mask, before the softmax, in fp32; carries gradients."""
-    query, key = call.query[:, :, rows].float(), call.full_key[:, :, cols].float()
+    """``q k^T * scale`` plus the mask, before the softmax, in fp32 (float64 if the call is); carries gradients."""
+    query, key = exact(call.query[:, :, rows]), exact(call.full_key[:, :, cols])
     unmasked = query @ (key * call.scale).transpose(-1, -2)
     mask = mask_block(call, rows, cols)
     return unmasked if mask is None else unmasked + mask
@@ -31,11 +31,12 @@ def scores(call: AttentionCall, rows: slice, cols: slice) -> Float[Tensor, "batc
 
 def mask_block(call: AttentionCall, rows: slice, cols: slice) -> Float[Tensor, "batch heads rows cols"] | None:
     """What is added to the scores of some queries and keys (0 or -inf for a boolean mask); None without a mask."""
-    mask = additive_mask(call.arguments.attn_mask, torch.float32)
+    precision = torch.float64 if call.query.dtype == torch.float64 else torch.float32
+    mask = additive_mask(call.arguments.attn_mask, precision)
     queries, keys = call.query.shape[2], call.key.shape[2]
     if call.arguments.is_causal:
         causal = torch.ones(queries, keys, dtype=torch.bool, device=call.query.device).tril()
-        mask = additive_mask(causal, torch.float32)
+        mask = additive_mask(causal, precision)
     return None if mask is None else mask.expand(call.batch, call.heads, queries, keys)[:, :, rows, cols]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,8 @@ class TextTokens:
         conditional: (batch,) False for batch rows with the negative prompt of classifier-free guidance.
         begins: (batch, text) True where a word can begin.
         ends: (batch, text) True where a word can end.
+        other: what a second text encoder was given in the same positions, if it was given another prompt (SD3's two
+            CLIPs with ``prompt_2``); None if they agree.
     """
 
     strings: np.ndarray
@@ -43,6 +46,15 @@ class TextTokens:
     conditional: np.ndarray
     begins: np.ndarray
     ends: np.ndarray
+    other: TextTokens | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(batch, text): each position's text; both tokens, as "red | blue", where two encoders' prompts differ."""
+        if self.other is None:
+            return self.strings
+        both = self.strings + " | " + self.other.strings
+        return np.where(self.strings == self.other.strings, self.strings, both).astype(object)
 
     @property
     def is_prompt(self) -> np.ndarray:
@@ -52,13 +64,24 @@ class TextTokens:
     def _repr_html_(self) -> str:
         """Each batch row's tokens and their kinds, for notebooks."""
         numbered = [[f"{place} {kind}" for place, kind in enumerate(kinds)] for kinds in self.kinds]
-        return "".join(f"<p>{chips(row, notes)}</p>" for row, notes in zip(self.strings, numbered, strict=True))
+        return "".join(f"<p>{chips(row, notes)}</p>" for row, notes in zip(self.labels, numbered, strict=True))
 
     def spelling(self, word: str) -> np.ndarray:
         """(batch, text): True at the prompt's tokens that spell ``word``, a whole word or phrase.
 
-        Finds every occurrence in every encoder and ignores case.
+        Finds every occurrence in every encoder and ignores case. `ValueError` if only one of two encoders that share
+        positions was given the word there.
         """
+        found = self._occurrences(word)
+        if self.other is not None and (found != self.other._occurrences(word)).any():
+            raise ValueError(
+                f"words: {word!r} is in the prompt of only one of two text encoders that share positions, so that it has "
+                f"no positions of its own; give both the same prompt, or take a word that both have in the same place"
+            )
+        return found
+
+    def _occurrences(self, word: str) -> np.ndarray:
+        """`spelling` in the first encoder's prompt alone."""
         target = "".join(word.lower().split())
         found = np.zeros(self.strings.shape, bool)
         starts = self.is_prompt & self.begins & (self.strings != "")
@@ -79,7 +102,7 @@ class TextTokens:
 
     def without(self, word: str) -> str:
         """Error text: ``word`` is not in the last batch row's prompt, whose tokens are listed."""
-        return f"{word!r} is not among the prompt's tokens: {' '.join(self.strings[-1][self.is_prompt[-1]])}"
+        return f"{word!r} is not among the prompt's tokens: {' '.join(self.labels[-1][self.is_prompt[-1]])}"
 
     def repeated(self, times: int) -> TextTokens:
         """Each batch row ``times`` times in a row, as for several images of one prompt."""
@@ -96,7 +119,8 @@ class TextTokens:
     def _taken(self, rows: slice | np.ndarray, places: slice | np.ndarray = slice(None)) -> TextTokens:
         """Some batch rows and text positions."""
         by_place = {name: getattr(self, name)[rows][:, places] for name in _BY_PLACE}
-        return TextTokens(encoders=self.encoders[places], conditional=self.conditional[rows], **by_place)
+        other = None if self.other is None else self.other._taken(rows, places)
+        return TextTokens(encoders=self.encoders[places], conditional=self.conditional[rows], other=other, **by_place)
 
     def without_padding(self, length: int) -> TextTokens | None:
         """The first ``length`` positions, for models that drop padding; None if other positions hold more than padding."""
@@ -115,7 +139,18 @@ class TextTokens:
         by_place = {name: np.take_along_axis(getattr(self, name), order, 1) for name in _BY_PLACE}
         encoders = self.encoders[order]
         filled = (np.take_along_axis(rank, order, 1) == 0).argmax(0)
-        return replace(self, **by_place, encoders=encoders[filled, np.arange(encoders.shape[1])])
+        other = None if self.other is None else self.other.padding_last()
+        return replace(self, **by_place, encoders=encoders[filled, np.arange(encoders.shape[1])], other=other)
+
+    def with_branches(self, conditional: np.ndarray) -> TextTokens:
+        """The same tokens in batch rows of which these, (batch,) bool, carry the prompt."""
+        other = None if self.other is None else self.other.with_branches(conditional)
+        return replace(self, conditional=conditional, other=other)
+
+    def beside(self, other: TextTokens) -> TextTokens:
+        """With what a second encoder was given in the same positions, if that differs."""
+        same = np.array_equal(self.strings, other.strings) and np.array_equal(self.kinds, other.kinds)
+        return self if same else replace(self, other=other)
 
     def widened(self, length: int) -> TextTokens:
         """Padded at the end to ``length`` positions."""
@@ -136,13 +171,22 @@ def join_rows(parts: Sequence[TextTokens]) -> TextTokens:
     """Batches concatenated, padded to the longest."""
     longest = max((len(part.encoders) for part in parts), default=0)
     parts = [part if len(part.encoders) == longest else part.widened(longest) for part in parts]
-    by_place = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _BY_PLACE}
+    by_place: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _BY_PLACE}
     conditional = np.concatenate([part.conditional for part in parts])
-    return TextTokens(encoders=parts[0].encoders, conditional=conditional, **by_place)
+    joined = TextTokens(encoders=parts[0].encoders, conditional=conditional, **by_place)
+    return replace(joined, other=join_rows(others)) if (others := _others(parts)) else joined
 
 
 def join_positions(parts: Sequence[TextTokens]) -> TextTokens:
     """The text positions of several encoders concatenated."""
-    by_place = {name: np.concatenate([getattr(part, name) for part in parts], 1) for name in _BY_PLACE}
+    by_place: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts], 1) for name in _BY_PLACE}
     encoders = np.concatenate([part.encoders for part in parts])
-    return TextTokens(encoders=encoders, conditional=parts[0].conditional, **by_place)
+    joined = TextTokens(encoders=encoders, conditional=parts[0].conditional, **by_place)
+    return replace(joined, other=join_positions(others)) if (others := _others(parts)) else joined
+
+
+def _others(parts: Sequence[TextTokens]) -> list[TextTokens]:
+    """What second encoders were given in each part, which is the same if they agree; none if they agree in all."""
+    if all(part.other is None for part in parts):
+        return []
+    return [replace(part, other=None) if part.other is None else part.other for part in parts]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..attention.blocks import Block
 from ..attention.joint import JointAttention
+from ..attention.kernels import exact
 from ..attention.layout import TokenLayout
 from ..attention.text_tokens import TextTokens
 
@@ -22,7 +23,7 @@ BatchRows = Literal["conditional", "all"] | Collection[int]
 
 @dataclass(frozen=True, eq=False)
 class AttentionBlock:
-    """Some batch rows and heads of one attention call, in fp32.
+    """Some batch rows and heads of one attention call, in fp32, or float64 if the call is.
 
     Attributes:
         probs: the text columns: probabilities of all queries on the text keys.
@@ -144,21 +145,21 @@ class Edit:
             chosen &= np.isin(np.arange(attention.heads), sorted(self.heads))
         if not isinstance(self.batch, str):
             chosen &= np.isin(np.arange(attention.batch), list(self.batch))[:, None]
-        elif self.batch == "conditional" and attention.text is not None:
-            chosen &= attention.text.conditional.astype(bool)[:, None]
+        elif self.batch == "conditional" and attention.conditional is not None:
+            chosen &= attention.conditional[:, None]
         return torch.from_numpy(chosen).to(attention.query.device)
 
 
 def text_values(attention: JointAttention) -> Float[Tensor, "batch heads text width"]:
-    """The text values in fp32, with as many heads as the queries."""
+    """The text values in fp32, or float64 if the call is, with as many heads as the queries."""
     groups = attention.heads // attention.value.shape[1]
-    return attention.value[:, :, attention.layout.text_keys].float().repeat_interleave(groups, 1)
+    return exact(attention.value[:, :, attention.layout.text_keys]).repeat_interleave(groups, 1)
 
 
 def _attention_block(attention: JointAttention, block: Block, values: Tensor, output: Tensor) -> AttentionBlock:
     part = block.batch, block.heads
     return AttentionBlock(
-        block.probs, values[part], output.float(), attention.lse[part], attention.layout, attention.text, block.batch
+        block.probs, values[part], exact(output), attention.lse[part], attention.layout, attention.text, block.batch
     )
 
 
@@ -168,7 +169,7 @@ def chosen_tokens(block: AttentionBlock, words: Sequence[str], kinds: Sequence[s
     `ValueError` if the tokens are unknown or a word is in no batch row's prompt.
     """
     if not words and not kinds:
-        return torch.ones(len(block.probs), 1, 1, block.layout.text, device=block.probs.device)
+        return block.probs.new_ones(len(block.probs), 1, 1, block.layout.text)
     if block.text is None:
         raise ValueError(
             "edit: words and kinds need the prompt's tokens, which are unknown here; probe the pipeline, not its "

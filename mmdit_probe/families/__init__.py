@@ -6,6 +6,7 @@ means.
 
 from .backends import eager_and_native
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
+from .hooks import Again, answering_hooks, replayed_blocks
 from .image_input import ImageInput, vae_dtype
 from .pipeline import (
     DENOISERS,
@@ -15,9 +16,10 @@ from .pipeline import (
     default_latent_side,
     denoiser_of,
     device_of,
+    holds,
     latent_pixels,
     switch_lora,
-    uncompiled,
+    unwrapped,
 )
 from .projections import image_projections, output_projection
 from .registry import FAMILIES, family_of, image_input_of, layers_of, text_parts_of, token_latents
@@ -31,6 +33,7 @@ __all__ = [
     "PLAIN",
     "T5_PARTS",
     "UNET_SELF",
+    "Again",
     "Family",
     "FamilyPipeline",
     "ImageInput",
@@ -38,6 +41,7 @@ __all__ = [
     "Pipeline",
     "TextPart",
     "UNetPlace",
+    "answering_hooks",
     "call_default",
     "constant_shift",
     "default_latent_side",
@@ -45,6 +49,7 @@ __all__ = [
     "device_of",
     "eager_and_native",
     "family_of",
+    "holds",
     "image_input_of",
     "image_projections",
     "is_unet_pipeline",
@@ -54,6 +59,7 @@ __all__ = [
     "loop_levels",
     "named_inputs",
     "output_projection",
+    "replayed_blocks",
     "run_unet",
     "signal_share",
     "stable_diffusion_3_pipeline",
@@ -61,10 +67,10 @@ __all__ = [
     "text_parts_of",
     "token_latents",
     "training_steps",
-    "uncompiled",
     "unet_latents",
     "unet_places",
     "unet_prompt",
+    "unwrapped",
     "vae_dtype",
     "without_t5",
 ]

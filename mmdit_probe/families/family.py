@@ -39,6 +39,9 @@ class TextPart:
         padding_last: whether the model moves the padding of all parts behind all tokens.
         cleaned: the pipeline's text preprocessing, applied to the prompt before it enters the template.
         negative: how negative prompts are encoded; None if like prompts.
+        arguments: the arguments of `encode_prompt` that feed the encoder: the first one that is given, as in the
+            pipeline. Those of the negative prompt have the prefix ``negative_``.
+        sharing: an encoder whose features lie side by side with this one's, in the same positions; None if there is none.
     """
 
     encoder: str
@@ -53,6 +56,8 @@ class TextPart:
     padding_last: bool = False
     cleaned: Callable[[str], str] = str
     negative: TextPart | None = None
+    arguments: tuple[str, ...] = ("prompt",)
+    sharing: TextPart | None = None
 
 
 def same_layout(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | None:

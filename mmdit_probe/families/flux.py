@@ -48,7 +48,8 @@ def position_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _second_t5(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    return [TextPart("t5", pipe.tokenizer_2, max_sequence_length)]  # CLIP enters pooled, without tokens
+    """CLIP enters pooled, without tokens."""
+    return [TextPart("t5", pipe.tokenizer_2, max_sequence_length, arguments=("prompt_2", "prompt"))]
 
 
 def _klein(pipe: FamilyPipeline) -> bool:

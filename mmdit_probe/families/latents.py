@@ -62,8 +62,9 @@ def _hidream_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _hidream_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    llama = TextPart("llama", pipe.tokenizer_4, max_sequence_length)
-    return [TextPart("t5", pipe.tokenizer_3, max_sequence_length), llama, llama]  # Llama's last layer, then the block's
+    """T5, Llama's last layer, then the layer of Llama that belongs to the block; two CLIPs enter pooled, without tokens."""
+    llama = TextPart("llama", pipe.tokenizer_4, max_sequence_length, arguments=("prompt_4", "prompt"))
+    return [TextPart("t5", pipe.tokenizer_3, max_sequence_length, arguments=("prompt_3", "prompt")), llama, llama]
 
 
 def _joyimage_layout(transformer: Any, inputs: Inputs) -> TokenLayout:

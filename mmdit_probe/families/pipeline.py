@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from diffusers import ModelMixin
 from torch import nn
 
 DENOISERS = ("transformer", "unet")
@@ -45,18 +46,51 @@ class FamilyPipeline(Pipeline, Protocol):
     def __getattr__(self, name: str) -> Any: ...
 
 
-def uncompiled(module: Any) -> Any:
-    """The module that `torch.compile` wrapped; any other object unchanged."""
-    return getattr(module, "_orig_mod", module)
+_COMPILED = "_orig_mod"
+_WRAPPED = (_COMPILED, "module", "_fsdp_wrapped_module", "base_model", "model")
+"""Under which names wrappers hold the module: torch.compile, data parallelism and DeepSpeed, FSDP, PEFT (two of its own)."""
+
+
+def unwrapped(module: Any) -> Any:
+    """The module inside the wrappers of `torch.compile`, data parallelism, PEFT and the like; other objects unchanged."""
+    while isinstance(module, nn.Module) and not isinstance(module, ModelMixin):
+        name = next((name for name in _WRAPPED if isinstance(module._modules.get(name), nn.Module)), None)
+        inner = None if name is None else module._modules[name]
+        if inner is None or not (name == _COMPILED or any(isinstance(below, ModelMixin) for below in inner.modules())):
+            return module
+        _check_devices(module)
+        module = inner
+    return module
+
+
+def _check_devices(module: nn.Module) -> None:
+    """`ValueError` for a module that runs as several replicas, each in a thread of its own."""
+    if isinstance(module, nn.DataParallel) and len(module.device_ids or ()) > 1:
+        raise ValueError(
+            f"Probe: DataParallel runs {len(module.device_ids)} replicas of the model in threads of their own, which a probe "
+            f"can't follow; probe and call its .module on one device"
+        )
 
 
 def denoiser_of(pipe: Pipeline | nn.Module) -> Any:
-    """The module that is probed: a pipeline's transformer or U-Net, without its `torch.compile` wrapper.
+    """The module that is probed: a pipeline's transformer or U-Net, without its wrappers.
 
-    A module is returned unchanged, or without its wrapper.
+    A module is returned unchanged, or without its wrappers.
     """
+    if isinstance(pipe, nn.Module):
+        return unwrapped(pipe)
     held = (getattr(pipe, name, None) for name in DENOISERS)
-    return uncompiled(next((module for module in held if module is not None), pipe))
+    return unwrapped(next((module for module in held if module is not None), pipe))
+
+
+def holds(pipe: Any, transformer: Any) -> bool:
+    """Whether a pipeline has this module, perhaps in a wrapper, among its components."""
+    parts = getattr(pipe, "components", None)
+    return (
+        transformer is not None
+        and isinstance(parts, Mapping)
+        and any(unwrapped(part) is transformer for part in parts.values() if isinstance(part, nn.Module))
+    )
 
 
 def device_of(pipe: Pipeline) -> torch.device:

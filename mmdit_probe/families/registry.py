@@ -14,7 +14,7 @@ from .flux_derivatives import FLUX_DERIVATIVES
 from .generic import generic_family
 from .image_input import ImageInput
 from .latents import LATENTS
-from .pipeline import Pipeline, denoiser_of, uncompiled
+from .pipeline import Pipeline, denoiser_of, unwrapped
 from .qwen import QWEN
 from .single_stream import SINGLE_STREAM
 from .stable_diffusion import STABLE_DIFFUSION_3
@@ -40,7 +40,7 @@ def family_of(transformer: nn.Module) -> Family:
 
     A class that no family describes gets a generic one from its blocks; `ValueError` if it has no attention blocks.
     """
-    transformer = uncompiled(transformer)
+    transformer = unwrapped(transformer)
     classes = {base.__name__ for base in type(transformer).__mro__}
     for family in FAMILIES:
         if family.transformer in classes:

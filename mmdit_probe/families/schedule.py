@@ -96,7 +96,7 @@ def levels_passed(pipe: Pipeline | None) -> int | None:
 
 def _timesteps(pipe: Pipeline | None) -> np.ndarray | None:
     timesteps = getattr(getattr(pipe, "scheduler", None), "timesteps", None)
-    return None if timesteps is None else torch.as_tensor(timesteps).float().cpu().numpy()
+    return None if timesteps is None else torch.as_tensor(timesteps).cpu().to(torch.float32).numpy()
 
 
 def _starts(timesteps: np.ndarray) -> np.ndarray:

@@ -17,10 +17,12 @@ def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    # the two CLIP encoders share the first positions, side by side in the channels; T5 follows
+    """The two CLIP encoders share the first positions, side by side in the channels; T5 follows."""
+    length, t5 = pipe.tokenizer_max_length, pipe.tokenizer_3 if pipe.text_encoder_3 is not None else None
+    second = TextPart("clip", pipe.tokenizer_2, length, arguments=("prompt_2", "prompt"))
     return [
-        TextPart("clip", pipe.tokenizer, pipe.tokenizer_max_length),
-        TextPart("t5", pipe.tokenizer_3 if pipe.text_encoder_3 is not None else None, max_sequence_length),
+        TextPart("clip", pipe.tokenizer, length, sharing=second),
+        TextPart("t5", t5, max_sequence_length, arguments=("prompt_3", "prompt")),
     ]
 
 

@@ -73,9 +73,14 @@ def _unet_self_layout(unet: Any, inputs: Inputs) -> TokenLayout:
 
 
 def _clip(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    # SDXL has two encoders, side by side in the same positions
-    tokenizer = pipe.tokenizer if pipe.tokenizer is not None else pipe.tokenizer_2
-    return [TextPart("clip", tokenizer, tokenizer.model_max_length)]
+    """SDXL has two encoders, side by side in the same positions; its refiner has the second alone, of the prompt."""
+    first: Any = pipe.tokenizer
+    second: Any = getattr(pipe, "tokenizer_2", None)
+    if first is None:
+        return [TextPart("clip", second, second.model_max_length)]
+    length = first.model_max_length
+    sharing = None if second is None else TextPart("clip", second, length, arguments=("prompt_2", "prompt"))
+    return [TextPart("clip", first, length, sharing=sharing)]
 
 
 UNET = Family(

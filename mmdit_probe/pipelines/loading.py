@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from ..configs.model import EMBEDDED, Dtype, Offload, Quantize
-from ..families import Pipeline, denoiser_of, uncompiled, without_t5
+from ..families import Pipeline, denoiser_of, unwrapped, without_t5
 from ..utils.text import shown
 from .model_folder import check_folder
 from .pretrained import load_error, quiet_loading
@@ -140,7 +140,7 @@ def pipeline_of(transformer: Pipeline | nn.Module) -> Any:
     """
     if isinstance(transformer, DiffusionPipeline):
         return transformer
-    known = _pipelines.get(uncompiled(transformer))
+    known = _pipelines.get(unwrapped(transformer))
     return known() if known is not None else None
 
 

@@ -1,61 +1,148 @@
-"""Wraps `pipe.encode_prompt`, so that the embeddings of each transformer call can be traced to prompt tokens."""
+"""Which prompts a transformer call carries, and in which branch of guidance: from what the pipeline was given."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from ..attention.text_tokens import TextTokens, join_rows
-from ..families import Family, Pipeline
-from .prompts import describe
+from ..families import Family, Pipeline, denoiser_of, holds
+from .asked import Asked, Half
+from .call_watch import observed
+from .encoded import CONDITIONAL, UNCONDITIONAL, CarriedPrompts, Encoded, recognized, text_of
+
+_NEGATIVE = "negative_"
 
 
 class PromptWatch:
-    """While open, records the prompts that a pipeline encodes and their embeddings.
+    """While open, notes what the pipelines of a transformer are asked for and encode, in the thread that opened it.
 
-    ``generation`` counts the runs of the pipeline: it rises when prompts are encoded after the transformer has run.
+    Args:
+        pipe: a pipeline; None if none is known.
+        family: how its text positions are described.
+        transformer: the module that is probed; None for the pipeline's own. Other pipelines that hold it are watched, too.
+
+    ``generation`` counts the runs of the pipelines, and what is encoded outside of one after the transformer has run.
+    ``caller`` is the pipeline that generates or encodes, or did so last; ``in_run`` whether one is generating.
     """
 
-    def __init__(self, pipe: Pipeline, family: Family) -> None:
+    def __init__(self, pipe: Pipeline | None, family: Family, transformer: Any = None) -> None:
         self.pipe, self.family = pipe, family
-        self._text: TextTokens | None = None
-        self._made: list[tuple[Any, TextTokens]] = []
-        self._used = True
+        self.transformer = denoiser_of(pipe) if transformer is None and pipe is not None else transformer
+        self.caller: Pipeline | None = pipe
         self.generation = 0
-        self._outer: Any = None
+        self._known: list[Encoded] = []
+        self._halves: list[Half] = []  # of the latest encoding, if there was one alone
+        self._encodings = 0  # since the generation began, of those that do not say whether they are guided
+        self._used = True
+        self._run: Mapping[str, Any] | None = None
+        self._encoding = False
+        self._recognizes = False  # whether a call's embeddings were recognized in this generation
+        self._latest: tuple[Any, int, int, int, CarriedPrompts] | None = None
+        self._exit: ExitStack | None = None
 
     def __enter__(self) -> PromptWatch:
-        encode = self.pipe.encode_prompt
-        signature = inspect.signature(encode)
-
-        @wraps(encode)  # keeps the signature, for a second watch inside this one
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            halves = self._halves(bound.arguments)
-            encoded = encode(*args, **kwargs)
-            self._note(halves, encoded)
-            return encoded
-
-        self._outer = self.pipe.__dict__.get("encode_prompt")
-        self._put(watched)  # on the instance; __exit__ removes it
+        with ExitStack() as stack:
+            stack.enter_context(observed(self, self.pipe))
+            self._exit = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.pipe.__dict__.pop("encode_prompt", None)
-        if self._outer is not None:
-            self._put(self._outer)
+        if self._exit is not None:
+            self._exit.close()
 
-    def _put(self, encode_prompt: Any) -> None:
-        self.pipe.__dict__["encode_prompt"] = encode_prompt
+    @property
+    def in_run(self) -> bool:
+        """Whether a pipeline is generating."""
+        return self._run is not None
+
+    def concerns(self, pipe: Any) -> bool:
+        """Whether this pipeline's calls are those of the probed transformer; what it encodes within a call is not new."""
+        return not self._encoding and (pipe is self.pipe or holds(pipe, self.transformer))
+
+    @contextmanager
+    def running(self, pipe: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
+        """Entered while a pipeline generates; a pipeline that calls itself is one run."""
+        if self._run is not None:
+            yield
+            return
+        self._begin()
+        self.caller, self._run = pipe, arguments
+        try:
+            yield
+        finally:
+            self._run = None
+            self._known = [entry for entry in self._known if not entry.in_run]
+            self._halves, self._latest, self._used = [], None, True
+
+    def _begin(self) -> None:
+        """A new generation; what was encoded before is remembered as long as somebody keeps it."""
+        self.generation += 1
+        for entry in self._known:
+            entry.loosen()
+        self._known = [entry for entry in self._known if entry.held() is not None]
+        self._halves, self._encodings, self._used = [], 0, False
+        self._recognizes, self._latest = False, None
+
+    @contextmanager
+    def encoding(self, pipe: Any, arguments: Mapping[str, Any]) -> Iterator[Callable[[Any], None]]:
+        """Entered while a pipeline encodes prompts; gives what takes the result."""
+        if self._run is None and self._used:
+            self._begin()
+        self.caller, self._encoding = pipe, True
+        halves = Asked(self.family, pipe, arguments, self._branch_by_run(arguments), self._given).halves(
+            self._encodings
+        )
+        try:
+            yield lambda encoded: self._note(halves, encoded)
+        finally:
+            self._encoding = False
+
+    def _branch_by_run(self, arguments: Mapping[str, Any]) -> str | None:
+        """The branch that these prompts have in the running pipeline's own arguments; None if they don't tell."""
+        for name in ("prompt", "prompt_embeds") if self._run is not None else ():
+            value = arguments.get(name)
+            prompt, negative = (_is(value, (self._run or {}).get(key)) for key in (name, _NEGATIVE + name))
+            if value is not None and prompt != negative:
+                return CONDITIONAL if prompt else UNCONDITIONAL
+        return None
+
+    def _given(self, embeddings: Any) -> TextTokens | None:
+        """What embeddings hold that the caller passes to a pipeline; None if they were not encoded while this is open."""
+        batch = len(embeddings) if isinstance(embeddings, list | Tensor) else 0
+        found = recognized(self._known, embeddings, batch)
+        return None if found is None else text_of(self._known, found)
+
+    def _note(self, halves: Sequence[Half], encoded: Any) -> None:
+        """Remember what `encode_prompt` returned for the branches of guidance, the prompt's first."""
+        first = not any(entry.in_run == self.in_run for entry in self._known)
+        self._encodings += 1
+        made = list(_text_embeddings(encoded))[: len(halves)]
+        for embeddings, half in zip(made, halves, strict=False):
+            fits = half.text is None or len(half.text.conditional) == len(embeddings)
+            self._known.append(
+                Encoded(embeddings, half.text if fits else None, half.branch if fits else None, self.in_run)
+            )
+        self._halves = list(halves) if first else []
+        if self._encodings > 2 and halves and not halves[0].certain:  # no pair of a prompt and its negative prompt
+            for entry in self._known:
+                entry.branch = None
+
+    def carried(self, embeddings: Any, batch: int, length: int) -> CarriedPrompts:
+        """What a call with these text embeddings carries; ``length`` is the number of its text positions."""
+        self._used = True
+        version = getattr(embeddings, "_version", 0) if not isinstance(embeddings, Tensor) else _version(embeddings)
+        key = (batch, length, version)
+        if self._latest is None or self._latest[0] is not embeddings or self._latest[1:4] != key:
+            self._latest = (embeddings, *key, self._found(embeddings, batch, length))
+        return self._latest[4]
 
     def text(self, embeddings: Any, batch: int, length: int) -> TextTokens | None:
         """What the text positions of a call with these text embeddings hold; ``length`` is their number.
@@ -63,80 +150,57 @@ class PromptWatch:
         None before the pipeline has encoded a prompt, if it was given embeddings, or if the batch size or the number of
         positions differs.
         """
-        self._used = True
-        text = self._known(embeddings)
-        text = self._text if text is None else text
-        text = None if text is None else text.without_padding(length)
-        if text is not None and len(text.conditional) != batch:
-            text = text.conditional_rows()  # skip-layer guidance runs the prompt's rows alone
-        return text if text is not None and len(text.conditional) == batch else None
+        return self.carried(embeddings, batch, length).text
 
-    def _known(self, embeddings: Any) -> TextTokens | None:
-        """The tokens of embeddings that reach the transformer as they were made, whole or sample by sample."""
-        for made, text in self._made:
-            if _same(made, embeddings):
-                return text
-        if not isinstance(embeddings, list | tuple | Tensor):
+    def _found(self, embeddings: Any, batch: int, length: int) -> CarriedPrompts:
+        known = [entry for entry in self._known if entry.in_run] or self._known if self.in_run else self._known
+        rows = recognized(known, embeddings, batch)
+        if rows is None:
+            by_row = isinstance(embeddings, list | tuple | Tensor) and len(embeddings) == batch
+            return CarriedPrompts() if self._recognizes and by_row else self._by_number(batch, length)
+        self._recognizes = True
+        branches = self._branches(known, rows)
+        text = None if branches is None else text_of(known, rows)
+        text = None if text is None or branches is None else text.without_padding(length)
+        text = None if text is None or branches is None else text.with_branches(branches == CONDITIONAL)
+        numbers = {place: number for number, place in enumerate(sorted({min(found) for found in rows}))}
+        source = np.array([numbers[min(found)] for found in rows])
+        prompts = sum(len(entry.held()) for entry in known if entry.branch == CONDITIONAL and entry.held() is not None)
+        return CarriedPrompts(text, branches, source, prompts)
+
+    def _branches(self, known: Sequence[Encoded], rows: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray | None:
+        """Each batch row's branch; if a row can be of both, by the order in which one encoding fills the batch."""
+        possible = [{known[number].branch for number, _ in found} for found in rows]
+        order = self._by_number(len(rows), 0).branches
+        if any(None in branches for branches in possible):
             return None
-        rows = [self._known_row(sample, isinstance(embeddings, Tensor)) for sample in embeddings]
-        return None if None in rows else join_rows([text for text in rows if text is not None])
+        if all(len(branches) == 1 for branches in possible):
+            return np.array([next(iter(branches)) for branches in possible], object)
+        fits = order is not None and all(branch in found for branch, found in zip(order, possible, strict=True))
+        return order if fits else None
 
-    def _known_row(self, embeddings: Any, batched: bool) -> TextTokens | None:
-        """The tokens of one sample of a list of embeddings; if ``batched`` since, it may have zeros behind."""
-        for made, text in self._made:
-            for row, sample in enumerate(made if isinstance(made, list) else ()):
-                if sample is embeddings or (batched and _begins(embeddings, sample)):
-                    return text.rows(slice(row, row + 1))
-        return None
-
-    def _note(self, halves: list[TextTokens], encoded: Any) -> None:
-        """Remember what `encode_prompt` returned for the halves of classifier-free guidance, the prompt's first."""
-        if self._used:  # a new run begins
-            self._text, self._made, self._used = None, [], False
-            self.generation += 1
-        if not halves:
-            self._text = None  # the caller passed embeddings: which half they are is not known
-            return
-        apart = bool(self._made)
-        made = list(_text_embeddings(encoded))[: len(halves)]
-        self._made += zip(made, halves, strict=False)
-        # pipelines put the negative half first; if the halves are encoded in calls of their own, only the embeddings tell
-        self._text = None if apart else join_rows(halves[::-1])
-
-    def _halves(self, arguments: dict[str, Any]) -> list[TextTokens]:
-        """The prompts' tokens and, if the same call encodes them, the negative prompts'."""
-        parts = self.family.parts_of(self.pipe, arguments)
-        if arguments.get("prompt_embeds") is not None or not parts:
-            return []
-        prompts = _listed(arguments.get("prompt")) * (1 if arguments.get("prompt") else arguments.get("batch_size", 1))
-        images = arguments.get("num_images_per_prompt") or arguments.get("num_videos_per_prompt") or 1
-        # if guidance is no argument, a second call before the transformer runs encodes the negative prompt
-        guided = arguments.get("do_classifier_free_guidance")
-        guided = arguments["guidance_scale"] > 1 if guided is None and "guidance_scale" in arguments else guided
-        second = guided is None and bool(self._made) and not self._used
-        halves = [describe(parts, [] if second else prompts, prompts if second else None, images)]
-        if guided:
-            negative = _listed(arguments.get("negative_prompt"))
-            negative = negative * len(prompts) if len(negative) == 1 else negative
-            halves.append(describe(parts, [], negative, images))
-        return halves
+    def _by_number(self, batch: int, length: int) -> CarriedPrompts:
+        """What one encoding makes of a batch: the negative prompts first, as pipelines put them; unknown otherwise."""
+        halves = self._halves[::-1]
+        if not halves or any(half.rows is None or half.branch is None for half in halves):
+            return CarriedPrompts()
+        branches = np.concatenate([np.full(half.rows or 0, half.branch, object) for half in halves])
+        if len(branches) != batch:
+            return CarriedPrompts()
+        texts = [half.text for half in halves if half.text is not None]
+        text = join_rows(texts).without_padding(length) if len(texts) == len(halves) and length else None
+        return CarriedPrompts(text, branches)
 
 
-def _same(made: Any, used: Any) -> bool:
-    """Whether two embeddings are the same, perhaps on another device or in another dtype."""
-    if made is used:
-        return True
-    both = isinstance(made, Tensor) and isinstance(used, Tensor)
-    return both and made.shape == used.shape and torch.equal(made.to(used), used)
+def _version(tensor: Tensor) -> int:
+    """How often the tensor has been written to; 0 in inference mode, where that is not counted."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
-def _begins(row: Any, sample: Any) -> bool:
-    """Whether a batch's row is this sample, with zeros behind it."""
-    if not isinstance(row, Tensor) or not isinstance(sample, Tensor) or len(sample) > len(row):
-        return False
-    length = len(sample)
-    alike = row.shape[1:] == sample.shape[1:] and torch.equal(sample.to(row), row[:length])
-    return alike and not bool(row[length:].any())
+def _is(value: Any, other: Any) -> bool:
+    if value is None or isinstance(value, Tensor) or isinstance(other, Tensor):
+        return value is other
+    return bool(value is other or (type(value) is type(other) and value == other and isinstance(value, str | list)))
 
 
 def _text_embeddings(encoded: Any) -> Iterator[Any]:
@@ -149,8 +213,3 @@ def _text_embeddings(encoded: Any) -> Iterator[Any]:
                 yield value
         elif isinstance(first, list) and isinstance(value, list):
             yield value
-
-
-def _listed(prompt: str | Sequence[str | None] | None) -> list[str]:
-    """A batch of prompts; None is an empty prompt."""
-    return [text or "" for text in ([prompt] if prompt is None or isinstance(prompt, str) else prompt)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ import numpy as np
 from ..attention.text_tokens import Kind, TextTokens, join_positions, join_rows
 from ..families import PLAIN, Pipeline, TextPart, text_parts_of
 from ..utils.text import shown
+
+Prompts = Sequence[str] | Mapping[str, Sequence[str]]
+"""A batch of prompts, or the batches that a pipeline was given by argument: ``prompt``, ``prompt_2``, ..."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,22 @@ def _encoded(part: TextPart, prompts: Sequence[str]) -> list[_Encoded]:
     return [_Encoded(*encoded) for encoded in zip(ids, seen, spans, texts, words, strict=True)]
 
 
-def _tokenize(part: TextPart, prompts: Sequence[str], conditional: bool) -> TextTokens:
+def _by_argument(prompts: Prompts) -> Mapping[str, Sequence[str]]:
+    return prompts if isinstance(prompts, Mapping) else {"prompt": prompts}
+
+
+def _fed(part: TextPart, prompts: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """The prompts that feed a part: those of its first argument that is given."""
+    rows = max(map(len, prompts.values()), default=0)
+    given = next((prompts[name] for name in part.arguments if prompts.get(name)), [""] * rows)
+    return given if len(given) == rows else [*given] * rows
+
+
+def _tokenize(part: TextPart, given: Mapping[str, Sequence[str]], conditional: bool) -> TextTokens:
     """One part's text positions of a batch of prompts, or of negative prompts if not ``conditional``."""
+    prompts, sharing = _fed(part, given), part.sharing
+    if sharing is not None and list(_fed(sharing, given)) == list(prompts):
+        sharing = None  # one prompt is the same words, though tokenizers may name their padding differently
     part = part if conditional or part.negative is None else part.negative
     encoded = _encoded(part, prompts) if part.tokenizer is not None else []
     length = len(_order(part, encoded[0])) if encoded else part.length
@@ -72,7 +89,8 @@ def _tokenize(part: TextPart, prompts: Sequence[str], conditional: bool) -> Text
     for row, prompt in enumerate(encoded):
         strings[row], kinds[row], begins[row], ends[row] = _positions(part, prompt)
     encoders, rows = np.full(length, part.encoder, dtype=object), np.full(len(prompts), conditional)
-    return TextTokens(strings, kinds, encoders, rows, begins, ends)
+    tokens = TextTokens(strings, kinds, encoders, rows, begins, ends)
+    return tokens if sharing is None else tokens.beside(_tokenize(sharing, given, conditional))
 
 
 def _positions(part: TextPart, encoded: _Encoded) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -143,10 +161,11 @@ def readable(token: str | None) -> str:
 
 
 def describe(
-    parts: Sequence[TextPart], prompts: Sequence[str], negative: Sequence[str] | None = None, images: int = 1
+    parts: Sequence[TextPart], prompts: Prompts, negative: Prompts | None = None, images: int = 1
 ) -> TextTokens:
     """The text positions of a batch: the rows of the negative prompts first, if any; ``images`` rows for each prompt.
 
+    Each part has the words of the argument that feeds it; negative prompts are named as prompts, without ``negative_``.
     `ValueError` if there are no parts, as the pipeline's family does not describe its text positions.
     """
     if not parts:
@@ -157,7 +176,7 @@ def describe(
     halves = [(half, conditional) for half, conditional in ((negative, False), (prompts, True)) if half]
     return join_rows(
         [
-            _joined(parts, [_tokenize(part, half, conditional) for part in parts]).repeated(images)
+            _joined(parts, [_tokenize(part, _by_argument(half), conditional) for part in parts]).repeated(images)
             for half, conditional in halves or [(prompts, True)]
         ]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from ..attention.kernels import AttentionCall
 from ..attention.layout import TokenLayout
 from ..attention.reordered import reordered
 from ..attention.text_tokens import TextTokens
+from ..pipelines.encoded import CONDITIONAL
 from ..readouts.fields import Field, Fields
 from .sampling_steps import SamplingTime
 
@@ -29,26 +31,40 @@ class TransformerCall:
         layout: where its tokens are.
         batch: number of batch rows.
         text: what its text positions hold; None if unknown.
+        branches: (batch,) each row's branch of guidance: "conditional" (the prompt), "unconditional" (the negative prompt)
+            or "perturbed" (the prompt, with something left out); None if unknown.
+        in_run: whether a pipeline is generating.
         order: position of each token in the attention calls, (batch, tokens), if they are not in the layout's order.
         fields: the readouts' fields, by layer, on the CPU.
         layouts: each recorded layer's layout.
         kernels: names of the kernels that ran.
+        silent: of layers that ran without an attention call, what answered in its place.
+        complete: whether the forward pass ran to its end.
     """
 
     time: SamplingTime
     layout: TokenLayout
     batch: int
     text: TextTokens | None = None
+    branches: np.ndarray | None = None
+    in_run: bool = False
     order: Tensor | None = None
     fields: dict[int, Fields] = field(default_factory=dict)
     layouts: dict[int, TokenLayout] = field(default_factory=dict)
     kernels: set[str] = field(default_factory=set)
+    silent: dict[int, str] = field(default_factory=dict)
+    complete: bool = False
     _rows_done: dict[int, int] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
         """The sampling step, from 0."""
         return self.time.step
+
+    @property
+    def conditional(self) -> np.ndarray | None:
+        """(batch,) whether each row carries the prompt, unperturbed; None if unknown."""
+        return None if self.branches is None else self.branches == CONDITIONAL
 
     def attention(self, layer: int, called: AttentionCall, layout_of: LayoutOf) -> JointAttention | None:
         """One of the layer's attention calls as the layout describes it; None if it is not one to read.
@@ -62,7 +78,8 @@ class TransformerCall:
         if layout is None:
             return None
         text = self.text if self.text is None or called.batch == self.batch else self.text.rows(rows)
-        attention = JointAttention(called, layout, layer, self.step, text)
+        conditional = None if self.conditional is None else self.conditional[rows]
+        attention = JointAttention(called, layout, layer, self.step, text, conditional=conditional)
         self._rows_done[layer] = rows.stop
         return attention
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..attention.layout import TokenLayout
-from ..attention.text_tokens import TextTokens
 from ..families import Family, Inputs, Pipeline, named_inputs
+from ..pipelines.encoded import CONDITIONAL, PERTURBED, CarriedPrompts
 from ..pipelines.prompt_watch import PromptWatch
 from .calls import TransformerCall
 from .sampling_steps import StepCounter
@@ -30,43 +30,56 @@ class CallContext:
         layout: the token layout, if it can't be read from the call.
     """
 
-    def __init__(self, transformer: nn.Module, family: Family, pipe: Pipeline, layout: TokenLayout | None) -> None:
-        self.transformer, self.family, self.pipe, self.given = transformer, family, pipe, layout
-        self._counter = StepCounter(pipe)
+    def __init__(
+        self, transformer: nn.Module, family: Family, pipe: Pipeline | None, layout: TokenLayout | None
+    ) -> None:
+        self.transformer, self.family, self.given = transformer, family, layout
+        self.pipe = pipe
+        self._counter, self._step = StepCounter(self.pipe), _Step()
         self._watch: PromptWatch | None = None
+        self._caller: Pipeline | None = pipe
 
     def open(self, stack: ExitStack) -> None:
-        """Count steps from 0 and watch the pipeline's prompts until ``stack`` is closed."""
-        self._counter = StepCounter(self.pipe)
-        if self._encodes_prompts:
-            self._watch = stack.enter_context(PromptWatch(self.pipe, self.family))
-            stack.callback(self._forget)
+        """Count steps from 0 and watch the pipelines' prompts until ``stack`` is closed."""
+        self._counter, self._step = StepCounter(self.pipe), _Step()
+        self._watch = stack.enter_context(PromptWatch(self.pipe, self.family, self.transformer))
+        stack.callback(self._forget)
 
     def _forget(self) -> None:
-        self._watch = None
+        self._caller = self._known_pipe
+        self._watch, self._step = None, _Step()
 
     @property
-    def _encodes_prompts(self) -> bool:
-        return self.pipe is not None and hasattr(self.pipe, "encode_prompt")
+    def _known_pipe(self) -> Pipeline | None:
+        """The pipeline that calls the transformer, or did so last; else the one that the probe was given."""
+        return self._caller if self._watch is None else self._watch.caller
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TransformerCall:
         """A call of the transformer with these arguments."""
         inputs = named_inputs(self.transformer, args, kwargs)
-        layout, batch = self.layout(inputs), len(inputs[self.family.image_argument])
-        generation = 0 if self._watch is None else self._watch.generation
+        layout, images = self.layout(inputs), inputs[self.family.image_argument]
+        generation, in_run = (0, False) if self._watch is None else (self._watch.generation, self._watch.in_run)
+        self._counter.pipe = self._known_pipe
         time = self._counter.next(self._sigmas(inputs), generation)
-        return TransformerCall(time, layout, batch, self.text(inputs), self.family.token_order(inputs, layout))
+        carried = self.carried(inputs)
+        branches = carried.branches
+        if in_run and branches is not None and carried.source is not None:
+            branches = self._step.marked(time.step, carried, images)
+        text = carried.text
+        text = text if text is None or branches is None else text.with_branches(branches == CONDITIONAL)
+        order = self.family.token_order(inputs, layout)
+        return TransformerCall(time, layout, len(images), text, branches, in_run, order)
+
+    def carried(self, inputs: Inputs) -> CarriedPrompts:
+        """What the batch rows of a call carry."""
+        if self._watch is None:
+            return CarriedPrompts()
+        batch = len(inputs[self.family.image_argument])
+        return self._watch.carried(inputs.get(self.family.text_argument), batch, self.layout(inputs).text)
 
     def layout(self, inputs: Inputs) -> TokenLayout:
         """Where the tokens of a call are."""
         return self.given or self.family.layout(self.transformer, inputs)
-
-    def text(self, inputs: Inputs) -> TextTokens | None:
-        """What the text positions of a call hold; None if unknown."""
-        if self._watch is None:
-            return None
-        batch = len(inputs[self.family.image_argument])
-        return self._watch.text(inputs.get(self.family.text_argument), batch, self.layout(inputs).text)
 
     def attention_layout(self, layout: TokenLayout, queries: int, keys: int) -> TokenLayout | None:
         """The layout of an attention call in a forward pass with ``layout``; None to ignore the call."""
@@ -79,17 +92,57 @@ class CallContext:
             return None
         levels = self.family.sigmas(self.transformer, torch.as_tensor(timestep))
         levels = levels.flatten(1).amax(1) if levels.ndim > 1 else levels.reshape(-1)  # a level per token: the noisiest
-        return levels.cpu().numpy()
+        return levels.float().cpu().numpy()
 
     def words(self, calls: Sequence[TransformerCall]) -> str:
         """``known``, or why it is unknown what the calls' text positions hold."""
         if all(call.text is not None for call in calls):
             return KNOWN
-        if self.pipe is None:
+        pipe = self._known_pipe
+        if pipe is None:
             return (
                 "unknown: no pipeline is known for this transformer; give the pipeline to the probe, Probe(pipe, ...) "
                 "instead of Probe(pipe.transformer, ...)"
             )
-        if not self._encodes_prompts or not self.family.knows_words:
-            return f"unknown: the text positions of {type(self.pipe).__name__} are not described"
+        if not self.family.knows_words:
+            return f"unknown: the text positions of {type(pipe).__name__} are not described"
         return "unknown: no prompt was seen; let the pipeline encode prompts, not embeddings, while the probe is open"
+
+
+class _Step:
+    """The prompts' batch rows that the calls of one sampling step have carried so far, with their latents."""
+
+    def __init__(self) -> None:
+        self.step = -1
+        self._calls: list[tuple[np.ndarray, np.ndarray, Any]] = []
+
+    def marked(self, step: int, carried: CarriedPrompts, images: Any) -> np.ndarray:
+        """The branches of a call, perturbed where the step has had the same prompt with the same latents before.
+
+        Guidance that compares the prompt's prediction with a perturbed one makes both in one call (PAG), or the perturbed
+        one in a later call (skip-layer guidance). Within a call, only rows beyond the number of prompts are compared.
+        """
+        branches, source = cast(np.ndarray, carried.branches).copy(), cast(np.ndarray, carried.source)
+        if step != self.step:
+            self.step, self._calls = step, []
+        own = np.flatnonzero(branches == CONDITIONAL)
+        for row in own:
+            twice = len(own) > carried.prompts and any(
+                source[other] == source[row] and _same_latents(images[other], images[row]) for other in own[own < row]
+            )
+            if twice or self._had(source[row], images[row]):
+                branches[row] = PERTURBED
+        self._calls.append((own, source, images))
+        return branches
+
+    def _had(self, source: int, latents: Any) -> bool:
+        return any(
+            sources[row] == source and _same_latents(images[row], latents)
+            for own, sources, images in self._calls
+            for row in own
+        )
+
+
+def _same_latents(one: Any, other: Any) -> bool:
+    both = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
+    return both and one.shape == other.shape and torch.equal(one, other)

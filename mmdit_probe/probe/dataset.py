@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..attention.layout import REGIONS, Extra, TokenLayout
+from ..pipelines.encoded import CONDITIONAL, PERTURBED
 from ..readouts.fields import Field
 from ..storage.records import FORMAT, versions
 from .calls import TransformerCall
@@ -29,10 +30,9 @@ def to_dataset(chosen: Sequence[Chosen], layers: Sequence[int], attrs: Mapping[s
         name: (field.dims, field.values.numpy(), described(field.long_name or name.replace("_", " "), field.units))
         for name, field in fields.items()
     }
-    used = {dim for field in fields.values() for dim in field.dims}
-    coordinates = {**_axes(fields.values()), **_call_coordinates(chosen, layers), **_tokens(chosen, used)}
+    coordinates = {**_axes(fields.values()), **_call_coordinates(chosen, layers), **_tokens(chosen)}
     dataset = xr.Dataset(variables, coordinates)
-    layout = _shared_layout(chosen[0].call)
+    layout = _shared_layout(next(call for call, _ in chosen if call.fields))
     dataset.attrs = {
         "format": FORMAT,
         "grid": list(layout.grid),
@@ -61,7 +61,7 @@ def _axes(fields: Iterable[Field]) -> Coordinates:
 
 def _call_coordinates(chosen: Sequence[Chosen], layers: Sequence[int]) -> Coordinates:
     times = [call.time for call, _ in chosen]
-    branches = [call.text.conditional[rows].astype(bool) for call, rows in chosen if call.text is not None]
+    branches = [call.branches[rows].astype(str) for call, rows in chosen if call.branches is not None]
     by_call: dict[str, list[Any]] = {
         "step": [time.step for time in times],
         "timestep": [time.timestep for time in times],
@@ -71,16 +71,20 @@ def _call_coordinates(chosen: Sequence[Chosen], layers: Sequence[int]) -> Coordi
     coordinates = {"layer": coordinate("layer", "layer", list(layers))}
     coordinates |= {name: coordinate(name, "call", values) for name, values in by_call.items() if None not in values}
     if len(branches) == len(chosen):
-        coordinates["conditional"] = _shared("conditional", ("batch",), branches)
+        conditional = [each == CONDITIONAL for each in branches]
+        coordinates["conditional"] = _shared("conditional", ("batch",), conditional)
+        if any((each == PERTURBED).any() for each in branches):
+            coordinates["branch"] = _shared("branch", ("batch",), branches)
     return coordinates
 
 
-def _tokens(chosen: Sequence[Chosen], used: Iterable[str]) -> Coordinates:
+def _tokens(chosen: Sequence[Chosen]) -> Coordinates:
+    """The prompt's tokens, also in records without numbers for each of them."""
     texts = [call.text.rows(rows) for call, rows in chosen if call.text is not None]
-    if "token" not in used or len(texts) < len(chosen):
+    if len(texts) < len(chosen):
         return {}
     return {
-        "token_text": _shared("token_text", ("batch", "token"), [text.strings.astype(str) for text in texts]),
+        "token_text": _shared("token_text", ("batch", "token"), [text.labels.astype(str) for text in texts]),
         "token_kind": _shared("token_kind", ("batch", "token"), [text.kinds.astype(str) for text in texts]),
         "token_encoder": coordinate("token_encoder", "token", texts[0].encoders.astype(str)),
     }

@@ -18,6 +18,10 @@ class Editor:
         self.edits = edits
         self.layers = {layer for edit in edits for layer in edit.layers}
 
+    def needs_branches(self, layer: int) -> bool:
+        """Whether an edit of the layer has to know which batch rows carry the prompt."""
+        return any(layer in edit.layers and edit.batch == "conditional" for edit in self.edits)
+
     def edited(self, attention: JointAttention, output: Tensor | None) -> Tensor | None:
         """The output of a call after all edits; ``output`` is the one so far, None if it is still the call's own."""
         for edit in self.edits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ..edits import Edit
 from ..families import Pipeline, denoiser_of, named_inputs
+from ..pipelines.encoded import CONDITIONAL
 from .probe import Probe
 
 
@@ -64,12 +66,13 @@ class PerturbedGuidance:
         self._rows: list[int] | None = None
         self._term: Tensor | None = None
         self._inside = False
+        self._thread = threading.get_ident()
         self._exit: ExitStack | None = None
 
     def __enter__(self) -> PerturbedGuidance:
         if self.scale == 0:
             return self
-        self._given, self._term = {}, None
+        self._given, self._term, self._thread = {}, None, threading.get_ident()
         with ExitStack() as stack:
             before = self.transformer.register_forward_pre_hook(self._widen, with_kwargs=True)
             stack.callback(before.remove)
@@ -87,8 +90,8 @@ class PerturbedGuidance:
         if exit_ is not None:
             exit_.close()
 
-    def _widen(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        if self._inside:
+    def _widen(self, module: nn.Module, args: Any, kwargs: Any = None) -> Any:
+        if self._inside or threading.get_ident() != self._thread:
             return None
         given = _by_name(module, args, kwargs)
         again = self._is_same_step(given)
@@ -99,8 +102,8 @@ class PerturbedGuidance:
         self._edit_rows(range(batch, batch + len(self._rows)))
         return (), _with_rows(given, batch, [*range(batch), *self._rows])
 
-    def _guide(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        if self._inside:
+    def _guide(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> Any:
+        if self._inside or threading.get_ident() != self._thread:
             return None
         predicted, batch = _stacked(output[0]), self._batch(self._given)
         plain = predicted[:batch]
@@ -128,14 +131,14 @@ class PerturbedGuidance:
         all; `ValueError` for pipelines that pass lists of samples, which put the prompt's first.
         """
         batch = self._batch(given)
-        text = self.probe.context.text(named_inputs(module, (), given))
-        if text is None:
+        branches = self.probe.context.carried(named_inputs(module, (), given)).branches
+        if branches is None:
             latents = given[self.probe.family.image_argument]
             twice = batch % 2 == 0 and _alike(latents[: batch // 2], latents[batch // 2 :])
             if twice and isinstance(latents, list):
                 raise ValueError("guidance: which batch rows carry the prompt is unknown; give prompts, not embeddings")
             return list(range(batch // 2, batch)) if twice else list(range(batch))
-        rows: list[int] = np.flatnonzero(text.conditional).tolist()
+        rows: list[int] = np.flatnonzero(branches == CONDITIONAL).tolist()
         if not rows:
             raise ValueError(
                 f"guidance: {type(self.pipe).__name__} predicts for the negative prompt first, before the guidance term "

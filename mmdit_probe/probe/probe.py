@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import xarray as xr
 from torch import Tensor, nn
 
-from ..attention.intercept import Interceptor, StopForward
+from ..attention.intercept import Interceptor, StopForward, in_backward
 from ..attention.kernels import AttentionCall
 from ..attention.layout import TokenLayout
 from ..edits import Edit
-from ..families import Family, denoiser_of, eager_and_native, family_of
+from ..families import Again, Family, answering_hooks, denoiser_of, eager_and_native, family_of, replayed_blocks
 from ..pipelines.loading import pipeline_of
 from ..readouts.base import Readout
 from ..readouts.fields import Fields
@@ -23,11 +26,13 @@ from .context import CallContext
 from .dataset import to_dataset
 from .editor import Editor
 from .recorder import Recorder
-from .stacking import CFGBranch, choose, stack
+from .stacking import CFGBranch, Chosen, choose, skipped, stack
 
 
 class Probe:
     """Records readouts and applies edits in every call of a transformer inside the with block.
+
+    Only calls of the thread that opens the probe count: other threads may use the same transformer meanwhile.
 
     >>> from mmdit_probe import I2TMaps, Probe, RegionMass, load_pipeline
     >>> pipe = load_pipeline("tiny-sd3")
@@ -40,8 +45,8 @@ class Probe:
     [2, 1]
 
     Args:
-        transformer: a pipeline, or its transformer or U-Net. A bare transformer's prompts are known only if
-            `load_pipeline` loaded its pipeline.
+        transformer: a pipeline, or its transformer or U-Net, also in the wrappers of PEFT, data parallelism, accelerate
+            or `torch.compile`. Prompts are known of every pipeline that holds the transformer and runs in the with block.
         readouts: what to record; may be empty if only edits are wanted.
         layers: layer numbers to record, None for all.
         edits: changes to make, in order.
@@ -84,6 +89,8 @@ class Probe:
         self._recorder = Recorder(self.readouts, self.layers, self.steps)
         self._calls: list[TransformerCall] = []
         self._exit: ExitStack | None = None
+        self._thread, self._elsewhere = threading.get_ident(), False
+        self._heard: set[int] = set()  # layers that have called torch's attention
 
     def _checked(self, what: str, layers: Collection[int]) -> tuple[int, ...]:
         unknown = sorted(set(layers) - set(self.modules))
@@ -98,14 +105,18 @@ class Probe:
             raise ValueError("Probe: this probe is open already; make a second Probe to nest them")
         self._calls, self._recorder = [], Recorder(self.readouts, self.layers, self.steps)
         modules = {layer: self.modules[layer] for layer in self._watched}
+        self._thread, self._elsewhere, self._heard = threading.get_ident(), False, set()
         with ExitStack() as stack:
             stack.enter_context(eager_and_native(list(modules.values())))
+            stack.enter_context(replayed_blocks(self.transformer, self._replay))
             self.context.open(stack)
             before = self.transformer.register_forward_pre_hook(self._begin_call, with_kwargs=True)
             stack.callback(before.remove)
-            interceptor = Interceptor(modules, self._handle)
-            stack.callback(interceptor.close)
-            interceptor.open()
+            after = self.transformer.register_forward_hook(self._end_call)
+            stack.callback(after.remove)
+            self._interceptor = Interceptor(modules, self._handle, self._note_silence)
+            stack.callback(self._interceptor.close)
+            self._interceptor.open()
             self._exit = stack.pop_all()
         return self
 
@@ -117,8 +128,17 @@ class Probe:
             exit_.close()
         return isinstance(error, StopForward) and error.args == (id(self),)
 
-    def _begin_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self._calls.append(self.context.begin(args, kwargs))
+    def _begin_call(
+        self, module: nn.Module, args: Any, kwargs: Any = None
+    ) -> None:  # none while a thread closes its probe
+        if threading.get_ident() != self._thread:
+            self._elsewhere = True
+        elif not in_backward():  # else checkpointing runs the model again
+            self._calls.append(self.context.begin(args, kwargs))
+
+    def _end_call(self, module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == self._thread and not in_backward() and self._calls:
+            self._calls[-1].complete = True
 
     def _handle(self, layer: int, called: AttentionCall, output: Tensor | None) -> Tensor | None:
         if not self._calls:
@@ -126,14 +146,66 @@ class Probe:
                 "Probe: an attention layer ran outside the transformer's forward; probe the transformer itself"
             )
         call = self._calls[-1]
+        self._heard.add(layer)
+        if in_backward():
+            return self._edited_again(self._only_call(), layer, called, output)
         attention = call.attention(layer, called, self.context.attention_layout)
         if attention is None:
+            call.silent.setdefault(layer, "its attention call does not fit the token layout")
             return output
         attention = self._recorder.record(call, attention)
+        if self._editor.needs_branches(layer) and call.in_run and call.branches is None:
+            raise ValueError(
+                f"edit: which batch rows carry the prompt can't be told in this call of the pipeline (words are "
+                f"{self.context.words([call])}); give the edit batch='all' or row numbers"
+            )
         output = self._editor.edited(attention, output)
         if self.stop_early and layer == self._watched[-1] and call.is_done(layer):
             raise StopForward(id(self))
         return output
+
+    def _note_silence(self, layer: int, module: nn.Module, by: str) -> None:
+        """A layer ran without an attention call: a hook or mode answered, or it is read in a way that can't be probed."""
+        by = by or answering_hooks(self.transformer, module)
+        processor = type(getattr(module, "processor", module)).__name__
+        if not by and layer not in self._heard:
+            raise ValueError(
+                f"Probe: layer {layer} ran its attention through {processor}, which does not call "
+                f"torch's scaled_dot_product_attention; switch to diffusers' default processor "
+                f"(transformer.set_attn_processor / set_attention_backend('native')) and open the probe again"
+            )
+        if self._calls and not in_backward():
+            self._calls[-1].silent[layer] = by or processor
+
+    def _replay(self) -> Again:
+        """How the block that runs now is run again by checkpointing: with the edits of this call, and unrecorded."""
+        call = self._calls[-1]
+        return lambda: self._replayed(replace(call, _rows_done={}))
+
+    @contextmanager
+    def _replayed(self, call: TransformerCall) -> Iterator[None]:
+        modules = {layer: self.modules[layer] for layer in self._watched}
+        again = Interceptor(modules, partial(self._edited_again, call), lambda *_: None)
+        paused, self._interceptor.paused = self._interceptor.paused, True
+        again.open()
+        try:
+            yield
+        finally:
+            again.close()
+            self._interceptor.paused = paused
+
+    def _edited_again(self, call: TransformerCall, layer: int, called: AttentionCall, output: Tensor | None) -> Any:
+        attention = call.attention(layer, called, self.context.attention_layout)
+        return output if attention is None else self._editor.edited(attention, output)
+
+    def _only_call(self) -> TransformerCall:
+        """The call that a backward pass runs again without saying which it is."""
+        if len(self._calls) > 1 and self.edits:
+            raise ValueError(
+                f"edit: checkpointing runs the model again in the backward pass, and which of {len(self._calls)} calls it is "
+                f"can't be told; open a probe for each, or use transformer.enable_gradient_checkpointing()"
+            )
+        return replace(self._calls[-1], _rows_done={})
 
     @property
     def running(self) -> TransformerCall | None:
@@ -143,7 +215,7 @@ class Probe:
     @property
     def unguided(self) -> bool:
         """Whether no recorded call is known to carry a negative prompt in addition to the prompt."""
-        return all(call.text is None or bool(call.text.conditional.all()) for call in self._calls)
+        return all(call.conditional is None or bool(call.conditional.all()) for call in self._calls)
 
     def stored_bytes(self, layout: TokenLayout, heads: int, batch: int) -> int:
         """Size of the record if every layer has this layout and these heads; of one call if ``steps`` is None."""
@@ -154,21 +226,39 @@ class Probe:
 
         The same numbers as in `dataset`, without its coordinates. ``cfg_branch`` and errors as there.
         """
-        return stack(choose(self._calls, cfg_branch, self.context.words(self._calls)), self.layers)
+        return stack(self._chosen(cfg_branch), self.layers)
+
+    def _chosen(self, cfg_branch: CFGBranch) -> list[Chosen]:
+        wanted = [call for call in self._calls if self.steps is None or call.step in self.steps]
+        if not any(call.fields for call in wanted):
+            silent = sorted({by for call in wanted for by in call.silent.values()})
+            why = (
+                f"{', '.join(silent)} answered in the place of every recorded layer's attention"
+                if silent
+                else (
+                    "the transformer ran in another thread; open the probe in the thread that calls it"
+                    if self._elsewhere
+                    else "run the model inside the with block before asking for the dataset"
+                )
+            )
+            raise ValueError(f"Probe: nothing was recorded; {why}")
+        return choose(wanted, cfg_branch, self.context.words(self._calls))
 
     def dataset(self, cfg_branch: CFGBranch = "both") -> xr.Dataset:
         """What was recorded, with the dimensions ``(call, batch, layer, ...)``.
 
         ``cfg_branch`` keeps the batch rows of the prompt ("conditional") or of the negative prompt ("unconditional") of
         classifier-free guidance, and drops calls that have none. The attribute ``words`` is "known", or says why it is
-        unknown what the text positions hold.
+        unknown what the text positions hold. Layers that a call skipped, because their output was cached or they were left
+        out, are NaN; the attribute ``skipped`` says which they are and what answered in their place.
 
         Raises:
             ValueError: nothing was recorded; calls or layers differ in size; or it is unknown which batch rows carry
                 the prompt.
         """
         words = self.context.words(self._calls)
-        chosen = choose(self._calls, cfg_branch, words)
+        chosen = self._chosen(cfg_branch)
         kind = type(self.transformer).__name__
         attrs = {"family": self.family.name, "transformer": kind, "edits": repr(self.edits), "words": words}
+        attrs["skipped"] = skipped([call for call, _ in chosen], self.layers)
         return to_dataset(chosen, self.layers, attrs)

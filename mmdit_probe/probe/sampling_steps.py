@@ -35,7 +35,7 @@ class StepCounter:
     there is no loop, and each call is a step.
     """
 
-    def __init__(self, pipe: Pipeline) -> None:
+    def __init__(self, pipe: Pipeline | None) -> None:
         self.pipe = pipe
         self.step = -1
         self._first = 0  # the generation's first step

@@ -24,14 +24,14 @@ class Chosen(NamedTuple):
 
 
 def choose(calls: Sequence[TransformerCall], cfg_branch: CFGBranch, words: str) -> list[Chosen]:
-    """The recorded calls that have batch rows of a branch, with these rows.
+    """The calls that have batch rows of a branch, with these rows; calls that ran to their end though all layers were skipped.
 
     ``words`` says why it may be unknown which they are. `ValueError` if it is, if nothing was recorded, or if calls
     differ in token layout or in number of rows.
     """
-    recorded = [(call, _rows(call, cfg_branch, words)) for call in calls if call.fields]
+    recorded = [(call, _rows(call, cfg_branch, words)) for call in calls if call.fields or call.complete]
     chosen = [Chosen(call, rows) for call, rows in recorded if len(rows)]
-    if not chosen:
+    if not any(call.fields for call, _ in chosen):
         raise ValueError(
             "Probe: nothing was recorded; run the model inside the with block before asking for the dataset"
         )
@@ -49,11 +49,32 @@ def _rows(call: TransformerCall, cfg_branch: CFGBranch, words: str) -> np.ndarra
         raise ValueError(f"dataset: cfg_branch must be 'both', 'conditional' or 'unconditional', got {cfg_branch!r}")
     if cfg_branch == "both":
         return np.arange(call.batch)
-    if call.text is None:
+    if call.branches is None:
         raise ValueError(
             f"dataset: which batch rows are conditional is unknown; use cfg_branch='both' (words are {words})"
         )
-    return np.flatnonzero(call.text.conditional == (cfg_branch == "conditional"))
+    return np.flatnonzero(call.branches == cfg_branch)
+
+
+def skipped(calls: Sequence[TransformerCall], layers: Sequence[int]) -> str:
+    """Which layers made no attention call at which steps, and what answered in their place; empty if all did."""
+    found: dict[tuple[int, str], list[int]] = {}
+    for call in calls:
+        for layer in layers:
+            if layer not in call.fields and (call.complete or layer in call.silent):
+                steps = found.setdefault((layer, call.silent.get(layer, "its block did not run")), [])
+                steps += [call.step] if call.step not in steps else []
+    alike: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    for (layer, by), steps in found.items():
+        alike.setdefault((by, tuple(steps)), []).append(layer)
+    return "; ".join(
+        f"layer{'s' * (len(some) > 1)} {_listed(some)} at step{'s' * (len(steps) > 1)} {_listed(steps)} ({by})"
+        for (by, steps), some in alike.items()
+    )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def stack(chosen: Sequence[Chosen], layers: Sequence[int]) -> Fields:
@@ -65,7 +86,7 @@ def stack(chosen: Sequence[Chosen], layers: Sequence[int]) -> Fields:
 def _stacked(name: str, like: Field, chosen: Sequence[Chosen], layers: Sequence[int]) -> Field:
     """One field of all calls; NaN where a call skipped a layer."""
     size = like.values.shape[1:]
-    values = torch.full((len(chosen), len(chosen[0].rows), len(layers), *size), torch.nan)
+    values = torch.full((len(chosen), len(chosen[0].rows), len(layers), *size), torch.nan, dtype=torch.float32)
     for i, (call, rows) in enumerate(chosen):
         for j, layer in enumerate(layers):
             if name in call.fields.get(layer, {}):

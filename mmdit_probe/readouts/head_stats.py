@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..attention.blocks import Block
 from ..attention.joint import JointAttention
+from ..attention.kernels import exact
 from ..attention.layout import TokenLayout
 from ..attention.text_tokens import Kind
 from .base import OverTextColumns, Readout, Reduction
@@ -85,4 +86,4 @@ def _is_kind(attention: JointAttention) -> Float[Tensor, "batch text kind"] | No
     if attention.text is None:
         return None
     kinds = torch.stack([torch.from_numpy(attention.text.kinds == kind) for kind in KINDS], -1)
-    return kinds.to(attention.query.device, torch.float32)
+    return exact(kinds.to(attention.query))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..attention.blocks import Block
 from ..attention.joint import JointAttention
+from ..attention.kernels import exact
 from ..attention.layout import Region, TokenLayout
 from ..attention.reductions import Heads, MapSum
 from ..configs.single_image import Direction
@@ -80,7 +80,7 @@ class WordMaps(Readout):
     def _weights(self, attention: JointAttention) -> Float[Tensor, "word text"]:
         """1 / (number of the word's tokens) at its tokens, else 0."""
         text = attention.layout.text
-        weights = attention.query.new_zeros(len(self.spans), text, dtype=torch.float32)
+        weights = exact(attention.query.new_zeros(len(self.spans), text))
         for word, span in enumerate(self.spans):
             weights[word, [place for place in span if place < text]] = 1 / len(span)  # negative prompts can be shorter
         return weights
@@ -91,4 +91,4 @@ class WordMaps(Readout):
 
 def _negative(attention: JointAttention) -> bool:
     """Whether the call is known to carry negative prompts alone, which may be shorter."""
-    return attention.text is not None and not attention.text.conditional.any()
+    return attention.conditional is not None and not attention.conditional.any()

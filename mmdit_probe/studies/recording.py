@@ -112,6 +112,8 @@ def by_timestep(probe: Probe, seen: Sequence[int], timesteps: Sequence[int], ste
             f"timesteps: the probed transformer took no part in the sampling steps {missing}; it did in {sorted(known)}"
         )
     chosen = record.isel(call=[known.index(step) for step in seen])
+    if not any("token" in variable.dims for variable in chosen.data_vars.values()):
+        chosen = chosen.drop_dims("token", errors="ignore")  # prompts, which differ in length, are joined later
     times = {"timestep": list(timesteps), "step": list(steps)}
     chosen = chosen.assign_coords({name: coordinate(name, "call", values) for name, values in times.items()})
     return chosen.swap_dims(call="timestep")
