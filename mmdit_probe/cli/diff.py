@@ -33,8 +33,9 @@ def diff(
     table, differing = compare(a, b), what_differs(a, b)
     lock_output(output.out)
     units = {name: measure.unit for name, measure in MEASURES.items()}
+    names = {name: measure.name for name, measure in MEASURES.items()}
     files = [
-        *save_figure(difference_figure(table, units), output.out / "diff"),
+        *save_figure(difference_figure(table, units, names), output.out / "diff"),
         write_text(output.out / "diff.csv", table.to_csv(index=False)),
     ]
     finish(output, [*differing, *summary(table)], files, table=table)

@@ -27,7 +27,7 @@ def find_expert(
     from mmdit_probe.figures.expert import expert_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.storage.files import write_text
-    from mmdit_probe.studies.expert_layer import agreement, with_masks
+    from mmdit_probe.studies.expert_layer import agreement, rank_lead, with_masks
     from mmdit_probe.studies.expert_layer import find_expert as find
 
     config = replace(config, prompts=chosen_prompts(prompts, model))
@@ -36,7 +36,7 @@ def find_expert(
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     with Bar("prompts", output.as_json) as bar:
         expert = find(pipe, config, bar.update)
-    table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}."]
+    table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}.", *rank_lead(expert)]
     if model.model == EMBEDDED and config.scene_count:
         table = with_masks(
             pipe,

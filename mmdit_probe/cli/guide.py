@@ -26,7 +26,7 @@ def guide(
     most pipelines and at 0 for Z-Image; guidance-distilled models such as Flux.1-dev take the number as an input.
 
     Writes guide_sheet.pdf / .png (Seg4Diff, Fig. 6), guide_gains.pdf / .png, guide_gains.csv with 95% bootstrap
-    intervals over prompts and seeds, and guide_metrics.csv with every image's metrics.
+    intervals over prompts (from 5 on), and guide_metrics.csv with every image's metrics.
     """
     from mmdit_probe.figures.contact import contact_sheet
     from mmdit_probe.figures.drops import drop_figure
@@ -45,16 +45,16 @@ def guide(
     with Bar("batches of images", output.as_json) as bar:
         grid = run_guidance(pipe, config, output.out, label(model), bar.update)
     measured = measure_images(grid, metrics)
-    table = gain_table(measured, [name for name in metrics if name not in AGAINST_PLAIN])  # being like plain is no gain
-    scales = {scale_name(scale): f"{scale:g}" for scale in config.scales if scale}
-    titles = {"plain": "plain", **{name: f"scale {scale}" for name, scale in scales.items()}}
+    names = [name for name in metrics if name not in AGAINST_PLAIN]  # being like plain is no gain
+    table = gain_table(measured, names)
+    titles = {"plain": "plain", **{scale_name(scale): f"scale {scale:g}" for scale in config.scales if scale}}
     files = [
         *save_figure(
             contact_sheet(grid.first_seed(_SHEET_ROWS), config.prompts[:_SHEET_ROWS], titles),
             output.out / "guide_sheet",
         ),
-        *save_figure(drop_figure(table, scales, "scale", "gain over plain"), output.out / "guide_gains"),
-        write_text(output.out / "guide_gains.csv", table.rename(columns={"drop": "gain"}).to_csv(index=False)),
+        *save_figure(drop_figure(table, "scale", "average gain over plain"), output.out / "guide_gains"),
+        write_text(output.out / "guide_gains.csv", table.to_csv(index=False)),
         write_text(output.out / "guide_metrics.csv", measured.to_csv(index=False)),
     ]
-    finish(output, gain_lines(table), files, table=table)
+    finish(output, gain_lines(measured, names), files, table=table)
