@@ -7,7 +7,7 @@ from dataclasses import replace
 from mmdit_probe.configs import EMBEDDED, ExpertConfig, ModelConfig, PromptConfig
 
 from .options import RESULTS, OutputConfig
-from .session import Bar, check_prompts_fit, chosen_prompts, finish, load, lock_output
+from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, load, lock_output
 
 
 def find_expert(
@@ -25,7 +25,7 @@ def find_expert(
     Writes expert.csv and expert.pdf / .png.
     """
     from mmdit_probe.figures.expert import expert_figure
-    from mmdit_probe.figures.style import save_figure
+    from mmdit_probe.figures.style import save_figure, time_label
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.studies.expert_layer import agreement, rank_lead, with_masks
     from mmdit_probe.studies.expert_layer import find_expert as find
@@ -47,8 +47,14 @@ def find_expert(
             max_sequence_length=config.generation.max_sequence_length,
         )
         lines += agreement(table)
+    when = time_label(config.chosen_timestep, expert.table["sigma"].iloc[0], config.generation.steps)
+    line = figure_line(
+        model, config.prompts, when, "averages over heads and prompts; dotted: best mean rank of the signs"
+    )
+    if "scenes" in table:
+        line += f"; masks: n = {table['scenes'].iloc[0]} scenes"
     files = [
-        *save_figure(expert_figure(table), output.out / "expert"),
+        *save_figure(expert_figure(table), output.out / "expert", line),
         write_text(output.out / "expert.csv", table.to_csv(index=False)),
     ]
     finish(output, lines, files, layer=expert.layer, table=table)

@@ -8,7 +8,7 @@ from mmdit_probe.configs import MetricConfig, ModelConfig, PerturbConfig, Prompt
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, RunConfig
-from .session import Bar, check_prompts_fit, chosen_prompts, finish, label, load
+from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 _SHEET_ROWS = 8
 
@@ -31,7 +31,7 @@ def perturb(
     bootstrap intervals over prompts (from 5 on), and perturb_metrics.csv with every image's metrics.
     """
     from mmdit_probe.figures.contact import contact_sheet
-    from mmdit_probe.figures.drops import drop_figure
+    from mmdit_probe.figures.drops import dots_and_bars, drop_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.metrics.image_metrics import make_metrics
     from mmdit_probe.storage.files import write_text
@@ -50,12 +50,16 @@ def perturb(
     measured = measure_images(grid, metrics)
     table = drop_table(measured, list(metrics))
     titles = {"plain": "plain", **{layer_name(layer): f"layer {layer}" for layer in layers}}
+    shown = config.prompts[:_SHEET_ROWS]
+    how = (config.edit, f"{config.generation.steps} steps, all timesteps edited")
+    line = figure_line(model, config.prompts, *how, f"averages over {len(config.seeds)} seeds", dots_and_bars(table))
     files = [
         *save_figure(
-            contact_sheet(grid.first_seed(_SHEET_ROWS), config.prompts[:_SHEET_ROWS], titles),
+            contact_sheet(grid.first_seed(_SHEET_ROWS), shown, titles),
             output.out / "perturb_sheet",
+            figure_line(model, shown, *how, f"seed {config.seeds[0]}"),
         ),
-        *save_figure(drop_figure(table, "edited layer"), output.out / "perturb_drops"),
+        *save_figure(drop_figure(table, "edited layer"), output.out / "perturb_drops", line),
         write_text(output.out / "perturb_drops.csv", table.to_csv(index=False)),
         write_text(output.out / "perturb_metrics.csv", measured.to_csv(index=False)),
     ]

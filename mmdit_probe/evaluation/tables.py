@@ -162,7 +162,7 @@ def _best_layers(evaluation: Evaluation) -> list[str]:
         elif lead.second is None:
             lines.append(f"{where}: {names[lead.leader]} has {found}.")
         else:
-            lines.append(f"{where}: {names[lead.leader]} has the most of {len(names)}, {found}.")
+            lines.append(f"{where}: {names[lead.leader]} has the highest mIoU of {len(names)}, {found}.")
             if lead.value.n < FEWEST:
                 above = _percent(row["miou"] - rows.loc[lead.second, "miou"])
                 lines.append(f"{where}: {above} above {names[lead.second]}; {few(lead.value.n, 'image')}, no verdict.")

@@ -17,6 +17,19 @@ METRIC_NAMES = {
 }
 
 
+def _changed(table: pd.DataFrame) -> pd.Series:
+    """Which rows are not plain images'."""
+    key = table.columns[0]
+    return table[key].notna() & ~((key == "scale") & (table[key] == 0))
+
+
+def dots_and_bars(table: pd.DataFrame) -> str:
+    """What dots and bars of `drop_figure` are, for the line under it; from how few prompts there are none."""
+    if table.loc[_changed(table), "low"].isna().any():
+        return "dots: averages; too few prompts for intervals"
+    return "dots: averages over prompts, bars: 95% intervals over prompts, of each dot alone"
+
+
 def drop_figure(table: pd.DataFrame, label: str, ylabel: str = "average drop from plain") -> Figure:
     """A panel for each metric: the drop (or gain) with its 95% interval for each changed layer or scale.
 
@@ -30,7 +43,7 @@ def drop_figure(table: pd.DataFrame, label: str, ylabel: str = "average drop fro
     key, value = table.columns[0], "drop" if "drop" in table else "gain"
     with house_style():
         names = list(dict.fromkeys(table["metric"]))
-        changed = table[table[key].notna() & ~((key == "scale") & (table[key] == 0))]
+        changed = table[_changed(table)]
         figure, axes = plt.subplots(1, len(names), figsize=(1.0 + 2.2 * len(names), 2.2), squeeze=False)
         for ax, name in zip(axes[0], names, strict=True):
             own = changed[changed["metric"] == name]

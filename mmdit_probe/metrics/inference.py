@@ -201,7 +201,7 @@ def best_drawn(estimates: np.ndarray, drawn: np.ndarray, n: int) -> Lead:
     outside = None
     if n >= FEWEST:
         p = float(drawn_p(lead, drawn_lead, n)[first])
-        outside = len(tied) == 1 and p + 2 * np.sqrt(p * (1 - p) / (1 + len(drawn))) <= LEVEL
+        outside = len(tied) == 1 and bool(p + 2 * np.sqrt(p * (1 - p) / (1 + len(drawn))) <= LEVEL)
     gap = float(estimates[first] - estimates[second])
     over = drawn_interval(gap, drawn[:, first] - drawn[:, second], n)
     return Lead(tied, value, float(lead[first]), outside, second, over)

@@ -146,6 +146,15 @@ def what_differs(a: xr.Dataset, b: xr.Dataset) -> list[str]:
     return lines
 
 
+def described(record: xr.Dataset, name: str) -> str:
+    """A record by its model and prompt, for the line under a figure: "A: model tiny-sd3, prompt 'sand'"."""
+    model = str(record.attrs.get("model", "")).split(",")[0]
+    known = [f"model {model}"] if model else []
+    prompt = _said(record, "prompt")
+    known += [] if prompt == "not said" else [f"prompt {prompt}"]
+    return f"{name}: {', '.join(known) or 'not said of what'}"
+
+
 def _said(record: xr.Dataset, name: str) -> str:
     if name == "prompt" and "prompt" in record.coords:
         prompts = [str(prompt) for prompt in np.atleast_1d(record["prompt"].values)]

@@ -74,9 +74,12 @@ def find_expert(pipe: Pipeline, config: ExpertConfig | None = None, progress: Pr
 def chosen_expert(by_prompt: pd.DataFrame) -> Expert:
     """The layer with the best mean rank; ``by_prompt`` has the signs of each ``layer`` and ``number`` of a prompt."""
     prompts = by_prompt["number"].nunique()
-    table = by_prompt.groupby("layer")[list(SIGNS)].mean()
+    grouped = by_prompt.groupby("layer")
+    table = grouped[list(SIGNS)].mean()
     ranks = table.rank(ascending=False).add_prefix("rank_")
     table = table.join(ranks).assign(mean_rank=ranks.mean(axis=1), n=prompts).reset_index()
+    if "sigma" in by_prompt:
+        table.insert(1, "sigma", grouped["sigma"].mean().to_numpy())
     top = table.sort_values(["mean_rank", "rank_blur_sensitivity"]).iloc[0]
     signs = ", ".join(f"{text} rank {top['rank_' + sign]:g}" for sign, text in SIGNS.items())
     layer = int(top["layer"])
@@ -131,7 +134,8 @@ def measure_signs(pipe: Pipeline, prompt: str, config: ExpertConfig) -> pd.DataF
             "selectivity": [selectivity(maps) for maps in words],
         }
     )
-    return signs.assign(blur_sensitivity=blur_sensitivity(pipe, call, signs["layer"].tolist()))
+    sigma = float(record["sigma"]) if "sigma" in record.coords else float("nan")
+    return signs.assign(sigma=sigma, blur_sensitivity=blur_sensitivity(pipe, call, signs["layer"].tolist()))
 
 
 class Call(NamedTuple):

@@ -18,6 +18,7 @@ from ..configs import SamplingConfig
 from ..families import Pipeline, default_latent_side
 from ..pipelines.generation import generation_arguments
 from ..pipelines.image_size import native_size
+from ..pipelines.vocabulary import unknown_words
 from ..probe.probe import Probe
 from ..readouts.region_mass import RegionMass
 from ..storage.records import FORMAT
@@ -121,7 +122,8 @@ def generate_grid(
         item = run.item(name)
         if item is None:
             images, at_once = run_in_batches(partial(_generated, pipe, variant, seeds[column], generation), chosen)
-            attrs = {"format": FORMAT, "images_at_once": at_once}
+            unknown = ", ".join(unknown_words(pipe, chosen))
+            attrs = {"format": FORMAT, "images_at_once": at_once, "unknown_words": unknown}
             item = xr.Dataset({"image": (("prompt", "row", "col", "rgb"), np.stack(images))}, attrs=attrs)
             run.write(name, item)
         parts[variant.name][column].append(item["image"].values)
