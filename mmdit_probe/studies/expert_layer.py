@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..metrics.rank_correlation import rank_correlations
 from ..metrics.verdicts import Form, counted, in_words, lead_lines, listed
 from ..pipelines.defaults import model_defaults
 from ..pipelines.generation import generation_arguments, steps_at
+from ..pipelines.vocabulary import unknown_words
 from ..probe.probe import Probe
 from ..readouts.maps import I2TMaps
 from ..readouts.value_norms import ValueNorms
@@ -68,7 +69,9 @@ def find_expert(pipe: Pipeline, config: ExpertConfig | None = None, progress: Pr
         frames.append(measure_signs(pipe, prompt, config).assign(number=number))
         if progress is not None:
             progress(number + 1, len(config.prompts))
-    return chosen_expert(pd.concat(frames, ignore_index=True))
+    found = chosen_expert(pd.concat(frames, ignore_index=True))
+    unknown = ", ".join(unknown_words(pipe, config.prompts))
+    return replace(found, table=found.table.assign(unknown_words=unknown))
 
 
 def chosen_expert(by_prompt: pd.DataFrame) -> Expert:

@@ -143,8 +143,8 @@ def read_heads_aloud(heads: pd.DataFrame) -> list[str]:
     layer, head = mean["on_word"].idxmax()
     total = heads[["on_start", "on_padding", "on_text"]].mean()
     return [
-        f"Of all {len(mean)} heads, head {head} of layer {layer} looks at words most by attention: {mean['on_word'].max():.1%} of an "
-        f"image token's, averaged over {counted(heads['timestep'].nunique(), 'timestep')}.",
+        f"Of all {len(mean)} heads, head {head} of layer {layer} looks at words most by attention: "
+        f"{mean['on_word'].max():.1%} of an image token's, averaged over {counted(heads['timestep'].nunique(), 'timestep')}.",
         f"Averaged over all heads and layers {total['on_start'] / total['on_text']:.0%} of the attention to text goes to the "
         f"start token and {total['on_padding'] / total['on_text']:.0%} to padding.",
     ]
