@@ -61,6 +61,7 @@ def warned(monkeypatch, caplog):
     monkeypatch.setattr(fonts, "_named", set())
     caplog.set_level(logging.WARNING)
     yield caplog
+    monkeypatch.undo()
     fonts.cjk_font.cache_clear()
 
 

@@ -78,6 +78,7 @@ def evaluate(
     from mmdit_probe.datasets.registry import dataset_name, open_dataset
     from mmdit_probe.evaluation.run import check, run_evaluation
     from mmdit_probe.evaluation.tables import summary, tabulate, without_settings
+    from mmdit_probe.metrics.inference import FEWEST
     from mmdit_probe.utils.distributed import launched_worker_share
 
     from .methods import backbone, loaded, selected
@@ -102,6 +103,8 @@ def evaluate(
             return
         result = tabulate(batches)
     about = f"{dataset}, n = {len(images.samples)} images, mIoU over the classes of the ground truth"
+    if len(images.samples) >= FEWEST and config.heads == "mean":
+        about += "; bars: 95% intervals over images"
     if found.is_whole:
         result = without_settings(result, selection.method)
     written = _write(result, config, found.is_whole, output.out, figure_line(model, (), about))

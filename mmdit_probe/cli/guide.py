@@ -32,6 +32,7 @@ def guide(
     from mmdit_probe.figures.drops import dots_and_bars, drop_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.metrics.image_metrics import make_metrics
+    from mmdit_probe.metrics.verdicts import counted
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.studies.guidance import gain_lines, gain_table, run_guidance, scale_name
     from mmdit_probe.studies.paired_metrics import AGAINST_PLAIN, measure_images
@@ -52,7 +53,9 @@ def guide(
     shown = config.prompts[:_SHEET_ROWS]
     layers = ", ".join(str(layer) for layer in resolved)
     how = (f"layer {layers} blurred in the prediction that is left", f"{config.generation.steps} steps")
-    line = figure_line(model, config.prompts, *how, f"averages over {len(config.seeds)} seeds", dots_and_bars(table))
+    line = figure_line(
+        model, config.prompts, *how, f"averages over {counted(len(config.seeds), 'seed')}", dots_and_bars(table)
+    )
     files = [
         *save_figure(
             contact_sheet(grid.first_seed(_SHEET_ROWS), shown, titles),

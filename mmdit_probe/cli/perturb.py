@@ -34,6 +34,7 @@ def perturb(
     from mmdit_probe.figures.drops import dots_and_bars, drop_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.metrics.image_metrics import make_metrics
+    from mmdit_probe.metrics.verdicts import counted
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.studies.paired_metrics import drop_table, measure_images
     from mmdit_probe.studies.perturbation import layer_name, most_harmful, run_perturbation
@@ -52,7 +53,9 @@ def perturb(
     titles = {"plain": "plain", **{layer_name(layer): f"layer {layer}" for layer in layers}}
     shown = config.prompts[:_SHEET_ROWS]
     how = (config.edit, f"{config.generation.steps} steps, all timesteps edited")
-    line = figure_line(model, config.prompts, *how, f"averages over {len(config.seeds)} seeds", dots_and_bars(table))
+    line = figure_line(
+        model, config.prompts, *how, f"averages over {counted(len(config.seeds), 'seed')}", dots_and_bars(table)
+    )
     files = [
         *save_figure(
             contact_sheet(grid.first_seed(_SHEET_ROWS), shown, titles),

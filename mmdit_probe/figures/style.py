@@ -11,6 +11,7 @@ from typing import Any, SupportsFloat
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from ..storage.files import atomic_write
@@ -77,11 +78,27 @@ def caption(model: str, prompts: Sequence[str] = (), *notes: str) -> str:
 
 
 def captioned(figure: Figure, line: str) -> Figure:
-    """The figure with a line under it, wrapped to its width."""
+    """The figure, made taller, with a line under it that is wrapped to its width."""
     width, height = figure.get_size_inches()
+    wrapped = textwrap.wrap(line, max(30, int(width * 72 / 3.3)), break_long_words=True)
+    more, legends = 0.06 + 0.115 * len(wrapped), 0.0
+    if (
+        figure.legends
+    ):  # those of whole figures stand below the axes; the layout makes room for them only at the very bottom
+        with house_style(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.draw_without_rendering()
+        legends = max(legend.get_window_extent().height for legend in figure.legends) / figure.dpi + 0.06
+    total = height + more
+    figure.set_size_inches(width, total)
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, (more + legends) / total, 1, 1 - (more + legends) / total))
+    for legend in figure.legends:
+        legend.set_bbox_to_anchor((0, more / total, 1, 1 - more / total), transform=figure.transFigure)
     with house_style():
-        wrapped = "\n".join(textwrap.wrap(line, max(30, int(width * 72 / 3.2)), break_long_words=True))
-        figure.text(0.01, -0.06 / height, wrapped, va="top", ha="left", fontsize=6, color=GUIDE_COLOR, linespacing=1.3)
+        style: dict[str, Any] = {"fontsize": 6, "color": GUIDE_COLOR, "linespacing": 1.3}
+        figure.text(0.01, (more - 0.02) / total, "\n".join(wrapped), va="top", ha="left", **style)
     return figure
 
 
@@ -105,7 +122,7 @@ def save_figure(figure: Figure, stem: Path, line: str = "") -> list[Path]:
             warnings.catch_warnings(),
         ):  # fonts are embedded here
             warnings.filterwarnings("ignore", "Glyph .* missing from font")  # warn_of_missing has said so
-            figure.savefig(part, format=kind, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
+            figure.savefig(part, format=kind, metadata=metadata)
         paths.append(path)
     plt.close(figure)
     return paths
