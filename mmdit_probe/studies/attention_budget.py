@@ -14,7 +14,7 @@ from ..probe.dataset import uniform_shares
 from ..readouts.region_mass import RegionMass
 from ..storage.runs import RunFolder
 from ..utils.progress import Progress
-from .layer_lead import layer_lead
+from .layer_lead import layer_lead, over_prompts
 from .recording import check_sampling, record_generated, run_prompts
 
 
@@ -68,7 +68,7 @@ def summary(table: pd.DataFrame) -> list[str]:
     return [
         f"Layer {top} gives text the most: {mean.loc[top, 'mass']:.1%} of an image token's attention, "
         f"{mean.loc[top, 'ratio']:.2f} times uniform ({mean.loc[top, 'uniform']:.1%}); averages over heads, "
-        f"{counted(table['timestep'].nunique(), 'timestep')} and {counted(int(table['n'].max()), 'prompt')}, as are all below.",
+        f"{counted(table['timestep'].nunique(), 'timestep')} and {over_prompts(table)}, as are all below.",
         f"{above} of {len(mean)} layers give text more than uniform; layer {low} gives it the least, "
         f"{mean.loc[low, 'mass']:.1%} ({mean.loc[low, 'ratio']:.2f} times uniform).",
         "Text tokens look at nothing in this model's layers: it has no T2I attention."

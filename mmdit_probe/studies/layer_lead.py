@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import xarray as xr
 
 from ..metrics.inference import FEWEST, best
-from ..metrics.verdicts import Form, few, lead_lines, listed
+from ..metrics.verdicts import Form, counted, few, lead_lines, listed
+
+
+def over_prompts(table: pd.DataFrame) -> str:
+    """Over how many prompts a table's numbers are averages, in words; ``n`` may be missing from a table."""
+    return counted(int(table["n"].max()), "prompt") if "n" in table else "prompts"
 
 
 def layer_lead(values: xr.DataArray, form: Form) -> list[str]:

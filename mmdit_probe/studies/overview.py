@@ -101,12 +101,15 @@ def expert_line(heads: pd.DataFrame, defaults: ModelDefaults) -> str:
     if own.empty:
         return f"The expert layer of this model is {layer} ({defaults.why}); it was not measured here."
     said = f"The expert layer of this model is {layer} ({defaults.why}): its image tokens give text {own['on_text'].mean():.1%} of"
-    shares = {SPOKEN[kind]: own[f"on_{kind}"].mean() for kind in SPOKEN}
-    split = ", ".join(f"{share:.1%} to {name}" for name, share in shares.items() if share > 0)
+    shares = {kind: own[f"on_{kind}"].mean() for kind in SPOKEN}
+    told = {kind: share for kind, share in shares.items() if share > 0 or (share == 0 and kind in ALWAYS)}
+    split = ", ".join(f"{share:.1%} to {SPOKEN[kind]}" for kind, share in told.items())
     split = split or "which text tokens are words is not known here"
     return f"{said} their attention ({split}), averaged over {_averages(heads)}."
 
 
+ALWAYS = ("word", "start", "end", "padding")
+"""Kinds of text tokens that are named also if nothing looks at them."""
 SPOKEN = {
     "word": "words",
     "start": "the start token",

@@ -13,7 +13,7 @@ from ..metrics.verdicts import Form, counted
 from ..readouts.value_norms import ValueNorms
 from ..storage.runs import RunFolder
 from ..utils.progress import Progress
-from .layer_lead import layer_lead
+from .layer_lead import layer_lead, over_prompts
 from .recording import check_sampling, record_generated, run_prompts
 
 
@@ -83,7 +83,7 @@ def summary(table: pd.DataFrame) -> list[str]:
     lines = [
         f"Layer {top} has the longest text values against image values: {mean.loc[top, 'text_to_image']:.2f} times "
         f"(median over layers {median:.2f}); averages over tokens, heads, {counted(table['timestep'].nunique(), 'timestep')} "
-        f"and {counted(int(table['n'].max()), 'prompt')}, as are all below."
+        f"and {over_prompts(table)}, as are all below."
     ]
     if words.empty:
         return [*lines, "Which text positions are words is not known here, so there is no ratio for the prompt alone."]
