@@ -16,7 +16,7 @@ from mmdit_probe import load_pipeline
 from mmdit_probe.configs import EMBEDDED
 from mmdit_probe.datasets.prompts import read_prompts, scene_prompts
 from mmdit_probe.evaluation.paper_tables import Row, seg4diff_row
-from mmdit_probe.figures.style import save_figure
+from mmdit_probe.figures.style import caption, save_figure
 from mmdit_probe.pipelines.defaults import expert_layer
 from mmdit_probe.storage.digests import model_label
 from mmdit_probe.storage.files import write_text
@@ -89,14 +89,19 @@ class Analysis:
         """Where finished parts are kept, so that an interrupted run continues."""
         return self.out / "parts" / f"{self.name}{'-quick' if self.quick else ''}{part}"
 
-    def figure(self, figure: Figure, name: str) -> None:
-        """Save a figure as PDF and PNG."""
-        for path in save_figure(figure, self.out / name):
+    def figure(self, figure: Figure, name: str, *notes: str, prompts: Sequence[str] = ()) -> None:
+        """Save a figure as PDF and PNG; under it stand the model, the prompt or how many there are, and ``notes``."""
+        for path in save_figure(figure, self.out / name, caption(self.model, prompts, *notes)):
             print(path)
 
     def table(self, table: pd.DataFrame, name: str) -> None:
         """Save a table as CSV."""
         print(write_text(self.out / f"{name}.csv", table.to_csv(index=False)))
+
+
+def of_images(dataset: str, images: Any) -> str:
+    """The line's note on the images that masks were scored on."""
+    return f"{dataset}, n = {len(images.samples)} images, mIoU over the classes of the ground truth"
 
 
 def expert_of(pipe: Any) -> int:

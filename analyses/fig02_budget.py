@@ -21,7 +21,12 @@ def run(analysis: Analysis) -> list[str]:
         generation=GenerationConfig(steps=analysis.fewer(STEPS, 2)),
     )
     table = budget_table(run_budget(analysis.pipe(), config, analysis.folder(), analysis.label))
-    analysis.figure(budget_figure(table, config.generation.steps), "fig02_budget")
+    analysis.figure(
+        budget_figure(table, config.generation.steps),
+        "fig02_budget",
+        "averages over heads and prompts",
+        prompts=config.prompts,
+    )
     analysis.table(table, "fig02_budget")
     return summary(table)
 

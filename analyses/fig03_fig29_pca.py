@@ -20,9 +20,9 @@ def run(analysis: Analysis) -> list[str]:
     config = PCAConfig(prompt=None, scenes=scenes, timesteps=(TIMESTEP,), stream="both")
     recording = measure_pca(analysis.pipe(), config)
     table, record, steps = pca_table(recording.record), recording.record, config.generation.steps
-    analysis.figure(pca_page(colors(record).isel(timestep=0), recording.image, steps), "fig29_pca")
-    analysis.figure(text_page(text_colors(record).isel(timestep=0), steps), "fig29_pca_text")
-    analysis.figure(r2_figure(table, steps), "fig03_r2")
+    analysis.figure(pca_page(colors(record).isel(timestep=0), recording.image, steps), "fig29_pca", "scene 0")
+    analysis.figure(text_page(text_colors(record).isel(timestep=0), steps), "fig29_pca_text", "scene 0")
+    analysis.figure(r2_figure(table, steps), "fig03_r2", f"averages over n = {len(scenes)} scenes")
     analysis.table(table, "fig03_fig29_pca")
     return summary(table)
 

@@ -22,8 +22,18 @@ def run(analysis: Analysis) -> list[str]:
     )
     record = run_norms(analysis.pipe(), config, analysis.folder(), analysis.label)
     table, heads = norms_table(record), heads_table(record)
-    analysis.figure(norms_figure(table, config.generation.steps), "fig04_value_norms")
-    analysis.figure(norm_heads_figure(heads, config.generation.steps), "fig28_value_norms_heads")
+    analysis.figure(
+        norms_figure(table, config.generation.steps),
+        "fig04_value_norms",
+        "averages over heads and prompts",
+        prompts=config.prompts,
+    )
+    analysis.figure(
+        norm_heads_figure(heads, config.generation.steps),
+        "fig28_value_norms_heads",
+        "averages over prompts",
+        prompts=config.prompts,
+    )
     analysis.table(table, "fig04_value_norms")
     analysis.table(heads, "fig28_value_norms_heads")
     return summary(table)

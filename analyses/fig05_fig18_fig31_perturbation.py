@@ -8,7 +8,7 @@ from _analysis import Analysis, expert_of, main
 from mmdit_probe.configs import GenerationConfig, PerturbConfig
 from mmdit_probe.families import layers_of
 from mmdit_probe.figures.contact import contact_sheet
-from mmdit_probe.figures.drops import drop_figure
+from mmdit_probe.figures.drops import dots_and_bars, drop_figure
 from mmdit_probe.metrics.image_metrics import make_metrics
 from mmdit_probe.studies.paired_metrics import drop_table, measure_images
 from mmdit_probe.studies.perturbation import layer_name, most_harmful, run_perturbation
@@ -38,11 +38,14 @@ def run(analysis: Analysis) -> list[str]:
     sheet = {name: images[:SHOWN, 0] for name, images in grid.images.items()}
     near = ["plain", *(layer_name(expert + step) for step in AROUND if expert + step in layers)]
     titles = {"plain": "plain", **{layer_name(layer): f"layer {layer}" for layer in layers}}
-    analysis.figure(contact_sheet({name: sheet[name] for name in near}, prompts[:SHOWN], titles), "fig05_sheet")
-    analysis.figure(contact_sheet(sheet, prompts[:SHOWN], titles), "fig31_sheet")
     analysis.figure(
-        drop_figure(table, {layer_name(layer): str(layer) for layer in layers}, "blurred layer"), "fig18_drops"
+        contact_sheet({name: sheet[name] for name in near}, prompts[:SHOWN], titles),
+        "fig05_sheet",
+        prompts=prompts[:SHOWN],
     )
+    analysis.figure(contact_sheet(sheet, prompts[:SHOWN], titles), "fig31_sheet", prompts=prompts[:SHOWN])
+    notes = (f"averages over {len(SEEDS)} seeds", dots_and_bars(table))
+    analysis.figure(drop_figure(table, "blurred layer"), "fig18_drops", *notes, prompts=prompts)
     analysis.table(table, "fig18_drops")
     analysis.table(measured, "fig18_metrics")
     return [line for name in metrics for line in most_harmful(measured, name)]

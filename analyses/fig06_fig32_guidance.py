@@ -7,10 +7,10 @@ from _analysis import Analysis, expert_of, main
 
 from mmdit_probe.configs import GenerationConfig, GuideConfig
 from mmdit_probe.figures.contact import contact_sheet
-from mmdit_probe.figures.drops import drop_figure
+from mmdit_probe.figures.drops import dots_and_bars, drop_figure
 from mmdit_probe.metrics.image_metrics import make_metrics
 from mmdit_probe.studies.guidance import gain_lines, gain_table, run_guidance, scale_name
-from mmdit_probe.studies.paired_metrics import measure_images
+from mmdit_probe.studies.paired_metrics import AGAINST_PLAIN, measure_images
 
 PROMPTS = 20
 SEEDS = (0,)
@@ -32,14 +32,15 @@ def run(analysis: Analysis) -> list[str]:
     grid = run_guidance(pipe, config, analysis.folder(), analysis.label)
     metrics = make_metrics(analysis.model, analysis.clip, None, analysis.device)
     measured = measure_images(grid, metrics)
-    table = gain_table(measured, [name for name in metrics if name != "clip_i"])  # to be like plain is no gain
+    names = [name for name in metrics if name not in AGAINST_PLAIN]  # to be like plain is no gain
+    table = gain_table(measured, names)
     titles = {"plain": "plain", **{scale_name(scale): f"scale {scale:g}" for scale in SCALES if scale}}
     sheet = {name: images[:SHOWN, 0] for name, images in grid.images.items()}
-    ticks = {scale_name(scale): f"{scale:g}" for scale in SCALES if scale}
-    analysis.figure(contact_sheet(sheet, prompts[:SHOWN], titles), "fig06_fig32_sheet")
-    analysis.figure(drop_figure(table, ticks, "scale", "gain over plain"), "fig06_gains")
-    analysis.table(table.rename(columns={"drop": "gain"}), "fig06_gains")
-    return gain_lines(table)
+    analysis.figure(contact_sheet(sheet, prompts[:SHOWN], titles), "fig06_fig32_sheet", prompts=prompts[:SHOWN])
+    figure = drop_figure(table, "scale", "average gain over plain")
+    analysis.figure(figure, "fig06_gains", dots_and_bars(table), prompts=prompts)
+    analysis.table(table, "fig06_gains")
+    return gain_lines(measured, names)
 
 
 if __name__ == "__main__":

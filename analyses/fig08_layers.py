@@ -3,7 +3,7 @@
 python analyses/fig08_layers.py [--model MODEL] [--quick]
 """
 
-from _analysis import Analysis, main
+from _analysis import Analysis, main, of_images
 
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import open_dataset
@@ -21,7 +21,9 @@ def run(analysis: Analysis) -> list[str]:
     images = open_dataset(DATASET, ROOT, analysis.fewer(IMAGES, 2))
     config = EvaluateConfig(dataset=DATASET, timesteps=TIMESTEPS, batch=analysis.at_once(BATCH, LARGER))
     result = tabulate(run_evaluation(analysis.pipe(), images, config, analysis.folder(), analysis.label))
-    analysis.figure(evaluation_figure(result.settings, result.trivial), "fig08_layers")
+    analysis.figure(
+        evaluation_figure(result.settings, result.trivial, config.steps), "fig08_layers", of_images(DATASET, images)
+    )
     analysis.table(result.settings, "fig08_layers")
     analysis.table(result.classes, "fig08_layers_classes")
     return summary(result, DATASET, len(images.samples))

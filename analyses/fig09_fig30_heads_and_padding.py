@@ -47,7 +47,7 @@ def run(analysis: Analysis) -> list[str]:
         for word in drawn.classes:
             own = maps.sel(word=word).transpose("layer", "head", "row", "col")
             page = heads_page(own, word, "i2t", config.generation.steps)
-            analysis.figure(page, f"fig09_heads_scene{number}_{word.replace(' ', '_')}")
+            analysis.figure(page, f"fig09_heads_scene{number}_{word.replace(' ', '_')}", prompts=[config.prompt])
             rows.append(peaks(own, word, number))
         padding(analysis, pipe, drawn.image, number)
     analysis.table(pd.concat(rows, ignore_index=True), "fig09_heads")
@@ -73,7 +73,9 @@ def padding(analysis: Analysis, pipe, image, number: int) -> None:
     kinds = [str(kind) for kind in segmenter.reader.features(("",)).text.kinds[0][: len(maps)]]
     title = f"Empty prompt, layer {segmenter.layer}, {time_label(TIMESTEP, segmenter.reader.sigmas[0], STEPS)}"
     regions = colored(found.labels, len(found.classes))
-    analysis.figure(tokens_page(maps, kinds, image, regions, title), f"fig30_padding_scene{number}")
+    analysis.figure(
+        tokens_page(maps, kinds, image, regions, title), f"fig30_padding_scene{number}", f"scene {number}, empty prompt"
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python analyses/fig15_timesteps.py [--model MODEL] [--quick]
 """
 
-from _analysis import Analysis, expert_of, main
+from _analysis import Analysis, expert_of, main, of_images
 
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import open_dataset
@@ -24,7 +24,7 @@ def run(analysis: Analysis) -> list[str]:
         dataset=DATASET, timesteps=analysis.fewer(TIMESTEPS, TIMESTEPS[:2]), batch=analysis.at_once(BATCH, LARGER)
     )
     result = tabulate(run_evaluation(pipe, images, config, analysis.folder(), analysis.label))
-    analysis.figure(timesteps_figure(result.settings, expert_of(pipe)), "fig15_timesteps")
+    analysis.figure(timesteps_figure(result.settings, expert_of(pipe)), "fig15_timesteps", of_images(DATASET, images))
     analysis.table(result.settings, "fig15_timesteps")
     return summary(result, DATASET, len(images.samples))
 

@@ -39,12 +39,18 @@ def run(analysis: Analysis) -> list[str]:
         record = measure_maps(pipe, config, image).record
         page = word_page(head_mean(record).sel(word=word).transpose("timestep", "layer", "row", "col"),
                          image, word, direction, config.generation.steps)  # fmt: skip
-        analysis.figure(page, f"fig16_{direction}")
+        analysis.figure(page, f"fig16_{direction}", f"scene {SCENE}", prompts=[drawn.class_list()])
     table = pd.concat([masks(pipe, analysis, direction) for direction in ("i2t", "t2i")], ignore_index=True)
-    analysis.figure(directions_figure(table, expert), "fig16_masks")
+    images = analysis.fewer(IMAGES, 2)
+    analysis.figure(
+        directions_figure(table, expert), "fig16_masks", f"{DATASET}, n = {images} images; dotted: the expert layer"
+    )
     analysis.table(table, "fig16_masks")
     best = table.loc[table.groupby("direction")["miou"].idxmax()]
-    return [f"{row.direction}: layer {row.layer} is best, {100 * row.miou:.1f} mIoU" for row in best.itertuples()]
+    return [
+        f"{row.direction}: layer {row.layer} has the highest mIoU, {100 * row.miou:.1f} (n = {images} images, no test of its lead)"
+        for row in best.itertuples()
+    ]
 
 
 def masks(pipe, analysis: Analysis, direction: str) -> pd.DataFrame:

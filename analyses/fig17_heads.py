@@ -3,7 +3,7 @@
 python analyses/fig17_heads.py [--model MODEL] [--quick]
 """
 
-from _analysis import Analysis, main
+from _analysis import Analysis, main, of_images
 
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import open_dataset
@@ -21,7 +21,7 @@ def run(analysis: Analysis) -> list[str]:
     images = open_dataset(DATASET, ROOT, analysis.fewer(IMAGES, 2))
     config = EvaluateConfig(dataset=DATASET, heads="all", timesteps=TIMESTEPS, batch=analysis.at_once(BATCH, LARGER))
     result = tabulate(run_evaluation(analysis.pipe(), images, config, analysis.folder(), analysis.label))
-    analysis.figure(heads_figure(result.settings), "fig17_heads")
+    analysis.figure(heads_figure(result.settings, config.steps), "fig17_heads", of_images(DATASET, images))
     analysis.table(result.settings, "fig17_heads")
     return summary(result, DATASET, len(images.samples))
 

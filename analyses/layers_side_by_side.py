@@ -7,14 +7,19 @@ from _analysis import Analysis, main
 
 from mmdit_probe.configs import AgreementConfig
 from mmdit_probe.figures.agreement import agreement_figure
+from mmdit_probe.figures.style import time_label
 from mmdit_probe.studies.layer_agreement import layer_agreement, rank_correlations, summary
 
 SCENES = 200
 
 
 def run(analysis: Analysis) -> list[str]:
-    table = layer_agreement(analysis.pipe(), AgreementConfig(scenes=analysis.fewer(SCENES, 2)))
-    analysis.figure(agreement_figure(table, rank_correlations(table)), "layers_side_by_side")
+    config = AgreementConfig(scenes=analysis.fewer(SCENES, 2))
+    table = layer_agreement(analysis.pipe(), config)
+    when = time_label(config.chosen_timestep, table["sigma"].iloc[0], config.generation.steps)
+    analysis.figure(
+        agreement_figure(table, rank_correlations(table)), "layers_side_by_side", f"n = {config.scenes} scenes", when
+    )
     analysis.table(table, "layers_side_by_side")
     return summary(table)
 

@@ -3,7 +3,7 @@
 python analyses/table3.py [--lora NAME=PATH ...] [--model MODEL --prompts FILE --clip CLIP] [--quick]
 
 Each LoRA's images start from the same seeds as the model's own; the gain is paired by prompt and seed, with its 95%
-bootstrap interval. The paper's figures are means over Pick-a-Pic, COCO and SA-1B prompts, with another CLIP.
+bootstrap interval over prompts. The paper's figures are means over Pick-a-Pic, COCO and SA-1B prompts, with another CLIP.
 """
 
 from contextlib import nullcontext
@@ -13,8 +13,8 @@ import pandas as pd
 from _analysis import Analysis, main
 
 from mmdit_probe.configs import GenerationConfig
-from mmdit_probe.metrics.bootstrap import bootstrap_mean
 from mmdit_probe.metrics.image_metrics import EMBEDDED_CLIP, Clip
+from mmdit_probe.metrics.inference import mean_interval
 from mmdit_probe.storage.digests import model_fingerprint
 from mmdit_probe.storage.runs import RunFolder
 from mmdit_probe.studies.image_grid import PLAIN, Variant, generate_grid
@@ -31,15 +31,19 @@ def run(analysis: Analysis) -> list[str]:
         raise ValueError("give --clip, such as openai/clip-vit-base-patch16; the embedded CLIP knows scenes only")
     clip = Clip(analysis.clip or EMBEDDED_CLIP, analysis.device)
     plain = scores(analysis, clip, "", None)
-    rows = [{"model": analysis.model, "ours": plain.mean()}]
+    rows = [{"model": analysis.model, "n": len(plain), "ours": plain.mean()}]
     for name, path in analysis.loras.items():
         own = scores(analysis, clip, name, path)
-        gain, low, high = bootstrap_mean(own - plain)
-        rows.append({"model": f"{analysis.model} + {name}", "ours": own.mean(), "gain": gain, "low": low, "high": high})
+        gain, low, high, n = mean_interval(own - plain)
+        found = {"n": n, "ours": own.mean(), "gain": gain, "low": low, "high": high}
+        rows.append({"model": f"{analysis.model} + {name}", **found})
     rows += [{"model": name, "paper": value} for name, value in PAPER.items()]
-    table = pd.DataFrame(rows).reindex(columns=["model", "paper", "ours", "gain", "low", "high"])
+    table = pd.DataFrame(rows).reindex(columns=["model", "paper", "n", "ours", "gain", "low", "high"])
     analysis.table(table, "table3_clipscore")
-    return [table.to_string(index=False, float_format="%.3f", na_rep="-")]
+    return [
+        table.to_string(index=False, float_format="%.3f", na_rep="-"),
+        "n is the number of prompts; ours are averages",
+    ]
 
 
 def scores(analysis: Analysis, clip: Clip, name: str, lora: str | None) -> np.ndarray:
@@ -56,6 +60,7 @@ def scores(analysis: Analysis, clip: Clip, name: str, lora: str | None) -> np.nd
             seeds,
             analysis.at_once(BATCH, BATCH),
             generation,
+            axis="side",
         )
     images = made.images[PLAIN]
     return np.stack([clip.clip_score(images[:, n], images[:, n], prompts) for n in range(len(seeds))], 1)

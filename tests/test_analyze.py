@@ -7,6 +7,7 @@ from mmdit_probe import HeadStats, Probe
 from mmdit_probe.configs import AnalyzeConfig, BudgetConfig, GenerationConfig, MapsConfig, PCAConfig, ValueNormsConfig
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.figures.heads import heads_figure
+from mmdit_probe.pipelines.defaults import ModelDefaults
 from mmdit_probe.pipelines.generation import generation_arguments
 from mmdit_probe.studies.attention_budget import measure_budget
 from mmdit_probe.studies.feature_pca import measure_pca
@@ -59,7 +60,15 @@ def test_a_prompt_without_words_has_no_maps(random_pipe):
     assert "word_map" not in record
     found = tables(record)
     assert "maps" not in found
-    assert summary(found)
+    lines = summary(found, ModelDefaults(1, why="measured by hand"))
+    assert lines[0].startswith("The expert layer of this model is 1 (measured by hand): its image tokens give text ")
+    own = found["heads"][found["heads"]["layer"] == 1]
+    for share in (own["on_text"], own["on_word"], own["on_start"], own["on_end"], own["on_padding"]):
+        assert f"{share.mean():.1%}" in lines[0]
+    assert "averaged over" in lines[0]
+    assert lines[1].count(" by ") >= lines[1].count("layer ") - 1  # every layer with its measure
+    assert summary(found, ModelDefaults(None))[0].startswith("No expert layer is known")
+    assert summary(found, ModelDefaults(9, why="x"))[0].endswith("was not measured here.")
 
 
 def test_a_given_image_is_analyzed_too(random_pipe):

@@ -10,6 +10,7 @@ from mmdit_probe.studies.attention_budget import measure_budget
 from mmdit_probe.studies.diff import MEASURES, compare, summary, what_differs
 from mmdit_probe.studies.overview import measure_everything
 
+NAMES = {name: measure.name for name, measure in MEASURES.items()}
 GENERATION = GenerationConfig(steps=3, guidance_scale=3.0, max_sequence_length=3)
 
 
@@ -54,7 +55,7 @@ def test_a_record_does_not_differ_from_itself(records):
     table = compare(records[0], records[0])
     assert (table["difference"] == 0).all()
     assert what_differs(records[0], records[0]) == []
-    assert summary(table)[0] == "region_mass: no difference anywhere."
+    assert summary(table)[0] == "attention by region: no difference anywhere."
 
 
 def test_exchanging_the_records_turns_the_sign(records):
@@ -88,7 +89,7 @@ def test_records_of_a_probe_are_compared_call_by_call(random_pipe):
     table = compare(*sides)
     assert set(table["call"]) == {0, 1}
     assert len(table) == 2 * 3 * 4
-    assert difference_figure(table, {"region_mass": "share"}).axes[0].get_title() == "B minus A, call 0"
+    assert difference_figure(table, {"region_mass": "share"}, NAMES).axes[0].get_title() == "B minus A, call 0"
 
 
 def test_a_record_of_one_study_meets_one_of_all(records, random_pipe):
@@ -114,10 +115,10 @@ def test_what_does_not_match_is_explained(records, random_pipe):
 
 def test_the_figure_draws_the_differences(records):
     table = compare(*records)
-    figure = difference_figure(table, {name: measure.unit for name, measure in MEASURES.items()})
+    figure = difference_figure(table, {name: measure.unit for name, measure in MEASURES.items()}, NAMES)
     assert len(figure.axes) == 8 * 2
     line = figure.axes[1].lines[1]
     rows = table[(table["measure"] == "region_mass") & (table["timestep"] == 3) & (table["part"] == "I2T")]
     np.testing.assert_allclose(line.get_ydata(), 100 * rows["difference"])
-    assert figure.axes[0].get_ylabel() == "region_mass\nshare of attention (% points)"
+    assert figure.axes[0].get_ylabel() == "attention by region\nshare of attention (% points)"
     assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["I2I", "I2T", "T2I", "T2T"]

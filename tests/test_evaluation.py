@@ -25,6 +25,8 @@ from mmdit_probe.evaluation.run import run_evaluation
 from mmdit_probe.evaluation.tables import summary, tabulate
 from mmdit_probe.evaluation.trivial import TRIVIAL, trivial_regions
 from mmdit_probe.figures.evaluation import evaluation_figure, heads_figure
+from mmdit_probe.metrics.bootstrap import bootstrap_weights, bounds
+from mmdit_probe.metrics.iou import mean_iou
 from mmdit_probe.metrics.matching import matched_metrics
 from mmdit_probe.segmentation import OpenVocabularySegmenter, UnsupervisedSegmenter
 from mmdit_probe.utils.distributed import WorkerShare
@@ -238,15 +240,54 @@ def test_summaries():
     result = tabulate([made_up()])
     lines = summary(result, "scenes", 2)
     assert lines[0] == "scenes, 2 images, mIoU in percent:"
-    for line, (_, settings) in zip(lines[1:], result.settings.groupby("timestep"), strict=True):
+    assert "classes of the ground truth" in lines[-1]
+    assert "miou_absent_zero" in lines[-1]
+    pairs = zip(lines[1:-1:2], lines[2:-1:2], result.settings.groupby("timestep"), strict=True)
+    for line, lead_line, (_, settings) in pairs:
         ranked = settings.sort_values("miou", ascending=False)
         lead = 100 * (ranked["miou"].iloc[0] - ranked["miou"].iloc[1])
         assert line.startswith(f"by names, timestep {ranked['timestep'].iloc[0]} (sigma 0.")
-        assert "layer 1 is best" in line
-        assert line.endswith(f", {lead:.1f} above layer {ranked['layer'].iloc[1]}.")
-    assert summary(tabulate([made_up(layers=2).isel(layer=[1])]), "scenes", 2)[1].endswith(").")
+        assert "layer 1 has the highest mIoU of 4" in line
+        assert "n = 2 images; too few images for an interval (2; 5 needed)" in line
+        assert f"{lead:.1f} above layer {ranked['layer'].iloc[1]}; too few images" in lead_line
+        assert lead_line.endswith("no verdict.")
+    one = summary(tabulate([made_up(layers=2).isel(layer=[1])]), "scenes", 2)[1]
+    assert "layer 1 has " in one
+    assert "highest" not in one
     with pytest.raises(ValueError, match="no image"):
         tabulate([])
+
+
+def test_intervals_of_miou_are_those_of_images_drawn_again():
+    """The slow twin: counts summed image by image for some draws; and the lead is told where it is clear."""
+    batch = made_up()
+    many = xr.concat([batch.assign(counts=batch["counts"] + number) for number in range(6)], "image")
+    many = many.assign_coords(image=[str(number) for number in range(12)])
+    result = tabulate([many.isel(image=slice(0, 5)), many.isel(image=slice(5, 12))])
+    counts = many["counts"].sel(timestep=8, matching="names").isel(layer=2, head=0).transpose("image", "count", "class")
+    drawn = [
+        mean_iou(sum(times * counts.values[image] for image, times in enumerate(row)))
+        for row in bootstrap_weights(12, 2000)
+    ]
+    row = result.settings.set_index(["timestep", "layer"]).loc[(8, 2)]
+    assert row["n"] == 12
+    np.testing.assert_allclose([row["low"], row["high"]], bounds(np.array(drawn), 12))
+    assert row["low"] < row["miou"] < row["high"]
+    lead = result.leads["names", 8]
+    assert lead.leader == 1
+    assert lead.apart
+    lines = summary(result, "made up", 12)
+    assert lines[2].endswith("as the largest of 4, outside chance.")
+    assert "(95% interval" in lines[3]
+
+
+def test_classes_that_are_only_predicted_count_as_zero_in_a_column_of_their_own():
+    counts = made_up(layers=1, timesteps=(4,))["counts"]
+    extra = counts.isel({"class": [0]}).assign_coords({"class": ["z"]}).copy()
+    extra.loc[{"count": "tp"}], extra.loc[{"count": "fn"}], extra.loc[{"count": "fp"}] = 0, 0, 7
+    row = tabulate([xr.Dataset({"counts": xr.concat([counts, extra], "class")})]).settings.iloc[0]
+    assert row["miou"] == pytest.approx(tabulate([counts.to_dataset(name="counts")]).settings["miou"].item())
+    assert row["miou_absent_zero"] == pytest.approx(row["miou"] * 2 / 3)
 
 
 def test_figures_show_each_matching_timestep_and_head():

@@ -91,9 +91,12 @@ def test_masks_have_the_models_own_text_length_by_default(random_pipe, monkeypat
 
 def test_agreement_is_spearmans():
     table = pd.DataFrame({"layer": [0, 1, 2], "miou": [0.1, 0.5, 0.3], "mean_rank": [3.0, 1.0, 2.0]})
+    table = table.assign(miou_low=0.1, miou_high=0.6, scenes=60)
     table = table.assign(
         value_norm_ratio=[1, 3, 2], coherence=[3, 1, 2], selectivity=[0, 2, 1], blur_sensitivity=[0, 2, 1]
     )
     lines = agreement(table)
-    assert lines[0] == "Best masks: layer 1, 50.0% mIoU; mean rank 1.00."
+    assert lines[0] == (
+        "Best masks on scenes: layer 1, 50.0% mIoU (95% interval 10.0 to 60.0; n = 60 scenes); mean rank 1.00."
+    )
     assert [line[-5:] for line in lines[1:]] == ["+1.00", "-1.00", "+1.00", "+1.00", "+1.00"]

@@ -15,10 +15,11 @@ from PIL import Image
 from mmdit_probe.cli import main
 from mmdit_probe.configs import CompareConfig, GenerationConfig
 from mmdit_probe.datasets.registry import open_dataset
-from mmdit_probe.magnet.compare import compare_attention, compare_masks, miou, miou_gain
+from mmdit_probe.magnet.compare import compare_attention, compare_masks, miou_gain
 from mmdit_probe.magnet.lora import add_lora
 from mmdit_probe.magnet.mask_sheet import mask_rows
 from mmdit_probe.metrics.bootstrap import bootstrap_weights
+from mmdit_probe.metrics.iou import mean_iou
 from mmdit_probe.metrics.segmentation import measure_labels
 from mmdit_probe.pipelines.forward import noise_level
 from mmdit_probe.pipelines.loading import embedded_folder, load_pipeline
@@ -35,7 +36,7 @@ def counts_of(labels, guess, classes):
 def test_miou_is_the_metrics_own():
     rng = np.random.default_rng(0)
     labels, guess = rng.integers(0, 4, (2, 10, 12))
-    assert miou(counts_of(labels, guess, 6)) == pytest.approx(measure_labels(labels, guess, 6).miou)
+    assert mean_iou(counts_of(labels, guess, 6)) == pytest.approx(measure_labels(labels, guess, 6).miou)
 
 
 def test_bootstrap_weights_draw_as_many_as_there_are():
@@ -50,12 +51,12 @@ def test_the_gain_is_paired_by_image():
     rng = np.random.default_rng(1)
     pairs = [rng.integers(0, 3, (2, 8, 8)) for _ in range(20)]
     before = np.stack([counts_of(labels, guess, 3) for labels, guess in pairs])
-    assert miou_gain(before, before) == (0, 0, 0)
+    assert miou_gain(before, before) == (0, 0, 0, 20)
     after = np.stack([counts_of(labels, np.where(guess == 1, labels, guess), 3) for labels, guess in pairs])
-    gain, low, high = miou_gain(before, after)
+    gain, low, high, _ = miou_gain(before, after)
     assert low > 0
     assert low <= gain <= high
-    assert gain == pytest.approx(miou(after.sum(0)) - miou(before.sum(0)))
+    assert gain == pytest.approx(mean_iou(after.sum(0)) - mean_iou(before.sum(0)))
 
 
 def test_the_interval_is_that_of_a_loop():
@@ -65,8 +66,8 @@ def test_the_interval_is_that_of_a_loop():
     gains = []
     for row in weights[:50]:
         old, new = (sum(n * side[image] for image, n in enumerate(row)) for side in (before, after))
-        gains.append(miou(new) - miou(old))
-    vectorized = [miou(np.tensordot(weights[:50], side.astype(float), 1)) for side in (before, after)]
+        gains.append(mean_iou(new) - mean_iou(old))
+    vectorized = [mean_iou(np.tensordot(weights[:50], side.astype(float), 1)) for side in (before, after)]
     np.testing.assert_allclose(vectorized[1] - vectorized[0], gains)
 
 

@@ -60,30 +60,34 @@ def test_every_image_is_scored(random_pipe, tmp_path):
     images = run_perturbation(random_pipe, CONFIG, tmp_path, "random")
     scored = measure_images(images, {"brightness": brightness})
     assert len(scored) == 3 * 3 * 2
-    one = scored[(scored["variant"] == "layer02") & (scored["number"] == 1) & (scored["seed"] == 1)]
+    assert scored.columns[0] == "layer"
+    assert scored["layer"].isna().sum() == 3 * 2  # plain images
+    one = scored[(scored["layer"] == 2) & (scored["number"] == 1) & (scored["seed"] == 1)]
     assert one["brightness"].item() == pytest.approx(images.images["layer02"][1, 1].mean())
     assert one["prompt"].item() == "a red circle"
 
 
-def made_up(drops):
+def made_up(drops, prompts=20):
     rng = np.random.default_rng(0)
     rows = []
-    for number in range(20):
+    for number in range(prompts):
         for seed in range(2):
             plain = rng.uniform(0.4, 0.6)
-            rows.append({"variant": "plain", "number": number, "seed": seed, "clip_t": plain, "clip_i": 1.0})
+            rows.append({"layer": None, "number": number, "seed": seed, "clip_t": plain, "clip_i": 1.0})
             for layer, drop in enumerate(drops):
                 lost = drop + rng.normal(0, 0.01)
                 values = {"clip_t": plain - lost, "clip_i": 1 - lost}
-                rows.append({"variant": f"layer{layer:02d}", "number": number, "seed": seed, **values})
-    return pd.DataFrame(rows)
+                rows.append({"layer": layer, "number": number, "seed": seed, **values})
+    return pd.DataFrame(rows).astype({"layer": "Int64"})
 
 
 def test_drops_are_paired_and_their_intervals_hold_the_truth():
-    table = drop_table(made_up([0.02, 0.10]), ["clip_t", "clip_i"]).set_index(["variant", "metric"])
+    table = drop_table(made_up([0.02, 0.10]), ["clip_t", "clip_i"])
+    assert (table["n"] == 20).all()
     for metric in ("clip_t", "clip_i"):
-        assert table.loc[("plain", metric), "drop"] == 0
-        row = table.loc[("layer01", metric)]
+        own = table[table["metric"] == metric]
+        assert own[own["layer"].isna()]["drop"].item() == 0
+        row = own[own["layer"] == 1].iloc[0]
         assert row["drop"] == pytest.approx(0.10, abs=0.005)
         assert row["low"] < row["drop"] < row["high"]
         assert row["high"] - row["low"] < 0.02  # prompts differ by 0.2; pairing takes that out
@@ -92,8 +96,55 @@ def test_drops_are_paired_and_their_intervals_hold_the_truth():
 def test_a_clear_lead_is_outside_chance_and_a_tie_is_not():
     clear = most_harmful(made_up([0.02, 0.10, 0.03]), "clip_t")
     assert clear[0].startswith("clip_t: editing layer 1 takes most, 0.")
-    assert clear[1].endswith("outside chance.")
+    assert "n = 20 prompts" in clear[0]
+    assert clear[1].endswith("as the largest of 3, outside chance.")
+    assert clear[2].startswith("clip_t: its lead over layer 2, the next, is 0.0")
+    assert clear[2].endswith("outside chance.")
     assert most_harmful(made_up([0.05, 0.05]), "clip_t")[1].endswith("within chance.")
+
+
+def test_two_layers_that_share_the_lead_are_not_told_apart():
+    lines = most_harmful(made_up([0.0, 0.10, 0.0, 0.10]), "clip_t")
+    assert lines[1].endswith("outside chance.")
+    assert lines[2].endswith("the two are not told apart.")
+
+
+def test_equal_drops_are_a_tie():
+    rows = made_up([0.0, 0.0, 0.0])
+    rows["clip_t"] = 0.5 - 0.1 * rows["layer"].isin([0, 2])
+    assert most_harmful(rows, "clip_t") == [
+        "clip_t: editing any of layers 0 and 2 takes the same, 0.100 on average (95% interval 0.100 to 0.100; n = 20 "
+        "prompts): a tie."
+    ]
+
+
+@pytest.mark.parametrize("prompts", [1, 4])
+def test_few_prompts_give_no_interval_and_no_verdict(prompts):
+    lines = most_harmful(made_up([0.02, 0.10, 0.03], prompts), "clip_t")
+    assert f"too few prompts for an interval ({prompts}; 5 needed)" in lines[0]
+    assert lines[1] == "clip_t: no verdict on its lead."
+    assert not any("chance" in line or "95%" in line for line in lines)
+    table = drop_table(made_up([0.02, 0.10], prompts), ["clip_t"])
+    assert table.loc[table["layer"].notna(), ["low", "high", "p"]].isna().all(axis=None)
+    assert (table["n"] == prompts).all()
+    alone = most_harmful(made_up([0.1], prompts), "clip_t")
+    assert len(alone) == 1
+    assert alone[0].endswith("no verdict.")
+
+
+@pytest.mark.parametrize("drops", [[0.0, 0.0], [-0.05, -0.02, -0.03], [-0.05]])
+def test_where_nothing_falls_no_layer_wins(drops):
+    rows = made_up(drops)
+    if drops == [0.0, 0.0]:
+        rows["clip_t"] = 0.5
+    (line,) = most_harmful(rows, "clip_t")
+    assert "no layer lowers it" in line or "does not lower it" in line
+    assert "takes most" not in line
+
+
+def test_one_layer_is_compared_with_nothing_changed():
+    assert most_harmful(made_up([0.1]), "clip_t")[0].endswith("outside chance.")
+    assert "chance" not in most_harmful(made_up([0.1]), "clip_i")[0]  # likeness to the plain image falls by any change
 
 
 @pytest.mark.parametrize(
@@ -150,5 +201,5 @@ def test_figures_show_every_variant(random_pipe, tmp_path):
     assert len(sheet.axes) == 9
     assert sheet.axes[1].get_title() == "layer 0"
     np.testing.assert_array_equal(sheet.axes[5].images[0].get_array(), images.images["layer02"][1, 0])
-    figure = drop_figure(drop_table(made_up([0.02, 0.1]), ["clip_t"]), {"layer00": "0", "layer01": "1"}, "edited layer")
+    figure = drop_figure(drop_table(made_up([0.02, 0.1]), ["clip_t"]), "edited layer")
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1"]

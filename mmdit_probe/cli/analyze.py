@@ -11,7 +11,7 @@ from mmdit_probe.utils.text import checked_text, checked_words
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, OutputConfig
-from .session import check_image, check_prompts_fit, finish, input_image, label, load, lock_output
+from .session import check_image, check_prompts_fit, figure_line, finish, input_image, label, load, lock_output
 
 
 def analyze(
@@ -28,6 +28,7 @@ def analyze(
     config = replace(config, prompt=checked_text("prompt", config.prompt), words=words)
     check_image(image)
 
+    from mmdit_probe.pipelines.defaults import model_defaults
     from mmdit_probe.studies.overview import measure_everything, summary, tables
 
     check_layers(config.layers, model)
@@ -38,11 +39,11 @@ def analyze(
     recording = measure_everything(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     found = tables(record)
-    files = _write(record, recording.image, found, config.generation.steps, output.out)
-    finish(output, summary(found), files, tables=found)
+    files = _write(record, recording.image, found, output.out, figure_line(model, [config.prompt]))
+    finish(output, summary(found, model_defaults(pipe)), files, tables=found)
 
 
-def _write(record: Any, image: Any, found: dict[str, Any], steps: int, out: Path) -> list[Path]:
+def _write(record: Any, image: Any, found: dict[str, Any], out: Path, line: str) -> list[Path]:
     from mmdit_probe.figures.budget import budget_figure
     from mmdit_probe.figures.heads import heads_figure
     from mmdit_probe.figures.norms import norms_figure
@@ -51,14 +52,17 @@ def _write(record: Any, image: Any, found: dict[str, Any], steps: int, out: Path
     from mmdit_probe.storage.images import save_image
     from mmdit_probe.storage.records import save_record
 
-    from .pages import map_pages, pca_pages
+    from .pages import map_pages, pca_pages, steps_of
 
+    steps = steps_of(record)
     return [
-        *save_figure(budget_figure(found["attention_budget"], steps), out / "attention_budget"),
-        *save_figure(norms_figure(found["value_norms"], steps), out / "value_norms"),
-        *save_figure(heads_figure(found["heads"], steps), out / "heads"),
-        *pca_pages(record, image, out),
-        *(map_pages(record, image, out) if "word_map" in record else []),
+        *save_figure(
+            budget_figure(found["attention_budget"], steps), out / "attention_budget", f"{line}; averages over heads"
+        ),
+        *save_figure(norms_figure(found["value_norms"], steps), out / "value_norms", f"{line}; averages over heads"),
+        *save_figure(heads_figure(found["heads"], steps), out / "heads", line),
+        *pca_pages(record, image, out, line),
+        *(map_pages(record, image, out, line) if "word_map" in record else []),
         *(write_text(out / f"{name}.csv", table.to_csv(index=False)) for name, table in found.items()),
         save_record(record, out / "analyze.nc"),
         save_image(image, out / "image.png"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from mmdit_probe.configs import BudgetConfig, ModelConfig, PromptConfig
 
 from .options import RESULTS, RunConfig
-from .session import Bar, check_prompts_fit, chosen_prompts, finish, label, load
+from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 
 def attention_budget(
@@ -29,16 +29,20 @@ def attention_budget(
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.storage.records import save_record
-    from mmdit_probe.studies.attention_budget import budget_table, run_budget, summary
+    from mmdit_probe.studies.attention_budget import budget_table, lead, run_budget, summary
 
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     with Bar("prompts", output.as_json) as bar:
         record = run_budget(pipe, config, output.out, label(model), bar.update)
     table = budget_table(record)
+    line = figure_line(
+        model, config.prompts, "averages over heads" + (" and prompts" if len(config.prompts) > 1 else "")
+    )
+    lines = summary(table)
     files = [
-        *save_figure(budget_figure(table, config.generation.steps), output.out / "attention_budget"),
+        *save_figure(budget_figure(table, config.generation.steps), output.out / "attention_budget", line),
         write_text(output.out / "attention_budget.csv", table.to_csv(index=False)),
         save_record(record, output.out / "attention_budget.nc"),
     ]
-    finish(output, summary(table), files, table=table)
+    finish(output, [lines[0], *lead(record), *lines[1:]], files, table=table)

@@ -27,14 +27,19 @@ def diff(
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.storage.records import load_record
-    from mmdit_probe.studies.diff import MEASURES, compare, summary, what_differs
+    from mmdit_probe.studies.diff import MEASURES, compare, described, summary, what_differs
+
+    from .pages import steps_of
 
     a, b = load_record(first), load_record(second)
     table, differing = compare(a, b), what_differs(a, b)
     lock_output(output.out)
     units = {name: measure.unit for name, measure in MEASURES.items()}
+    names = {name: measure.name for name, measure in MEASURES.items()}
+    steps = steps_of(a) if steps_of(a) == steps_of(b) else None
+    line = f"{described(a, 'A')}; {described(b, 'B')}; B minus A, averages over heads and prompts; what does not differ is left out"
     files = [
-        *save_figure(difference_figure(table, units), output.out / "diff"),
+        *save_figure(difference_figure(table, units, names, steps), output.out / "diff", line),
         write_text(output.out / "diff.csv", table.to_csv(index=False)),
     ]
     finish(output, [*differing, *summary(table)], files, table=table)

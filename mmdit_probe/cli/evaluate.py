@@ -23,7 +23,7 @@ from mmdit_probe.datasets.registry import dataset_name, open_dataset
 from .layers import check_layers
 from .methods import backbone, loaded, selected
 from .options import RESULTS, RunConfig, naming_options
-from .session import Bar, finish, label
+from .session import Bar, figure_line, finish, label, name_unknown_words
 
 if TYPE_CHECKING:
     from mmdit_probe.evaluation.tables import Evaluation
@@ -72,7 +72,8 @@ def evaluate(
     over GPUs, torchrun over processes of any kind.
     A baseline that is a whole system has no layers: its tables have one row, and there is no figure.
 
-    Writes evaluate.csv (a row for each timestep, layer and head), evaluate_classes.csv, evaluate_images.csv,
+    Writes evaluate.csv (a row for each timestep, layer and head, with 95% bootstrap intervals of mIoU over images; mIoU is the
+    mean over the classes of the ground truth, miou_absent_zero mmseg's), evaluate_classes.csv, evaluate_images.csv,
     evaluate.pdf / .png (Seg4Diff, Fig. 8, 15) and, with --heads all, evaluate_heads.pdf / .png (Fig. 17). All numbers in
     files are fractions.
     """
@@ -82,6 +83,7 @@ def evaluate(
 
     from mmdit_probe.evaluation.run import check, run_evaluation
     from mmdit_probe.evaluation.tables import summary, tabulate, without_settings
+    from mmdit_probe.metrics.inference import FEWEST
     from mmdit_probe.utils.distributed import launched_worker_share
 
     check(config)
@@ -92,6 +94,8 @@ def evaluate(
     with naming_options(EvaluateConfig):
         counter = found.counter(config)
     pipe = None if found.is_whole else found.pipe
+    if pipe is not None and config.task == "open-vocabulary" and share.first:
+        name_unknown_words(pipe, images.classes)
     with Bar("batches of images", output.as_json or not share.first) as bar:
         text = selection.label(label(model))
         batches = run_evaluation(pipe, images, config, output.out, text, bar.update, share, counter)
@@ -99,14 +103,17 @@ def evaluate(
             list(batches)  # computes this process's batches; the first one sums up
             return
         result = tabulate(batches)
+    about = f"{dataset}, n = {len(images.samples)} images, mIoU over the classes of the ground truth"
+    if len(images.samples) >= FEWEST and config.heads == "mean":
+        about += "; bars: 95% intervals over images"
     if found.is_whole:
         result = without_settings(result, selection.method)
-    written = _write(result, config, found.is_whole, output.out)
+    written = _write(result, config, found.is_whole, output.out, figure_line(model, (), about))
     lines = summary(result, dataset, len(images.samples))
     finish(output, lines, written, table=result.settings, trivial=result.trivial)
 
 
-def _write(result: Evaluation, config: EvaluateConfig, whole: bool, out: Path) -> list[Path]:
+def _write(result: Evaluation, config: EvaluateConfig, whole: bool, out: Path, line: str) -> list[Path]:
     from mmdit_probe.figures.evaluation import evaluation_figure, heads_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.storage.files import write_text
@@ -117,9 +124,9 @@ def _write(result: Evaluation, config: EvaluateConfig, whole: bool, out: Path) -
         write_text(out / "evaluate_images.csv", result.images.to_csv(index=False)),
     ]
     if not whole:
-        written += save_figure(evaluation_figure(result.settings, result.trivial), out / "evaluate")
+        written += save_figure(evaluation_figure(result.settings, result.trivial, config.steps), out / "evaluate", line)
     if config.trivial:
         written.append(write_text(out / "evaluate_trivial.csv", result.trivial.to_csv(index=False)))
     if config.heads == "all":
-        written += save_figure(heads_figure(result.settings), out / "evaluate_heads")
+        written += save_figure(heads_figure(result.settings, config.steps), out / "evaluate_heads", line)
     return written

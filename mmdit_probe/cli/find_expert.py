@@ -7,7 +7,7 @@ from dataclasses import replace
 from mmdit_probe.configs import EMBEDDED, ExpertConfig, ModelConfig, PromptConfig
 
 from .options import RESULTS, OutputConfig
-from .session import Bar, check_prompts_fit, chosen_prompts, finish, load, lock_output
+from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, load, lock_output
 
 
 def find_expert(
@@ -27,9 +27,9 @@ def find_expert(
     config = replace(config, prompts=chosen_prompts(prompts, model))
 
     from mmdit_probe.figures.expert import expert_figure
-    from mmdit_probe.figures.style import save_figure
+    from mmdit_probe.figures.style import save_figure, time_label
     from mmdit_probe.storage.files import write_text
-    from mmdit_probe.studies.expert_layer import agreement, with_masks
+    from mmdit_probe.studies.expert_layer import agreement, rank_lead, with_masks
     from mmdit_probe.studies.expert_layer import find_expert as find
 
     lock_output(output.out)
@@ -37,7 +37,7 @@ def find_expert(
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     with Bar("prompts", output.as_json) as bar:
         expert = find(pipe, config, bar.update)
-    table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}."]
+    table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}.", *rank_lead(expert)]
     if model.model == EMBEDDED and config.scene_count:
         table = with_masks(
             pipe,
@@ -48,8 +48,14 @@ def find_expert(
             max_sequence_length=config.generation.max_sequence_length,
         )
         lines += agreement(table)
+    when = time_label(config.chosen_timestep, expert.table["sigma"].iloc[0], config.generation.steps)
+    line = figure_line(
+        model, config.prompts, when, "averages over heads and prompts; dotted: best mean rank of the signs"
+    )
+    if "scenes" in table:
+        line += f"; masks: n = {table['scenes'].iloc[0]} scenes"
     files = [
-        *save_figure(expert_figure(table), output.out / "expert"),
+        *save_figure(expert_figure(table), output.out / "expert", line),
         write_text(output.out / "expert.csv", table.to_csv(index=False)),
     ]
     finish(output, lines, files, layer=expert.layer, table=table)

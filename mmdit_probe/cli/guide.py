@@ -8,7 +8,7 @@ from mmdit_probe.configs import GuideConfig, MetricConfig, ModelConfig, PromptCo
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, RunConfig
-from .session import Bar, check_prompts_fit, chosen_prompts, finish, label, load
+from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 _SHEET_ROWS = 8
 
@@ -26,14 +26,15 @@ def guide(
     most pipelines and at 0 for Z-Image; guidance-distilled models such as Flux.1-dev take the number as an input.
 
     Writes guide_sheet.pdf / .png (Seg4Diff, Fig. 6), guide_gains.pdf / .png, guide_gains.csv with 95% bootstrap
-    intervals over prompts and seeds, and guide_metrics.csv with every image's metrics.
+    intervals over prompts (from 5 on), and guide_metrics.csv with every image's metrics.
     """
     config = replace(config, prompts=chosen_prompts(prompts, model))
 
     from mmdit_probe.figures.contact import contact_sheet
-    from mmdit_probe.figures.drops import drop_figure
+    from mmdit_probe.figures.drops import dots_and_bars, drop_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.metrics.image_metrics import make_metrics
+    from mmdit_probe.metrics.verdicts import counted
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.studies.guidance import gain_lines, gain_table, run_guidance, scale_name
     from mmdit_probe.studies.paired_metrics import AGAINST_PLAIN, measure_images
@@ -42,20 +43,28 @@ def guide(
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     metrics = make_metrics(model.model, metric_models.clip, metric_models.dino, model.device)
-    config = replace(config, layers=resolve_layers(pipe, config.layers))
+    resolved = resolve_layers(pipe, config.layers)
+    config = replace(config, layers=resolved)
     with Bar("batches of images", output.as_json) as bar:
         grid = run_guidance(pipe, config, output.out, label(model), bar.update)
     measured = measure_images(grid, metrics)
-    table = gain_table(measured, [name for name in metrics if name not in AGAINST_PLAIN])  # being like plain is no gain
-    scales = {scale_name(scale): f"{scale:g}" for scale in config.scales if scale}
-    titles = {"plain": "plain", **{name: f"scale {scale}" for name, scale in scales.items()}}
+    names = [name for name in metrics if name not in AGAINST_PLAIN]  # being like plain is no gain
+    table = gain_table(measured, names)
+    titles = {"plain": "plain", **{scale_name(scale): f"scale {scale:g}" for scale in config.scales if scale}}
+    shown = config.prompts[:_SHEET_ROWS]
+    layers = ", ".join(str(layer) for layer in resolved)
+    how = (f"layer {layers} blurred in the prediction that is left", f"{config.generation.steps} steps")
+    line = figure_line(
+        model, config.prompts, *how, f"averages over {counted(len(config.seeds), 'seed')}", dots_and_bars(table)
+    )
     files = [
         *save_figure(
-            contact_sheet(grid.first_seed(_SHEET_ROWS), config.prompts[:_SHEET_ROWS], titles),
+            contact_sheet(grid.first_seed(_SHEET_ROWS), shown, titles),
             output.out / "guide_sheet",
+            figure_line(model, shown, *how, f"seed {config.seeds[0]}"),
         ),
-        *save_figure(drop_figure(table, scales, "scale", "gain over plain"), output.out / "guide_gains"),
-        write_text(output.out / "guide_gains.csv", table.rename(columns={"drop": "gain"}).to_csv(index=False)),
+        *save_figure(drop_figure(table, "scale", "average gain over plain"), output.out / "guide_gains", line),
+        write_text(output.out / "guide_gains.csv", table.to_csv(index=False)),
         write_text(output.out / "guide_metrics.csv", measured.to_csv(index=False)),
     ]
-    finish(output, gain_lines(table), files, table=table)
+    finish(output, gain_lines(measured, names), files, table=table)

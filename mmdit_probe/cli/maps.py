@@ -9,7 +9,7 @@ from mmdit_probe.utils.text import checked_text, checked_words
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, OutputConfig
-from .session import check_image, check_prompts_fit, finish, input_image, label, load, lock_output
+from .session import check_image, check_prompts_fit, figure_line, finish, input_image, label, load, lock_output
 
 
 def maps(
@@ -45,7 +45,7 @@ def maps(
     record = recording.record.assign_attrs(model=label(model))
     table = maps_table(record)
     files = [
-        *map_pages(record, recording.image, output.out),
+        *map_pages(record, recording.image, output.out, figure_line(model, [config.prompt])),
         write_text(output.out / "maps.csv", table.to_csv(index=False)),
         save_record(record, output.out / "maps.nc"),
         save_image(recording.image, output.out / "image.png"),

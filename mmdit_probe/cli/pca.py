@@ -9,7 +9,7 @@ from mmdit_probe.utils.text import checked_text
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, OutputConfig
-from .session import check_image, check_prompts_fit, finish, input_image, label, load, lock_output
+from .session import check_image, check_prompts_fit, figure_line, finish, input_image, label, load, lock_output
 
 
 def pca(
@@ -45,8 +45,9 @@ def pca(
     recording = measure_pca(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     table = pca_table(record)
+    about = f"n = {len(config.scenes)} scenes" if config.scenes else ""
     files = [
-        *pca_pages(record, recording.image, output.out),
+        *pca_pages(record, recording.image, output.out, figure_line(model, prompts, about)),
         write_text(output.out / "pca.csv", table.to_csv(index=False)),
         save_record(record, output.out / "pca.nc"),
         save_image(recording.image, output.out / "image.png"),

@@ -8,7 +8,7 @@ from mmdit_probe.configs import MetricConfig, ModelConfig, PerturbConfig, Prompt
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, RunConfig
-from .session import Bar, check_prompts_fit, chosen_prompts, finish, label, load
+from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 _SHEET_ROWS = 8
 
@@ -28,14 +28,15 @@ def perturb(
     scene reader finds.
 
     Writes perturb_sheet.pdf / .png (Seg4Diff, Fig. 5), perturb_drops.pdf / .png (Fig. 18), perturb_drops.csv with 95%
-    bootstrap intervals over prompts and seeds, and perturb_metrics.csv with every image's metrics.
+    bootstrap intervals over prompts (from 5 on), and perturb_metrics.csv with every image's metrics.
     """
     config = replace(config, prompts=chosen_prompts(prompts, model))
 
     from mmdit_probe.figures.contact import contact_sheet
-    from mmdit_probe.figures.drops import drop_figure
+    from mmdit_probe.figures.drops import dots_and_bars, drop_figure
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.metrics.image_metrics import make_metrics
+    from mmdit_probe.metrics.verdicts import counted
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.studies.paired_metrics import drop_table, measure_images
     from mmdit_probe.studies.perturbation import layer_name, most_harmful, run_perturbation
@@ -51,13 +52,18 @@ def perturb(
     measured = measure_images(grid, metrics)
     table = drop_table(measured, list(metrics))
     titles = {"plain": "plain", **{layer_name(layer): f"layer {layer}" for layer in layers}}
-    ticks = {layer_name(layer): str(layer) for layer in layers}
+    shown = config.prompts[:_SHEET_ROWS]
+    how = (config.edit, f"{config.generation.steps} steps, all timesteps edited")
+    line = figure_line(
+        model, config.prompts, *how, f"averages over {counted(len(config.seeds), 'seed')}", dots_and_bars(table)
+    )
     files = [
         *save_figure(
-            contact_sheet(grid.first_seed(_SHEET_ROWS), config.prompts[:_SHEET_ROWS], titles),
+            contact_sheet(grid.first_seed(_SHEET_ROWS), shown, titles),
             output.out / "perturb_sheet",
+            figure_line(model, shown, *how, f"seed {config.seeds[0]}"),
         ),
-        *save_figure(drop_figure(table, ticks, "edited layer"), output.out / "perturb_drops"),
+        *save_figure(drop_figure(table, "edited layer"), output.out / "perturb_drops", line),
         write_text(output.out / "perturb_drops.csv", table.to_csv(index=False)),
         write_text(output.out / "perturb_metrics.csv", measured.to_csv(index=False)),
     ]

@@ -26,7 +26,7 @@ from mmdit_probe.configs.setting import INPUT
 from .layers import check_layers, resolve_layer
 from .methods import backbone, loaded, selected
 from .options import RESULTS, RunConfig
-from .session import Bar, finish, label
+from .session import Bar, finish, label, name_unknown_words
 
 if TYPE_CHECKING:
     from mmdit_probe.baselines.loaded import Labeler, LoadedMethod
@@ -95,8 +95,9 @@ def segment(
     check_layers(layer.layers, model)
     model = backbone(selection, model)
     method = loaded(selection, model)
+    unknown = () if method.is_whole else name_unknown_words(method.pipe, names)
     labeler = method.by_names(names, _layer(method, layer.layers), config)
-    _run(labeler, files, "segment", selection, model, batch.batch, output)
+    _run(labeler, files, "segment", selection, model, batch.batch, output, unknown)
 
 
 def group(
@@ -150,11 +151,13 @@ def _run(
     model: ModelConfig,
     batch: int,
     output: RunConfig,
+    unknown: tuple[str, ...] = (),
 ) -> None:
     from mmdit_probe.segmentation.image_files import FILES, segment_files, summary
     from mmdit_probe.storage.files import write_text
 
     settings = {"study": study, "model": selection.label(label(model)), **labeler.settings}
+    settings |= {"unknown_words": ", ".join(unknown)} if study == "segment" else {}
     with Bar("images", output.as_json) as bar:
         table = segment_files(
             labeler.label, files, output.out, settings, batch=labeler.at_once or batch, progress=bar.update

@@ -45,6 +45,14 @@ def label(model: ModelConfig) -> str:
     return model_label(model.model, model.dtype, model.revision, model.lora, model.quantize)
 
 
+def figure_line(model: ModelConfig, prompts: Sequence[str] = (), *notes: str) -> str:
+    """The line under a figure: the model, the prompt or how many there are, and ``notes``."""
+    from mmdit_probe.figures.style import caption
+
+    lora = f"with LoRA {Path(model.lora).name}" if model.lora else ""
+    return caption(model.model, prompts, lora, *notes)
+
+
 def load(model: ModelConfig) -> Any:
     """The pipeline; from here on memory is spoken of."""
     from mmdit_probe.pipelines.loading import load_pipeline
@@ -62,12 +70,23 @@ def load(model: ModelConfig) -> Any:
 
 
 def check_prompts_fit(pipe: Pipeline, prompts: Sequence[str], max_sequence_length: int | None) -> None:
-    """`ValueError` if the model would read only the beginning of a prompt."""
+    """`ValueError` if the model would read only the beginning of a prompt; words that it does not know are named."""
     from mmdit_probe.pipelines.defaults import model_defaults
     from mmdit_probe.pipelines.prompts import check_length
 
     default = model_defaults(pipe).max_sequence_length
     check_length(pipe, prompts, default if max_sequence_length is None else max_sequence_length)
+    name_unknown_words(pipe, prompts)
+
+
+def name_unknown_words(pipe: Pipeline, texts: Sequence[str]) -> tuple[str, ...]:
+    """Name on standard error the words of prompts or class names that the model does not know, and return them."""
+    from mmdit_probe.pipelines.vocabulary import said_of, unknown_words
+
+    unknown = unknown_words(pipe, texts)
+    if unknown:
+        typer.echo(said_of(unknown), err=True)
+    return unknown
 
 
 def check_image(image: ImageConfig) -> None:

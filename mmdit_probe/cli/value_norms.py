@@ -7,7 +7,7 @@ from dataclasses import replace
 from mmdit_probe.configs import ModelConfig, PromptConfig, ValueNormsConfig
 
 from .options import RESULTS, RunConfig
-from .session import Bar, check_prompts_fit, chosen_prompts, finish, label, load
+from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 
 def value_norms(
@@ -30,18 +30,22 @@ def value_norms(
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.storage.records import save_record
-    from mmdit_probe.studies.value_norms import heads_table, norms_table, run_norms, summary
+    from mmdit_probe.studies.value_norms import heads_table, lead, norms_table, run_norms, summary
 
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     with Bar("prompts", output.as_json) as bar:
         record = run_norms(pipe, config, output.out, label(model), bar.update)
-    table, heads = norms_table(record), heads_table(record)
+    table, heads, steps = norms_table(record), heads_table(record), config.generation.steps
+    over = " and prompts" if len(config.prompts) > 1 else ""
+    line = figure_line(model, config.prompts, f"averages over tokens, heads{over}")
+    by_head = figure_line(model, config.prompts, f"averages over tokens{over}")
+    lines = summary(table)
     files = [
-        *save_figure(norms_figure(table, config.generation.steps), output.out / "value_norms"),
-        *save_figure(norm_heads_figure(heads, config.generation.steps), output.out / "value_norms_heads"),
+        *save_figure(norms_figure(table, steps), output.out / "value_norms", line),
+        *save_figure(norm_heads_figure(heads, steps), output.out / "value_norms_heads", by_head),
         write_text(output.out / "value_norms.csv", table.to_csv(index=False)),
         write_text(output.out / "value_norms_heads.csv", heads.to_csv(index=False)),
         save_record(record, output.out / "value_norms.nc"),
     ]
-    finish(output, summary(table), files, table=table)
+    finish(output, [lines[0], *lead(record), *lines[1:]], files, table=table)

@@ -14,6 +14,7 @@ import xarray as xr
 from ..configs import EvaluateConfig
 from ..datasets.labeled import LabeledImages, Sample
 from ..families import Pipeline
+from ..pipelines.vocabulary import unknown_words
 from ..storage.images import cropped, read_rgb
 from ..storage.records import FORMAT, versions
 from ..storage.runs import RunFolder
@@ -65,7 +66,7 @@ def run_evaluation(
     ...     batches = run_evaluation(pipe, open_dataset("scenes", limit=4), config, Path(folder), "tiny-sd3")
     ...     result = tabulate(batches)
     >>> list(result.settings.columns)
-    ['matching', 'timestep', 'sigma', 'layer', 'head', 'pacc', 'macc', 'miou']
+    ['matching', 'timestep', 'sigma', 'layer', 'head', 'pacc', 'macc', 'miou', 'miou_absent_zero', 'n', 'low', 'high']
     >>> int(result.settings.set_index("layer")["miou"].idxmax()), len(result.images)
     (5, 8)
     """
@@ -77,7 +78,9 @@ def run_evaluation(
             raise ValueError("evaluate: give a pipeline, or the counter of a system that has none")
         counter = MapCounter(pipe, config)
     share = share or WorkerShare()
-    known = {"images": len(images.samples), "data": images.digest if share.first else ""}
+    known: dict[str, Any] = {"images": len(images.samples), "data": images.digest if share.first else ""}
+    if pipe is not None and config.task == "open-vocabulary":
+        known["unknown_words"] = list(unknown_words(pipe, images.classes))
     folder = RunFolder.for_study(out, "evaluate", model, config, **known, **counter.settings)
     return _batches(counter, images, config, folder, progress, share)
 

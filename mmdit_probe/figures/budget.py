@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style, time_label
+from .style import GUIDE_COLOR, IMAGE_COLOR, SPREAD, TEXT_COLOR, house_style, spread_patch, time_label
 
 
 def plot_budget(ax: Axes, frame: pd.DataFrame, queries: str) -> None:
@@ -47,6 +47,14 @@ def budget_figure(table: pd.DataFrame, steps: int | None = None) -> Figure:
             row[0].set_ylabel("share of attention (%)")
         handles = axes[0][0].get_legend_handles_labels()[0]
         guide = plt.Line2D([], [], color=GUIDE_COLOR, linestyle=":", linewidth=1)
-        names = ["I2I / T2I: to image", "I2T / T2T: to text", "uniform attention"]
-        figure.legend([*handles, guide], names, loc="outside lower center", ncols=3 if len(asking) == 2 else 1)
+        names = ["I2I / T2I: to image", "I2T / T2T: to text"]
+        if (table["spread"] > 0).any():
+            handles.append(spread_patch())
+            names.append(SPREAD)
+        figure.legend(
+            [*handles, guide],
+            [*names, "uniform attention"],
+            loc="outside lower center",
+            ncols=2 if len(asking) == 2 else 1,
+        )
         return figure

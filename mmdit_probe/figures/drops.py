@@ -1,8 +1,6 @@
-"""What an edit takes from each metric, layer by layer, with intervals."""
+"""What an edit takes from each metric, layer by layer, or what each guidance scale gains, with intervals."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -10,28 +8,51 @@ from matplotlib.figure import Figure
 
 from .style import GUIDE_COLOR, TEXT_COLOR, house_style
 
-METRIC_NAMES = {"clip_t": "CLIP-T", "clip_i": "CLIP-I", "dino": "DINO", "scene": "scene facts"}
+METRIC_NAMES = {
+    "clip_t": "CLIP-T",
+    "clip_i": "CLIP-I",
+    "clip_score": "CLIPScore",
+    "dino": "DINO",
+    "scene": "scene facts",
+}
 
 
-def drop_figure(table: pd.DataFrame, ticks: Mapping[str, str], label: str, ylabel: str = "drop from plain") -> Figure:
-    """A panel for each metric: ``drop`` with its 95% interval for each variant in ``ticks``.
+def _changed(table: pd.DataFrame) -> pd.Series:
+    """Which rows are not plain images'."""
+    key = table.columns[0]
+    return table[key].notna() & ~((key == "scale") & (table[key] == 0))
+
+
+def dots_and_bars(table: pd.DataFrame) -> str:
+    """What dots and bars of `drop_figure` are, for the line under it; from how few prompts there are none."""
+    if table.loc[_changed(table), "low"].isna().any():
+        return "dots: averages; too few prompts for intervals"
+    return "dots: averages over prompts, bars: 95% intervals over prompts, of each dot alone"
+
+
+def drop_figure(table: pd.DataFrame, label: str, ylabel: str = "average drop from plain") -> Figure:
+    """A panel for each metric: the drop (or gain) with its 95% interval for each changed layer or scale.
+
+    A row without an interval is drawn as a hollow dot.
 
     Args:
-        table: made by `studies.paired_metrics.drop_table`.
-        ticks: tick labels by variant.
-        label: what the variants are, on the x axis.
-        ylabel: what a drop is, on the y axis.
+        table: made by `studies.paired_metrics.drop_table` or `studies.guidance.gain_table`; plain's rows are left out.
+        label: what its first column is, on the x axis.
+        ylabel: what a drop or gain is, on the y axis.
     """
+    key, value = table.columns[0], "drop" if "drop" in table else "gain"
     with house_style():
         names = list(dict.fromkeys(table["metric"]))
+        changed = table[_changed(table)]
         figure, axes = plt.subplots(1, len(names), figsize=(1.0 + 2.2 * len(names), 2.2), squeeze=False)
         for ax, name in zip(axes[0], names, strict=True):
-            own = table[(table["metric"] == name) & table["variant"].isin(list(ticks))]
-            spread = [(own["drop"] - own["low"]).clip(lower=0), (own["high"] - own["drop"]).clip(lower=0)]
-            places = range(len(own))
-            ax.errorbar(places, own["drop"], yerr=spread, fmt="o", markersize=3, color=TEXT_COLOR, capsize=2, lw=1)
+            own = changed[changed["metric"] == name]
+            spread = [(own[value] - own["low"]).clip(lower=0), (own["high"] - own[value]).clip(lower=0)]
+            places, known = range(len(own)), bool(own["low"].notna().all())
+            look = {"mfc": TEXT_COLOR if known else "none", "yerr": spread if known else None}
+            ax.errorbar(places, own[value], fmt="o", markersize=3, color=TEXT_COLOR, capsize=2, lw=1, **look)
             ax.axhline(0, color=GUIDE_COLOR, lw=0.8, ls=":")
-            ax.set_xticks(list(places), [ticks[variant] for variant in own["variant"]])
+            ax.set_xticks(list(places), [f"{changed_to:g}" for changed_to in own[key]])
             ax.set_title(METRIC_NAMES.get(name, name))
             ax.set_xlabel(label)
         axes[0][0].set_ylabel(ylabel)

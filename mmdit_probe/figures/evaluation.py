@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,12 +14,13 @@ from matplotlib.ticker import MaxNLocator
 from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style
 
 
-def evaluation_figure(table: pd.DataFrame, trivial: pd.DataFrame) -> Figure:
+def evaluation_figure(table: pd.DataFrame, trivial: pd.DataFrame, steps: int | None = None) -> Figure:
     """A panel for each matching: mIoU by layer, a line for each timestep (Seg4Diff, Fig. 8, 15).
 
     Args:
         table: `Evaluation.settings`, with one head or several; if several, each dot is a head and the lines join the best.
         trivial: `Evaluation.trivial`, drawn as dotted lines; may be empty.
+        steps: the number of sampling steps, named with each timestep if it is given.
     """
     with house_style():
         matchings = list(table["matching"].unique())
@@ -25,7 +28,7 @@ def evaluation_figure(table: pd.DataFrame, trivial: pd.DataFrame) -> Figure:
         figure, axes = plt.subplots(1, len(matchings), figsize=size, squeeze=False, sharey=True)
         for axis, matching in zip(axes[0], matchings, strict=True):
             own = trivial[trivial["matching"] == matching] if len(trivial) else trivial
-            draw_layers(axis, table[table["matching"] == matching], own)
+            draw_layers(axis, table[table["matching"] == matching], own, steps)
             if len(matchings) > 1:
                 axis.set_title(f"{matching} matching")
         axes[0][0].set_ylim(0, None)  # shared by all panels, once all are drawn
@@ -35,16 +38,21 @@ def evaluation_figure(table: pd.DataFrame, trivial: pd.DataFrame) -> Figure:
         return figure
 
 
-def draw_layers(ax: Axes, table: pd.DataFrame, trivial: pd.DataFrame) -> None:
-    """One panel of `evaluation_figure`."""
+def draw_layers(ax: Axes, table: pd.DataFrame, trivial: pd.DataFrame, steps: int | None = None) -> None:
+    """One panel of `evaluation_figure`; bars are 95% intervals over images where the table has them."""
+    of = "" if steps is None else f" of {steps}"
     timesteps = sorted(table["timestep"].unique())
     colors = plt.get_cmap("viridis")
     for number, timestep in enumerate(timesteps):
         own = table[table["timestep"] == timestep]
         best = own.groupby("layer")["miou"].max()
         color = colors(0.85 * number / max(1, len(timesteps) - 1))
-        label = f"t = {timestep} (sigma {own['sigma'].iloc[0]:.2f})"
+        label = f"t = {timestep}{of} (sigma {own['sigma'].iloc[0]:.2f})"
         ax.plot(best.index, 100 * best, marker="o", markersize=3, color=color, label=label)
+        if own["head"].nunique() == 1 and "low" in own and own["low"].notna().all():
+            sides = [(own["miou"] - own["low"]).clip(lower=0), (own["high"] - own["miou"]).clip(lower=0)]
+            bars: dict[str, Any] = {"yerr": [100 * side for side in sides], "fmt": "none", "capsize": 1.5, "lw": 0.7}
+            ax.errorbar(own["layer"], 100 * own["miou"], color=color, **bars)
         if own["head"].nunique() > 1:
             ax.plot(own["layer"], 100 * own["miou"], ".", markersize=2, color=color, alpha=0.5)
     for _, row in trivial.iterrows():
@@ -55,11 +63,13 @@ def draw_layers(ax: Axes, table: pd.DataFrame, trivial: pd.DataFrame) -> None:
     ax.set(xlabel="layer")
 
 
-def heads_figure(table: pd.DataFrame) -> Figure:
+def heads_figure(table: pd.DataFrame, steps: int | None = None) -> Figure:
     """mIoU of every layer (column) and head (row) of `Evaluation.settings` (Seg4Diff, Fig. 17).
 
-    A panel for each timestep, of the first matching only.
+    A panel for each timestep, of the first matching only. ``steps``, the number of sampling steps, is named with each timestep
+    if it is given.
     """
+    of = "" if steps is None else f" of {steps}"
     with house_style():
         table = table[table["matching"] == table["matching"].iloc[0]]
         timesteps = sorted(table["timestep"].unique())
@@ -73,7 +83,7 @@ def heads_figure(table: pd.DataFrame) -> Figure:
             image = axis.imshow(100 * grid, norm=scale, cmap="viridis", aspect="auto")
             axis.set_xticks(range(layers), grid.columns, fontsize=6)
             axis.set_yticks(range(heads), grid.index, fontsize=6)
-            axis.set(xlabel="layer", title=f"t = {timestep} (sigma {own['sigma'].iloc[0]:.2f})")
+            axis.set(xlabel="layer", title=f"t = {timestep}{of} (sigma {own['sigma'].iloc[0]:.2f})")
             axis.spines[:].set_visible(False)
         axes[0][0].set_ylabel("head")
         figure.colorbar(image, ax=list(axes[0]), label="mIoU (%)")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -63,17 +64,30 @@ def attention_figure(table: pd.DataFrame, layer: int) -> Figure:
 
 @dataclass(frozen=True, eq=False)
 class MaskRow:
-    """An image and its label maps in colors, each (height, width, 3) uint8; ``words`` names the classes in it."""
+    """An image and its label maps in colors, each (height, width, 3) uint8; ``colors`` (classes, 3) are those of ``names``."""
 
-    words: str
+    names: tuple[str, ...]
+    colors: np.ndarray
     image: np.ndarray
     truth: np.ndarray
     before: np.ndarray
     after: np.ndarray
 
 
+def _key(ax: Axes, row: MaskRow) -> None:
+    """The names of a row's classes, each with a square of its color, left of the image."""
+    count = len(row.names)
+    for number, (name, color) in enumerate(zip(row.names, row.colors, strict=True)):
+        height = 1 - (number + 0.5) / max(count, 4) - (max(count, 4) - count) / (2 * max(count, 4))
+        ax.plot([-0.08], [height], "s", color=color / 255, markersize=4, transform=ax.transAxes, clip_on=False)
+        short = textwrap.shorten(name, 26, placeholder=" ...")
+        ax.text(
+            -0.16, height, short, transform=ax.transAxes, ha="right", va="center", fontsize=min(6.0, 40 / max(count, 1))
+        )
+
+
 def masks_figure(rows: Sequence[MaskRow]) -> Figure:
-    """A row per image: the image, the true masks, and the masks before and after."""
+    """A row per image: the image, the true masks, and the masks before and after; on the left the key of its colors."""
     titles = ("image", "truth", "before", "after")
     with house_style():
         figure, axes = plt.subplots(len(rows), 4, figsize=(4.6, 0.3 + 0.85 * len(rows)), squeeze=False)
@@ -85,5 +99,5 @@ def masks_figure(rows: Sequence[MaskRow]) -> Figure:
                 ax.set_xticks([])
                 ax.set_yticks([])
                 ax.spines[:].set_visible(False)
-            line[0].set_ylabel(textwrap.fill(row.words, 18), rotation=0, ha="right", va="center", fontsize=6)
+            _key(line[0], row)
         return figure

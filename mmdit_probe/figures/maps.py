@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from ..configs.single_image import Direction
-from .style import house_style, plain, time_label
+from .style import house_style, time_label
 
 ACROSS = 8
 """Most layers side by side; further ones start a new row."""
@@ -67,7 +67,7 @@ def word_page(
                 ax = axes[first + index // across, 1 + index % across]
                 shown = plot_overlay(ax, values[number, index], image, top)
                 ax.set_title(f"layer {layer}", pad=2)
-        figure.suptitle(f"“{plain(word)}”: {DIRECTIONS[direction]}, mean over heads", fontsize=9)
+        figure.suptitle(f"“{word}”: {DIRECTIONS[direction]}, mean over heads", fontsize=9)
         _bar(figure, shown, axes, top)
         return figure
 
@@ -92,7 +92,7 @@ def heads_page(maps: xr.DataArray, word: str, direction: Direction, steps: int |
         for head in heads:
             axes[0, head].set_title(str(head), pad=2)
         time = time_label(maps["timestep"], maps["sigma"], steps)
-        figure.suptitle(f"“{plain(word)}”, {DIRECTIONS[direction]}\n{time}: heads across, layers down", fontsize=9)
+        figure.suptitle(f"“{word}”, {DIRECTIONS[direction]}\n{time}: heads across, layers down", fontsize=9)
         _bar(figure, shown, axes, top)
         return figure
 

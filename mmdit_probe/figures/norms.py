@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .sheets import plot_sheet
-from .style import IMAGE_COLOR, TEXT_COLOR, house_style, time_label
+from .style import IMAGE_COLOR, SPREAD, TEXT_COLOR, house_style, spread_patch, time_label
 
 STREAMS = {
     "image": ("image tokens", IMAGE_COLOR, "o", "-"),
@@ -46,7 +46,10 @@ def norms_figure(table: pd.DataFrame, steps: int | None = None) -> Figure:
             plot_norms(ax, frame)
             ax.set_title(time_label(timestep, frame["sigma"].iloc[0], steps))
         axes[0][0].set_ylabel("mean L2 norm of the values")
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        if (table[[f"{stream}_spread" for stream in STREAMS]] > 0).any(axis=None):
+            handles, labels = [*handles, spread_patch()], [*labels, SPREAD]
+        figure.legend(handles, labels, loc="outside lower center", ncols=2 if len(handles) > 3 else 3)
         return figure
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style, plain, time_label
+from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style, time_label
 
 ACROSS = 12
 """Most layers side by side."""
@@ -96,7 +96,7 @@ def token_names(colors: xr.DataArray) -> list[str]:
     if "token_text" not in colors.coords:
         return [str(number) for number in range(colors.sizes["token"])]
     pairs = zip(colors["token_text"].values, colors["token_kind"].values, strict=True)
-    return [f"[{kind}]" if kind in ("start", "end", "padding", "absent") else plain(str(text)) for text, kind in pairs]
+    return [f"[{kind}]" if kind in ("start", "end", "padding", "absent") else str(text) for text, kind in pairs]
 
 
 def _row_label(ax: Axes, text: str) -> None:

@@ -20,7 +20,9 @@ from ..evaluation.run import run_evaluation
 from ..evaluation.tables import MATCHING_NAMES
 from ..families import Pipeline
 from ..metrics.bootstrap import bootstrap_weights
-from ..metrics.iou import iou
+from ..metrics.inference import FEWEST, Interval, drawn_interval
+from ..metrics.iou import mean_iou
+from ..metrics.verdicts import Form, counted, in_words
 from ..readouts.region_mass import RegionMass
 from ..readouts.value_norms import ValueNorms
 from ..storage.runs import RunFolder
@@ -47,7 +49,8 @@ def compare_masks(
     """mIoU of both tasks before and after, one row per task, way of matching and timestep.
 
     Timesteps are of the run's sampling steps, as everywhere in the comparison. ``gain`` is after minus before, ``low`` and
-    ``high`` are its 95% interval over images, drawn with replacement, the same ones before and after.
+    ``high`` are its 95% interval over the ``n`` images, drawn with replacement, the same ones before and after; NaN below 5.
+    The mIoU is the mean over the classes of the ground truth, see `metrics.iou.mean_iou`.
     """
     parts: dict[str, dict[str, xr.DataArray]] = {task: {} for task in TASKS}
     batch = min(50, len(images.samples))
@@ -84,31 +87,27 @@ def mask_gains(task: str, before: xr.DataArray, after: xr.DataArray) -> pd.DataF
         for timestep in before["timestep"].values:
             chosen = {"matching": matching, "timestep": timestep}
             old, new = (side.sel(chosen).transpose("image", "count", "class").values for side in (before, after))
-            gain, low, high = miou_gain(old, new)
-            means = {"before": miou(old.sum(0)), "after": miou(new.sum(0)), "gain": gain, "low": low, "high": high}
+            gain, low, high, n = miou_gain(old, new)
+            means = {"before": float(mean_iou(old.sum(0))), "after": float(mean_iou(new.sum(0)))}
             sigma = float(before["sigma"].sel(timestep=timestep))
-            rows.append({"task": task, **chosen, "sigma": sigma, **means})
+            found = {"n": n, **means, "gain": gain, "low": low, "high": high}
+            rows.append({"task": task, **chosen, "sigma": sigma, **found})
     return pd.DataFrame(rows)
 
 
-def miou(counts: np.ndarray) -> Any:
-    """Mean IoU of the classes that occur, from (..., 3, class): true positives, false positives, false negatives."""
-    return np.nanmean(iou(*np.moveaxis(counts, -2, 0)), -1)
-
-
-def miou_gain(before: np.ndarray, after: np.ndarray, draws: int = 2000) -> tuple[float, float, float]:
-    """The gain in mIoU, from counts (image, 3, class), with the bounds of its 95% interval over images."""
-    weights = bootstrap_weights(len(before), draws)
-    drawn = [miou(np.tensordot(weights, counts.astype(float), 1)) for counts in (before, after)]
-    low, high = np.quantile(drawn[1] - drawn[0], [0.025, 0.975])
-    return float(miou(after.sum(0)) - miou(before.sum(0))), float(low), float(high)
+def miou_gain(before: np.ndarray, after: np.ndarray) -> Interval:
+    """The gain in mIoU, from counts (image, 3, class), with its 95% interval over images: counts are summed, not averaged."""
+    weights = bootstrap_weights(len(before))
+    drawn = [mean_iou(np.tensordot(weights, counts.astype(float), 1)) for counts in (before, after)]
+    gain = float(mean_iou(after.sum(0)) - mean_iou(before.sum(0)))
+    return drawn_interval(gain, drawn[1] - drawn[0], len(before))
 
 
 def compare_attention(pipe: Pipeline, config: CompareConfig, out: Path, model: str, progress: Progress) -> pd.DataFrame:
     """I2T mass and value norms of every layer, before and after, averaged over prompts and timesteps.
 
-    One row per side and layer: ``i2t`` is the mass in [0, 1]; ``text_to_image`` and ``prompt_to_image`` are ratios of mean
-    value norms, of text and of words to image.
+    One row per side and layer: ``n`` prompts; ``i2t`` is the mass in [0, 1]; ``text_to_image`` and ``prompt_to_image`` are
+    ratios of mean value norms, of text and of words to image.
     """
     generation = seeded(config.generation, config.seeds[0])
     tables = []
@@ -126,28 +125,32 @@ def compare_attention(pipe: Pipeline, config: CompareConfig, out: Path, model: s
             record = run_prompts(measure, config.prompts, folder, shown)
         mass = record["region_mass"].sel(region="I2T").mean(("prompt", "timestep", "head"))
         norms = norms_table(record).groupby("layer")[["text_to_image", "prompt_to_image"]].mean()
-        tables.append(norms.assign(i2t=mass.to_series(), side=name).reset_index())
-    return pd.concat(tables, ignore_index=True)[["side", "layer", "i2t", "text_to_image", "prompt_to_image"]]
+        tables.append(norms.assign(i2t=mass.to_series(), side=name, n=len(config.prompts)).reset_index())
+    return pd.concat(tables, ignore_index=True)[["side", "layer", "n", "i2t", "text_to_image", "prompt_to_image"]]
 
 
 def compare_images(pipe: Pipeline, config: CompareConfig, out: Path, model: str, progress: Progress) -> ImageGrid:
     """Images of the same prompts and seeds without the LoRA ("plain") and with it ("magnet"); an interrupted run continues."""
-    variants = [Variant(PLAIN, lambda: without_lora(pipe)), Variant(AFTER, nullcontext)]
+    variants = [Variant(PLAIN, lambda: without_lora(pipe)), Variant(AFTER, nullcontext, "after")]
     own = replace(config, dataset="", limit=None)  # the images do not depend on what the masks are compared on
     with RunFolder.for_study(out / "images", "magnet-images", model, own).open() as run:
         return generate_grid(
-            pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress
+            pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress, axis="side"
         )
 
 
 def metric_gains(measured: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """One row for each metric: mean before and after, the gain and its 95% interval, paired by prompt and seed."""
-    table = drop_table(measured, names).set_index(["metric", "variant"])
+    """One row for each metric: ``n`` prompts, mean before and after, and the gain, averaged over seeds and prompts.
+
+    ``low`` and ``high`` are the gain's 95% interval over prompts, NaN below 5 prompts; it is paired by prompt and seed.
+    """
+    table = drop_table(measured, names).set_index(["metric", "side"])
     rows = []
     for name in names:
-        before, after = table.loc[(name, PLAIN)], table.loc[(name, AFTER)]
-        interval = {"gain": -after["drop"], "low": -after["high"], "high": -after["low"]}
-        rows.append({"metric": name, "before": before["mean"], "after": after["mean"], **interval})
+        before, after = table.loc[(name, "before")], table.loc[(name, "after")]
+        gain, low, high, n = -Interval(after["drop"], after["low"], after["high"], int(after["n"]))
+        means = {"before": before["mean"], "after": after["mean"]}
+        rows.append({"metric": name, "n": n, **means, "gain": gain, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
@@ -155,20 +158,25 @@ def summary(masks: pd.DataFrame, attention: pd.DataFrame, metrics: pd.DataFrame,
     """Lines that say what changed, and whether the change is outside chance."""
     lines = [
         f"{row['task']}, {MATCHING_NAMES[row['matching']]}, timestep {row['timestep']} (sigma {row['sigma']:.3f}): mIoU "
-        f"{100 * row['before']:.1f} -> {100 * row['after']:.1f}, {_sure(row, 100, '.1f')}."
+        f"{100 * row['before']:.1f} -> {100 * row['after']:.1f}, {_sure(row, Form(1, 100, sign=True), 'image')}."
         for _, row in masks.iterrows()
     ]
     one = attention[attention["layer"] == layer].set_index("side")
+    before, after = one.loc["before"], one.loc["after"]
     lines.append(
-        f"layer {layer}: an image token gives text {one.loc['before', 'i2t']:.1%} -> {one.loc['after', 'i2t']:.1%} of its "
-        f"attention; text / image value norm {one.loc['before', 'text_to_image']:.2f} -> {one.loc['after', 'text_to_image']:.2f}."
+        f"layer {layer}: an image token gives text {before['i2t']:.1%} -> {after['i2t']:.1%} of its attention; text / image "
+        f"value norm {before['text_to_image']:.2f} -> {after['text_to_image']:.2f}; averages over heads, timesteps and "
+        f"prompts (n = {counted(int(before['n']), 'prompt')}), no test."
     )
     for _, row in metrics.iterrows():
-        lines.append(f"{row['metric']}: {row['before']:.3f} -> {row['after']:.3f}, {_sure(row, 1, '.3f')}.")
+        sure = _sure(row, Form(3, sign=True), "prompt")
+        lines.append(f"{row['metric']}, average: {row['before']:.3f} -> {row['after']:.3f}, {sure}.")
     return lines
 
 
-def _sure(row: Any, factor: int, form: str) -> str:
-    gain, low, high = (format(factor * row[key], f"+{form}") for key in ("gain", "low", "high"))
-    chance = "within chance" if row["low"] <= 0 <= row["high"] else "outside chance"
-    return f"{gain} (95% interval {low} to {high}): {chance}"
+def _sure(row: Any, form: Form, unit: str) -> str:
+    gain = Interval(row["gain"], row["low"], row["high"], int(row["n"]))
+    said = f"{form(gain.mean)} {in_words(gain, form, unit)}"
+    if gain.n < FEWEST:
+        return f"{said}: no verdict"
+    return f"{said}: {'outside' if gain.excludes_zero else 'within'} chance"

@@ -10,6 +10,7 @@ from ..configs import GenerationConfig, SegmentConfig
 from ..datasets.labeled import LabeledImages
 from ..families import Pipeline
 from ..figures.magnet import MaskRow
+from ..segmentation.palette import palette
 from ..segmentation.render import colored, displayed
 from ..segmentation.segmenters import OpenVocabularySegmenter
 from ..storage.images import read_rgb
@@ -43,5 +44,5 @@ def mask_rows(
             with context():
                 maps[side] = segmenter(image, names).labels
         shown = {side: colored(displayed(labels), len(names)) for side, labels in {"truth": truth, **maps}.items()}
-        rows.append(MaskRow(", ".join(names), displayed(image), **shown))
+        rows.append(MaskRow(tuple(names), palette(len(names)), displayed(image), **shown))
     return rows

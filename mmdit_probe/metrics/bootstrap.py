@@ -1,20 +1,54 @@
-"""Bootstrap intervals over prompts and seeds."""
+"""The bootstrap: drawing prompts or images with replacement, and the interval that the draws give."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
+from scipy.special import ndtr, stdtrit
+
+DRAWS = 5000
+
+
+@lru_cache(maxsize=8)
+def bootstrap_weights(count: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """(draws, count) numbers, read-only: how often each of ``count`` units is drawn with replacement; rows sum to ``count``."""
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+    weights.flags.writeable = False
+    return weights
+
+
+def bounds(drawn: np.ndarray, count: int, level: float = 0.95) -> tuple[float, float]:
+    """The expanded percentile interval (Hesterberg 2015) from bootstrap draws of an estimate that ``count`` units give.
+
+    The percentiles lie so far out that for a mean of normal values the interval is as wide as Student's; the plain percentile
+    interval is too narrow for few units.
+    """
+    if count < 2:
+        return float(drawn.min()), float(drawn.max())
+    tail = float(ndtr(stdtrit(count - 1, (1 - level) / 2) * np.sqrt(count / (count - 1))))
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def unit_means(values: np.ndarray) -> np.ndarray:
+    """(..., units): the mean over the seeds of each unit of ``values`` (..., units, seeds), without NaN; NaN if all are."""
+    known = ~np.isnan(values)
+    counts = known.sum(-1)
+    return np.divide(np.where(known, values, 0).sum(-1), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
 
 
 def bootstrap_mean(
-    values: np.ndarray, *, draws: int = 2000, level: float = 0.95, seed: int = 0
+    values: np.ndarray, *, draws: int = DRAWS, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean of ``values`` (prompts, seeds) and the bounds of its bootstrap percentile interval.
+    """Mean of ``values`` (units, seeds) over units, and the bounds of its bootstrap interval.
 
-    Prompts are drawn with replacement, then seeds within each drawn prompt, since images of one prompt are not
-    independent. NaN is left out; at least one value must be a number.
+    Units (prompts or images) are drawn with replacement; the seeds of a unit are averaged first, since they are not
+    independent. NaN is left out; at least one value must be a number. For results, take `inference.mean_interval`, which
+    gives no interval for too few units.
 
     Args:
-        values: (prompts, seeds).
+        values: (units, seeds).
         draws: number of bootstrap samples.
         level: probability that the interval covers, in (0, 1).
         seed: of the random draws.
@@ -24,18 +58,9 @@ def bootstrap_mean(
     >>> round(mean, 3), low < mean < high
     (0.35, True)
     """
-    values = np.atleast_2d(values)
-    rng = np.random.default_rng(seed)
-    prompts, seeds = values.shape
-    drawn_prompts = rng.integers(prompts, size=(draws, prompts, 1))
-    drawn_seeds = rng.integers(seeds, size=(draws, prompts, seeds))
-    drawn = values[drawn_prompts, drawn_seeds].reshape(draws, -1)
-    counts = (~np.isnan(drawn)).sum(1)
-    means = np.nansum(drawn, axis=1)[counts > 0] / counts[counts > 0]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(np.nanmean(values)), float(low), float(high)
-
-
-def bootstrap_weights(count: int, draws: int, seed: int = 0) -> np.ndarray:
-    """(draws, count) integers: how often each of ``count`` items is drawn with replacement; each row sums to ``count``."""
-    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    means = unit_means(np.atleast_2d(values))
+    means = means[~np.isnan(means)]
+    if means.min() == means.max():  # exactly, where sums would be off in the last digit
+        return float(means[0]), float(means[0]), float(means[0])
+    low, high = bounds(bootstrap_weights(len(means), draws, seed) @ means / len(means), len(means), level)
+    return float(means.mean()), low, high

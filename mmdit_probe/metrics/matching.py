@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .iou import iou
+from .iou import mean_iou
 
 Labels = np.ndarray | Tensor
 MAX_PAIRS = 1 << 26
@@ -24,7 +24,8 @@ class MatchedMetrics(NamedTuple):
         fp: (classes,) false positives, in pixels.
         fn: (classes,) false negatives, in pixels.
         total: number of labeled pixels.
-        miou: mean IoU of the classes that are true or predicted, in [0, 1]; NaN if there is none.
+        miou: mean IoU of the classes that are true or predicted, in [0, 1]: a class that is only predicted counts as 0; NaN if
+            there is none. The tables of `evaluation` have it as ``miou_absent_zero``.
         accuracy: share of the labeled pixels that are matched, in [0, 1]; NaN if there is none.
     """
 
@@ -39,9 +40,7 @@ class MatchedMetrics(NamedTuple):
 def from_counts(counts: np.ndarray, total: int) -> MatchedMetrics:
     """The metrics of ``counts`` (3, classes): true positives, false positives, false negatives; ``total`` labeled pixels."""
     tp, fp, fn = counts
-    by_class = iou(tp, fp, fn)
-    occurring = by_class[~np.isnan(by_class)]
-    miou = float(occurring.mean()) if len(occurring) else float("nan")
+    miou = float(mean_iou(counts, absent_as_zero=True))
     return MatchedMetrics(tp, fp, fn, total, miou, float(tp.sum() / total) if total else float("nan"))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .iou import iou
+from .iou import iou, mean_iou
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,13 @@ class SegmentationMetrics:
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that are true or predicted somewhere, in [0, 1]."""
-        return float(np.nanmean(self.iou))
+        """Mean IoU over the classes of the ground truth, in [0, 1]; see `metrics.iou.mean_iou` for the other mean."""
+        return float(mean_iou(self.counts))
+
+    @property
+    def miou_absent_zero(self) -> float:
+        """Mean IoU over the classes that are true or predicted; those that are only predicted count as 0 (mmseg)."""
+        return float(mean_iou(self.counts, absent_as_zero=True))
 
     @property
     def pixel_accuracy(self) -> float:

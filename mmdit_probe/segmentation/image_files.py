@@ -98,6 +98,7 @@ def _segment(
     found, at_once = run_in_batches(segment, list(images.values()))
     for (name, image), made in zip(images.items(), found, strict=True):
         origin = {"source": digest([image]), "model": settings["model"], "images_at_once": at_once}
+        origin |= {"unknown_words": settings["unknown_words"]} if "unknown_words" in settings else {}
         replace(made, settings={**made.settings, **origin}).save(out, name)
         tables[name] = _table(name, made.shares)
     return tables

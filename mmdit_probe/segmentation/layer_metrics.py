@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from ..metrics.bootstrap import bootstrap_weights
+from ..metrics.inference import Interval, drawn_interval
+from ..metrics.iou import mean_iou
 from ..metrics.segmentation import SegmentationMetrics, measure_labels
 from .label_map import label_map
 
@@ -44,10 +47,12 @@ class MetricsByName:
 
     def __init__(self) -> None:
         self._totals: dict[Hashable, SegmentationMetrics] = {}
+        self._counts: dict[Hashable, list[np.ndarray]] = {}
 
     def add(self, name: Hashable, metrics: SegmentationMetrics) -> None:
         """Add one image's metrics to those of ``name``."""
         self._totals[name] = self._totals[name] + metrics if name in self._totals else metrics
+        self._counts.setdefault(name, []).append(metrics.counts)
 
     def add_layers(
         self, maps: Iterable[tuple[Hashable, Tensor]], offered: Sequence[int], labels: np.ndarray, classes: int
@@ -64,3 +69,9 @@ class MetricsByName:
                 for key, total in self._totals.items()
             ]
         )
+
+    def interval(self, name: Hashable) -> Interval:
+        """The mIoU of ``name`` with its 95% bootstrap interval over images: the counts of those drawn are summed."""
+        counts = np.stack(self._counts[name]).astype(float)
+        drawn = mean_iou(np.tensordot(bootstrap_weights(len(counts), 2000), counts, 1))
+        return drawn_interval(self._totals[name].miou, drawn, len(counts))

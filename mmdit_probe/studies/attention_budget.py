@@ -9,10 +9,12 @@ import xarray as xr
 
 from ..configs import BudgetConfig
 from ..families import Pipeline
+from ..metrics.verdicts import Form, counted
 from ..probe.dataset import uniform_shares
 from ..readouts.region_mass import RegionMass
 from ..storage.runs import RunFolder
 from ..utils.progress import Progress
+from .layer_lead import layer_lead, over_prompts
 from .recording import check_sampling, record_generated, run_prompts
 
 
@@ -35,7 +37,7 @@ def run_budget(
 
 
 def budget_table(record: xr.Dataset) -> pd.DataFrame:
-    """One row per timestep, layer and region.
+    """One row per timestep, layer and region, of ``n`` prompts.
 
     ``mass`` and ``spread`` are mean and standard deviation over prompts of the mean over heads, in [0, 1];
     ``uniform`` is the mass if every query attended to all tokens alike, ``ratio`` is mass / uniform.
@@ -46,12 +48,18 @@ def budget_table(record: xr.Dataset) -> pd.DataFrame:
     )
     frame["uniform"] = frame["region"].map(uniform_shares(record))
     frame["ratio"] = frame["mass"] / frame["uniform"]
-    columns = ["timestep", "sigma", "layer", "region", "mass", "spread", "uniform", "ratio"]
+    frame["n"] = record.sizes["prompt"]
+    columns = ["timestep", "sigma", "layer", "region", "n", "mass", "spread", "uniform", "ratio"]
     return frame[columns]
 
 
+def lead(record: xr.Dataset) -> list[str]:
+    """Lines on the lead of the layer with the largest I2T mass, over prompts."""
+    return layer_lead(record["region_mass"].sel(region="I2T"), Form(1, 100))
+
+
 def summary(table: pd.DataFrame) -> list[str]:
-    """Lines that say what the table shows."""
+    """Lines that say what the table shows, in averages over heads, timesteps and prompts."""
     i2t = table[table["region"] == "I2T"]
     mean = i2t.groupby("layer")[["mass", "uniform", "ratio"]].mean()
     top, low = mean["mass"].idxmax(), mean["mass"].idxmin()
@@ -59,7 +67,8 @@ def summary(table: pd.DataFrame) -> list[str]:
     t2i = table[table["region"] == "T2I"].groupby("layer")["ratio"].mean().dropna()
     return [
         f"Layer {top} gives text the most: {mean.loc[top, 'mass']:.1%} of an image token's attention, "
-        f"{mean.loc[top, 'ratio']:.2f} times uniform ({mean.loc[top, 'uniform']:.1%}).",
+        f"{mean.loc[top, 'ratio']:.2f} times uniform ({mean.loc[top, 'uniform']:.1%}); averages over heads, "
+        f"{counted(table['timestep'].nunique(), 'timestep')} and {over_prompts(table)}, as are all below.",
         f"{above} of {len(mean)} layers give text more than uniform; layer {low} gives it the least, "
         f"{mean.loc[low, 'mass']:.1%} ({mean.loc[low, 'ratio']:.2f} times uniform).",
         "Text tokens look at nothing in this model's layers: it has no T2I attention."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +19,12 @@ from ..datasets.prompts import scene_prompts
 from ..datasets.scenes import scenes
 from ..edits import BlurText
 from ..families import Pipeline, denoiser_of
+from ..metrics.inference import FEWEST, Interval, best, mean_interval
 from ..metrics.rank_correlation import rank_correlations
+from ..metrics.verdicts import Form, counted, in_words, lead_lines, listed
 from ..pipelines.defaults import model_defaults
 from ..pipelines.generation import generation_arguments, steps_at
+from ..pipelines.vocabulary import unknown_words
 from ..probe.probe import Probe
 from ..readouts.maps import I2TMaps
 from ..readouts.value_norms import ValueNorms
@@ -44,12 +47,14 @@ class Expert:
     Attributes:
         layer: its number.
         why: one sentence that says why.
-        table: one row for each layer with every sign, its rank (1 is best) and the mean rank.
+        table: one row for each layer with every sign, averaged over the ``n`` prompts, its rank (1 is best) and the mean rank.
+        by_prompt: the signs of each layer and prompt, with the ``number`` of the prompt.
     """
 
     layer: int
     why: str
     table: pd.DataFrame
+    by_prompt: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def _repr_html_(self) -> str:
         """The layer, why it was chosen, and the table, for notebooks."""
@@ -61,16 +66,55 @@ def find_expert(pipe: Pipeline, config: ExpertConfig | None = None, progress: Pr
     config = config or ExpertConfig(prompts=scene_prompts(4))
     frames = []
     for number, prompt in enumerate(config.prompts):
-        frames.append(measure_signs(pipe, prompt, config))
+        frames.append(measure_signs(pipe, prompt, config).assign(number=number))
         if progress is not None:
             progress(number + 1, len(config.prompts))
-    table = pd.concat(frames).groupby("layer").mean()
-    ranks = table[list(SIGNS)].rank(ascending=False).add_prefix("rank_")
-    table = table.join(ranks).assign(mean_rank=ranks.mean(axis=1)).reset_index()
-    best = table.sort_values(["mean_rank", "rank_blur_sensitivity"]).iloc[0]
-    signs = ", ".join(f"{text} rank {best['rank_' + sign]:g}" for sign, text in SIGNS.items())
-    layer = int(best["layer"])
-    return Expert(layer, f"found by find-expert: mean rank {best['mean_rank']:.2f} of {len(table)} ({signs})", table)
+    found = chosen_expert(pd.concat(frames, ignore_index=True))
+    unknown = ", ".join(unknown_words(pipe, config.prompts))
+    return replace(found, table=found.table.assign(unknown_words=unknown))
+
+
+def chosen_expert(by_prompt: pd.DataFrame) -> Expert:
+    """The layer with the best mean rank; ``by_prompt`` has the signs of each ``layer`` and ``number`` of a prompt."""
+    prompts = by_prompt["number"].nunique()
+    grouped = by_prompt.groupby("layer")
+    table = grouped[list(SIGNS)].mean()
+    ranks = table.rank(ascending=False).add_prefix("rank_")
+    table = table.join(ranks).assign(mean_rank=ranks.mean(axis=1), n=prompts).reset_index()
+    if "sigma" in by_prompt:
+        table.insert(1, "sigma", grouped["sigma"].mean().to_numpy())
+    top = table.sort_values(["mean_rank", "rank_blur_sensitivity"]).iloc[0]
+    signs = ", ".join(f"{text} rank {top['rank_' + sign]:g}" for sign, text in SIGNS.items())
+    layer = int(top["layer"])
+    why = (
+        f"found by find-expert: mean rank {top['mean_rank']:.2f} of {len(table)} layers ({signs}; signs averaged over "
+        f"{counted(prompts, 'prompt')})"
+    )
+    return Expert(layer, why, table, by_prompt)
+
+
+def rank_lead(expert: Expert) -> list[str]:
+    """Whether the expert leads the other layers by more than chance, by the mean ranks within each prompt."""
+    ranks = expert.by_prompt.groupby("number")[list(SIGNS)].rank(ascending=False).mean(axis=1)
+    wide = expert.by_prompt.assign(rank=ranks).pivot(index="layer", columns="number", values="rank")
+    if len(wide) < 2:
+        return []
+    lead, form = best(-wide.to_numpy()[:, :, None]), Form(2)
+    names = [f"layer {layer}" for layer in wide.index]
+    own = -mean_interval(-wide.loc[expert.layer].to_numpy())
+    lines = [
+        f"Ranked prompt by prompt, layer {expert.layer} has mean rank {form(own.mean)} {in_words(own, form, 'prompt')}."
+    ]
+    if lead.value.n < FEWEST:
+        return [*lines, "No verdict on its lead over the other layers."]
+    if wide.index.get_loc(expert.layer) not in lead.tied:
+        return [
+            *lines,
+            f"{names[lead.leader].capitalize()} has a better one, {form(-lead.value.mean)}: the two are not told apart.",
+        ]
+    if len(lead.tied) > 1:
+        return [*lines, f"{listed([names[place] for place in lead.tied]).capitalize()} tie: none leads."]
+    return [*lines, *(f"In ranks, {line}" for line in lead_lines(lead, names, form, "prompt", "layer"))]
 
 
 def measure_signs(pipe: Pipeline, prompt: str, config: ExpertConfig) -> pd.DataFrame:
@@ -93,7 +137,8 @@ def measure_signs(pipe: Pipeline, prompt: str, config: ExpertConfig) -> pd.DataF
             "selectivity": [selectivity(maps) for maps in words],
         }
     )
-    return signs.assign(blur_sensitivity=blur_sensitivity(pipe, call, signs["layer"].tolist()))
+    sigma = float(record["sigma"]) if "sigma" in record.coords else float("nan")
+    return signs.assign(sigma=sigma, blur_sensitivity=blur_sensitivity(pipe, call, signs["layer"].tolist()))
 
 
 class Call(NamedTuple):
@@ -182,7 +227,7 @@ def with_masks(
     steps: int = 28,
     max_sequence_length: int | None = None,
 ) -> pd.DataFrame:
-    """The table of `find_expert` with each layer's ``miou``, a fraction in [0, 1].
+    """The table of `find_expert` with each layer's ``miou``, a fraction in [0, 1], and its 95% interval over ``scenes``.
 
     Args:
         pipe: tiny-sd3, or another pipeline that knows scenes.
@@ -195,13 +240,19 @@ def with_masks(
     positions = model_defaults(pipe).max_sequence_length if max_sequence_length is None else max_sequence_length
     masks, _ = measure_layers(pipe, list(scenes("test", count)), timestep, 0, positions, steps)
     single = masks[masks["layer"] != MEAN_OF_LAYERS].astype({"layer": int})
-    return table.merge(single[["layer", "miou"]], on="layer")
+    shown = single[["layer", "miou", "scenes", "low", "high"]]
+    return table.merge(shown.rename(columns={"low": "miou_low", "high": "miou_high"}), on="layer")
 
 
 def agreement(table: pd.DataFrame) -> list[str]:
     """Spearman's rank correlation of each sign, and of their mean rank, with the masks' mIoU."""
-    best = table.loc[table["miou"].idxmax()]
+    top = table.loc[table["miou"].idxmax()]
     found = rank_correlations(table, [*SIGNS, "mean_rank"], "miou")
-    lines = [f"Best masks: layer {best['layer']:.0f}, {best['miou']:.1%} mIoU; mean rank {best['mean_rank']:.2f}."]
-    lines += [f"Spearman of {text} with mIoU: {found[sign]:+.2f}" for sign, text in SIGNS.items()]
-    return [*lines, f"Spearman of the mean rank with mIoU: {-found['mean_rank']:+.2f}"]
+    interval = Interval(top["miou"], top["miou_low"], top["miou_high"], int(top["scenes"]))
+    lines = [
+        f"Best masks on scenes: layer {top['layer']:.0f}, {top['miou']:.1%} mIoU {in_words(interval, Form(1, 100), 'scene')}; "
+        f"mean rank {top['mean_rank']:.2f}."
+    ]
+    over = f"with mIoU on scenes, over {len(table)} layers"
+    lines += [f"Spearman of {text} {over}: {found[sign]:+.2f}" for sign, text in SIGNS.items()]
+    return [*lines, f"Spearman of the mean rank {over}: {-found['mean_rank']:+.2f}"]

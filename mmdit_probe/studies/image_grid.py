@@ -6,7 +6,7 @@ import html
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..configs import SamplingConfig
 from ..families import Pipeline, default_latent_side
 from ..pipelines.generation import generation_arguments
 from ..pipelines.image_size import native_size
+from ..pipelines.vocabulary import unknown_words
 from ..probe.probe import Probe
 from ..readouts.region_mass import RegionMass
 from ..storage.records import FORMAT
@@ -31,19 +32,30 @@ PLAIN = "plain"
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to generate: its name in files and tables, and the context that the pipeline is called in."""
+    """One way to generate: its name in files, the context that the pipeline is called in, and its value in tables."""
 
     name: str
     context: Callable[[], AbstractContextManager[Any]]
+    value: Any = None
 
 
 @dataclass(frozen=True, eq=False)
 class ImageGrid:
-    """All images of a run: ``images[variant]`` is (prompts, seeds, height, width, 3) uint8 RGB."""
+    """All images of a run.
+
+    Attributes:
+        prompts: their prompts.
+        seeds: the seeds of each prompt.
+        images: by variant, (prompts, seeds, height, width, 3) uint8 RGB.
+        axis: what the variants differ in: "layer", "scale" or "side".
+        values: the layer, scale or side of each variant but the plain one.
+    """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     images: dict[str, np.ndarray]
+    axis: str = "layer"
+    values: dict[str, Any] = field(default_factory=dict)
 
     def first_seed(self, most: int) -> dict[str, np.ndarray]:
         """By variant, the images of the first seed and at most so many prompts, (prompts, height, width, 3) uint8 RGB."""
@@ -95,8 +107,13 @@ def generate_grid(
     batch: int,
     generation: SamplingConfig,
     progress: Progress | None = None,
+    *,
+    axis: str,
 ) -> ImageGrid:
-    """Every variant of every prompt and seed; batches that ``run`` has already are read, not generated."""
+    """Every variant of every prompt and seed; batches that ``run`` has already are read, not generated.
+
+    ``axis`` says what the variants differ in, see `ImageGrid`.
+    """
     _check_room(pipe, len(variants) * len(prompts) * len(seeds), generation)
     parts: dict[str, list[list[np.ndarray]]] = {variant.name: [[] for _ in seeds] for variant in variants}
     tasks = list(_tasks(len(seeds), len(prompts), batch, variants))
@@ -105,14 +122,16 @@ def generate_grid(
         item = run.item(name)
         if item is None:
             images, at_once = run_in_batches(partial(_generated, pipe, variant, seeds[column], generation), chosen)
-            attrs = {"format": FORMAT, "images_at_once": at_once}
+            unknown = ", ".join(unknown_words(pipe, chosen))
+            attrs = {"format": FORMAT, "images_at_once": at_once, "unknown_words": unknown}
             item = xr.Dataset({"image": (("prompt", "row", "col", "rgb"), np.stack(images))}, attrs=attrs)
             run.write(name, item)
         parts[variant.name][column].append(item["image"].values)
         if progress is not None:
             progress(done + 1, len(tasks))
     joined = {name: np.stack([np.concatenate(column) for column in columns], 1) for name, columns in parts.items()}
-    return ImageGrid(prompts, seeds, joined)
+    values = {variant.name: variant.value for variant in variants if variant.name != PLAIN}
+    return ImageGrid(prompts, seeds, joined, axis, values)
 
 
 def _generated(

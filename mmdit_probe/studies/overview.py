@@ -8,6 +8,8 @@ import xarray as xr
 
 from ..configs import AnalyzeConfig
 from ..families import Pipeline
+from ..metrics.verdicts import counted
+from ..pipelines.defaults import ModelDefaults
 from ..pipelines.layers import chosen_layers
 from ..readouts.base import Readout
 from ..readouts.feature_pca import FeaturePCA
@@ -90,6 +92,52 @@ def heads_table(record: xr.Dataset) -> pd.DataFrame:
     return frame[columns]
 
 
+def expert_line(heads: pd.DataFrame, defaults: ModelDefaults) -> str:
+    """The expert layer, if one is known, and how its attention to text splits over the kinds of text tokens."""
+    layer = defaults.expert_layer
+    if layer is None:
+        return "No expert layer is known for this model; mmdit-probe find-expert looks for one."
+    own = heads[heads["layer"] == layer]
+    if own.empty:
+        return f"The expert layer of this model is {layer} ({defaults.why}); it was not measured here."
+    said = f"The expert layer of this model is {layer} ({defaults.why}): its image tokens give text {own['on_text'].mean():.1%} of"
+    shares = {kind: own[f"on_{kind}"].mean() for kind in SPOKEN}
+    told = {kind: share for kind, share in shares.items() if share > 0 or (share == 0 and kind in ALWAYS)}
+    split = ", ".join(f"{share:.1%} to {SPOKEN[kind]}" for kind, share in told.items())
+    split = split or "which text tokens are words is not known here"
+    return f"{said} their attention ({split}), averaged over {_averages(heads)}."
+
+
+ALWAYS = ("word", "start", "end", "padding")
+"""Kinds of text tokens that are named also if nothing looks at them."""
+SPOKEN = {
+    "word": "words",
+    "start": "the start token",
+    "end": "the end token",
+    "padding": "padding",
+    "template": "the template",
+    "absent": "positions of an absent text encoder",
+}
+
+
+def _averages(heads: pd.DataFrame) -> str:
+    return f"{counted(heads['head'].nunique(), 'head')} and {counted(heads['timestep'].nunique(), 'timestep')} of one image"
+
+
+def highest_line(found: dict[str, pd.DataFrame]) -> str:
+    """Which layer has the most by which measure; that these may be different layers is no contradiction."""
+    mass = found["heads"].groupby("layer")["on_text"].mean()
+    ratio = found["value_norms"].groupby("layer")["text_to_image"].mean().dropna()
+    image = found["pca"][found["pca"]["stream"] == "image"] if "pca" in found else pd.DataFrame()
+    place = image.groupby("layer")["position_r2"].mean().dropna() if len(image) else pd.Series(dtype=float)
+    said = [f"layer {mass.idxmax()} by attention to text ({mass.max():.1%})"] if mass.notna().any() else []
+    said += [f"layer {ratio.idxmax()} by text / image value norm ({ratio.max():.2f})"] if len(ratio) else []
+    said += [f"layer {place.idxmax()} by R² of features from position ({place.max():.2f})"] if len(place) else []
+    return (
+        f"The highest layer, measure by measure: {'; '.join(said)}; averaged over {_averages(found['heads'])}, no test."
+    )
+
+
 def read_heads_aloud(heads: pd.DataFrame) -> list[str]:
     """A line on the head that looks at words most, and one on attention sinks, where token kinds are known."""
     if heads["on_word"].isna().all():
@@ -98,18 +146,14 @@ def read_heads_aloud(heads: pd.DataFrame) -> list[str]:
     layer, head = mean["on_word"].idxmax()
     total = heads[["on_start", "on_padding", "on_text"]].mean()
     return [
-        f"Head {head} of layer {layer} looks at words most: {mean['on_word'].max():.1%} of an image token's attention.",
-        f"Over all heads {total['on_start'] / total['on_text']:.0%} of the attention to text goes to the start token and "
-        f"{total['on_padding'] / total['on_text']:.0%} to padding.",
+        f"Of all {len(mean)} heads, head {head} of layer {layer} looks at words most by attention: "
+        f"{mean['on_word'].max():.1%} of an image token's, averaged over {counted(heads['timestep'].nunique(), 'timestep')}.",
+        f"Averaged over all heads and layers {total['on_start'] / total['on_text']:.0%} of the attention to text goes to the "
+        f"start token and {total['on_padding'] / total['on_text']:.0%} to padding.",
     ]
 
 
-def summary(found: dict[str, pd.DataFrame]) -> list[str]:
-    """What each table shows, in a few lines."""
-    lines = [
-        *budget.summary(found["attention_budget"])[:1],
-        *norms.summary(found["value_norms"])[:1],
-        *read_heads_aloud(found["heads"]),
-        *pca.summary(found["pca"])[:1],
-    ]
+def summary(found: dict[str, pd.DataFrame], defaults: ModelDefaults) -> list[str]:
+    """What the tables show, in a few lines: the expert layer first."""
+    lines = [expert_line(found["heads"], defaults), highest_line(found), *read_heads_aloud(found["heads"])]
     return [*lines, *maps.summary(found["maps"])] if "maps" in found else lines

@@ -13,6 +13,7 @@ from ..configs import GenerationConfig
 from ..families import Pipeline
 from ..pipelines.forward import encode_images, encode_prompts, forward_noisy, noise_level
 from ..pipelines.generation import generation_arguments, steps_at
+from ..pipelines.vocabulary import unknown_words
 from ..probe.coordinates import coordinate
 from ..probe.probe import Probe
 from ..readouts.base import Readout
@@ -62,7 +63,7 @@ def record_generated(
     _check_steps(pipe, probe, generation.steps)
     record = by_timestep(probe, steps, timesteps, steps)
     image = _image(output) if decode else np.empty((0, 0, 3), np.uint8)
-    return Recording(record.assign_attrs(_origin(prompt, generation, "generated")), image)
+    return Recording(record.assign_attrs(_origin(pipe, prompt, generation, "generated")), image)
 
 
 def record_image(
@@ -88,7 +89,7 @@ def record_image(
             sigma = noise_level(pipe, timestep, generation.steps, image.shape[:2])
             forward_noisy(pipe, latents, sigma, prompts, generation.seed)
     record = by_timestep(probe, range(len(timesteps)), timesteps, steps)
-    return Recording(record.assign_attrs(_origin(prompt, generation, "image")), image)
+    return Recording(record.assign_attrs(_origin(pipe, prompt, generation, "image")), image)
 
 
 def _image(output: Any) -> np.ndarray:
@@ -143,8 +144,9 @@ def _check_steps(pipe: Pipeline, probe: Probe, wanted: int) -> None:
         )
 
 
-def _origin(prompt: str, generation: GenerationConfig, source: str) -> dict[str, Any]:
-    return {"prompt": prompt, "source": source, "seed": generation.seed, "steps": generation.steps}
+def _origin(pipe: Pipeline, prompt: str, generation: GenerationConfig, source: str) -> dict[str, Any]:
+    origin = {"prompt": prompt, "source": source, "seed": generation.seed, "steps": generation.steps}
+    return {**origin, "unknown_words": ", ".join(unknown_words(pipe, [prompt]))}
 
 
 def check_sampling(study: str, config: Any) -> None:
@@ -181,4 +183,6 @@ def run_prompts(
                 progress(number + 1, len(prompts))
     joined = xr.concat(measured, "prompt", combine_attrs="override", coords="minimal", compat="override")
     joined.attrs.pop("prompt", None)
+    words = (word for item in measured for word in str(item.attrs.get("unknown_words", "")).split(", ") if word)
+    joined.attrs["unknown_words"] = ", ".join(dict.fromkeys(words))
     return joined.assign_coords(prompt=list(prompts))

@@ -88,7 +88,8 @@ class LayerMeasures(NamedTuple):
     """What `measure_layers` finds; both tables begin with ``timestep``, ``sigma``, ``seed`` and ``layer``.
 
     Attributes:
-        masks: ``miou`` and ``pixel_accuracy`` in [0, 1], one row for each layer and one for the mean of all layers' maps.
+        masks: ``miou`` and ``pixel_accuracy`` in [0, 1], one row for each layer and one for the mean of all layers' maps;
+            ``low`` and ``high`` are the 95% bootstrap interval of ``miou`` over the ``scenes``, NaN below 5.
         mass: ``i2t_mass``, the share of attention that image tokens give text, and ``uniform``, text's share of the tokens.
     """
 
@@ -120,6 +121,8 @@ def measure_layers(
             by_layer = {**dict(zip(layers, own, strict=True)), MEAN_OF_LAYERS: own.mean(0)}
             add_scene(totals, scene, by_layer, spans)
     masks = totals.table("layer")
+    bounds = [totals.interval(name) for name in masks["layer"]]
+    masks = masks.assign(scenes=len(scenes), low=[one.low for one in bounds], high=[one.high for one in bounds])
     mass = (
         xr.concat(masses, "batch")
         .mean("batch")

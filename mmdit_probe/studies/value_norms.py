@@ -9,9 +9,11 @@ import xarray as xr
 
 from ..configs import ValueNormsConfig
 from ..families import Pipeline
+from ..metrics.verdicts import Form, counted
 from ..readouts.value_norms import ValueNorms
 from ..storage.runs import RunFolder
 from ..utils.progress import Progress
+from .layer_lead import layer_lead, over_prompts
 from .recording import check_sampling, record_generated, run_prompts
 
 
@@ -42,7 +44,7 @@ def heads_table(record: xr.Dataset) -> pd.DataFrame:
 
 
 def norms_table(record: xr.Dataset) -> pd.DataFrame:
-    """One row per timestep and layer.
+    """One row per timestep and layer, of ``n`` prompts.
 
     ``image``, ``text`` (all text positions) and ``prompt`` (words alone) are mean L2 norms over heads and prompts,
     ``*_spread`` their standard deviation over prompts; ``text_to_image`` and ``prompt_to_image`` are ratios of the means.
@@ -55,12 +57,20 @@ def norms_table(record: xr.Dataset) -> pd.DataFrame:
     spreads = {f"{name}_spread": spread[name] for name in spread.data_vars}
     frame = mean.assign(ratios).assign(spreads).to_dataframe().reset_index()
     frame = frame.drop(columns=["step", "scheduler_timestep"], errors="ignore")
-    columns = ["timestep", "sigma", "layer", "image", "text", "prompt", *ratios, *sorted(spreads)]
+    frame["n"] = norms.sizes["prompt"]
+    columns = ["timestep", "sigma", "layer", "n", "image", "text", "prompt", *ratios, *sorted(spreads)]
     return frame[columns].sort_values(["timestep", "layer"], ignore_index=True)
 
 
+def lead(record: xr.Dataset) -> list[str]:
+    """Lines on the lead of the layer with the largest text / image ratio, over prompts."""
+    norms = record["value_norm"].mean("head")
+    ratio = norms.sel(stream="text", drop=True) / norms.sel(stream="image", drop=True)
+    return [] if bool(ratio.isnull().all()) else layer_lead(ratio, Form(2))
+
+
 def summary(table: pd.DataFrame) -> list[str]:
-    """Lines that say what the table shows."""
+    """Lines that say what the table shows, in averages over tokens, heads, timesteps and prompts."""
     mean = table.groupby("layer")[["image", "text", "prompt", "text_to_image", "prompt_to_image"]].mean()
     if mean["image"].isna().all():
         longest = mean["text"].idxmax()
@@ -72,7 +82,8 @@ def summary(table: pd.DataFrame) -> list[str]:
     median = mean["text_to_image"].median()
     lines = [
         f"Layer {top} has the longest text values against image values: {mean.loc[top, 'text_to_image']:.2f} times "
-        f"(median over layers {median:.2f})."
+        f"(median over layers {median:.2f}); averages over tokens, heads, {counted(table['timestep'].nunique(), 'timestep')} "
+        f"and {over_prompts(table)}, as are all below."
     ]
     if words.empty:
         return [*lines, "Which text positions are words is not known here, so there is no ratio for the prompt alone."]

@@ -157,7 +157,7 @@ def main(
     numbers["sha256"] = digests(folder.parent)
     write_text(file, json.dumps(numbers, indent=1))
     best = numbers["layers"][numbers["expert_layer"]]["miou"]
-    why = f"best masks: {best:.1%} mIoU on {test_count} held-out scenes, chosen on {validation_count} others"
+    why = f"best masks on scenes: {best:.1%} mIoU on {test_count} held-out scenes, chosen on {validation_count} others"
     defaults = {
         "expert_layer": numbers["expert_layer"],
         "guidance_scale": GUIDANCE,

@@ -9,7 +9,17 @@ from mmdit_probe.configs.generation import seeded
 
 from ..layers import check_layers, resolve_layer
 from ..options import RESULTS, RunConfig
-from ..session import Bar, check_prompts_fit, chosen_prompts, finish, label, load, lock_output
+from ..session import (
+    Bar,
+    check_prompts_fit,
+    chosen_prompts,
+    figure_line,
+    finish,
+    label,
+    load,
+    lock_output,
+    name_unknown_words,
+)
 
 _SHEET_ROWS, _MASK_ROWS = 8, 6
 
@@ -34,7 +44,7 @@ def compare(
     from mmdit_probe.datasets.registry import dataset_name, open_dataset
     from mmdit_probe.figures.contact import contact_sheet
     from mmdit_probe.figures.magnet import attention_figure, masks_figure
-    from mmdit_probe.figures.style import save_figure
+    from mmdit_probe.figures.style import save_figure, time_label
     from mmdit_probe.magnet import compare as study
     from mmdit_probe.magnet.mask_sheet import mask_rows
     from mmdit_probe.metrics.image_metrics import make_metrics
@@ -50,6 +60,7 @@ def compare(
     metrics = make_metrics(model.model, metric_models.clip, metric_models.dino, model.device, clip_score=True)
     number = resolve_layer(pipe, layer.layers)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
+    name_unknown_words(pipe, images.classes)
     config = replace(config, layer=number, dataset=dataset_name(config.dataset))
     out, name = output.out, label(model)
     lock_output(out)
@@ -64,17 +75,21 @@ def compare(
     examples = mask_rows(
         pipe, images.first(_MASK_ROWS), number, config.chosen_timesteps[0], seeded(config.generation, config.seeds[0])
     )
-    sheet = contact_sheet(
-        grid.first_seed(_SHEET_ROWS), config.prompts[:_SHEET_ROWS], {"plain": "before", study.AFTER: "after"}
+    shown, steps = config.prompts[:_SHEET_ROWS], config.generation.steps
+    sheet = contact_sheet(grid.first_seed(_SHEET_ROWS), shown, {"plain": "before", study.AFTER: "after"})
+    when = f"layer {number}, {time_label(config.chosen_timesteps[0], masks['sigma'].iloc[0], steps)}"
+    times = ", ".join(
+        time_label(row["timestep"], row["sigma"], steps) for _, row in masks.drop_duplicates("timestep").iterrows()
     )
+    averages = figure_line(model, config.prompts, f"averages over heads, prompts and {times}; dotted: layer {number}")
     files = [
         write_text(out / "compare_masks.csv", masks.to_csv(index=False)),
-        *save_figure(masks_figure(examples), out / "compare_masks"),
+        *save_figure(masks_figure(examples), out / "compare_masks", figure_line(model, (), when)),
         write_text(out / "compare_attention.csv", attention.to_csv(index=False)),
-        *save_figure(attention_figure(attention, number), out / "compare_attention"),
+        *save_figure(attention_figure(attention, number), out / "compare_attention", averages),
         write_text(out / "compare_metrics.csv", gains.to_csv(index=False)),
         write_text(out / "compare_images.csv", measured.to_csv(index=False)),
-        *save_figure(sheet, out / "compare_sheet"),
+        *save_figure(sheet, out / "compare_sheet", figure_line(model, shown, f"seed {config.seeds[0]}")),
     ]
     lines = study.summary(masks, attention, gains, number)
     finish(output, lines, files, masks=masks, attention=attention, metrics=gains)

@@ -12,7 +12,7 @@ from mmdit_probe.configs.setting import INPUT, METHOD, OUTPUT, Setting, Settings
 
 from ..layers import check_layers, resolve_layer
 from ..options import RESULTS, Overrides, RunConfig, naming_options
-from ..session import Bar, finish, label, load
+from ..session import Bar, figure_line, finish, label, load
 
 
 def _by_preset(name: str) -> str:
@@ -92,10 +92,12 @@ def train(
         table = trainer.run(shown)
     if not share.first:
         return
+    about = f"layer {config.layer}, {len(table)} steps of {config.batch} images; thin: each step, thick: running mean"
+    line = figure_line(model, (), f"data {data}", about)
     files = [
         output.out / WEIGHTS_FILE,
         output.out / "losses.csv",
-        *save_figure(losses_figure(table), output.out / "losses"),
+        *save_figure(losses_figure(table), output.out / "losses", line),
     ]
     lines = [*summary(table, config), f"what it changed: mmdit-probe magnet compare --lora {output.out}"]
     finish(output, lines, files, last=table.tail(1).to_dict("records")[0])
