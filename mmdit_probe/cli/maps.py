@@ -9,7 +9,7 @@ from mmdit_probe.utils.text import checked_text
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, OutputConfig
-from .session import check_image, check_prompts_fit, finish, input_image, label, load, lock_output
+from .session import begin, check_image, check_prompts_fit, content, finish, input_image, label, load, planned_run
 
 
 def maps(
@@ -36,10 +36,11 @@ def maps(
     config = replace(config, prompt=checked_text("prompt", config.prompt), words=checked_words(config.words))
     check_image(image)
     check_layers(config.layers, model)
-    lock_output(output.out)
+    run = planned_run(output.out, "maps", label(model), config, longest=image.longest, **content(image.image))
     pipe = load(model)
     check_prompts_fit(pipe, [config.prompt], config.generation.max_sequence_length)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
+    begin(run)
     recording = measure_maps(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     table = maps_table(record)

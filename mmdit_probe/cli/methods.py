@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-import typer
-
 from mmdit_probe.baselines.loaded import LoadedMethod, load_method
 from mmdit_probe.baselines.selection import Selection
 from mmdit_probe.configs import ModelConfig, Settings
 
 from .options import by_flag
 from .session import load
+from .terminal import say
 
 
 def selected(*settings: Settings) -> Selection:
@@ -27,7 +26,7 @@ def backbone(selection: Selection, model: ModelConfig) -> ModelConfig:
     """The model to load; says so if it is the method's released backbone instead of the embedded model."""
     source = selection.source(model.model)
     if source != model.model:
-        typer.echo(f"{selection.method}: its released backbone, {source}; name another by --model", err=True)
+        say(f"{selection.method}: its released backbone, {source}; name another by --model", err=True)
     return replace(model, model=source)
 
 

@@ -14,7 +14,7 @@ import xarray as xr
 from ..configs import EvaluateConfig
 from ..datasets.labeled import LabeledImages, Sample
 from ..families import Pipeline
-from ..storage.images import Crop, cropped, read_rgb
+from ..storage.images import Crop, cropped
 from ..storage.records import FORMAT, versions
 from ..storage.runs import RunFolder
 from ..utils.choices import check_choice
@@ -139,12 +139,7 @@ def _finished(run: RunFolder, name: str) -> xr.Dataset:
 
 def _load(sample: Sample, crop: str) -> tuple[np.ndarray, np.ndarray]:
     """The cropped image (height, width, 3) and label map (height, width) of a sample."""
-    image = read_rgb(sample.image) if isinstance(sample.image, Path) else sample.image
-    labels = sample.read()
-    if labels.shape != image.shape[:2]:
-        raise ValueError(
-            f"{sample.name}: image and label map must have the same size, got {image.shape[:2]} and {labels.shape} (height, width)"
-        )
+    image, labels = sample.load()
     return cropped(image, crop), cropped(labels, crop)
 
 

@@ -36,8 +36,11 @@ def house_style() -> Iterator[None]:
 
 
 def plain(text: str) -> str:
-    """A user's text with its dollar signs escaped, so that matplotlib reads no formula in it."""
-    return text.replace("$", r"\$")
+    """A user's text as matplotlib draws it without reading a formula in its dollar signs.
+
+    In the house style it reads none; elsewhere it does not where they are escaped.
+    """
+    return text.replace("$", r"\$") if plt.rcParams["text.parse_math"] else text
 
 
 def time_label(timestep: SupportsFloat, sigma: SupportsFloat, steps: int | None = None) -> str:

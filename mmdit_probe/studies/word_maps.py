@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -102,10 +103,19 @@ def file_names(words: Sequence[str]) -> list[str]:
     names: list[str] = []
     for word in words:
         plain = unicodedata.normalize("NFKC", word).lower()
-        name = re.sub(r"[\W_]+", "-", plain).strip("-")[:60] or "word"
+        name = storable(re.sub(r"[\W_]+", "-", plain).strip("-"))[:60] or "word"
         taken = sum(other == name or re.fullmatch(re.escape(name) + r"-\d+", other) is not None for other in names)
         names.append(name if name not in names else f"{name}-{taken + 1}")
     return names
+
+
+def storable(name: str) -> str:
+    """The name, if this machine can write it in its encoding, else its letters' numbers, as in "u043a"."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return name.encode("ascii", "backslashreplace").decode("ascii").replace("\\", "")
+    return name
 
 
 def checked_words(words: Sequence[str]) -> tuple[str, ...]:

@@ -21,17 +21,36 @@ def one_line(text: str, most: int = 500) -> str:
     return line if len(line) <= most else f"{line[: most - 40]} ... {line[-35:]}"
 
 
+def repaired(text: str) -> str:
+    """The text with every byte in it decoded that Python could not decode: in the C locale arguments come so.
+
+    What is no UTF-8 either is escaped, so that the text can be written to a file.
+
+    >>> repaired("sc\\udcc3\\udca8ne"), repaired("sc\\udce8ne")
+    ('sc\xe8ne', 'sc\\\\udce8ne')
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        try:
+            return text.encode("utf-8", "surrogateescape").decode("utf-8")
+        except UnicodeError:
+            return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text
+
+
 def shown(text: str, most: int = 60) -> str:
     """The text in quotes, shortened in the middle if it is long, for an error message."""
     return repr(one_line(text, most))
 
 
 def checked_text(what: str, text: str, most: int = LONGEST_PROMPT) -> str:
-    """The text itself, if it can be used; white space, emoji and all scripts are accepted.
+    """The text itself, if it can be used, without byte order marks; white space, emoji and all scripts are accepted.
 
     Raises:
         ValueError: the text has no visible character, more than ``most`` characters, or a control character.
     """
+    text = repaired(text).replace("\ufeff", "")
     if not any(unicodedata.category(character)[0] in "LMNPS" for character in text):
         raise ValueError(f"the {what} is empty; give it at least one word")
     if len(text) > most:
