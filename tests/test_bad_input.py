@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mmdit_probe.storage.files import write_text
+from mmdit_probe.storage.locks import folder_lock
 from mmdit_probe.storage.records import load_record, save_record
-from mmdit_probe.storage.runs import RunFolder, held_folder
+from mmdit_probe.storage.runs import RunFolder
 from mmdit_probe.utils.text import checked_text, one_line, shown
 
 FEW = ["--steps", "2", "--timesteps", "1"]
@@ -418,7 +420,7 @@ def test_a_full_disk_is_one_line_and_every_file_is_whole(run, stage, command):
 @pytest.mark.parametrize("command", ["maps", "evaluate"])
 def test_two_runs_in_one_folder(run, stage, command):
     arguments = MAPS if command == "maps" else ["evaluate", "scenes", "--limit", "1"]
-    with held_folder(stage / "out"):
+    with folder_lock(stage / "out"):
         refused(
             run,
             stage,
@@ -430,10 +432,10 @@ def test_two_runs_in_one_folder(run, stage, command):
 
 def test_a_folder_is_left_as_it_was_found(tmp_path):
     (tmp_path / "a").mkdir()
-    with held_folder(tmp_path / "a" / "b" / "c"):
+    with folder_lock(tmp_path / "a" / "b" / "c"):
         assert (tmp_path / "a" / "b" / "c").is_dir()
     assert left(tmp_path) == {"a"}
-    with held_folder(tmp_path / "a" / "b"):
+    with folder_lock(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b" / "kept").write_text("")
     assert left(tmp_path) == {"a", "a/b", "a/b/kept"}
 
@@ -461,7 +463,7 @@ def test_a_run_that_fails_keeps_its_settings_with_its_work(tmp_path, finished):
     out = tmp_path / "out"
     with pytest.raises(LookupError), RunFolder(out, {"a": 1}).open():
         if finished:
-            (out / finished).write_bytes(b"work")
+            write_text(out / finished, "work")
         raise LookupError
     if finished is None:
         assert not out.exists()

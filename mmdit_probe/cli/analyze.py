@@ -25,7 +25,7 @@ def analyze(
     Writes a figure and a table for each study, image.png, and one record, analyze.nc, that mmdit-probe diff compares.
     """
     from mmdit_probe.studies.overview import measure_everything, summary, tables
-    from mmdit_probe.studies.word_maps import checked_words
+    from mmdit_probe.studies.word_maps import checked_words, occurrence_lines
 
     words = checked_words(config.words) if config.words else ()
     config = replace(config, prompt=checked_text("prompt", config.prompt), words=words)
@@ -40,7 +40,9 @@ def analyze(
     record = recording.record.assign_attrs(model=label(model))
     found = tables(record)
     files = _write(record, recording.image, found, output.out)
-    finish(output, summary(found), files, tables=found)
+    mapped = [str(word) for word in record["word"].values] if "word" in record.coords else []
+    again = occurrence_lines(pipe, config.prompt, mapped, config.generation)
+    finish(output, [*again, *summary(found)], files, tables=found)
 
 
 def _write(record: Any, image: Any, found: dict[str, Any], out: Path) -> list[Path]:

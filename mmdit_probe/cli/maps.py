@@ -21,7 +21,8 @@ def maps(
     """Where words are: heat maps over the generated image, or over a given one, by layer and timestep.
 
     A given image is mixed with the noise of each timestep and passed through the transformer once.
-    Words are found by their tokens; a word that is not in the prompt is an error that shows the tokens.
+    Words are found by their tokens; a word that is not in the prompt is an error that shows the tokens. Of a word that stands
+    in the prompt twice all occurrences are read; circle#2 is the second alone.
 
     Writes map_WORD.pdf / .png (one page a word: rows are timesteps, columns are layers, one color scale a page),
     with --heads all also map_WORD_heads_tN, and maps.csv, maps.nc and image.png.
@@ -29,7 +30,7 @@ def maps(
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.storage.images import save_image
     from mmdit_probe.storage.records import save_record
-    from mmdit_probe.studies.word_maps import checked_words, maps_table, measure_maps, summary
+    from mmdit_probe.studies.word_maps import checked_words, maps_table, measure_maps, occurrence_lines, summary
 
     from .pages import map_pages
 
@@ -50,4 +51,5 @@ def maps(
         save_record(record, output.out / "maps.nc"),
         save_image(recording.image, output.out / "image.png"),
     ]
-    finish(output, summary(table), files, table=table)
+    again = occurrence_lines(pipe, config.prompt, config.words, config.generation)
+    finish(output, [*again, *summary(table)], files, table=table)

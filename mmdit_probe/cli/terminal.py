@@ -62,8 +62,17 @@ def flush() -> None:
 
 
 def pipe_closed() -> bool:
-    """Whether typer has met a closed pipe, as in ``mmdit-probe --help | head -1``, which is no fault."""
-    return type(sys.stdout).__name__ == "PacifyFlushWrapper"
+    """Whether typer or rich has met a closed pipe, as in ``mmdit-probe --help | head -1``, which is no fault.
+
+    Typer then puts a wrapper around standard output, rich lets it go to the null device.
+    """
+    if sys.stdout is None or type(sys.stdout).__name__ == "PacifyFlushWrapper":
+        return True
+    try:
+        own, null = os.fstat(sys.stdout.fileno()), os.stat(os.devnull)
+    except (OSError, ValueError):
+        return False
+    return (own.st_dev, own.st_ino) == (null.st_dev, null.st_ino)
 
 
 def _streams() -> list[TextIO]:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
-from filelock import FileLock, Timeout
 
 from ..configs import as_dict
-from .files import PART, unwritable, watchers
+from .files import watchers
 from .invocation import running_command
+from .locks import LOCK, folder_lock
 from .records import load_record, save_record
 from .run_file import ITEMS, RUN_FILE, RunFile, earlier_run, erase_run, has_items
-
-LOCK = ".lock"
 
 
 class RunFolder:
@@ -78,7 +75,7 @@ class RunFolder:
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        with held_folder(self.folder):
+        with folder_lock(self.folder):
             found = self._begin()
             others = set(self.folder.iterdir())
             watchers.append(self._list)
@@ -174,37 +171,3 @@ def _ways_out() -> str:
     if running_command() is None:
         return "choose another folder or delete it"
     return "choose another --out, or add --overwrite to remove exactly the files of that run first"
-
-
-@contextmanager
-def held_folder(folder: Path) -> Iterator[None]:
-    """Hold an output folder, made if need be, against other runs; one that stays empty is taken away again.
-
-    `ValueError` if another run has it or it can't be written.
-    """
-    folder = Path(folder)
-    try:
-        made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"{folder} is in use by another run; wait for it or choose another --out") from error
-    except OSError as error:
-        raise ValueError(unwritable(folder, error)) from error
-    try:
-        for left in (*folder.glob(f"*{PART}"), *folder.glob(f"{ITEMS}/*{PART}")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield
-    finally:
-        _tidy(folder, made)
-        lock.release()
-
-
-def _tidy(folder: Path, made: Sequence[Path]) -> None:
-    """Remove the lock, and of the folders that were ``made``, innermost first, those that are empty."""
-    with suppress(OSError):  # where an open file can't be removed, it stays
-        (folder / LOCK).unlink()
-    for empty in (folder / ITEMS, *made):
-        with suppress(OSError):  # not empty, or not there
-            empty.rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Sequence
 
@@ -67,6 +68,15 @@ def checked_once(what: str, texts: Sequence[str]) -> tuple[str, ...]:
     if twice is not None:
         raise ValueError(f"the {what} {shown(twice)} is given more than once; give it once")
     return tuple(texts)
+
+
+def storable(name: str) -> str:
+    """The name, if this machine can write it in its encoding, else its letters' numbers, as in "u043a"."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return name.encode("ascii", "backslashreplace").decode("ascii").replace("\\", "")
+    return name
 
 
 def is_content_word(word: str) -> bool:
