@@ -58,6 +58,13 @@ def test_a_pipe_that_closes_early_is_no_fault(arguments):
     assert done.stderr == ""
 
 
+def test_output_that_a_full_disk_does_not_take_is_an_error():
+    script = f"{sys.executable} -W ignore -m mmdit_probe models > /dev/full"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr == "error: standard output can't be written (No space left on device); make room\n"
+
+
 def test_output_that_cannot_be_written_is_dropped(monkeypatch):
     class Gone(io.TextIOWrapper):
         def write(self, text):

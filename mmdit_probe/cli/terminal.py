@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any, TextIO
@@ -14,15 +15,20 @@ from mmdit_probe.utils.text import repaired
 def say(text: str, err: bool = False) -> None:
     """Print a line on standard output or error; characters that it can't encode are escaped, as in ``\\u043a``.
 
-    Where nobody reads it any more, nothing is said.
+    Where nobody reads it any more, nothing is said. `ValueError` if a file that it is led to can't hold it.
     """
     stream = sys.stderr if err else sys.stdout
     if stream is None:
         return
     try:
         typer.echo(encodable(repaired(text), getattr(stream, "encoding", None)), err=err)
-    except (OSError, ValueError):  # a closed pipe, a terminal that has gone, a closed stream
+    except (OSError, ValueError) as error:  # a closed pipe, a terminal that has gone, a closed stream
         silence(stream)
+        if isinstance(error, OSError) and error.errno in _FULL and not err:
+            raise ValueError(f"standard output can't be written ({error.strerror}); make room") from error
+
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 def encodable(text: str, encoding: str | None) -> str:

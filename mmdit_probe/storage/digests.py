@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.text import repaired
+from .run_file import RUN_FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +68,11 @@ def model_fingerprint(source: str) -> str:
     path = Path(source)
     files = [path] if path.is_file() else []
     if path.is_dir():
-        found = (file for file in (*path.glob("*"), *path.glob("*/*")) if not file.name.startswith("."))
+        found = (
+            file
+            for file in (*path.glob("*"), *path.glob("*/*"))
+            if not file.name.startswith(".") and file.name != RUN_FILE
+        )
         files = sorted(file for file in found if file.suffix in _MODEL_SUFFIXES)
     if not files:
         return source

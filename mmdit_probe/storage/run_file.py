@@ -43,15 +43,22 @@ class RunFile:
 def read_run(folder: Path) -> RunFile | None:
     """The run.json of a folder, None if it has none; `ValueError` if it is damaged."""
     file = folder / RUN_FILE
-    if not file.is_file():
+    try:
+        if not file.is_file():
+            return None
+    except OSError:  # its name is too long, or its folder is locked: told when it is written to
         return None
     try:
         found = json.loads(read_text(file))
+        if _OWN not in found:
+            raise ValueError("no list of files")
         own = found.pop(_OWN)
         run = RunFile(found, own["files"], own.get("command"), own.get("options", {}))
         _check(run)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged; choose another --out or delete the folder") from error
+        raise ValueError(
+            f"{file} is damaged, or of another version ({error}); choose another --out or delete the folder"
+        ) from error
     return run
 
 

@@ -30,14 +30,15 @@ def repaired(text: str) -> str:
     >>> repaired("sc\\udcc3\\udca8ne"), repaired("sc\\udce8ne")
     ('sc\xe8ne', 'sc\\\\udce8ne')
     """
+    return _decoded(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _decoded(text: str) -> str:
+    """The text with the bytes in it decoded that Python could not decode, if they are UTF-8."""
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        try:
-            return text.encode("utf-8", "surrogateescape").decode("utf-8")
-        except UnicodeError:
-            return text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return text
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def shown(text: str, most: int = 60) -> str:
@@ -51,7 +52,7 @@ def checked_text(what: str, text: str, most: int = LONGEST_PROMPT) -> str:
     Raises:
         ValueError: the text has no visible character, more than ``most`` characters, or a control character.
     """
-    text = repaired(text).replace("\ufeff", "")
+    text = _decoded(text).replace("\ufeff", "")
     if not any(unicodedata.category(character)[0] in "LMNPS" for character in text):
         raise ValueError(f"the {what} is empty; give it at least one word")
     if len(text) > most:
