@@ -51,6 +51,7 @@ def in_fork(arguments: list[str], log: Path) -> int:
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in what a shell starts in the background
     code = 1
     try:
         from mmdit_probe.cli import main

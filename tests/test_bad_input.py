@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmdit_probe.storage.files import write_text
 from mmdit_probe.storage.locks import folder_lock
 from mmdit_probe.storage.records import load_record, save_record
 from mmdit_probe.storage.runs import RunFolder
@@ -166,7 +167,7 @@ def test_emoji_and_other_scripts_are_names_like_any(run, stage):
         (["--prompts", "twice.txt"], "'sand' is given more than once"),
         (["--prompts", "bell.txt"], "holds the control character U+0007"),
         (["--prompts", "binary.txt"], "binary.txt can't be read as text"),
-        (["--prompts", "hollow"], "hollow can't be read as text"),
+        (["--prompts", "hollow"], "prompts: hollow can't be read (Is a directory)"),
     ],
 )
 @pytest.mark.parametrize("command", ["attention-budget", "value-norms"])
@@ -235,7 +236,7 @@ def test_settings(run, stage, arguments, message):
 @pytest.mark.parametrize(
     ("root", "message"),
     [
-        ("uneven", "a: image and label map must have the same size, got (64, 64) and (32, 64)"),
+        ("uneven", "a.png: image and label map must have the same size, got (64, 64) and (32, 64) (height, width)"),
         ("foreign", "holds the value 9, which is not a class of this data set"),
         ("hollow", "--root hollow holds none of the folders images"),
         ("missing", "give its folder by --root; there is no folder missing"),
@@ -338,7 +339,7 @@ def test_damaged_defaults_of_a_model(run, stage, random_folder):
         ("", "is no diffusers pipeline folder"),
         ("good.png", "'good.png' is no diffusers pipeline folder but a file"),
         ("nobody/no-such-model", "neither a folder here nor a hub id that can be reached"),
-        ("../../x", "neither a folder here nor a hub id that can be reached"),
+        ("../../x", "neither a folder here nor a hub id such as OWNER/NAME; check the path"),
     ],
 )
 def test_models_that_are_not_there(run, stage, model, message):
@@ -356,7 +357,11 @@ def test_a_hub_out_of_reach_is_one_line_though_it_is_tried_again(run, stage, mon
 
     monkeypatch.setattr(pipelines.DiffusionPipeline, "load_config", unreachable)
     refused(
-        run, stage, [*MAPS, "--model", "x/y"], "hub id that can be reached; check the name and the net", model=False
+        run,
+        stage,
+        [*MAPS, "--model", "x/y"],
+        "hub id that can be reached, and no copy of it is in the cache",
+        model=False,
     )
 
 
@@ -464,7 +469,7 @@ def test_a_run_that_fails_keeps_its_settings_with_its_work(tmp_path, finished):
     out = tmp_path / "out"
     with pytest.raises(LookupError), RunFolder(out, {"a": 1}).open():
         if finished:
-            (out / finished).write_bytes(b"work")
+            write_text(out / finished, "work")
         raise LookupError
     if finished is None:
         assert not out.exists()
@@ -532,7 +537,11 @@ def test_numbers_of_a_training_are_finite(run, stage, option, value):
 
 
 @pytest.mark.parametrize(
-    ("root", "message"), [("uneven", "a: the masks are (32, 64), the image (64, 64)"), ("broken", "cut short")]
+    ("root", "message"),
+    [
+        ("uneven", "a.png: image and label map must have the same size, got (64, 64) and (32, 64)"),
+        ("broken", "cut short"),
+    ],
 )
 def test_training_data_that_cannot_be_read_leave_nothing(run, stage, root, message):
     own_data_set(stage / "broken", np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8))

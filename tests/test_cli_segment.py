@@ -50,7 +50,7 @@ def test_group_finds_regions_and_flags_change_them(run, images):
     regions = json.loads(out)["table"]
     assert len(regions) > 1
     assert sum(row["share"] for row in regions) == pytest.approx(1)
-    code, out, _ = run(*one, "--threshold", "9", "--variant", "paper-text", "--out", "b")
+    code, out, _ = run(*one, "--threshold", "9", "--merge", "paper-text", "--out", "b")
     assert [row["class"] for row in json.loads(out)["table"]] == ["region 1"]
 
 

@@ -79,8 +79,8 @@ def test_maps_leaves_a_page_a_word(run, tmp_path):
         for end in ("", "_heads_t1")
         for kind in ("pdf", "png")
     ]
-    assert names == {*pages, "maps.csv", "maps.nc", "image.png"}
-    assert all(name in out for name in names)
+    assert names == {*pages, "maps.csv", "maps.nc", "image.png", "run.json"}
+    assert all(name in out for name in names - {"run.json"})
     assert len(pd.read_csv(tmp_path / "m" / "maps.csv")) == 2 * 2
     assert load_record(tmp_path / "m" / "maps.nc").sizes["word"] == 2
 
@@ -134,7 +134,7 @@ def test_pca_reads_scenes_and_images(run, tmp_path, source, classes):
     assert ("The class explains most" in out) == classes
     names = {file.name for file in (tmp_path / "p").iterdir()}
     pages = {f"{name}.{kind}" for name in ("pca_t1", "pca_r2") for kind in ("pdf", "png")}
-    assert names == {*pages, "pca.csv", "pca.nc", "image.png"}
+    assert names == {*pages, "pca.csv", "pca.nc", "image.png", "run.json"}
     table = pd.read_csv(tmp_path / "p" / "pca.csv")
     assert len(table) == 3 * 3
     assert table["class_r2"].notna().all() == classes
@@ -164,14 +164,14 @@ def test_analyze_and_diff(run, tmp_path):
     figures = ("attention_budget", "value_norms", "heads", "pca_t1", "pca_r2", "map_red")
     tables = ("attention_budget", "value_norms", "value_norms_heads", "heads", "pca", "maps")
     expected = {f"{name}.{kind}" for name in figures for kind in ("pdf", "png")}
-    expected |= {f"{name}.csv" for name in tables} | {"analyze.nc", "image.png"}
+    expected |= {f"{name}.csv" for name in tables} | {"analyze.nc", "image.png", "run.json"}
     assert {file.name for file in (tmp_path / "a").iterdir()} == expected
     code, out, _ = run("diff", "a/analyze.nc", "b/analyze.nc", "--out", "d", model=False)
     assert code == 0
     assert "prompt: a red circle in A, a red star in B" in out
     assert "region_mass (" in out
-    assert {file.name for file in (tmp_path / "d").iterdir()} == {"diff.pdf", "diff.png", "diff.csv"}
-    code, out, _ = run("diff", "a/analyze.nc", "a/analyze.nc", "--out", "d", "--json", model=False)
+    assert {file.name for file in (tmp_path / "d").iterdir()} == {"diff.pdf", "diff.png", "diff.csv", "run.json"}
+    code, out, _ = run("diff", "a/analyze.nc", "a/analyze.nc", "--out", "same", "--json", model=False)
     assert code == 0
     assert {row["difference"] for row in json.loads(out)["table"]} == {0}
 

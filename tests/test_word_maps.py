@@ -214,3 +214,66 @@ def test_text_that_does_not_attend_has_no_t2i_map():
         read([WordMaps([[1]], "t2i")], attention)
     found = read([WordMaps([[0], [1], [2], [3]])], attention)["word_map"]
     torch.testing.assert_close(found.values.sum(1), torch.ones(1, 2, 3))  # the text is all there is to attend to
+
+
+def test_words_that_stand_in_a_prompt_twice(tiny):
+    from mmdit_probe.families import text_parts_of
+    from mmdit_probe.pipelines.prompts import find_words, repeated_words
+
+    parts, prompt = text_parts_of(tiny), "a red circle and a blue circle on sand"
+    both, first, second = find_words(parts, prompt, ["circle", "circle#1", "Circle # 2"])
+    assert both == first + second
+    assert len(first) == len(second) == 1
+    (blue,) = find_words(parts, prompt, ["blue circle"])
+    assert second[0] in blue
+    assert repeated_words(parts, prompt, ["circle", "red", "a", "circle#2"]) == {"circle": 2, "a": 2}
+    with pytest.raises(ValueError, match="'circle#3': the prompt has 'circle' 2 times; occurrences are counted from 1"):
+        find_words(parts, prompt, ["circle#3"])
+    with pytest.raises(ValueError, match="'red#0': the prompt has 'red' once"):
+        find_words(parts, prompt, ["red#0"])
+
+
+@pytest.mark.parametrize(
+    ("word", "suggestion"),
+    [("gras", "grass"), ("circel", "circle"), ("red cirle", "red circle"), ("Graß", "grass"), ("circel#2", "circle")],
+)
+def test_a_word_that_is_not_there_brings_the_one_like_it(tiny, word, suggestion):
+    from mmdit_probe.families import text_parts_of
+    from mmdit_probe.pipelines.prompts import find_words
+
+    with pytest.raises(ValueError, match=rf"'{word}' is not among .* did you mean '{suggestion}'\?"):
+        find_words(text_parts_of(tiny), "a red circle on grass", [word])
+
+
+def test_nothing_is_suggested_for_a_word_like_none(tiny):
+    from mmdit_probe.families import text_parts_of
+    from mmdit_probe.pipelines.prompts import find_words
+
+    with pytest.raises(ValueError, match=r"tokens: a red circle on grass$"):
+        find_words(text_parts_of(tiny), "a red circle on grass", ["xylophone"])
+
+
+def test_the_second_of_two_circles_has_a_map_of_its_own(tiny):
+    """The mean over both is the mean of the two; an edit takes one of them alone."""
+    from mmdit_probe import Knockout, Probe, RegionMass
+    from mmdit_probe.configs import GenerationConfig, MapsConfig
+    from mmdit_probe.studies.word_maps import measure_maps, occurrence_lines
+
+    prompt, generation = "a red circle and a blue circle", GenerationConfig(steps=1)
+    config = MapsConfig(prompt=prompt, words=("circle", "circle#1", "circle#2"), layers=(7,), generation=generation)
+    maps = measure_maps(tiny, config).record["word_map"].isel(timestep=0, layer=0)
+    both, first, second = maps.transpose("word", ...).values
+    np.testing.assert_allclose(both, (first + second) / 2, atol=1e-6)
+    assert np.abs(first - second).max() > 1e-4
+    (line,) = occurrence_lines(tiny, prompt, config.words, generation)
+    assert line == (
+        "'circle' stands in the prompt 2 times: its map is the mean over all of them; "
+        "circle#1 and circle#2 read one each."
+    )
+    masses = []
+    for word in ("circle", "circle#1", "circle#2"):
+        with Probe(tiny, [RegionMass()], edits=[Knockout(7, words=[word])], layers=[8]) as probe:
+            tiny(prompt, num_inference_steps=1, output_type="latent", max_sequence_length=0)
+        masses.append(probe.dataset("conditional")["region_mass"].values)
+    assert not np.allclose(masses[0], masses[1])
+    assert not np.allclose(masses[1], masses[2])

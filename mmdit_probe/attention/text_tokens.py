@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
@@ -23,6 +26,11 @@ class Kind(StrEnum):
     """Part of the text that a pipeline wraps around the prompt for a language model."""
     ABSENT = "absent"
     """An all-zero position in place of a text encoder that is not loaded (T5 in SD3)."""
+
+
+_NUMBERED = re.compile(r"(.*\S)\s*#\s*(\d+)")
+_LIKE = 0.6
+"""How like a word must be to be suggested, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -69,26 +77,49 @@ class TextTokens:
     def spelling(self, word: str) -> np.ndarray:
         """(batch, text): True at the prompt's tokens that spell ``word``, a whole word or phrase.
 
-        Finds every occurrence in every encoder and ignores case. `ValueError` if only one of two encoders that share
-        positions was given the word there.
+        Finds every occurrence in every encoder and ignores case. ``word#2`` is the second occurrence in each encoder alone
+        (unless the prompt itself says "word#2"). `ValueError` if only one of two encoders that share positions was given the
+        word there.
         """
-        found = self._occurrences(word)
-        if self.other is not None and (found != self.other._occurrences(word)).any():
+        found = self._spelled(word)
+        if self.other is not None and (found != self.other._spelled(word)).any():
             raise ValueError(
                 f"words: {word!r} is in the prompt of only one of two text encoders that share positions, so that it has "
                 f"no positions of its own; give both the same prompt, or take a word that both have in the same place"
             )
         return found
 
-    def _occurrences(self, word: str) -> np.ndarray:
+    def _spelled(self, word: str) -> np.ndarray:
         """`spelling` in the first encoder's prompt alone."""
-        target = "".join(word.lower().split())
+        wanted, number = self._wanted(word)
         found = np.zeros(self.strings.shape, bool)
+        for row, start, stop, count in self._occurrences(wanted):
+            if number in (None, count):
+                found[row, start:stop] = True
+        return found
+
+    def times(self, word: str) -> int:
+        """How often a word or phrase stands in the last batch row's prompt; the most often, if encoders differ."""
+        last = len(self.strings) - 1
+        return max((count for row, _, _, count in self._occurrences(word) if row == last), default=0)
+
+    def _wanted(self, word: str) -> tuple[str, int | None]:
+        """A word, and which of its occurrences is meant, counted from 1; None for all."""
+        numbered = _NUMBERED.fullmatch(word.strip())
+        if numbered is None or next(self._occurrences(word), None) is not None:
+            return word, None
+        return numbered[1], int(numbered[2])
+
+    def _occurrences(self, word: str) -> Iterator[tuple[int, int, int, int]]:
+        """Where a word stands: batch row, first position, the position after its last, and its number in this encoder."""
+        target, seen = "".join(word.lower().split()), Counter[tuple[int, str]]()
         starts = self.is_prompt & self.begins & (self.strings != "")
         for row, start in np.argwhere(starts).tolist() if target else ():
             stop = self._spelt(row, start, target)
-            found[row, start:stop] = True
-        return found
+            if stop > start:
+                encoder = (row, str(self.encoders[start]))
+                seen[encoder] += 1
+                yield row, start, stop, seen[encoder]
 
     def _spelt(self, row: int, start: int, target: str) -> int:
         """The position after the tokens from ``start`` that spell ``target``; ``start`` if they do not spell it."""
@@ -101,8 +132,32 @@ class TextTokens:
         return stop if spelt == target and self.ends[row, stop - 1] else start
 
     def without(self, word: str) -> str:
-        """Error text: ``word`` is not in the last batch row's prompt, whose tokens are listed."""
-        return f"{word!r} is not among the prompt's tokens: {' '.join(self.labels[-1][self.is_prompt[-1]])}"
+        """Error text: ``word`` is not in the last batch row's prompt, whose tokens are listed; and which word is like it."""
+        base, number = self._wanted(word)
+        times = self.times(base)
+        if number is not None and times:
+            count = "once" if times == 1 else f"{times} times"
+            return f"{word!r}: the prompt has {base!r} {count}; occurrences are counted from 1"
+        tokens = " ".join(self.labels[-1][self.is_prompt[-1]])
+        return f"{word!r} is not among the prompt's tokens: {tokens}{self._suggestion(base)}"
+
+    def _suggestion(self, word: str) -> str:
+        """The word or phrase of the last batch row's prompt that is spelled most like ``word``, as a question."""
+        words, length = self._words(), len(word.split())
+        phrases = [" ".join(words[start : start + length]) for start in range(len(words) - length + 1)]
+        close = get_close_matches(" ".join(word.lower().split()), [*phrases, *words], n=1, cutoff=_LIKE)
+        return f"; did you mean {close[0]!r}?" if close else ""
+
+    def _words(self) -> list[str]:
+        """The words of the last batch row's prompt, in lower case, of one encoder after the other."""
+        words: list[str] = []
+        for place in np.flatnonzero(self.is_prompt[-1]):
+            text = str(self.strings[-1, place]).strip().lower()
+            if self.begins[-1, place] or not words:
+                words.append(text)
+            else:
+                words[-1] += text
+        return [word for word in words if word]
 
     def repeated(self, times: int) -> TextTokens:
         """Each batch row ``times`` times in a row, as for several images of one prompt."""

@@ -25,6 +25,7 @@ from .pca import pca
 from .perturb import perturb
 from .segment import group, segment
 from .session import release
+from .terminal import flush, pipe_closed, prepare, say
 from .value_norms import value_norms
 
 INTERRUPTED = 130
@@ -76,18 +77,22 @@ def main() -> None:
     """Run; whatever the user can mend is one line on standard error and exit code 2, an interrupt 130."""
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
+    prepare()
     try:
         code = app(standalone_mode=False, prog_name="mmdit-probe")
+    except SystemExit as stopped:
+        code = 0 if pipe_closed() else stopped.code
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
         message = user_message(error)
         if message is None:
             raise
-        typer.echo(f"error: {message}", err=True)
+        say(f"error: {message}", err=True)
         code = 2
     finally:
         release()
     if code == INTERRUPTED:
-        typer.echo("stopped; finished work is kept", err=True)
+        say("stopped; finished work is kept", err=True)
+    flush()
     sys.exit(code if isinstance(code, int) else 0)

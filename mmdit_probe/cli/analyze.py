@@ -11,7 +11,18 @@ from mmdit_probe.utils.text import checked_text, checked_words
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, OutputConfig
-from .session import check_image, check_prompts_fit, figure_line, finish, input_image, label, load, lock_output
+from .session import (
+    begin,
+    check_image,
+    check_prompts_fit,
+    content,
+    figure_line,
+    finish,
+    input_image,
+    label,
+    load,
+    planned_run,
+)
 
 
 def analyze(
@@ -30,17 +41,21 @@ def analyze(
 
     from mmdit_probe.pipelines.defaults import model_defaults
     from mmdit_probe.studies.overview import measure_everything, summary, tables
+    from mmdit_probe.studies.word_maps import occurrence_lines
 
     check_layers(config.layers, model)
-    lock_output(output.out)
+    run = planned_run(output.out, "analyze", label(model), config, longest=image.longest, **content(image.image))
     pipe = load(model)
     check_prompts_fit(pipe, [config.prompt], config.generation.max_sequence_length)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
+    begin(run)
     recording = measure_everything(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     found = tables(record)
     files = _write(record, recording.image, found, output.out, figure_line(model, [config.prompt]))
-    finish(output, summary(found, model_defaults(pipe)), files, tables=found)
+    mapped = [str(word) for word in record["word"].values] if "word" in record.coords else []
+    again = occurrence_lines(pipe, config.prompt, mapped, config.generation)
+    finish(output, [*again, *summary(found, model_defaults(pipe))], files, tables=found)
 
 
 def _write(record: Any, image: Any, found: dict[str, Any], out: Path, line: str) -> list[Path]:

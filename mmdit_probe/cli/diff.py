@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import RESULTS, OutputConfig
-from .session import finish, lock_output
+from .session import begin, content, finish, planned_run
 
 
 def diff(
@@ -33,7 +33,7 @@ def diff(
 
     a, b = load_record(first), load_record(second)
     table, differing = compare(a, b), what_differs(a, b)
-    lock_output(output.out)
+    begin(planned_run(output.out, "diff", "none", **content(first, second)))
     units = {name: measure.unit for name, measure in MEASURES.items()}
     names = {name: measure.name for name, measure in MEASURES.items()}
     steps = steps_of(a) if steps_of(a) == steps_of(b) else None

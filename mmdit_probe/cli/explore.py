@@ -15,7 +15,19 @@ from mmdit_probe.configs.setting import OUTPUT, Setting
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, OutputConfig
-from .session import Bar, check_image, check_prompts_fit, chosen_prompts, finish, input_image, label, load, lock_output
+from .session import (
+    Bar,
+    begin,
+    check_image,
+    check_prompts_fit,
+    chosen_prompts,
+    content,
+    finish,
+    input_image,
+    label,
+    load,
+    planned_run,
+)
 
 if TYPE_CHECKING:
     from mmdit_probe.families import Pipeline
@@ -55,10 +67,11 @@ def explore(
     """
     from mmdit_probe.explorer import make_page
 
-    lock_output(output.out.parent)
     if record is not None:
-        contents, shown = _read(record, config, image, output)
+        _check_read(config, image, output)
+        contents, shown = _read(record, config, image)
         files: list[Path] = []
+        begin(planned_run(output.out.parent, "explore", "none", config, **content(record, image.image)))
     else:
         contents, shown, files = _measure(config, image, model, output)
     with Bar("maps", output.as_json) as bar:
@@ -67,18 +80,22 @@ def explore(
     finish(output, [_summary(contents, page)], written, megabytes=size, **_kept(contents, page))
 
 
-def _read(file: Path, config: ExploreConfig, image: ImageConfig, output: PageConfig) -> tuple[Any, Any]:
-    """The contents of a record, and its image."""
-    from mmdit_probe.explorer import contents_of
-    from mmdit_probe.explorer.records import image_of
-    from mmdit_probe.storage.records import load_record
-
+def _check_read(config: ExploreConfig, image: ImageConfig, output: PageConfig) -> None:
+    """`ValueError` if something is asked for that a record does not answer."""
     given = {"--prompt": config.prompt, "--save-record": output.save_record, "--longest": image.longest}
     clashes = [name for name, value in given.items() if value is not None]
     if clashes:
         raise ValueError(f"give RECORD.nc or {' and '.join(clashes)}, not both")
     if isinstance(config.layers, str) and config.layers != "all":
         raise ValueError(f"--layers: a record answers numbers or all, not {config.layers}")
+
+
+def _read(file: Path, config: ExploreConfig, image: ImageConfig) -> tuple[Any, Any]:
+    """The contents of a record, and its image."""
+    from mmdit_probe.explorer import contents_of
+    from mmdit_probe.explorer.records import image_of
+    from mmdit_probe.storage.records import load_record
+
     found = load_record(file)
     layers = config.layers if isinstance(config.layers, tuple) else None
     return contents_of(found, layers), image_of(found, file, image.image)
@@ -95,10 +112,13 @@ def _measure(
     config = replace(config, prompt=_prompt(config, image, model))
     check_image(image)
     check_layers(config.layers, model)
+    own = {"longest": image.longest, **content(image.image)}
+    run = planned_run(output.out.parent, "explore", label(model), config, **own)
     pipe = load(model)
     check_prompts_fit(pipe, [config.prompt or ""], config.generation.max_sequence_length)
     if config.layers is not None:
         config = replace(config, layers=resolve_layers(pipe, config.layers))
+    begin(run)
     with _steps_shown(pipe, config.generation.steps if image.image is None else None, output.as_json):
         recording = measure_exploration(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from mmdit_probe.configs import EMBEDDED, ExpertConfig, ModelConfig, PromptConfig
 
 from .options import RESULTS, OutputConfig
-from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, load, lock_output
+from .session import Bar, begin, check_prompts_fit, chosen_prompts, figure_line, finish, label, load, planned_run
 
 
 def find_expert(
@@ -32,9 +32,10 @@ def find_expert(
     from mmdit_probe.studies.expert_layer import agreement, rank_lead, with_masks
     from mmdit_probe.studies.expert_layer import find_expert as find
 
-    lock_output(output.out)
+    run = planned_run(output.out, "find-expert", label(model), config)
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
+    begin(run)
     with Bar("prompts", output.as_json) as bar:
         expert = find(pipe, config, bar.update)
     table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}.", *rank_lead(expert)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from mmdit_probe.configs import Layers, ModelConfig
+
+from .terminal import say
 
 if TYPE_CHECKING:
     from mmdit_probe.families import Pipeline
@@ -22,10 +22,11 @@ def check_layers(layers: Layers | None, model: ModelConfig) -> None:
             _check(layers, tuple(range(count)))
 
 
-def resolve_layers(pipe: Pipeline, layers: Layers) -> tuple[int, ...]:
+def resolve_layers(pipe: Pipeline, layers: Layers, many: bool = True) -> tuple[int, ...]:
     """Layer numbers; says on standard error which layer was taken if the user named none.
 
-    ``auto`` asks `find_expert`, ``expert`` the model's defaults.
+    ``auto`` asks `find_expert`, ``expert`` the model's defaults. ``many``: whether the command takes several layers, for the
+    error message.
     """
     from mmdit_probe.pipelines.layers import layer_numbers
 
@@ -33,7 +34,7 @@ def resolve_layers(pipe: Pipeline, layers: Layers) -> tuple[int, ...]:
     if layers == "all":
         return known
     if layers == "expert":
-        return (_expert(pipe),)
+        return (_expert(pipe, many),)
     if layers == "auto":
         return (_found(pipe),)
     _check(layers, known)
@@ -42,19 +43,20 @@ def resolve_layers(pipe: Pipeline, layers: Layers) -> tuple[int, ...]:
 
 def resolve_layer(pipe: Pipeline, layers: Layers) -> int:
     """The one layer of a command that reads one."""
-    found = resolve_layers(pipe, layers)
+    found = resolve_layers(pipe, layers, many=False)
     if len(found) != 1:
         raise ValueError(f"--layer: this command takes one layer, got {len(found)} of them")
     return found[0]
 
 
-def _expert(pipe: Pipeline) -> int:
+def _expert(pipe: Pipeline, many: bool) -> int:
     from mmdit_probe.pipelines.defaults import model_defaults
 
     defaults = model_defaults(pipe)
     if defaults.expert_layer is None:
-        raise ValueError("no expert layer is known for this model: give --layer N, --layer auto or --layers all")
-    typer.echo(f"layer {defaults.expert_layer}: {defaults.why}", err=True)
+        known = "--layer N, or --layer auto, which finds one" + ", or --layers all" * many
+        raise ValueError(f"no expert layer is known for this model: give {known}")
+    say(f"layer {defaults.expert_layer}: {defaults.why}", err=True)
     return defaults.expert_layer
 
 
@@ -62,7 +64,7 @@ def _found(pipe: Pipeline) -> int:
     from mmdit_probe.studies.expert_layer import find_expert
 
     found = find_expert(pipe)
-    typer.echo(f"layer {found.layer}: {found.why}", err=True)
+    say(f"layer {found.layer}: {found.why}", err=True)
     return found.layer
 
 

@@ -9,7 +9,18 @@ from mmdit_probe.utils.text import checked_text, checked_words
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, OutputConfig
-from .session import check_image, check_prompts_fit, figure_line, finish, input_image, label, load, lock_output
+from .session import (
+    begin,
+    check_image,
+    check_prompts_fit,
+    content,
+    figure_line,
+    finish,
+    input_image,
+    label,
+    load,
+    planned_run,
+)
 
 
 def maps(
@@ -21,7 +32,8 @@ def maps(
     """Where words are: heat maps over the generated image, or over a given one, by layer and timestep.
 
     A given image is mixed with the noise of each timestep and passed through the transformer once.
-    Words are found by their tokens; a word that is not in the prompt is an error that shows the tokens.
+    Words are found by their tokens; a word that is not in the prompt is an error that shows the tokens. Of a word that stands
+    in the prompt twice all occurrences are read; circle#2 is the second alone.
 
     Writes map_WORD.pdf / .png (one page a word: rows are timesteps, columns are layers, one color scale a page),
     with --heads all also map_WORD_heads_tN, and maps.csv, maps.nc and image.png.
@@ -32,15 +44,16 @@ def maps(
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.storage.images import save_image
     from mmdit_probe.storage.records import save_record
-    from mmdit_probe.studies.word_maps import maps_table, measure_maps, summary
+    from mmdit_probe.studies.word_maps import maps_table, measure_maps, occurrence_lines, summary
 
     from .pages import map_pages
 
     check_layers(config.layers, model)
-    lock_output(output.out)
+    run = planned_run(output.out, "maps", label(model), config, longest=image.longest, **content(image.image))
     pipe = load(model)
     check_prompts_fit(pipe, [config.prompt], config.generation.max_sequence_length)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
+    begin(run)
     recording = measure_maps(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     table = maps_table(record)
@@ -50,4 +63,5 @@ def maps(
         save_record(record, output.out / "maps.nc"),
         save_image(recording.image, output.out / "image.png"),
     ]
-    finish(output, summary(table), files, table=table)
+    again = occurrence_lines(pipe, config.prompt, config.words, config.generation)
+    finish(output, [*again, *summary(table)], files, table=table)

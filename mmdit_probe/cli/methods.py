@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-import typer
-
 from mmdit_probe.baselines.selection import Selection
 from mmdit_probe.configs import ModelConfig, Settings
 
 from .options import naming_options
 from .session import load
+from .terminal import say
 
 if TYPE_CHECKING:
     from mmdit_probe.baselines.loaded import LoadedMethod
@@ -28,7 +27,7 @@ def backbone(selection: Selection, model: ModelConfig) -> ModelConfig:
     """The model to load; says so if it is the method's released backbone instead of the embedded model."""
     source = selection.source(model.model)
     if source != model.model:
-        typer.echo(f"{selection.method}: its released backbone, {source}; name another by --model", err=True)
+        say(f"{selection.method}: its released backbone, {source}; name another by --model", err=True)
     return replace(model, model=source)
 
 

@@ -10,6 +10,8 @@ import typer
 from mmdit_probe.configs import EMBEDDED
 from mmdit_probe.configs.setting import OUTPUT
 
+from .terminal import say
+
 
 def models(
     as_json: Annotated[
@@ -29,7 +31,7 @@ def models(
     from mmdit_probe.families import FAMILIES
     from mmdit_probe.pipelines.loading import embedded_folder
 
-    defaults = json.loads((embedded_folder() / "probe_defaults.json").read_text())
+    defaults = json.loads((embedded_folder() / "probe_defaults.json").read_text(encoding="utf-8"))
     rows = [
         {
             "family": family.name,
@@ -43,14 +45,12 @@ def models(
         for family in FAMILIES
     ]
     if as_json:
-        typer.echo(json.dumps({"embedded": {"name": EMBEDDED, **defaults}, "families": rows}, indent=1))
+        say(json.dumps({"embedded": {"name": EMBEDDED, **defaults}, "families": rows}, indent=1))
         return
-    typer.echo(f"Embedded:\n  {EMBEDDED}  expert layer {defaults['expert_layer']} ({defaults['why']})\n")
-    typer.echo("Families (--model FOLDER or hub id):")
+    say(f"Embedded:\n  {EMBEDDED}  expert layer {defaults['expert_layer']} ({defaults['why']})\n")
+    say("Families (--model FOLDER or hub id):")
     widths = [max(len(str(row[key])) for row in rows) for key in ("family", "models")]
     for row in rows:
         marks = "  ".join(f"{name if row[name] else '':<{len(name)}}" for name in ("words", "images"))
         expert = "" if row["expert_layer"] is None else f"  expert layer {row['expert_layer']} of {row['of_layers']}"
-        typer.echo(
-            f"  {row['family']:<{widths[0]}}  {row['models']:<{widths[1]}}  {marks}  {row['transformer']}{expert}"
-        )
+        say(f"  {row['family']:<{widths[0]}}  {row['models']:<{widths[1]}}  {marks}  {row['transformer']}{expert}")

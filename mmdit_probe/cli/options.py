@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -26,8 +26,10 @@ from mmdit_probe.configs.setting import (
     settings_of,
 )
 from mmdit_probe.configs.timesteps import Timesteps
+from mmdit_probe.storage.invocation import started
 
 from .parsing import decimals, layers_or_word, numbers, timesteps_or_all, words
+from .repeating import command_name, recorded, repeat
 
 RESULTS = Path("results")
 _PANELS = (INPUT, METHOD, GENERATION, MODEL, OUTPUT)
@@ -39,11 +41,26 @@ _PARSERS: Mapping[Any, Callable[[str], Any]] = {
 }
 
 
+_CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig(Settings):
     """Where results go."""
 
     out: Annotated[Path, Setting("Output folder.", OUTPUT)] = RESULTS
+    overwrite: Annotated[
+        bool, Setting("Remove the files of the run that the folder holds, exactly those, and start anew.", OUTPUT)
+    ] = False
+    from_run: Annotated[
+        Path | None,
+        Setting(
+            "Repeat a run: its run.json, or the folder that holds it. Options given as well take the place of its own.",
+            INPUT,
+            flags=("--from",),
+            default="nothing is repeated",
+        ),
+    ] = None
     as_json: Annotated[
         bool,
         Setting("Print the result as JSON on standard output, messages on standard error.", OUTPUT, flags=("--json",)),
@@ -82,15 +99,18 @@ def flat_options(command: Callable[..., None]) -> Callable[..., None]:
     if len(set(names)) < len(names):
         raise TypeError(f"{command.__name__}: two groups have the same option: {sorted(names)}")
 
+    places, writes = {option.name for option in options if option.is_place}, "overwrite" in names
+
     @wraps(command)
-    def flat(**given: Any) -> None:
-        command(**{name: group.take(given) for name, group in groups.items()})
+    def flat(*, context: Any = None, **given: Any) -> None:
+        with started(command_name(context), recorded(given, places), given["overwrite"]) if writes else nullcontext():
+            command(**{name: group.take(given) for name, group in groups.items()})
 
     arguments = [option for option in options if option.panel is None]
     ordered = arguments + sorted(
         (option for option in options if option.panel is not None), key=lambda option: _PANELS.index(option.panel or "")
     )
-    parameters = [option.parameter for option in ordered]
+    parameters = [_CONTEXT, *(option.parameter for option in ordered)]
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return flat
@@ -98,11 +118,12 @@ def flat_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class _Option:
-    """One option: its parameter for typer, and the panel that it stands in (None for arguments)."""
+    """One option: its parameter for typer, the panel that it stands in (None for arguments), whether it may name a folder."""
 
     name: str
     panel: str | None
     parameter: inspect.Parameter
+    is_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,10 +185,12 @@ def _option(field: Field, default: Any, words_for_default: str | None, optional:
         flags = (f"{flags[0]}/--no-{flags[0].removeprefix('--')}",)
     if raw is None and not setting.required:
         kind = kind | None
+    if field.name == "from_run":
+        extra |= {"is_eager": True, "callback": repeat}
     annotation = Annotated[kind, typer.Option(*flags, **extra)]  # type: ignore[valid-type]
     empty = inspect.Parameter.empty if setting.required and not optional else raw
     parameter = inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=empty, annotation=annotation)
-    return _Option(field.name, setting.panel, parameter)
+    return _Option(field.name, setting.panel, parameter, setting.is_place)
 
 
 def _plain(kind: Any) -> Any:

@@ -9,7 +9,18 @@ from mmdit_probe.utils.text import checked_text
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, OutputConfig
-from .session import check_image, check_prompts_fit, figure_line, finish, input_image, label, load, lock_output
+from .session import (
+    begin,
+    check_image,
+    check_prompts_fit,
+    content,
+    figure_line,
+    finish,
+    input_image,
+    label,
+    load,
+    planned_run,
+)
 
 
 def pca(
@@ -37,11 +48,12 @@ def pca(
     from .pages import pca_pages
 
     check_layers(config.layers, model)
-    lock_output(output.out)
+    run = planned_run(output.out, "pca", label(model), config, longest=image.longest, **content(image.image))
     pipe = load(model)
     prompts = [] if config.prompt is None else [config.prompt]
     check_prompts_fit(pipe, prompts, config.generation.max_sequence_length)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
+    begin(run)
     recording = measure_pca(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     table = pca_table(record)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from mmdit_probe.configs import EMBEDDED, ImageConfig, ModelConfig, PromptConfig
 from mmdit_probe.storage.digests import model_label
+from mmdit_probe.storage.invocation import running_command
 from mmdit_probe.utils.tables import json_rows
-from mmdit_probe.utils.text import checked_once, checked_text
+from mmdit_probe.utils.text import checked_once, checked_text, repaired
 
 from .options import OutputConfig
+from .terminal import say, silence
 
 if TYPE_CHECKING:
     from mmdit_probe.families import Pipeline
+    from mmdit_probe.storage.runs import RunFolder
 
 _held = ExitStack()
 _SHOWN = 2
@@ -34,15 +36,24 @@ def chosen_prompts(prompts: PromptConfig, model: ModelConfig) -> tuple[str, ...]
         raise ValueError("give --prompt or --prompts, not both")
     given = prompts.prompt or (() if prompts.prompts is None else read_prompts(prompts.prompts))
     if given:
-        return checked_once("prompt", [checked_text("prompt", text) for text in given])
+        chosen = checked_once("prompt", [checked_text("prompt", text) for text in given])
+        _record(prompt=list(chosen), prompts=None)  # the file may be another one when the run is repeated
+        return chosen
     if model.model != EMBEDDED:
         raise ValueError(f"give --prompt or --prompts FILE: the built-in prompts are scenes that only {EMBEDDED} knows")
     return scene_prompts()
 
 
+def _record(**options: Any) -> None:
+    """Write options to run.json with other values than they were given with."""
+    command = running_command()
+    if command is not None:
+        command.options.update(options)
+
+
 def label(model: ModelConfig) -> str:
     """What the numbers depend on, in words: an output folder is continued only with the same."""
-    return model_label(model.model, model.dtype, model.revision, model.lora, model.quantize)
+    return model_label(model.model, model.dtype, model.revision, model.lora, model.quantize, model.weights_variant)
 
 
 def figure_line(model: ModelConfig, prompts: Sequence[str] = (), *notes: str) -> str:
@@ -63,6 +74,7 @@ def load(model: ModelConfig) -> Any:
         dtype=model.dtype,
         device=model.device,
         revision=model.revision,
+        variant=model.weights_variant,
         offload=model.offload,
         lora=model.lora,
         quantize=model.quantize,
@@ -85,7 +97,7 @@ def name_unknown_words(pipe: Pipeline, texts: Sequence[str]) -> tuple[str, ...]:
 
     unknown = unknown_words(pipe, texts)
     if unknown:
-        typer.echo(said_of(unknown), err=True)
+        say(said_of(unknown), err=True)
     return unknown
 
 
@@ -106,15 +118,37 @@ def input_image(image: ImageConfig, pipe: Pipeline) -> Any:
     return None if image.image is None else load_image(image.image, pipe, image.longest)
 
 
-def lock_output(out: Path) -> None:
-    """Hold the output folder until the command ends; `ValueError` before any work if it can't be written or is in use."""
-    from mmdit_probe.storage.locks import folder_lock
+def planned_run(out: Path, study: str, model: str, config: Any = None, **more: Any) -> RunFolder:
+    """The run of a command that reads one image or a few files, with everything that its numbers depend on.
 
-    _held.enter_context(folder_lock(out))
+    `ValueError` before any work if the folder holds another run that is not to be overwritten.
+    """
+    from mmdit_probe.storage.runs import RunFolder
+
+    run = RunFolder.for_study(out, study, model, config, **more)
+    run.check()
+    return run
+
+
+def begin(run: RunFolder) -> None:
+    """Hold the output folder until the command ends; an earlier run that is to be overwritten is removed now.
+
+    `ValueError` if the folder can't be written or is in use.
+    """
+    with run.open():
+        pass
+
+
+def content(*files: Path | None) -> dict[str, str]:
+    """A setting of a run: the digest of the files that it reads, for `planned_run`; nothing if there are none."""
+    from mmdit_probe.storage.digests import digest
+
+    given = [file for file in files if file is not None]
+    return {"content": digest(given)} if given else {}
 
 
 def release() -> None:
-    """The command has ended: give up its output folder, which goes if it is empty, and the messages of its memory."""
+    """The command has ended: give up the messages of its memory."""
     _held.close()
 
 
@@ -122,7 +156,7 @@ class _Echo(logging.Handler):
     """To the standard error of the moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(self.format(record), err=True)
+        say(self.format(record), err=True)
 
 
 def show_memory() -> None:
@@ -153,7 +187,7 @@ class Bar:
     def __enter__(self) -> Bar:
         from tqdm.auto import tqdm
 
-        self.bar = tqdm(unit=f" {self.unit}", disable=self.quiet or None)
+        self.bar = tqdm(unit=f" {self.unit}", disable=self.quiet or sys.stderr is None or None)
         return self
 
     def update(self, done: int, total: int, **shown: str) -> None:
@@ -162,20 +196,27 @@ class Bar:
         self.bar.n = done
         if shown:
             self.bar.set_postfix(shown, refresh=False)
-        self.bar.refresh()
+        self._drawn(self.bar.refresh)
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        self._drawn(self.bar.close)
+
+    def _drawn(self, draw: Callable[[], Any]) -> None:
+        try:
+            draw()
+        except OSError:  # nobody looks any more
+            silence(sys.stderr)
+            self.bar.disable = True
 
 
 def finish(output: OutputConfig, lines: Sequence[str], files: Sequence[Path], **data: Any) -> None:
     """Print what was found and where the files are; ``data``, tables among it, goes into the JSON alone."""
     if output.as_json:
-        found = {"summary": list(lines), "files": [str(file) for file in files]}
-        typer.echo(json.dumps({**found, **{name: _plain(value) for name, value in data.items()}}))
+        found = {"summary": [repaired(line) for line in lines], "files": [repaired(str(file)) for file in files]}
+        say(json.dumps({**found, **{name: _plain(value) for name, value in data.items()}}))
         return
-    typer.echo("\n".join(lines))
-    typer.echo("\nWritten:\n" + "\n".join(f"  {file}" for file in files))
+    say("\n".join(lines))
+    say("\nWritten:\n" + "\n".join(f"  {file}" for file in files))
 
 
 def _plain(value: Any) -> Any:

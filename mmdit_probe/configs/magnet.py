@@ -27,7 +27,10 @@ class MagnetConfig(Settings):
     """
 
     data: Annotated[
-        str, Setting("scenes (built in), coco:ROOT (train2017, stuffthingmaps), sa1b:ROOT, or folder:ROOT.", INPUT)
+        str,
+        Setting(
+            "scenes (built in), coco:ROOT (train2017, stuffthingmaps), sa1b:ROOT, or folder:ROOT.", INPUT, is_place=True
+        ),
     ] = "scenes"
     layer: int | None = None
     matching: Annotated[

@@ -25,11 +25,21 @@ class ModelConfig(Settings):
             "tiny-sd3 (embedded), a diffusers folder, or a hub id such as "
             "stabilityai/stable-diffusion-3-medium-diffusers.",
             MODEL,
+            is_place=True,
         ),
     ] = EMBEDDED
     dtype: Annotated[Dtype, Setting("Number format of the weights.", MODEL)] = "fp32"
     device: Annotated[str, Setting("cpu, cuda, cuda:1, or mps (untested).", MODEL)] = "cpu"
     revision: Annotated[str | None, Setting("Branch, tag or commit of a hub id.", MODEL)] = None
+    weights_variant: Annotated[
+        str | None,
+        Setting(
+            "Which weights to read of a model that has several: fp16 for files named *.fp16.safetensors.",
+            MODEL,
+            flags=("--variant",),
+            default="the plain ones",
+        ),
+    ] = None
     offload: Annotated[
         Offload,
         Setting(
@@ -43,4 +53,6 @@ class ModelConfig(Settings):
             "Weights of the transformer in fewer bits: int8 needs torchao, nf4 bitsandbytes and --device cuda.", MODEL
         ),
     ] = "none"
-    lora: Annotated[str | None, Setting("A LoRA on top: a .safetensors file, a folder or a hub id.", MODEL)] = None
+    lora: Annotated[
+        str | None, Setting("A LoRA on top: a .safetensors file, a folder or a hub id.", MODEL, is_place=True)
+    ] = None

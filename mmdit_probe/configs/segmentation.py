@@ -27,7 +27,8 @@ MERGE_THRESHOLD = 0.1
 
 _CROP = Setting("stretch: the whole image, as the released code; center: its middle square, as the paper.")
 _VARIANT = Setting(
-    "The regions' merge: released is what the released code does; in paper-text each map joins one region only."
+    "The regions' merge: released is what the released code does; in paper-text each map joins one region only.",
+    flags=("--merge",),
 )
 _MIN_MAX = Setting("Regions: scale each grid point over the tokens before the merge (released only).")
 _THRESHOLD = Setting(
@@ -64,11 +65,12 @@ class BaselineConfig(Settings):
         Setting(
             "SAM or SAM 2 for corrclip and corrclip-vote, hub id or folder.",
             default="corrclip: facebook/sam2.1-hiera-large; corrclip-vote: connected parts of one color, no model",
+            is_place=True,
         ),
     ] = None
     dino_backbone: Annotated[
         str | None,
-        Setting("DINO for proxyclip and corrclip, hub id or folder.", default="facebook/dino-vitb8"),
+        Setting("DINO for proxyclip and corrclip, hub id or folder.", default="facebook/dino-vitb8", is_place=True),
     ] = None
 
 

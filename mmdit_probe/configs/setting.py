@@ -37,6 +37,7 @@ class Setting:
         default: the default in words, if the value does not say it.
         commas: several texts are given as one, separated by commas, not by repeating the option.
         required: the command line takes no default.
+        is_place: the text may name a file or folder, which may also be relative.
     """
 
     help: str
@@ -49,6 +50,7 @@ class Setting:
     default: str | None = None
     commas: bool = False
     required: bool = False
+    is_place: bool = False
 
 
 @dataclass(frozen=True)

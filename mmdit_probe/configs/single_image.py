@@ -45,7 +45,12 @@ class MapsConfig(_SingleImage):
     prompt: Annotated[str, Setting("The prompt.", INPUT, required=True)] = ""
     words: Annotated[
         tuple[str, ...],
-        Setting("Words or phrases of the prompt, separated by commas.", INPUT, commas=True, required=True),
+        Setting(
+            "Words or phrases of the prompt, separated by commas; circle#2 is the second circle.",
+            INPUT,
+            commas=True,
+            required=True,
+        ),
     ] = ()
     direction: Annotated[Direction, Setting("i2t: image queries on the word; t2i: the word on the image.")] = "i2t"
     heads: Annotated[Heads, HEADS] = "mean"

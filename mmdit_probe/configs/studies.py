@@ -145,9 +145,12 @@ class MetricConfig(Settings):
     clip: Annotated[
         str | None,
         Setting(
-            "CLIP for CLIP-T and CLIP-I, e.g. openai/clip-vit-base-patch16.", default="tiny-sd3: its own tiny CLIP"
+            "CLIP for CLIP-T and CLIP-I, e.g. openai/clip-vit-base-patch16.",
+            default="tiny-sd3: its own tiny CLIP",
+            is_place=True,
         ),
     ] = None
     dino: Annotated[
-        str | None, Setting("DINO for the DINO metric, e.g. facebook/dino-vits16.", default="no DINO metric")
+        str | None,
+        Setting("DINO for the DINO metric, e.g. facebook/dino-vits16.", default="no DINO metric", is_place=True),
     ] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .labeled import LabeledImages, folder_of, labeling, paired
+from .labeled import JPEG, LabeledImages, folder_of, image_and_labels, labeling, paired
 
 
 def read_ade20k(root: Path) -> LabeledImages:
@@ -12,5 +12,4 @@ def read_ade20k(root: Path) -> LabeledImages:
     name = "ade20k"
     images = folder_of(name, root, "images/validation", "ADEChallengeData2016/images/validation")
     maps = images.parent.parent / "annotations" / "validation"
-    files = sorted(images.glob("*.jpg"))
-    return paired(name, labeling(name), ((file.stem, file, maps / f"{file.stem}.png") for file in files))
+    return paired(name, labeling(name), image_and_labels(images, maps, JPEG))

@@ -14,7 +14,7 @@ def read_cityscapes(root: Path, name: str = "cityscapes") -> LabeledImages:
     evaluated. All other label ids are ignored.
     """
     images = folder_of(name, root, "leftImg8bit/val")
-    files = sorted(images.glob("*/*_leftImg8bit.png"))
+    files = sorted(file for file in images.glob("*/*_leftImg8bit.png") if not file.name.startswith("."))
     stems = [(file.name.removesuffix("_leftImg8bit.png"), file) for file in files]
     maps = root / "gtFine" / "val"
     pairs = ((stem, file, maps / file.parent.name / f"{stem}_gtFine_labelIds.png") for stem, file in stems)

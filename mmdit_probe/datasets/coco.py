@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .labeled import LabeledImages, folder_of, labeling, paired
+from .labeled import JPEG, LabeledImages, folder_of, image_and_labels, labeling, paired
 
 
 def read_coco(root: Path, name: str) -> LabeledImages:
@@ -26,5 +26,4 @@ def coco_maps(root: Path, name: str, split: str) -> LabeledImages:
     maps = folder_of(
         name, root, f"stuffthingmaps/{split}", f"stuffthingmaps_trainval2017/{split}", f"annotations/{split}"
     )
-    files = sorted(images.glob("*.jpg"))
-    return paired(name, labeling(name), ((file.stem, file, maps / f"{file.stem}.png") for file in files))
+    return paired(name, labeling(name), image_and_labels(images, maps, JPEG))

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ..storage.digests import digest
+from ..storage.files import read_text
 from .coco_rle import Annotation, decode_mask
-from .labeled import LabeledImages, Labeling, Sample, folder_of, labeling, lines_of, paired
+from .labeled import LabeledImages, Labeling, Sample, folder_of, labeling, lines_of, listed, paired
 
 _NAME = "context"
 
@@ -34,17 +35,17 @@ def _from_maps(images: Path) -> LabeledImages:
     if not lists.is_file():
         raise ValueError(f"{_NAME}: {base} holds neither trainval_merged.json nor {lists.relative_to(base)}")
     maps = base / "SegmentationClassContext"
-    return paired(_NAME, labels, ((s, images / f"{s}.jpg", maps / f"{s}.png") for s in lines_of(_NAME, lists)))
+    return paired(_NAME, labels, listed(lines_of(_NAME, lists), images, maps))
 
 
 def _from_annotations(folder: Path, merged: Path) -> LabeledImages:
     try:
-        content = json.loads(merged.read_text())
+        content = json.loads(read_text(merged))
         images = [image for image in content["images"] if image["phase"] == "val"]
         masks: dict[int, list[Annotation]] = defaultdict(list)
         for annotation in content["annos_segmentation"]:
             masks[annotation["image_id"]].append(annotation)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{_NAME}: {merged} is not a Pascal-in-Detail file ({error!r})") from error
     samples = []
     for image in sorted(images, key=lambda image: image["file_name"]):

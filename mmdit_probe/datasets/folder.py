@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..storage.files import read_text
 from ..utils.text import LONGEST_NAME, checked_once, checked_text
-from .labeled import IGNORE, LabeledImages, Labeling, folder_of, paired
+from .labeled import IGNORE, LabeledImages, Labeling, folder_of, image_and_labels, paired
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def read_folder(root: Path) -> LabeledImages:
     """Read a folder; classes.json lists the names of the label values 0, 1, ..., or maps values to names. 255 is ignored."""
     name = "folder"
     images, maps = folder_of(name, root, "images"), folder_of(name, root, "labels")
-    files = sorted(file for file in images.iterdir() if file.suffix.lower() in SUFFIXES)
-    pairs = ((file.stem, file, maps / f"{file.stem}.png") for file in files)
-    return paired(name, _classes(root / "classes.json"), pairs)
+    return paired(name, _classes(root / "classes.json"), image_and_labels(images, maps, SUFFIXES))
 
 
 def _classes(path: Path) -> Labeling:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         names = dict(enumerate(content)) if isinstance(content, list) else {int(k): v for k, v in content.items()}
         if not 0 < len(names) <= IGNORE or not all(isinstance(name, str) for name in names.values()):
             raise ValueError(f"expected 1 to {IGNORE} names, all of them text, got {len(names)}")

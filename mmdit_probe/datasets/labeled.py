@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from importlib.resources import files
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..storage.digests import digest
-from ..storage.images import open_image
+from ..storage.files import read_text
+from ..storage.images import files_in, open_image, read_oriented, turned_with
+from ..utils.text import repaired
 
 IGNORE = 255
 """The label of pixels that are left out of every metric."""
@@ -35,6 +37,16 @@ class Sample:
     image: Path | np.ndarray
     read: Callable[[], np.ndarray]
     source: tuple[Path | str, ...] | None = None
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """The image (height, width, 3) uint8 RGB, upright, and its label map (height, width), see `turned_with`.
+
+        `ValueError` names the image if the two do not fit each other.
+        """
+        if isinstance(self.image, Path):
+            image, orientation = read_oriented(self.image)
+            return image, turned_with(self.read(), image, orientation, self.image)
+        return self.image, turned_with(self.read(), self.image, 1, self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,10 +124,20 @@ def labeling(name: str) -> Labeling:
     return Labeling(tuple(known["classes"]), values, tuple(known["ignored"]), known.get("other"))
 
 
+_PACKED = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies the values of gray PNG files of 2 and 4 bits with, so that they fill 8 bits."""
+
+
 def read_values(path: Path) -> np.ndarray:
-    """The values (height, width) of a palette, gray or 16-bit label image, 0 to 65535; `ValueError` for other images."""
+    """The values (height, width) of a palette, gray, 1-bit or 16-bit label image, 0 to 65535; `ValueError` for other images."""
     with open_image(path, "label map") as opened:
+        tiles: Any = getattr(opened, "tile", None)
+        scale = _PACKED.get(str(tiles[0].args), 1) if opened.format == "PNG" and tiles else 1
         values = np.asarray(opened)
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    if scale != 1 and values.dtype == np.uint8:
+        values = values // scale
     if (
         values.ndim != 2
         or values.dtype.kind not in "ui"
@@ -137,8 +159,32 @@ def paired(name: str, labels: Labeling, pairs: Iterable[tuple[str, Path, Path]])
         for file in (image, target):
             if not file.is_file():
                 raise ValueError(f"{name}: {file} is missing; every image needs its label map")
-        samples.append(Sample(stem, image, partial(read_labels, target, labels), (target, reading)))
+        samples.append(Sample(repaired(stem), image, partial(read_labels, target, labels), (target, reading)))
     return LabeledImages(name, labels.classes, samples)
+
+
+def image_and_labels(images: Path, maps: Path, suffixes: Collection[str]) -> Iterator[tuple[str, Path, Path]]:
+    """The images of a folder for `paired`: (name, image file, label file), in order."""
+    targets = by_stem(maps, LABELS)
+    for file in files_in(images, suffixes):
+        yield file.stem, file, targets.get(file.stem, maps / f"{file.stem}.png")
+
+
+def listed(stems: Iterable[str], images: Path, maps: Path) -> Iterator[tuple[str, Path, Path]]:
+    """The JPEG images of a list for `paired`: (name, image file, label file)."""
+    files, targets = by_stem(images, JPEG), by_stem(maps, LABELS)
+    for stem in stems:
+        yield stem, files.get(stem, images / f"{stem}.jpg"), targets.get(stem, maps / f"{stem}.png")
+
+
+JPEG = (".jpg", ".jpeg")
+LABELS = (".png", ".tif", ".tiff", ".bmp")
+"""Formats that keep the values of a label map."""
+
+
+def by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """The files of a folder by name without suffix; none if there is no folder."""
+    return {file.stem: file for file in reversed(files_in(folder, suffixes))} if folder.is_dir() else {}
 
 
 def folder_of(name: str, root: Path, *places: str) -> Path:
@@ -154,6 +200,6 @@ def lines_of(name: str, path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"{name}: {path} is missing; it lists the images")
     try:
-        return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{name}: {path} can't be read as text ({error}); it lists the images") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..storage.files import read_text
 from .scenes import scenes
 
 
@@ -22,8 +23,10 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     `ValueError` if the file is missing, is not UTF-8 text, or holds no prompt.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(Path(path)).splitlines()
+    except OSError as error:
+        raise ValueError(f"prompts: {path} can't be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
         raise ValueError(
             f"prompts: {path} can't be read as text ({type(error).__name__}); give a UTF-8 text file"
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .labeled import LabeledImages, folder_of, labeling, lines_of, paired
+from .labeled import LabeledImages, folder_of, labeling, lines_of, listed, paired
 
 
 def read_voc(root: Path, name: str = "voc20") -> LabeledImages:
@@ -15,5 +15,4 @@ def read_voc(root: Path, name: str = "voc20") -> LabeledImages:
     images = folder_of(name, root, "VOCdevkit/VOC2012/JPEGImages", "VOC2012/JPEGImages", "JPEGImages")
     base = images.parent
     stems = lines_of(name, base / "ImageSets" / "Segmentation" / "val.txt")
-    pairs = ((s, images / f"{s}.jpg", base / "SegmentationClass" / f"{s}.png") for s in stems)
-    return paired(name, labeling(name), pairs)
+    return paired(name, labeling(name), listed(stems, images, base / "SegmentationClass"))

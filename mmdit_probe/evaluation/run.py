@@ -15,7 +15,7 @@ from ..configs import EvaluateConfig
 from ..datasets.labeled import LabeledImages, Sample
 from ..families import Pipeline
 from ..pipelines.vocabulary import unknown_words
-from ..storage.images import cropped, read_rgb
+from ..storage.images import cropped
 from ..storage.records import FORMAT, versions
 from ..storage.runs import RunFolder
 from ..utils.distributed import WorkerShare
@@ -135,12 +135,7 @@ def _finished(run: RunFolder, name: str) -> xr.Dataset:
 
 def _load(sample: Sample, crop: str) -> tuple[np.ndarray, np.ndarray]:
     """The cropped image (height, width, 3) and label map (height, width) of a sample."""
-    image = read_rgb(sample.image) if isinstance(sample.image, Path) else sample.image
-    labels = sample.read()
-    if labels.shape != image.shape[:2]:
-        raise ValueError(
-            f"{sample.name}: image and label map must have the same size, got {image.shape[:2]} and {labels.shape} (height, width)"
-        )
+    image, labels = sample.load()
     return cropped(image, crop), cropped(labels, crop)
 
 

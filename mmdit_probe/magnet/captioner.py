@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..pipelines.loading import DTYPES, torch_device
 from ..pipelines.pretrained import load_pretrained
-from ..storage.files import write_text
+from ..storage.files import read_text, write_text
 from ..storage.images import read_rgb
 from ..utils.progress import Progress
 
@@ -101,7 +101,7 @@ def _known(out: Path) -> dict[str, str]:
     if not out.exists():
         return {}
     try:
-        known = json.loads(out.read_text(encoding="utf-8"))
+        known = json.loads(read_text(out))
         if not all(isinstance(caption, str) for caption in known.values()):
             raise ValueError("no captions")
     except (ValueError, AttributeError) as error:

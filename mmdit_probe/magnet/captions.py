@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..storage.files import read_text
+
 
 def read_captions(path: Path) -> dict[str, str]:
     """Captions by the image's file name without suffix; if an image has several, the first.
@@ -14,7 +16,7 @@ def read_captions(path: Path) -> dict[str, str]:
     `ValueError` if the file is neither COCO's ``{"images": [...], "annotations": [...]}`` nor ``{"photo.jpg": "..."}``.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         pairs = _coco_pairs(content) if "annotations" in content else list(content.items())
         if not pairs or not all(isinstance(text, str) for _, text in pairs):
             raise ValueError("no captions")

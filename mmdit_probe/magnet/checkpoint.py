@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..storage.files import atomic_write, unwritable, write_text
+from ..storage.files import announce, atomic_write, unwritable, write_text
 
 Row = Mapping[str, float | int]
 """A row of losses.csv."""
@@ -59,6 +59,7 @@ class LossLog:
 
     def add(self, row: Row) -> None:
         """Append a row; the first one creates the file."""
+        announce(self.file)
         try:
             with self.file.open("a", newline="") as lines:
                 writer = csv.DictWriter(lines, COLUMNS)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..configs import SamplingConfig
 from ..families import Pipeline
+from ..storage.files import read_text
 from ..storage.images import save_image
 from ..studies.image_grid import generate_batch
 from ..utils.progress import Progress
@@ -23,8 +24,10 @@ def read_compbench(path: Path) -> tuple[str, ...]:
     `ValueError` if the file can't be read or has no prompt, or if a prompt can't be part of a file name.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except OSError as error:
+        raise ValueError(f"compbench: {path} can't be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
         raise ValueError(f"compbench: {path} can't be read as text ({type(error).__name__})") from error
     prompts = tuple(checked_text("prompt", line.split("\t")[0].strip()) for line in lines if line.strip())
     if not prompts:
@@ -41,6 +44,16 @@ def read_compbench(path: Path) -> tuple[str, ...]:
 def sample_file(folder: Path, prompt: str, number: int) -> Path:
     """The file of an image; ``number`` counts the images of all prompts."""
     return folder / "samples" / f"{prompt}_{number:06d}.png"
+
+
+def sample_names(prompts: Sequence[str], each: int) -> list[str]:
+    """The files of all images, relative to the output folder, in the order of their numbers."""
+    top = Path()
+    return [
+        sample_file(top, prompt, row * each + column).as_posix()
+        for row, prompt in enumerate(prompts)
+        for column in range(each)
+    ]
 
 
 def export_samples(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..families import Pipeline, denoiser_of, image_projections, switch_lora
-from ..storage.files import unwritable
+from ..storage.files import announce, unwritable
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 
@@ -62,6 +62,7 @@ def save_lora(pipe: Pipeline, folder: Path) -> Path:
 def write_lora(pipeline: Any, weights: Mapping[str, Tensor], config: LoraConfig | None, folder: Path) -> Path:
     """Write ``weights`` atomically in the LoRA format of a pipeline class."""
     part = folder / ".lora.part"
+    announce(folder / WEIGHTS_FILE)
     try:
         pipeline.save_lora_weights(
             part,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from ..configs import GenerationConfig, SegmentConfig
@@ -13,7 +11,6 @@ from ..figures.magnet import MaskRow
 from ..segmentation.palette import palette
 from ..segmentation.render import colored, displayed
 from ..segmentation.segmenters import OpenVocabularySegmenter
-from ..storage.images import read_rgb
 from .compare import before_and_after
 from .examples import masks_of
 
@@ -34,8 +31,8 @@ def mask_rows(
     segmenter = OpenVocabularySegmenter(pipe, layer, config)
     rows = []
     for sample in images.samples:
-        image = read_rgb(sample.image) if isinstance(sample.image, Path) else sample.image
-        masks, names = masks_of(sample.read(), images.classes)
+        image, labels = sample.load()
+        masks, names = masks_of(labels, images.classes)
         if not names:
             continue
         truth = np.where(masks.any(0), masks.argmax(0), len(names))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..storage.files import announce
 from .checkpoint import Row
 
 
@@ -22,14 +23,18 @@ def tensorboard_writer(folder: Path | None) -> Iterator[Callable[[Row], None]]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError("--tensorboard needs a package: run `pip install tensorboard`, or read losses.csv") from error
-    writer = SummaryWriter(str(folder))
+    made: list[SummaryWriter] = []
 
     def write(row: Row) -> None:
+        if not made:  # once the run has its folder
+            announce(folder, is_folder=True)
+            made.append(SummaryWriter(str(folder)))
         for name, value in row.items():
             if name != "step":
-                writer.add_scalar(name, value, int(row["step"]))
+                made[0].add_scalar(name, value, int(row["step"]))
 
     try:
         yield write
     finally:
-        writer.close()
+        for writer in made:
+            writer.close()

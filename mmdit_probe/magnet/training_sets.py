@@ -14,10 +14,11 @@ import numpy as np
 from ..datasets.coco import coco_maps
 from ..datasets.coco_rle import decode_mask
 from ..datasets.folder import read_folder
-from ..datasets.labeled import LabeledImages, Sample, folder_of
+from ..datasets.labeled import JPEG, LabeledImages, Sample, folder_of
 from ..datasets.scenes import CLASSES, scene
 from ..storage.digests import digest
-from ..storage.images import read_rgb
+from ..storage.files import read_text
+from ..storage.images import files_in, read_oriented, turned_with
 from .captions import captions_for, read_captions
 from .examples import MaskedImage, TrainingSet, masks_of
 
@@ -77,9 +78,9 @@ def _labeled(images: LabeledImages, captions: Mapping[str, str] | None, source: 
 
     def read(number: int) -> MaskedImage:
         sample: Sample = images.samples[number]
-        image = read_rgb(sample.image) if isinstance(sample.image, Path) else sample.image
-        masks, names = masks_of(sample.read(), images.classes)
-        return _checked(MaskedImage(image, masks, names, texts[number]), sample.name)
+        image, labels = sample.load()
+        masks, names = masks_of(labels, images.classes)
+        return MaskedImage(image, masks, names, texts[number])
 
     files = [(sample.image, *(sample.source or ())) for sample in images.samples]
     known = _digest([*images.classes, *texts], chain.from_iterable(files))
@@ -95,7 +96,7 @@ def _digest(texts: Iterable[str], files: Iterable[Any]) -> str:
 def _sa1b(root: Path, captions: Mapping[str, str] | None, source: Path | None) -> TrainingSet:
     """SA-1B as released: NAME.jpg and NAME.json side by side; masks are run-length codes."""
     folder = folder_of("sa1b", root, "images", ".")
-    files = sorted(file for file in folder.glob("*.jpg") if file.with_suffix(".json").is_file())
+    files = [file for file in files_in(folder, JPEG) if file.with_suffix(".json").is_file()]
     if not files:
         raise ValueError(f"sa1b: {folder} has no image NAME.jpg with masks in NAME.json")
     if captions is None:
@@ -109,22 +110,17 @@ def _sa1b(root: Path, captions: Mapping[str, str] | None, source: Path | None) -
 
 def _read_sa1b(files: list[Path], captions: list[str], number: int) -> MaskedImage:
     file = files[number]
-    image = read_rgb(file)
+    image, orientation = read_oriented(file)
     annotations = _annotations(file.with_suffix(".json"))
     masks = [decode_mask(annotation["segmentation"]) for annotation in annotations]
-    stacked = np.stack(masks) if masks else np.zeros((0, *image.shape[:2]), bool)
-    return _checked(MaskedImage(image, stacked, None, captions[number]), file.stem)
+    turned = [turned_with(mask, image, orientation, file) for mask in masks]
+    stacked = np.stack(turned) if turned else np.zeros((0, *image.shape[:2]), bool)
+    return MaskedImage(image, stacked, None, captions[number])
 
 
 def _annotations(path: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        found = json.loads(read_text(path))["annotations"]
         return [annotation for annotation in found if annotation["segmentation"]["counts"]]
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"sa1b: {path} is not an SA-1B annotation file ({error!r})") from error
-
-
-def _checked(masked: MaskedImage, name: str) -> MaskedImage:
-    if masked.masks.shape[1:] != masked.image.shape[:2]:
-        raise ValueError(f"{name}: the masks are {masked.masks.shape[1:]}, the image {masked.image.shape[:2]}")
-    return masked

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..families import Pipeline, call_default, denoiser_of, family_of
+from ..storage.files import read_text
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def model_defaults(pipe: Pipeline) -> ModelDefaults:
     file = Path(str(getattr(pipe, "name_or_path", ""))) / "probe_defaults.json"
     if file.is_file():
         try:
-            return ModelDefaults(**json.loads(file.read_text()))
+            return ModelDefaults(**json.loads(read_text(file)))
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(
                 f"{file} is damaged ({error}); mend it, or delete it to take the family's defaults"

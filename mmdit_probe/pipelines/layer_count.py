@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -11,6 +10,7 @@ from diffusers import DiffusionPipeline
 
 from ..configs import EMBEDDED
 from ..families import DENOISERS, layers_of
+from .hub import local_only
 from .loading import embedded_folder
 from .pretrained import quiet_loading
 
@@ -34,7 +34,7 @@ def layer_count(model: str = EMBEDDED, revision: str | None = None) -> int | Non
 
 def _without_weights(source: str, revision: str | None) -> Any:
     """The pipeline's transformer or U-Net on the meta device."""
-    options: dict[str, Any] = {"revision": revision, "local_files_only": Path(source).is_dir()}
+    options: dict[str, Any] = {"revision": revision, "local_files_only": local_only(source)}
     index = DiffusionPipeline.load_config(source, **options)
     part = next(part for part in DENOISERS if index.get(part))
     library, name = index[part]

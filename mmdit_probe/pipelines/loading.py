@@ -15,6 +15,7 @@ from torch import nn
 from ..configs.model import EMBEDDED, Dtype, Offload, Quantize
 from ..families import Pipeline, denoiser_of, unwrapped, without_t5
 from ..utils.text import shown
+from .hub import is_hub_id, local_only, missing_on_hub
 from .model_folder import check_folder
 from .pretrained import load_error, quiet_loading
 from .quantization import quantization
@@ -35,6 +36,7 @@ def load_pipeline(
     dtype: Dtype = "fp32",
     device: str = "cpu",
     revision: str | None = None,
+    variant: str | None = None,
     t5: bool = False,
     offload: Offload = "none",
     lora: str | None = None,
@@ -48,6 +50,8 @@ def load_pipeline(
         dtype: fp32, bf16 or fp16.
         device: cpu, cuda, cuda:1, mps.
         revision: branch, tag or commit of a hub id.
+        variant: which weights of a model are read that has several, such as "fp16" for files named ``*.fp16.safetensors``;
+            ``dtype`` says what they become.
         t5: load SD3's T5 encoder; off as in the paper, which uses the CLIP encoders alone.
         offload: what waits in main memory until it is needed: "none", "model" (keeps one component on the GPU at a time)
             or "sequential" (one layer at a time: slow, least memory).
@@ -70,19 +74,26 @@ def load_pipeline(
     _check_offload(offload, place)
     bits = quantization(quantize, DTYPES[dtype], place)
     source = str(embedded_folder()) if model == EMBEDDED else model
-    local = Path(source).is_dir()
-    if revision is not None and local:
+    local = local_only(source)
+    if lora is not None:
+        _check_lora(lora)
+    if revision is not None and Path(source).is_dir():
         raise ValueError(
             f"revision {shown(revision)} belongs to a hub id; {shown(model)} is a folder here, leave it out"
         )
-    if local or Path(source).exists():
-        check_folder(Path(source))
+    if not source or Path(source).exists():
+        check_folder(Path(source), variant)
     try:
         with quiet_loading():
             index = DiffusionPipeline.load_config(source, revision=revision, local_files_only=local)
             options = {**({} if t5 else without_t5(index)), **options}
             pipe = DiffusionPipeline.from_pretrained(
-                source, dtype=DTYPES[dtype], revision=revision, local_files_only=local, **{**_SAFE, **bits, **options}
+                source,
+                dtype=DTYPES[dtype],
+                revision=revision,
+                variant=variant,
+                local_files_only=local,
+                **{**_SAFE, **bits, **options},
             )
             if lora is not None:
                 _load_lora(pipe, lora)
@@ -115,14 +126,28 @@ _PLACING: Mapping[Offload, Callable[[DiffusionPipeline, torch.device], Any]] = {
 }
 
 
+def _check_lora(lora: str) -> None:
+    """`ValueError` before the model is loaded, if a LoRA is plainly not there."""
+    path = Path(lora)
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        raise ValueError(f"lora: the folder {shown(lora)} holds no .safetensors file")
+    if path.exists():
+        return
+    if lora.endswith(".safetensors"):
+        raise ValueError(f"lora: no file {shown(lora)}")
+    if "/" not in lora or not is_hub_id(lora):
+        raise ValueError(f"lora: {shown(lora)} is neither a file or folder here nor a hub id such as OWNER/NAME")
+
+
 def _load_lora(pipe: DiffusionPipeline, lora: str) -> None:
     if not hasattr(pipe, "load_lora_weights"):
         raise LoraError(f"lora: {type(pipe).__name__} takes no LoRA; leave --lora out")
-    if lora.endswith(".safetensors") and not Path(lora).is_file():
-        raise LoraError(f"lora: no file {shown(lora)}")
     try:
-        pipe.load_lora_weights(lora, use_safetensors=True)
+        pipe.load_lora_weights(lora, use_safetensors=True, local_files_only=local_only(lora))
     except Exception as error:
+        absent = None if Path(lora).exists() else missing_on_hub(lora, error)
+        if absent is not None:
+            raise LoraError(f"lora: {lora!r} {absent}") from error
         text = " ".join(str(error).split())
         raise LoraError(f"lora: {lora!r} could not be loaded into {type(pipe).__name__}: {text[:200]}") from error
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from safetensors import safe_open
 
 from ..families import T5_PARTS
+from ..storage.files import read_text
 
 _PICKLED = "has its weights in pickle files (.bin), which can run code; only .safetensors files are read"
 _VOCABULARIES = (
@@ -20,16 +22,18 @@ _VOCABULARIES = (
 )
 
 
-def check_folder(folder: Path) -> None:
-    """`ValueError` if a pipeline's folder lacks a part, or one of its files is cut short."""
+def check_folder(folder: Path, variant: str | None = None) -> None:
+    """`ValueError` if a pipeline's folder lacks a part or the ``variant`` of its weights, or one of its files is cut short."""
     index = folder / "model_index.json"
     if not index.is_file():
         kind = "folder: it has no model_index.json" if folder.is_dir() else "folder but a file"
         raise ValueError(f"load_pipeline: {str(folder)!r} is no diffusers pipeline {kind}")
     for file in (index, *folder.glob("*/*.json"), *folder.glob("*/*.safetensors")):
-        _check_file(file)
-    for part, kind in json.loads(index.read_text()).items():
-        files = [file.name for file in (folder / part).glob("*")]
+        if not file.name.startswith("."):
+            _check_file(file)
+    found = set()
+    for part, kind in json.loads(read_text(index)).items():
+        files = [file.name for file in (folder / part).glob("*") if not file.name.startswith(".")]
         if any(name.endswith(".bin") for name in files) and not any(name.endswith(".safetensors") for name in files):
             raise ValueError(f"load_pipeline: {folder / part} {_PICKLED}")
         listed = not part.startswith("_") and isinstance(kind, list) and None not in kind
@@ -40,12 +44,33 @@ def check_folder(folder: Path) -> None:
             raise ValueError(
                 f"load_pipeline: {folder / part} has no vocabulary ({_VOCABULARIES[0]}); copy the model again"
             )
+        variants = {_variant(name) for name in files if name.endswith(".safetensors")}
+        found |= variants
+        if needed and variant is None and variants and None not in variants:
+            known = " or ".join(sorted(map(str, variants)))
+            raise ValueError(
+                f"load_pipeline: {folder / part} has its weights as the variant {known} alone; add --variant {known} "
+                f"(in Python variant={known!r})"
+            )
+    if variant is not None and variant not in found:
+        known = ", ".join(sorted(filter(None, found))) or "none"
+        raise ValueError(f"load_pipeline: {folder} has no weights of the variant {variant!r}; it has {known}")
+
+
+def _variant(name: str) -> str | None:
+    """The variant in the name of a file of weights, such as "fp16"; None for the plain ones.
+
+    >>> _variant("model.fp16.safetensors"), _variant("model-00001-of-00002.safetensors")
+    ('fp16', None)
+    """
+    parts = re.sub(r"-\d+-of-\d+", "", name).split(".")
+    return parts[1] if len(parts) > 2 else None
 
 
 def _check_file(file: Path) -> None:
     try:
         if file.suffix == ".json":
-            json.loads(file.read_text(encoding="utf-8"))
+            json.loads(read_text(file))
         else:
             with safe_open(file, "pt"):  # reads the header and compares it with the file's length
                 pass

@@ -13,6 +13,8 @@ from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
+from .hub import local_only, missing_on_hub
+
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
@@ -46,7 +48,7 @@ def load_pretrained(what: str, kind: Any, source: str, **options: Any) -> Any:
     Raises:
         ValueError: it can't be loaded; one line that says why.
     """
-    options = {"local_files_only": Path(source).is_dir(), "trust_remote_code": False, **options}
+    options = {"local_files_only": local_only(source), "trust_remote_code": False, **options}
     try:
         with quiet_loading():
             return kind.from_pretrained(source, **options)
@@ -61,12 +63,16 @@ def load_error(what: str, source: str, error: Exception) -> str:
         return f"{part} does not fit into memory; try --dtype bf16, or a smaller model"
     if "Gated" in name or "gated repo" in text or "401" in text or "403" in text:
         return f"{part} needs access: accept its license on its hub page, then run `hf auth login`"
+    absent = None if Path(source).exists() else missing_on_hub(source, error)
+    if absent is not None:
+        return f"{part} {absent}"
     if "safetensors" in text and ("Could not find" in text or "no file named" in text) and ".json" not in text:
-        return f"{part} lacks .safetensors weights; pickle files (.bin) can run code and are not read: {text[:200]}"
+        return (
+            f"{part} lacks .safetensors weights of this name; a variant of them, such as fp16, is read by --variant; "
+            f"pickle files (.bin) can run code and are not read: {text[:200]}"
+        )
     if "Unpickling" in name:
         return f"{part} has its weights in pickle files (.bin), which can run code and are not read"
     if "trust_remote_code" in text:
         return f"{part} brings code of its own, which is not run; trust_remote_code=True would run it"
-    if not Path(source).exists() and isinstance(error, OSError | ValueError):
-        return f"{part} is neither a folder here nor a hub id that can be reached; check the name and the network"
     return f"{part} could not be loaded: {name}: {text[:300]}"

@@ -210,6 +210,8 @@ def _fits(part: TextPart, prompt: str) -> bool:
 def find_words(parts: Sequence[TextPart], prompt: str, words: Sequence[str]) -> list[list[int]]:
     """The text positions of each word or phrase of ``prompt``: all its occurrences, in every text encoder.
 
+    ``word#2`` is the second occurrence alone.
+
     `ValueError` with the prompt's tokens if a word is not among them, also because every tokenizer cut it off.
 
     >>> from mmdit_probe import load_pipeline
@@ -224,3 +226,16 @@ def find_words(parts: Sequence[TextPart], prompt: str, words: Sequence[str]) -> 
         if not positions:
             raise ValueError(f"words: {text.without(word)}")
     return found
+
+
+def repeated_words(parts: Sequence[TextPart], prompt: str, words: Sequence[str]) -> dict[str, int]:
+    """Those of the words that stand in the prompt more than once, and how often.
+
+    >>> from mmdit_probe import load_pipeline
+    >>> from mmdit_probe.families import text_parts_of
+    >>> repeated_words(text_parts_of(load_pipeline("tiny-sd3")), "a red circle on a blue circle", ["circle", "red"])
+    {'circle': 2}
+    """
+    text = describe(parts, [prompt])
+    times = {word: text.times(word) for word in words}
+    return {word: count for word, count in times.items() if count > 1}

@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from ..storage.digests import digest
-from ..storage.images import read_rgb
+from ..storage.files import read_text
+from ..storage.images import files_in, read_rgb
 from ..storage.records import load_record
 from ..storage.runs import RunFolder
 from ..utils.memory import run_in_batches
 from ..utils.progress import Progress
+from ..utils.text import repaired
 from .render import percent
 from .result import Segmentation
 
@@ -44,7 +46,7 @@ def image_files(paths: Iterable[Path]) -> dict[str, Path]:
 def _inside(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    found = files_in(path, SUFFIXES)
     if not found:
         raise ValueError(f"{path} holds no image ({', '.join(SUFFIXES)})")
     return found
@@ -63,7 +65,7 @@ def segment_files(
     Args:
         segment: from images (height, width, 3) to their segmentations.
         files: image files by the name that their output files begin with.
-        out: output folder; `ValueError` if it holds a run with other settings.
+        out: output folder; `ValueError` if it holds a run with other settings, or one of other images.
         settings: what the segmentations depend on.
         batch: images segmented together, at least 1.
         progress: called after each image.
@@ -74,7 +76,8 @@ def segment_files(
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     tables: dict[str, pd.DataFrame] = {}
-    with RunFolder(out, settings).open():
+    with RunFolder(out, settings).open() as run:
+        run.claim([*(f"{name}_{kind}" for name in files for kind in FILES), *tables_of(settings)])
         waiting: dict[str, np.ndarray] = {}
         for number, (name, path) in enumerate(files.items()):
             image = read_rgb(path)
@@ -89,6 +92,11 @@ def segment_files(
             if progress is not None:
                 progress(len(tables), len(files))
     return pd.concat([tables[name] for name in files], ignore_index=True)
+
+
+def tables_of(settings: Mapping[str, Any]) -> list[str]:
+    """The table that the command with these settings writes next to the images' files."""
+    return [f"{settings['study']}.csv"] if "study" in settings else []
 
 
 def _segment(
@@ -108,7 +116,7 @@ def _finished(out: Path, name: str, source: str) -> pd.DataFrame | None:
     """The table of an image whose files are complete (the maps are written last), else None."""
     try:
         same = load_record(out / f"{name}_maps.nc").attrs.get("source") == source
-        legend = json.loads((out / f"{name}_legend.json").read_text())
+        legend = json.loads(read_text(out / f"{name}_legend.json"))
     except (ValueError, OSError):
         return None
     if not same or not all((out / f"{name}_{kind}").is_file() for kind in FILES):
@@ -117,7 +125,7 @@ def _finished(out: Path, name: str, source: str) -> pd.DataFrame | None:
 
 
 def _table(name: str, shares: Mapping[str, float]) -> pd.DataFrame:
-    return pd.DataFrame({"image": name, "class": list(shares), "share": list(shares.values())})
+    return pd.DataFrame({"image": repaired(name), "class": list(shares), "share": list(shares.values())})
 
 
 def summary(table: pd.DataFrame, most: int = 12) -> list[str]:

@@ -18,6 +18,7 @@ from ..storage.files import atomic_write, write_text
 from ..storage.images import save_image
 from ..storage.records import FORMAT, save_record, versions
 from ..utils.html import image_tag
+from ..utils.text import repaired
 from .palette import IGNORED, palette
 from .render import OPACITY, blended, sheet
 
@@ -75,7 +76,7 @@ class Segmentation:
             save_labels(self.labels, len(self.classes), _named(stem, "labels.png")),
             write_text(_named(stem, "legend.json"), json.dumps(self.legend(), indent=1)),
             save_image(np.asarray(self.show()), _named(stem, "overlay.png")),
-            write_text(_named(stem, "rle.json"), json.dumps(self.coco(name))),
+            write_text(_named(stem, "rle.json"), json.dumps(self.coco(repaired(name)))),
             save_record(self.maps(), _named(stem, "maps.nc")),
         ]
 

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..utils.text import repaired
+from .run_file import RUN_FILE
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -31,7 +34,7 @@ def digest(things: Iterable[Path | str | np.ndarray]) -> str:
         if isinstance(thing, Path):
             together.update(_of_file(thing))
         elif isinstance(thing, str):
-            together.update(hashlib.sha256(b"text " + thing.encode()).digest())
+            together.update(hashlib.sha256(b"text " + thing.encode("utf-8", "surrogateescape")).digest())
         else:
             kind = f"array {thing.dtype.str} {thing.shape} ".encode()
             together.update(hashlib.sha256(kind + thing.tobytes()).digest())
@@ -65,7 +68,12 @@ def model_fingerprint(source: str) -> str:
     path = Path(source)
     files = [path] if path.is_file() else []
     if path.is_dir():
-        files = sorted(file for file in (*path.glob("*"), *path.glob("*/*")) if file.suffix in _MODEL_SUFFIXES)
+        found = (
+            file
+            for file in (*path.glob("*"), *path.glob("*/*"))
+            if not file.name.startswith(".") and file.name != RUN_FILE
+        )
+        files = sorted(file for file in found if file.suffix in _MODEL_SUFFIXES)
     if not files:
         return source
     named = (part for file in files for part in (file.relative_to(path).as_posix(), file))
@@ -73,18 +81,25 @@ def model_fingerprint(source: str) -> str:
 
 
 def model_label(
-    model: str, dtype: str, revision: str | None = None, lora: str | None = None, quantize: str = "none"
+    model: str,
+    dtype: str,
+    revision: str | None = None,
+    lora: str | None = None,
+    quantize: str = "none",
+    variant: str | None = None,
 ) -> str:
     """One line that names everything about the model on which results depend; a run resumes only with the same label.
 
     >>> model_label("stabilityai/stable-diffusion-3-medium-diffusers", "bf16", revision="main", quantize="int8")
     'stabilityai/stable-diffusion-3-medium-diffusers, bf16, weights int8, revision main'
     """
-    parts = [model_fingerprint(model), dtype]
+    parts = [repaired(model_fingerprint(model)), dtype]
     if quantize != "none":
         parts.append(f"weights {quantize}")
     if revision is not None:
         parts.append(f"revision {revision}")
+    if variant is not None:
+        parts.append(f"variant {variant}")
     if lora:
-        parts.append(f"LoRA {model_fingerprint(lora)}")
+        parts.append(f"LoRA {repaired(model_fingerprint(lora))}")
     return ", ".join(parts)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ..configs.segmentation import Crop
 from .files import atomic_write
 
+_PHOTOS = ("MPO",)
+"""Formats whose first image is the photo, and the others small copies, depth or gain maps."""
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -23,13 +26,61 @@ def read_rgb(path: Path) -> np.ndarray:
     Transparent pixels are laid over white. `ValueError` if the file can't be opened (see `open_image`), is animated, or has
     more than 8 bits per channel.
     """
+    return read_oriented(path)[0]
+
+
+def read_oriented(path: Path) -> tuple[np.ndarray, int]:
+    """`read_rgb`, and how the stored pixels were turned for it: EXIF's orientation, 1 to 8; 1 if they were not."""
     with open_image(path) as opened:
         _check(opened, path)
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(opened)))
+        orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+        image = np.asarray(_to_rgb(ImageOps.exif_transpose(opened)))
+    return image, orientation if orientation in _TURNS else 1
+
+
+_TURNS: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: stored[::-1].swapaxes(0, 1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: stored[:, ::-1].swapaxes(0, 1),
+}
+"""What each of EXIF's orientations asks for, of arrays (height, width, ...)."""
+_SIDEWAYS = 5
+"""From this orientation on height and width change places."""
+
+
+def turned_with(values: np.ndarray, image: np.ndarray, orientation: int, name: object) -> np.ndarray:
+    """A label map or masks (height, width, ...) in the geometry of their image.
+
+    They are taken to follow the file's stored pixels, and are turned as these were; unless they fit the turned image alone.
+
+    Args:
+        values: as they were read.
+        image: their image as `read_oriented` gives it.
+        orientation: what it gives next to it.
+        name: the image's file or name, for the error.
+
+    Raises:
+        ValueError: they fit neither.
+    """
+    size = image.shape[:2]
+    stored = size[::-1] if orientation >= _SIDEWAYS else size
+    if values.shape[:2] == stored:
+        return np.ascontiguousarray(_TURNS[orientation](values))
+    if values.shape[:2] == size:
+        return values
+    also = f", which is stored as {stored}" if stored != size else ""
+    raise ValueError(
+        f"{name}: image and label map must have the same size, got {size}{also} and {values.shape[:2]} (height, width)"
+    )
 
 
 def _check(opened: Image.Image, path: Path) -> None:
-    if getattr(opened, "is_animated", False):
+    if getattr(opened, "is_animated", False) and opened.format not in _PHOTOS:
         frames = getattr(opened, "n_frames", 2)
         raise ValueError(f"image: {path} has {frames} frames; save the one you want as a PNG file")
     if opened.mode in _DEEP:
@@ -66,6 +117,15 @@ def save_image(image: np.ndarray, path: Path) -> Path:
     with atomic_write(path) as part:
         Image.fromarray(image).save(part, format="PNG")
     return path
+
+
+def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files of a folder with one of these suffixes, written in lower or upper case, in order of their names.
+
+    Hidden files are left out, such as the ``._photo.jpg`` that macOS puts next to ``photo.jpg`` on other file systems.
+    """
+    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file()]
+    return [folder / name for name in sorted(names) if Path(name).suffix.lower() in suffixes]
 
 
 MAX_PIXELS = 100_000_000

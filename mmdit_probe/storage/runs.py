@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import xarray as xr
 
 from ..configs import as_dict
-from .files import write_text
+from .files import watchers
+from .invocation import running_command
 from .locks import LOCK, folder_lock
 from .records import load_record, save_record
+from .run_file import ITEMS, RUN_FILE, RunFile, earlier_run, erase_run, has_items
 
 
 class RunFolder:
@@ -37,7 +39,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
-        self.settings = json.loads(json.dumps(settings))
+        self.settings = json.loads(json.dumps(settings, default=str))
 
     @classmethod
     def for_study(cls, folder: Path, study: str, model: str, config: Any = None, **more: Any) -> RunFolder:
@@ -56,44 +58,99 @@ class RunFolder:
     def open(self) -> Iterator[RunFolder]:
         """Lock the folder and start or continue the run; partly written files of a killed run are deleted.
 
-        A run that ends before it has finished an item leaves no folder.
+        Every file that is written to the folder while it is open is listed in its run.json. A run that ends before it has
+        finished an item or a file leaves nothing. In a command the folder stays open until the command ends, and an earlier
+        run with other settings is removed if the user asks for it (``--overwrite``).
 
         Raises:
             ValueError: another process is using the folder, it holds a run with different settings, or it is not writable.
         """
-        with folder_lock(self.folder):
-            fresh = self._check_settings()
-            try:
+        command = running_command()
+        if command is None:
+            with self._held():
                 yield self
-            except BaseException:
-                if fresh and not self._holds_work():
-                    (self.folder / "run.json").unlink(missing_ok=True)
-                raise
+        else:
+            command.hold(self.folder, self.settings, self._held())
+            yield self
 
-    def _holds_work(self) -> bool:
-        """Whether the folder holds a finished item, or a file that the study itself has written."""
-        own = {"run.json", "items", LOCK}
-        return any((self.folder / "items").iterdir()) or any(path.name not in own for path in self.folder.iterdir())
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        with folder_lock(self.folder):
+            found = self._begin()
+            others = set(self.folder.iterdir())
+            watchers.append(self._list)
+            try:
+                yield
+            finally:
+                watchers.remove(self._list)
+                if found is None and not self._holds_work(others):
+                    (self.folder / RUN_FILE).unlink(missing_ok=True)
 
-    def _check_settings(self) -> bool:
-        """True if the run is new, False if it continues one with the same settings."""
-        file = self.folder / "run.json"
-        (self.folder / "items").mkdir(exist_ok=True)
-        if not file.exists():
-            write_text(file, json.dumps(self.settings, indent=1))
-            return True
+    def _holds_work(self, others: set[Path]) -> bool:
+        """Whether the folder holds a finished item, or a file that was not there before."""
+        own = {self.folder / name for name in (RUN_FILE, ITEMS, LOCK)}
+        return has_items(self.folder) or bool(set(self.folder.iterdir()) - others - own)
+
+    def check(self) -> None:
+        """`ValueError` if the folder holds a run with other settings that is not to be replaced."""
+        found, command = earlier_run(self.folder), running_command()
+        if found is None or found.settings == self.settings or (command is not None and command.overwrite):
+            return
+        old, new = found.settings, self.settings
+        names = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+        raise ValueError(f"{self.folder} holds a run with other settings ({', '.join(names)}); {_ways_out()}")
+
+    def _begin(self) -> RunFile | None:
+        """Start the run, or go on with the one that is there, which is returned."""
+        self.check()
+        command = running_command()
+        if command is not None and command.overwrite:
+            erase_run(self.folder)
+        (self.folder / ITEMS).mkdir(exist_ok=True)
+        found = earlier_run(self.folder)
+        self._run = found or RunFile(self.settings)
+        if command is not None:
+            self._run.command, self._run.options = command.command, command.options
+        self._run.save(self.folder)
+        return found
+
+    def _list(self, path: Path, is_folder: bool) -> bool:
+        """Put a file that is about to be written on the run's list, if it is in its folder and not there yet.
+
+        `ValueError` if the file exists and is of no run: it is the user's own.
+        """
         try:
-            found = json.loads(file.read_text())
-            if not isinstance(found, dict):
-                raise ValueError(f"{type(found).__name__} instead of settings")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{file} is damaged; choose another --out or delete the folder") from error
-        if found != self.settings:
-            names = sorted(key for key in {*found, *self.settings} if found.get(key) != self.settings.get(key))
+            name = path.resolve().relative_to(self.folder.resolve()).as_posix() + "/" * is_folder
+        except ValueError:
+            return False
+        if name == RUN_FILE:
+            return False  # an entry of the run around this one, if there is one
+        if name.split("/")[0] == ITEMS or name in self._run.files:
+            return True
+        self._extend([name])
+        return True
+
+    def _extend(self, names: Sequence[str]) -> None:
+        for name in names:
+            if (self.folder / name).exists():
+                raise ValueError(f"{self.folder / name} is there already and not of this run; choose another --out")
+        if names:
+            self._run.files += names
+            self._run.save(self.folder)
+
+    def claim(self, names: Iterable[str]) -> None:
+        """List all files that this run is to write, before it does.
+
+        `ValueError` if the run wrote others earlier, which its tables would not speak of any more.
+        """
+        own = set(names)
+        earlier = [name for name in self._run.files if name not in own and (self.folder / name).exists()]
+        if earlier:
             raise ValueError(
-                f"{self.folder} holds a run with other settings ({', '.join(names)}); choose another --out or delete it"
+                f"{self.folder} holds {earlier[0]}{' and more' * (len(earlier) > 1)} of an earlier run that this one does "
+                f"not include; {_ways_out()}"
             )
-        return False
+        self._extend(sorted(own - set(self._run.files)))
 
     def item(self, name: str) -> xr.Dataset | None:
         """The finished item of this name; None if it is not there or not readable."""
@@ -107,4 +164,10 @@ class RunFolder:
         save_record(dataset, self._path(name))
 
     def _path(self, name: str) -> Path:
-        return self.folder / "items" / f"{name}.nc"
+        return self.folder / ITEMS / f"{name}.nc"
+
+
+def _ways_out() -> str:
+    if running_command() is None:
+        return "choose another folder or delete it"
+    return "choose another --out, or add --overwrite to remove exactly the files of that run first"

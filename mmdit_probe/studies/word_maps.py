@@ -14,18 +14,30 @@ from ..configs import GenerationConfig, MapsConfig
 from ..families import Pipeline, text_parts_of
 from ..pipelines.generation import generation_arguments
 from ..pipelines.layers import chosen_layers
-from ..pipelines.prompts import find_words
+from ..pipelines.prompts import find_words, repeated_words
 from ..readouts.word_maps import WordMaps
+from ..utils.text import storable
 from .recording import Recording, record_generated, record_image
 
 
 def word_positions(pipe: Pipeline, prompt: str, words: Sequence[str], generation: GenerationConfig) -> list[list[int]]:
-    """The text positions of each word's tokens, all occurrences, in every text encoder that is loaded.
+    """The text positions of each word's tokens, all occurrences (``word#2``: the second), in every text encoder loaded.
 
     `ValueError` shows the prompt's tokens if a word is not among them or was cut off.
     """
     length = generation_arguments(pipe, generation).get("max_sequence_length", 0)
     return find_words(text_parts_of(pipe, length), prompt, words)
+
+
+def occurrence_lines(pipe: Pipeline, prompt: str, words: Sequence[str], generation: GenerationConfig) -> list[str]:
+    """A line for each word that stands in the prompt more than once: which of its occurrences are read."""
+    length = generation_arguments(pipe, generation).get("max_sequence_length", 0)
+    found = repeated_words(text_parts_of(pipe, length), prompt, words)
+    return [
+        f"{word!r} stands in the prompt {count} times: its map is the mean over all of them; "
+        f"{word}#1{' to' if count > 2 else ' and'} {word}#{count} read one each."
+        for word, count in found.items()
+    ]
 
 
 def measure_maps(pipe: Pipeline, config: MapsConfig, image: np.ndarray | None = None) -> Recording:
@@ -101,7 +113,7 @@ def file_names(words: Sequence[str]) -> list[str]:
     names: list[str] = []
     for word in words:
         plain = unicodedata.normalize("NFKC", word).lower()
-        name = re.sub(r"[\W_]+", "-", plain).strip("-")[:60] or "word"
+        name = storable(re.sub(r"[\W_]+", "-", plain).strip("-"))[:60] or "word"
         taken = sum(other == name or re.fullmatch(re.escape(name) + r"-\d+", other) is not None for other in names)
         names.append(name if name not in names else f"{name}-{taken + 1}")
     return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Sequence
 
@@ -21,17 +22,37 @@ def one_line(text: str, most: int = 500) -> str:
     return line if len(line) <= most else f"{line[: most - 40]} ... {line[-35:]}"
 
 
+def repaired(text: str) -> str:
+    """The text with every byte in it decoded that Python could not decode: in the C locale arguments come so.
+
+    What is no UTF-8 either is escaped, so that the text can be written to a file.
+
+    >>> repaired("sc\\udcc3\\udca8ne"), repaired("sc\\udce8ne")
+    ('sc\xe8ne', 'sc\\\\udce8ne')
+    """
+    return _decoded(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _decoded(text: str) -> str:
+    """The text with the bytes in it decoded that Python could not decode, if they are UTF-8."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
 def shown(text: str, most: int = 60) -> str:
     """The text in quotes, shortened in the middle if it is long, for an error message."""
     return repr(one_line(text, most))
 
 
 def checked_text(what: str, text: str, most: int = LONGEST_PROMPT) -> str:
-    """The text itself, if it can be used; white space, emoji and all scripts are accepted.
+    """The text itself, if it can be used, without byte order marks; white space, emoji and all scripts are accepted.
 
     Raises:
         ValueError: the text has no visible character, more than ``most`` characters, or a control character.
     """
+    text = _decoded(text).replace("\ufeff", "")
     if not any(unicodedata.category(character)[0] in "LMNPS" for character in text):
         raise ValueError(f"the {what} is empty; give it at least one word")
     if len(text) > most:
@@ -58,6 +79,15 @@ def checked_once(what: str, texts: Sequence[str]) -> tuple[str, ...]:
     if twice is not None:
         raise ValueError(f"the {what} {shown(twice)} is given more than once; give it once")
     return tuple(texts)
+
+
+def storable(name: str) -> str:
+    """The name, if this machine can write it in its encoding, else its letters' numbers, as in "u043a"."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return name.encode("ascii", "backslashreplace").decode("ascii").replace("\\", "")
+    return name
 
 
 def is_content_word(word: str) -> bool:

@@ -13,7 +13,7 @@ from mmdit_probe.configs.model import Dtype
 from mmdit_probe.configs.setting import MODEL, OUTPUT, Setting, Settings
 
 from ..options import RESULTS, OutputConfig
-from ..session import Bar, finish, lock_output
+from ..session import Bar, begin, finish, planned_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class CaptionConfig(Settings):
             "or Qwen/Qwen2-VL-7B-Instruct.",
             MODEL,
             required=True,
+            is_place=True,
         ),
     ] = ""
     question: Annotated[
@@ -46,7 +47,7 @@ class CaptionsFile(OutputConfig):
     """Where captions go."""
 
     out: Annotated[Path, Setting("JSON file; captions that it holds already are kept.", OUTPUT)] = (
-        RESULTS / "captions.json"
+        RESULTS / "captions" / "captions.json"
     )
 
 
@@ -61,9 +62,16 @@ def caption(
     """
     from mmdit_probe.magnet.captioner import Captioner, caption_files
     from mmdit_probe.segmentation.image_files import image_files
+    from mmdit_probe.storage.digests import model_label
 
     files = image_files(images)
-    lock_output(output.out.parent)
+    run = planned_run(
+        output.out.parent,
+        "caption",
+        model_label(config.model, config.dtype),
+        question=config.question,
+        max_new_tokens=config.max_new_tokens,
+    )
     captioner = Captioner(
         config.model,
         config.question,
@@ -72,6 +80,8 @@ def caption(
         dtype=config.dtype,
         remote_code=config.trust_remote_code,
     )
+    begin(run)
+    run.claim([output.out.name])
     with Bar("images", output.as_json) as bar:
         captions = caption_files(captioner, files, output.out, config.batch, bar.update)
     words = sum(len(text.split()) for text in captions.values()) / len(captions)

@@ -11,14 +11,15 @@ from ..layers import check_layers, resolve_layer
 from ..options import RESULTS, RunConfig
 from ..session import (
     Bar,
+    begin,
     check_prompts_fit,
     chosen_prompts,
     figure_line,
     finish,
     label,
     load,
-    lock_output,
     name_unknown_words,
+    planned_run,
 )
 
 _SHEET_ROWS, _MASK_ROWS = 8, 6
@@ -56,14 +57,16 @@ def compare(
     config = replace(config, prompts=chosen_prompts(prompts, model))
     images = open_dataset(config.dataset, dataset.root, config.limit)
     check_layers(layer.layers, model)
+    config = replace(config, dataset=dataset_name(config.dataset))
+    run = planned_run(output.out, "magnet-compare", label(model), config, layers=layer.layers, data=images.digest)
     pipe = load(model)
     metrics = make_metrics(model.model, metric_models.clip, metric_models.dino, model.device, clip_score=True)
     number = resolve_layer(pipe, layer.layers)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     name_unknown_words(pipe, images.classes)
-    config = replace(config, layer=number, dataset=dataset_name(config.dataset))
+    config = replace(config, layer=number)
     out, name = output.out, label(model)
-    lock_output(out)
+    begin(run)
     with Bar("batches of images", output.as_json) as bar:
         masks = study.compare_masks(pipe, images, number, config, out, name, bar.update)
     with Bar("prompts", output.as_json) as bar:

@@ -12,7 +12,7 @@ from mmdit_probe.configs import ModelConfig, SamplingConfig, Setting, Settings
 from mmdit_probe.configs.generation import BATCH
 
 from ..options import RESULTS, RunConfig
-from ..session import Bar, check_prompts_fit, finish, label, load
+from ..session import Bar, begin, check_prompts_fit, finish, label, load, planned_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +44,17 @@ def compbench(
     Run it once plainly and once with --lora, each in a folder of its own. Writes samples/PROMPT_000000.png and so on;
     images that are there stay, so an interrupted run continues.
     """
-    from mmdit_probe.magnet.compbench import export_samples, read_compbench
-    from mmdit_probe.storage.runs import RunFolder
+    from mmdit_probe.magnet.compbench import export_samples, read_compbench, sample_names
 
     chosen = read_compbench(prompts)
     if output.out == _SamplesConfig.out:
         output = replace(output, out=output.out / (prompts.stem + ("" if model.lora is None else "-lora")))
+    run = planned_run(output.out, "compbench", label(model), config, prompts=chosen)
     pipe = load(model)
     check_prompts_fit(pipe, chosen, config.generation.max_sequence_length)
-    run = RunFolder.for_study(output.out, "compbench", label(model), config, prompts=chosen)
-    with run.open(), Bar("images", output.as_json) as bar:
+    begin(run)
+    run.claim(sample_names(chosen, config.each))
+    with Bar("images", output.as_json) as bar:
         files = export_samples(
             pipe, chosen, output.out, config.generation, each=config.each, batch=config.batch, progress=bar.update
         )

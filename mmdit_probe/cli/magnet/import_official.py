@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..options import RESULTS, OutputConfig
-from ..session import finish, lock_output
+from ..session import begin, content, finish, planned_run
 
 
 def import_official(
@@ -23,6 +23,6 @@ def import_official(
         raise ValueError(f"import-official: no file {file}")
     from mmdit_probe.magnet.official import import_official as convert
 
-    lock_output(output.out)
+    begin(planned_run(output.out, "import-official", "none", **content(file)))
     written = convert(file, output.out)
     finish(output, [f"try it: mmdit-probe segment photo.jpg --classes 'dog,grass' --lora {output.out}"], [written])
