@@ -178,14 +178,14 @@ def test_iseg_mixes_clusters_and_iterates_as_released():
         same(seeds, arrays["seeds"].ravel())
         joined = map_clusters(tokens, seeds, ISegConfig().cluster_iterations)
         same(joined, arrays["clusters"])
-        plain = dataclasses.replace(ISegConfig(), clusters=0)
-        close(class_maps(tokens, spans, grid, plain)[::3], arrays["cross_plain"], 1e-6)
-        close(class_maps(tokens, spans, grid, ISegConfig()), arrays["cross_clustered"], 1e-6)
+        plain = class_maps(tokens, spans, grid, dataclasses.replace(ISegConfig(), clusters=0))
+        clustered = class_maps(tokens, spans, grid, ISegConfig())
+        close(plain[::3], arrays["cross_plain"], 1e-6)
+        close(clustered, arrays["cross_clustered"], 1e-6)
 
         for name in sorted(name.removeprefix("settings_") for name in arrays.names if name.startswith("settings_")):
-            entropy, iterations, clustered = arrays[f"settings_{name}"]
-            maps = class_maps(tokens, spans, grid, ISegConfig() if clustered else plain)
-            maps = iterate(sharpened(rows, float(entropy)), maps, int(iterations))
+            entropy, iterations, in_clusters = arrays[f"settings_{name}"]
+            maps = iterate(sharpened(rows, float(entropy)), clustered if in_clusters else plain, int(iterations))
             close(ranged(maps.T.unflatten(1, grid), grid).flatten(1).T[::3], arrays[f"maps_{name}"])
 
 

@@ -7,7 +7,8 @@ DINO's Q + K. Three branches are added after the final norm: the values of CLIP'
 branch), and a class token for each region, which attends to that region in all layers (semantic branch). Finally every mask
 takes the class of most of its pixels. As released, the lowest mask number counts as "no mask", also if masks cover the image.
 
-Deviations: sentences and background as in `proxyclip`; masks are found by this toolkit's `sam`, once on the whole image.
+Deviations: sentences, background and position embeddings as in `proxyclip`; masks are found as in `sam`, which says how that
+differs.
 """
 
 from __future__ import annotations

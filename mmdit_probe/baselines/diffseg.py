@@ -6,7 +6,8 @@ each resolution the mean over heads and layers, with keys upsampled to 64 x 64 a
 weighted by their widths. Here the matrix of 4096 x 4096 is computed a few rows at a time.
 
 Deviations: the image is labeled at its original size, not at 512 x 512 px; the evaluation's ``crop`` chooses between the
-center square, as the original, and the whole image stretched.
+center square, as the original, and the whole image stretched; divergences are computed in single precision (in the
+original's first iteration, in half).
 """
 
 from __future__ import annotations

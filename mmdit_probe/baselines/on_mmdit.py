@@ -6,7 +6,8 @@ of a layer's I2I, or DiffCut's cuts of its attention output, instead of the merg
 
 Deviations from the originals, in addition to the backbone: I2I is taken from the joint softmax, each row divided by its sum,
 mean over all heads; the noise is the flow's at the timestep asked for; DiffSegmenter's min-max scaling of each class is left
-to ``normalize``; iSeg's maps are not clustered first.
+to ``normalize``; iSeg's maps are not clustered first, and each class is scaled before its map is upsampled; every mask votes,
+also the one with the lowest number.
 """
 
 from __future__ import annotations

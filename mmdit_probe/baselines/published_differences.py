@@ -24,9 +24,11 @@ class Difference(NamedTuple):
 
 
 _SENTENCES = "theirs puts class names into ImageNet's 80 sentences, ours into its own"
+_TAGGER = "theirs offers the classes that a tagger finds, ours those of the image's labels"
 _DIFFERENCES = (
+    Difference("diffsegmenter", _TAGGER),
     Difference("diffsegmenter", "theirs adds a caption by BLIP to the prompt, ours none"),
-    Difference("iseg", "theirs offers the classes that a tagger finds, ours those of the image's labels"),
+    Difference("iseg", _TAGGER),
     Difference("proxyclip", _SENTENCES),
     Difference("corrclip", _SENTENCES),
     Difference("diffseg", "theirs is evaluated at 512 px, ours at the image's own size"),
