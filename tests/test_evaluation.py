@@ -282,7 +282,7 @@ def test_intervals_of_miou_are_those_of_images_drawn_again():
 
 
 def test_classes_that_are_only_predicted_count_as_zero_in_a_column_of_their_own():
-    counts = made_up(layers=1, timesteps=(4,))["counts"]
+    counts = made_up(layers=2, timesteps=(4,))["counts"]
     extra = counts.isel({"class": [0]}).assign_coords({"class": ["z"]}).copy()
     extra.loc[{"count": "tp"}], extra.loc[{"count": "fn"}], extra.loc[{"count": "fp"}] = 0, 0, 7
     row = tabulate([xr.Dataset({"counts": xr.concat([counts, extra], "class")})]).settings.iloc[0]
