@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,23 @@ from .pipeline import FamilyPipeline, call_default, from_module
 
 
 def _ltx_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
-    grid = inputs["num_frames"], inputs["height"], inputs["width"]
-    return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], scope="cross")
+    """The grid is told, or it is that of the tokens' coordinates, (batch, 3, tokens): frame, row and column."""
+    sizes: tuple[Any, ...] = tuple(inputs.get(name) for name in ("num_frames", "height", "width"))
+    if None in sizes:
+        sizes = _grid_of_coordinates(inputs["video_coords"][0])
+    return TokenLayout(sizes, inputs["encoder_hidden_states"].shape[1], scope="cross")
+
+
+def _grid_of_coordinates(coordinates: Tensor) -> tuple[int, ...]:
+    """Frames, rows and columns of tokens at these coordinates, (3, tokens); `ValueError` if they are not one grid."""
+    sizes = tuple(len(axis.unique()) for axis in coordinates)
+    if math.prod(sizes) != coordinates.shape[1]:
+        raise ValueError(
+            f"Probe: the {coordinates.shape[1]} video tokens are not one grid of {' x '.join(map(str, sizes))}: the "
+            f"pipeline adds frames that it is given as conditions to those that it makes, which is not supported; condition "
+            f"the first frame alone"
+        )
+    return sizes
 
 
 def _cleaner(pipe: FamilyPipeline, clean_caption: Any) -> Callable[[str], str]:

@@ -79,6 +79,11 @@ def unknown_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPar
     return []
 
 
+def unknown_vision(pipe: FamilyPipeline, arguments: Mapping[str, Any], encoded: Any) -> int | None:
+    """None: where images in a prompt stand is not described."""
+    return None
+
+
 def t5(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     """One T5 encoder, padded to ``max_sequence_length``."""
     return [TextPart("t5", pipe.tokenizer, max_sequence_length)]
@@ -123,6 +128,8 @@ class Family:
         token_order: (batch, tokens) positions in the attention call of the layout's tokens, -1 for tokens that the call
             leaves out; None if they are in the layout's order.
         patch: width of an image token in latent pixels, for pipelines without a ``patch_size``.
+        vision_tokens: of a prompt that contains images, the number of text positions, the first ones, that they fill; from the
+            pipeline, the arguments of its `encode_prompt` and the result. None if the family can't tell.
         verbatim_prompt_args: arguments of the pipeline's call that disable prompt rewriting.
     """
 
@@ -142,6 +149,7 @@ class Family:
     call_layout: Callable[[TokenLayout, int, int], TokenLayout | None] = same_layout
     token_order: Callable[[Inputs, TokenLayout], Tensor | None] = in_order
     patch: int = 2
+    vision_tokens: Callable[[FamilyPipeline, Mapping[str, Any], Any], int | None] = unknown_vision
     verbatim_prompt_args: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,22 @@ def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 def _text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     template, dropped = pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx
     return [TextPart("qwen", pipe.tokenizer, max_sequence_length, template, left_aligned=True, cut=dropped)]
+
+
+_VISION_END = "<|vision_end|>"
+
+
+def _vision(pipe: FamilyPipeline, arguments: Mapping[str, Any], encoded: Any) -> int | None:
+    """Images come before the prompt's words: what is not tokens of the words, or of the template behind them."""
+    embeddings, mask = encoded[:2]
+    prompt, template = arguments.get("prompt"), pipe.prompt_template_encode
+    if not prompt or PLAIN not in template:
+        return None
+    after = template.split(_VISION_END)[-1] if _VISION_END in template else template[template.find(PLAIN) :]
+    words = after.replace(PLAIN, prompt if isinstance(prompt, str) else prompt[0])
+    own = len(pipe.tokenizer(words, add_special_tokens=False)["input_ids"])
+    seen = embeddings.shape[1] if mask is None else int(mask[0].sum())
+    return seen - own
 
 
 def _nucleus_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
@@ -80,6 +96,7 @@ QWEN = (
         sigmas=fraction,
         text_parts=_text,
         image_input=ImageInput(_prompts, _arguments, _latents, even_sigmas, same),
+        vision_tokens=_vision,
     ),
     Family(
         name="nucleus-image",

@@ -35,6 +35,13 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
+_REFUSED = {
+    "DreamLiteUNetModel": "DreamLite's U-Net has a second image beside the one that it makes, and its text is a language "
+    "model's with images in it; it is not supported"
+}
+"""Subclasses of known classes whose tokens mean something else."""
+
+
 def family_of(transformer: nn.Module) -> Family:
     """The family of a transformer or U-Net.
 
@@ -42,6 +49,8 @@ def family_of(transformer: nn.Module) -> Family:
     """
     transformer = unwrapped(transformer)
     classes = {base.__name__ for base in type(transformer).__mro__}
+    for name in classes & _REFUSED.keys():
+        raise ValueError(f"Probe: {_REFUSED[name]}")
     for family in FAMILIES:
         if family.transformer in classes:
             return family

@@ -26,6 +26,7 @@ class Half:
         text: their text positions; None if unknown.
         branch: "conditional" or "unconditional"; None if unknown.
         rows: number of batch rows; None if unknown.
+        vision: number of text positions, the first ones, that images in the prompts fill; None if unknown.
         certain: whether the branch follows from the arguments, not from the order of the calls.
     """
 
@@ -33,6 +34,7 @@ class Half:
     branch: str | None
     rows: int | None
     certain: bool
+    vision: int | None = 0
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Encoded:
         embeddings: (batch, tokens, width), or a list of samples.
         text: the text positions of each batch row; None if it is unknown what was encoded.
         branch: "conditional" or "unconditional"; None if it is unknown.
+        vision: number of text positions, the first ones, that images in the prompts fill; None if unknown.
         in_run: whether the pipeline itself encoded it while it generated.
     """
 
@@ -32,6 +33,7 @@ class Encoded:
     text: TextTokens | None
     branch: str | None
     in_run: bool
+    vision: int | None = 0
     _weak: list[Any] | None = None
     _is_list: bool = False
 
@@ -61,12 +63,14 @@ class CarriedPrompts:
         branches: (batch,) "conditional", "unconditional" or "perturbed"; None if unknown.
         source: (batch,) a number for each distinct row of embeddings; None if they were not recognized.
         prompts: the number of batch rows that the prompts fill once.
+        vision: number of text positions, the first ones, that images in the prompts fill; None if unknown.
     """
 
     text: TextTokens | None = None
     branches: np.ndarray | None = None
     source: np.ndarray | None = None
     prompts: int = 0
+    vision: int | None = 0
 
 
 def recognized(known: Sequence[Encoded], embeddings: Any, batch: int) -> list[list[tuple[int, int]]] | None:

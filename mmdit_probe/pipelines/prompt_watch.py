@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -101,7 +102,7 @@ class PromptWatch:
             self._encodings
         )
         try:
-            yield lambda encoded: self._note(halves, encoded)
+            yield lambda encoded: self._note([self._seen(half, pipe, arguments, encoded) for half in halves], encoded)
         finally:
             self._encoding = False
 
@@ -120,6 +121,16 @@ class PromptWatch:
         found = recognized(self._known, embeddings, batch)
         return None if found is None else text_of(self._known, found)
 
+    def _seen(self, half: Half, pipe: Any, arguments: Mapping[str, Any], encoded: Any) -> Half:
+        """With the number of text positions that images in the prompt fill."""
+        if arguments.get("image") is None:
+            return half
+        embeddings = arguments.get("prompt_embeds")
+        if embeddings is None:
+            return replace(half, vision=self.family.vision_tokens(pipe, arguments, encoded))
+        known = [entry.vision for entry in self._known if entry.held() is embeddings]
+        return replace(half, vision=known[0] if known else None)
+
     def _note(self, halves: Sequence[Half], encoded: Any) -> None:
         """Remember what `encode_prompt` returned for the branches of guidance, the prompt's first."""
         first = not any(entry.in_run == self.in_run for entry in self._known)
@@ -127,9 +138,8 @@ class PromptWatch:
         made = list(_text_embeddings(encoded))[: len(halves)]
         for embeddings, half in zip(made, halves, strict=False):
             fits = half.text is None or len(half.text.conditional) == len(embeddings)
-            self._known.append(
-                Encoded(embeddings, half.text if fits else None, half.branch if fits else None, self.in_run)
-            )
+            text, branch = (half.text, half.branch) if fits else (None, None)
+            self._known.append(Encoded(embeddings, text, branch, self.in_run, half.vision))
         self._halves = list(halves) if first else []
         if self._encodings > 2 and halves and not halves[0].certain:  # no pair of a prompt and its negative prompt
             for entry in self._known:
@@ -166,7 +176,8 @@ class PromptWatch:
         numbers = {place: number for number, place in enumerate(sorted({min(found) for found in rows}))}
         source = np.array([numbers[min(found)] for found in rows])
         prompts = sum(len(entry.held()) for entry in known if entry.branch == CONDITIONAL and entry.held() is not None)
-        return CarriedPrompts(text, branches, source, prompts)
+        vision = {known[number].vision for found in rows for number, _ in found}
+        return CarriedPrompts(text, branches, source, prompts, vision.pop() if len(vision) == 1 else None)
 
     def _branches(self, known: Sequence[Encoded], rows: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray | None:
         """Each batch row's branch; if a row can be of both, by the order in which one encoding fills the batch."""
@@ -189,7 +200,8 @@ class PromptWatch:
             return CarriedPrompts()
         texts = [half.text for half in halves if half.text is not None]
         text = join_rows(texts).without_padding(length) if len(texts) == len(halves) and length else None
-        return CarriedPrompts(text, branches)
+        vision = {half.vision for half in halves}
+        return CarriedPrompts(text, branches, vision=vision.pop() if len(vision) == 1 else None)
 
 
 def _version(tensor: Tensor) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..attention.layout import TokenLayout
+from ..attention.layout import Extra, TokenLayout
 from ..families import Family, Inputs, Pipeline, named_inputs
 from ..pipelines.encoded import CONDITIONAL, PERTURBED, CarriedPrompts
 from ..pipelines.prompt_watch import PromptWatch
@@ -62,7 +63,7 @@ class CallContext:
         self._counter.pipe = self._known_pipe
         time = self._counter.next(self._sigmas(inputs), generation)
         carried = self.carried(inputs)
-        branches = carried.branches
+        layout, branches = self._without_vision(layout, carried), carried.branches
         if in_run and branches is not None and carried.source is not None:
             branches = self._step.marked(time.step, carried, images)
         text = carried.text
@@ -76,6 +77,18 @@ class CallContext:
             return CarriedPrompts()
         batch = len(inputs[self.family.image_argument])
         return self._watch.carried(inputs.get(self.family.text_argument), batch, self.layout(inputs).text)
+
+    def _without_vision(self, layout: TokenLayout, carried: CarriedPrompts) -> TokenLayout:
+        """The layout with the images of the prompt apart from its text; `ValueError` if it is unknown which they are."""
+        if self.given is not None or carried.vision == 0:
+            return layout
+        if carried.vision is None:
+            raise ValueError(
+                f"Probe: the prompt of {type(self._known_pipe).__name__} contains images, and which text positions are theirs "
+                f"is unknown; give Probe(layout=TokenLayout(..., extras=...)) with these positions apart"
+            )
+        images = Extra("vision", carried.vision, "first" if layout.order == "text-image" else "between")
+        return replace(layout, text=layout.text - carried.vision, extras=(images, *layout.extras))
 
     def layout(self, inputs: Inputs) -> TokenLayout:
         """Where the tokens of a call are."""
