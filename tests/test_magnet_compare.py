@@ -96,8 +96,8 @@ def sigmas_seen(pipe, compute):
 
 def test_masks_and_attention_are_read_at_the_same_timestep_of_the_runs_steps(adapted_pipe, tmp_path):
     """Timestep 2 of 4 sampling steps is one noise level for the masks, the example masks and the attention."""
-    generation = GenerationConfig(4, 1.0)
-    config = CompareConfig(("snow",), 1, timesteps=(2,), generation=generation)
+    generation = GenerationConfig(steps=4, guidance_scale=1.0)
+    config = CompareConfig(prompts=("snow",), layer=1, timesteps=(2,), generation=generation)
     expected = noise_level(adapted_pipe, 2, 4)
     assert expected != pytest.approx(noise_level(adapted_pipe, 2, 28))
     images = open_dataset("scenes", limit=2)
@@ -135,7 +135,7 @@ TRAIN = [
     "0",
 ]
 COMPARE = [
-    "magnet", "compare", "--lora", "m", "--layer", "1", "--limit", "4", "--prompt", "a red circle on grass",
+    "magnet", "compare", "--lora", "m", "--layer", "1", "--limit", "5", "--prompt", "a red circle on grass",
     "--prompt", "snow", "--steps", "28", "--timesteps", "1", "--out", "c"]  # fmt: skip
 
 
