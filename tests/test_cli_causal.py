@@ -62,7 +62,7 @@ def test_perturb_edits_both_halves_of_guidance_on_request(run, tmp_path, clip):
 def test_perturb_asks_for_a_layer_where_none_is_known(run, clip):
     code, _, err = run("perturb", *IMAGES, "--clip", clip)
     assert code == 2
-    assert "no expert layer is known for this model: give --layer N, --layer auto or --layers all" in err
+    assert "no expert layer is known for this model: give --layer N, or --layer auto" in err
 
 
 def test_layer_auto_is_found(run, clip):

@@ -169,7 +169,7 @@ def test_analyze_and_diff(run, tmp_path):
     code, out, _ = run("diff", "a/analyze.nc", "b/analyze.nc", "--out", "d", model=False)
     assert code == 0
     assert "prompt: a red circle in A, a red star in B" in out
-    assert "region_mass (" in out
+    assert "attention by region (" in out
     assert {file.name for file in (tmp_path / "d").iterdir()} == {"diff.pdf", "diff.png", "diff.csv", "run.json"}
     code, out, _ = run("diff", "a/analyze.nc", "a/analyze.nc", "--out", "same", "--json", model=False)
     assert code == 0

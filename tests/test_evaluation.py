@@ -167,7 +167,8 @@ def test_images_without_any_label_change_nothing(random_pipe, tmp_path):
     blank = Sample("blank", SCENES.samples[0].image, lambda: np.full((64, 64), 255, np.uint8))
     more = LabeledImages("scenes", SCENES.classes, [*SCENES.samples, blank])
     plain = evaluate(random_pipe, tmp_path / "a").settings
-    pd.testing.assert_frame_equal(plain, evaluate(random_pipe, tmp_path / "b", CONFIG, more).settings)
+    longer = evaluate(random_pipe, tmp_path / "b", CONFIG, more).settings
+    pd.testing.assert_frame_equal(plain.drop(columns="n"), longer.drop(columns="n"))
     assert offered(blank.read(), SCENES.classes, "present") == [0]
 
 
@@ -286,7 +287,7 @@ def test_classes_that_are_only_predicted_count_as_zero_in_a_column_of_their_own(
     extra = counts.isel({"class": [0]}).assign_coords({"class": ["z"]}).copy()
     extra.loc[{"count": "tp"}], extra.loc[{"count": "fn"}], extra.loc[{"count": "fp"}] = 0, 0, 7
     row = tabulate([xr.Dataset({"counts": xr.concat([counts, extra], "class")})]).settings.iloc[0]
-    assert row["miou"] == pytest.approx(tabulate([counts.to_dataset(name="counts")]).settings["miou"].item())
+    assert row["miou"] == pytest.approx(tabulate([counts.to_dataset(name="counts")]).settings["miou"].iloc[0])
     assert row["miou_absent_zero"] == pytest.approx(row["miou"] * 2 / 3)
 
 
@@ -342,9 +343,6 @@ def test_evaluate_reads_a_folder_and_compares_with_baselines(run, tmp_path):
     code, _, err = run("evaluate", "voc20", "--root", "own")
     assert code == 2
     assert "holds none of the folders VOCdevkit/VOC2012/JPEGImages" in err
-    code, _, err = run("evaluate", "scenes", "--layer-sweep", "--layers", "1")
-    assert code == 2
-    assert "--layer-sweep reads all layers" in err
 
 
 def test_a_run_is_continued_with_the_same_data_alone(run, tmp_path, monkeypatch):

@@ -301,7 +301,7 @@ def test_explore_writes_one_page_and_its_record_makes_it_again(run, tmp_path):
     assert (
         "8 x 8 image tokens, 101 text tokens, 3 layers, 2 timesteps, the mean over heads and each of the 4 heads" in out
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.nc", "page.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.nc", "page.html", "run.json"]
     again = run("explore", "kept.nc", "--out", "again.html", "--json")
     assert json.loads(again[1])["layers"] == [0, 1, 2]
     assert (tmp_path / "again.html").read_text() == (tmp_path / "page.html").read_text()

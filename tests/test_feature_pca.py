@@ -303,7 +303,7 @@ def test_text_components_on_the_command_line(run, tmp_path):
     assert code == 0, err
     assert json.loads(out)["table"][0]["stream"] == "text"
     written = {file.name for file in (tmp_path / "results" / "pca").iterdir()}
-    assert written == {"pca_text_t1.pdf", "pca_text_t1.png", "pca.csv", "pca.nc", "image.png"}
+    assert written == {"pca_text_t1.pdf", "pca_text_t1.png", "pca.csv", "pca.nc", "image.png", "run.json"}
     code, _, err = run("pca", "--prompt", "sand", "--include-padding")
     assert code == 2
     assert "--include-padding is about text tokens" in err

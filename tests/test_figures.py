@@ -14,6 +14,7 @@ from mmdit_probe.figures.differences import difference_figure
 from mmdit_probe.figures.drops import dots_and_bars, drop_figure
 from mmdit_probe.figures.magnet import MaskRow, masks_figure
 from mmdit_probe.figures.style import SPREAD, caption, captioned, house_style, save_figure
+from mmdit_probe.segmentation.render import sheet
 
 ODD = "costs $4 or $5 \\frac{1} \\$"
 
@@ -75,6 +76,15 @@ def test_characters_without_a_font_are_named(warned, tmp_path, monkeypatch):
     assert len(warned.records) == 1  # said once
     save_figure(titled("plain é ü ß"), tmp_path / "cat")
     assert len(warned.records) == 1
+
+
+def test_a_legend_names_what_it_cannot_draw(warned, monkeypatch):
+    monkeypatch.setattr(fonts, "cjk_font", lambda: None)
+    image, labels = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.int64)
+    sheet(image, labels, ["grass", "caf\u00e9"])
+    assert not warned.records
+    sheet(image, labels, ["grass", "\u732b"])
+    assert "\u732b (U+732B)" in warned.records[0].getMessage()
 
 
 def test_an_open_cjk_font_is_taken(warned, tmp_path, monkeypatch):

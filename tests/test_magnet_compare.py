@@ -97,7 +97,7 @@ def sigmas_seen(pipe, compute):
 def test_masks_and_attention_are_read_at_the_same_timestep_of_the_runs_steps(adapted_pipe, tmp_path):
     """Timestep 2 of 4 sampling steps is one noise level for the masks, the example masks and the attention."""
     generation = GenerationConfig(steps=4, guidance_scale=1.0)
-    config = CompareConfig(("snow",), 1, timesteps=(2,), generation=generation)
+    config = CompareConfig(prompts=("snow",), layer=1, timesteps=(2,), generation=generation)
     expected = noise_level(adapted_pipe, 2, 4)
     assert expected != pytest.approx(noise_level(adapted_pipe, 2, 28))
     images = open_dataset("scenes", limit=2)
@@ -135,7 +135,7 @@ TRAIN = [
     "0",
 ]
 COMPARE = [
-    "magnet", "compare", "--lora", "m", "--layer", "1", "--limit", "4", "--prompt", "a red circle on grass",
+    "magnet", "compare", "--lora", "m", "--layer", "1", "--limit", "5", "--prompt", "a red circle on grass",
     "--prompt", "snow", "--steps", "28", "--timesteps", "1", "--out", "c"]  # fmt: skip
 
 
@@ -170,7 +170,8 @@ def test_train_then_compare(compared):
     masks, metrics = pd.read_csv("c/compare_masks.csv"), pd.read_csv("c/compare_metrics.csv")
     assert list(masks["matching"]) == ["names", "paper", "order-independent"]
     assert set(metrics["metric"]) == {"clip_t", "clip_score"}
-    assert ((masks["low"] <= masks["gain"]) & (masks["gain"] <= masks["high"])).all()
+    known = masks.dropna(subset=["low"])  # none from too few images
+    assert ((known["low"] <= known["gain"]) & (known["gain"] <= known["high"])).all()
     np.testing.assert_allclose(masks["gain"], masks["after"] - masks["before"])
     assert (masks["gain"] != 0).any()
     attention = pd.read_csv("c/compare_attention.csv").set_index(["side", "layer"])

@@ -215,10 +215,10 @@ def test_generation_takes_fewer_prompts_at_a_time(random_pipe, tmp_path, monkeyp
     generation = GenerationConfig(steps=1, max_sequence_length=0)
     arguments = [Variant("plain", nullcontext)], ("sand", "grass"), (0,), 2, generation
     with RunFolder(tmp_path / "a", {}).open() as run:
-        whole = generate_grid(random_pipe, run, *arguments)
+        whole = generate_grid(random_pipe, run, *arguments, axis="layer")
     monkeypatch.setattr(images, "generate_batch", small)
     with RunFolder(tmp_path / "b", {}).open() as run:
-        halves = generate_grid(random_pipe, run, *arguments)
+        halves = generate_grid(random_pipe, run, *arguments, axis="layer")
         assert run.item("plain-seed0-prompt0000").attrs["images_at_once"] == 1
     assert abs(whole.images["plain"].astype(int) - halves.images["plain"]).max() <= 1
 
@@ -234,7 +234,16 @@ def test_images_for_which_there_is_no_room_are_not_begun(random_pipe, tmp_path, 
         pytest.raises(ValueError, match=r"1 images: 24\.6 kB are needed, 24\.6 kB are free; take fewer"),
         RunFolder(tmp_path / "a", {}).open() as run,
     ):
-        generate_grid(random_pipe, run, [Variant("plain", nullcontext)], ("sand",), (0,), 1, GenerationConfig(steps=1))
+        generate_grid(
+            random_pipe,
+            run,
+            [Variant("plain", nullcontext)],
+            ("sand",),
+            (0,),
+            1,
+            GenerationConfig(steps=1),
+            axis="layer",
+        )
     assert not (tmp_path / "a").exists()
 
 

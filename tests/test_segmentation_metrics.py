@@ -20,7 +20,8 @@ def test_metrics_agree_with_scikit_learn(labels, predictions):
     occurring = np.union1d(labels[kept], predictions[kept])
     iou = jaccard_score(labels[kept], predictions[kept], labels=occurring, average=None, zero_division=0)
     np.testing.assert_allclose(metrics.iou[occurring], iou)
-    assert metrics.miou == pytest.approx(iou.mean())
+    assert metrics.miou_absent_zero == pytest.approx(iou.mean())
+    assert metrics.miou == pytest.approx(iou[np.isin(occurring, labels[kept])].mean())
     assert metrics.pixel_accuracy == pytest.approx(accuracy_score(labels[kept], predictions[kept]))
 
 

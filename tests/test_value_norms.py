@@ -98,7 +98,7 @@ def test_the_figures_draw_the_tables(record):
 
 def test_the_reading_names_the_layer_that_stands_out():
     frame = pd.DataFrame(
-        {"layer": [0, 1, 2], "image": 1.0, "text": 1.0, "prompt": 1.0}
+        {"timestep": 8, "layer": [0, 1, 2], "image": 1.0, "text": 1.0, "prompt": 1.0}
         | {"text_to_image": [0.5, 3.0, 1.0], "prompt_to_image": [0.2, 1.0, 2.0]}
     )
     lines = summary(frame)

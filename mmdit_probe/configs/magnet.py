@@ -72,7 +72,7 @@ class MagnetConfig(Settings):
     ema: Annotated[
         float | None,
         Setting(
-            "Decay of averaged weights, such as 0.99, which are then saved in place of the last ones.", low=0, high=1
+            "Decay of averaged weights, such as 0.99, which are then saved in place of the last ones.", above=0, below=1
         ),
     ] = None
     gradient_checkpointing: Annotated[bool, Setting("Less memory, about a third more time.")] = False

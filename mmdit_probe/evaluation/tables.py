@@ -18,7 +18,7 @@ from .run import SETTING
 METRICS = ("pacc", "macc", "miou", "miou_absent_zero")
 WHICH_MIOU = (
     "mIoU is the mean over the classes of the ground truth (detectron2, the released evaluation); the tables' column "
-    "miou_absent_zero also counts classes that are only predicted, as 0 (mmseg)."
+    "miou_absent_zero also counts classes that are only predicted, as 0 (mmseg, and the released matching of regions)."
 )
 
 MATCHING_NAMES = {

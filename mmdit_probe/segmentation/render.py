@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -72,9 +73,22 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}%" if share >= 0.005 else "<1%"
 
 
+def _font(text: str) -> Any:
+    """A font of 13 px that has the characters of a text; those that no font here has are named in a warning."""
+    if text.isascii():
+        return ImageFont.load_default(13)
+    from matplotlib.font_manager import findfont
+
+    from ..figures.fonts import OWN, cjk_file, needs_more, warn_of_missing
+
+    warn_of_missing(text)
+    other = cjk_file() if needs_more(text) else None
+    return ImageFont.truetype(str(other or findfont(OWN)), 13)
+
+
 def _legend(labels: np.ndarray, classes: Sequence[str], height: int) -> Image.Image:
     """The classes that occur, in as many columns as the image's height requires."""
-    font = ImageFont.load_default(13)
+    font = _font("".join(classes))
     shares = [(float((labels == number).mean()), number) for number in range(len(classes))]
     present = sorted((item for item in shares if item[0] > 0), key=lambda item: (-item[0], item[1]))
     texts = [f"{classes[number]}  {percent(share)}" for share, number in present]
