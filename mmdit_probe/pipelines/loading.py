@@ -138,11 +138,11 @@ def register(pipe: DiffusionPipeline) -> DiffusionPipeline:
 
 
 def pipeline_of(transformer: Pipeline | nn.Module) -> Any:
-    """A pipeline itself, or the pipeline from which `load_pipeline` has a transformer; None if it is unknown.
+    """A pipeline itself, also a modular one or one of the user's own, or the pipeline from which `load_pipeline` has a transformer; None if it is unknown.
 
     A transformer does not know its pipeline: one that diffusers' own `from_pretrained` loaded is not found.
     """
-    if isinstance(transformer, DiffusionPipeline):
+    if not isinstance(transformer, nn.Module):
         return transformer
     known = _pipelines.get(unwrapped(transformer))
     return known() if known is not None else None
