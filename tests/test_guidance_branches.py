@@ -67,7 +67,7 @@ def test_edits_of_given_embeddings_leave_the_negative_rows_alone(random_pipe, em
 def test_embeddings_encoded_inside_have_their_words_in_every_run(random_pipe):
     with Probe(random_pipe, [I2TMaps()]) as probe, torch.no_grad():
         made = [
-            random_pipe.encode_prompt(p, None, None, max_sequence_length=0) for p in ("a red circle", "sand", "sea")
+            random_pipe.encode_prompt(p, None, None, max_sequence_length=0) for p in ("a red circle", "sand", "lava")
         ]
         for prompt, negative, pooled, negative_pooled in made:
             random_pipe(
@@ -78,7 +78,7 @@ def test_embeddings_encoded_inside_have_their_words_in_every_run(random_pipe):
     assert record.sizes["call"] == 6
     words = [" ".join(text[kind == "word"]) for text, kind in zip(
         record["token_text"].values[:, 0], record["token_kind"].values[:, 0], strict=True)]  # fmt: skip
-    assert words == ["a red circle"] * 2 + ["sand"] * 2 + ["sea"] * 2
+    assert words == ["a red circle"] * 2 + ["sand"] * 2 + ["lava"] * 2
 
 
 def test_embeddings_that_a_callback_puts_in_the_prompts_place_are_not_labelled_as_the_prompt(random_pipe):
@@ -145,6 +145,7 @@ def test_the_perturbed_rows_of_pag_are_neither_the_prompts_nor_the_negatives(ran
     assert branches(probe) == [expected] * 2
     assert probe.dataset("conditional").sizes["batch"] == images
     assert probe.dataset()["branch"].values.tolist() == expected
+    assert probe.dataset()["branch"].attrs["long_name"].startswith("branch of guidance")
 
 
 def test_the_call_with_layers_left_out_is_perturbed(random_pipe):

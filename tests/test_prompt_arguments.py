@@ -97,7 +97,7 @@ def test_every_part_falls_back_as_pipelines_do():
     t5 = TextPart("t5", used, 8, arguments=("prompt_3", "prompt"))
     llama = TextPart("llama", used, 8, arguments=("prompt_4", "prompt"))
     given = {"prompt": ["a red heart", "sand"], "prompt_2": ["unread"] * 2, "prompt_4": ["lava", "grass"]}
-    text = describe([t5, llama], given, {"prompt": ["moon"], "prompt_3": ["sea"]})
+    text = describe([t5, llama], given, {"prompt": ["moon"], "prompt_3": ["moon"]})
     rows = [" ".join(row[there]) for row, there in zip(text.strings, text.is_prompt, strict=True)]
-    assert rows == ["sea moon", "a red heart lava", "sand grass"]
+    assert rows == ["moon moon", "a red heart lava", "sand grass"]
     assert find_words([t5, llama], "a red heart", ["red"]) == [[2, 8 + 2]]  # studies have one prompt for all

@@ -63,7 +63,7 @@ def test_a_readouts_variables_and_coordinates_are_described(random_pipe, tmp_pat
 
 def test_every_coordinate_of_the_table_occurs(random_pipe):
     record = recorded(random_pipe, I2TMaps()).dataset()
-    assert set(record.coords) == set(_MEANINGS) - {"branch"}  # there where a perturbed prediction was recorded
+    assert set(record.coords) == set(_MEANINGS) - {"branch"}  # of perturbed rows: see test_guidance_branches
 
 
 def test_a_record_by_timestep_is_described(random_pipe):

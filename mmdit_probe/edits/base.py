@@ -70,7 +70,8 @@ class Edit:
         words: words of the prompt, whose text tokens are to be changed.
         kinds: kinds of text tokens to be changed: start, word, end, padding, absent.
         batch: which batch rows to change. "conditional": those of the prompt, not those of the negative prompt (all if
-            it is unknown which are which); "all"; or row numbers.
+            they are unknown because the transformer is called by itself; `ValueError` if a pipeline calls it in a way that
+            does not tell); "all"; or row numbers.
 
     >>> from mmdit_probe import Edit, Probe, load_pipeline
     >>> class Double(Edit):

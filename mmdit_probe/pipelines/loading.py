@@ -159,11 +159,11 @@ def register(pipe: DiffusionPipeline) -> DiffusionPipeline:
 
 
 def pipeline_of(transformer: Pipeline | nn.Module) -> Any:
-    """A pipeline itself, or the pipeline from which `load_pipeline` has a transformer; None if it is unknown.
+    """A pipeline itself, also a modular one or the user's own; of a transformer, that from which `load_pipeline` has it.
 
-    A transformer does not know its pipeline: one that diffusers' own `from_pretrained` loaded is not found.
+    None for a transformer that `load_pipeline` did not load: it does not know its pipeline.
     """
-    if isinstance(transformer, DiffusionPipeline):
+    if not isinstance(transformer, nn.Module):
         return transformer
     known = _pipelines.get(unwrapped(transformer))
     return known() if known is not None else None
