@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_explained(tmp_path, coco, sa1b):
     mask = encode_mask(np.ones((6, 8), bool))
     write(folder / "sa_1.json", json.dumps({"annotations": [{"segmentation": mask}]}))
     with pytest.raises(
-        ValueError, match=r"sa_1.jpg: image and label map must have the same size, got \(5, 8\) and \(6, 8\)"
+        ValueError, match=r"sa_1\.jpg: image and label map must have the same size, got \(5, 8\) and \(6, 8\)"
     ):
         open_training_set(f"sa1b:{folder}").read(0)
 
