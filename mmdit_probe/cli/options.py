@@ -168,7 +168,7 @@ def _option(field: Field, default: Any, words_for_default: str | None, optional:
     setting = field.setting
     extra: dict[str, Any] = {"help": setting.help, "rich_help_panel": setting.panel}
     kind = _plain(field.type)
-    if kind in (int, float) and kind is not bool:
+    if kind is int:  # of other numbers the settings say what is wrong, also of those that are not finite
         extra |= {"min": setting.low, "max": setting.high}
     if _is_parsed(field):
         kind, shown = list[str], _shown(default)

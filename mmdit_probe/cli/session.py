@@ -176,6 +176,14 @@ def show_memory() -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     _held.callback(logger.removeHandler, handler)
+    _show_fonts()
+
+
+def _show_fonts() -> None:
+    """Print on standard error which characters of a figure no font has."""
+    handler, logger = _Echo(), logging.getLogger("mmdit_probe.figures.fonts")
+    logger.addHandler(handler)
+    _held.callback(logger.removeHandler, handler)
 
 
 class Bar:
