@@ -302,9 +302,9 @@ def test_explore_writes_one_page_and_its_record_makes_it_again(run, tmp_path):
         "8 x 8 image tokens, 101 text tokens, 3 layers, 2 timesteps, the mean over heads and each of the 4 heads" in out
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.nc", "page.html", "run.json"]
-    again = run("explore", "kept.nc", "--out", "again.html", "--json")
+    again = run("explore", "kept.nc", "--out", "again/again.html", "--json")
     assert json.loads(again[1])["layers"] == [0, 1, 2]
-    assert (tmp_path / "again.html").read_text() == (tmp_path / "page.html").read_text()
+    assert (tmp_path / "again" / "again.html").read_text() == (tmp_path / "page.html").read_text()
 
 
 def test_explore_reads_what_maps_left(run, tmp_path):
