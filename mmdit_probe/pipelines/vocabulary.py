@@ -43,7 +43,7 @@ def _is_unknown(part: TextPart, word: str) -> bool:
     special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     if unknown is not None and unknown not in special and unknown in ids:
         return True
-    if not hasattr(tokenizer, "__len__") or len(tokenizer) >= WHOLE_WORDS:
+    if not hasattr(type(tokenizer), "__len__") or len(tokenizer) >= WHOLE_WORDS:  # those that we wrap have none
         return False
     return len(ids) > 1 or (len(word) == 1 and word.lower() != "a")  # the one letter that is a word of the scenes
 
