@@ -32,7 +32,9 @@ def test_json_is_the_only_thing_on_standard_output(run):
     result = json.loads(out)
     assert len(result["summary"]) == 4
     assert len(result["table"]) == 24
-    assert {"timestep", "sigma", "layer", "region", "mass", "spread", "uniform", "ratio", "n"} == set(result["table"][0])
+    assert {"timestep", "sigma", "layer", "region", "mass", "spread", "uniform", "ratio", "n"} == set(
+        result["table"][0]
+    )
 
 
 def test_prompts_from_a_file(run, tmp_path):
