@@ -119,6 +119,7 @@ def test_whole_systems_write_the_same_files(run, image, folders, tmp_path, monke
         (["evaluate", "scenes", "--method", "diffcut", "--threshold", "0"], "threshold must be above 0"),
         (["group", "scene.png", "--method", "diffseg", "--threshold", "-1"], "--threshold must be above 0"),
         (["segment", "scene.png", "--classes", "a", "--method", "iseg", "--layer", "1"], "--layer is about an MM-DiT"),
+        (["segment", "scene.png", "--classes", "a", "--method", "iseg", "--layer", "9"], "--layer is about an MM-DiT"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(run, image, tmp_path, arguments, message):

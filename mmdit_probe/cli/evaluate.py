@@ -81,12 +81,15 @@ def evaluate(
     images = open_dataset(dataset, files.root, config.limit)
     config = replace(selection.fill(config), dataset=dataset_name(dataset), task=selection.task(method.task))
 
+    from mmdit_probe.baselines.selection import changed_settings
     from mmdit_probe.evaluation.run import check, run_evaluation
     from mmdit_probe.evaluation.tables import summary, tabulate, without_settings
     from mmdit_probe.metrics.inference import FEWEST
     from mmdit_probe.utils.distributed import launched_worker_share
 
     check(config)
+    with naming_options(EvaluateConfig):
+        selection.check_given(changed_settings(config))
     check_layers(config.layers, model)
     share = launched_worker_share(model.device)
     model = backbone(selection, replace(model, device=share.device or model.device))

@@ -92,7 +92,7 @@ def segment(
     from mmdit_probe.segmentation.image_files import image_files
 
     names, files = checked_classes(named.classes), image_files(images)
-    check_layers(layer.layers, model)
+    _check_layer(selection, layer.layers, model)
     model = backbone(selection, model)
     method = loaded(selection, model)
     unknown = () if method.is_whole else name_unknown_words(method.pipe, names)
@@ -121,7 +121,7 @@ def group(
     from mmdit_probe.segmentation.image_files import image_files
 
     files = image_files(images)
-    check_layers(layer.layers, model)
+    _check_layer(selection, layer.layers, model)
     found = loaded(selection, model)
     _run(found.regions(_layer(found, layer.layers), config), files, "group", selection, model, batch.batch, output)
 
@@ -133,14 +133,24 @@ def _check_found(images: list[Path]) -> None:
             raise ValueError(f"image: no file {path}")
 
 
+def _check_layer(selection: Selection, layers: Layers, model: ModelConfig) -> None:
+    """`ValueError`, before anything is loaded, if a layer is named that the method or the model does not have."""
+    if selection.baseline is not None and not selection.baseline.joint:
+        _refuse_layer(selection.method, layers)
+    check_layers(layers, model)
+
+
 def _layer(method: LoadedMethod, layers: Layers) -> int | None:
     """The layer named, found, or the model's own; `ValueError` if one is named for a whole system, which has none."""
     if not method.is_whole:
         return resolve_layer(method.pipe, layers)
-    if layers != OneLayerConfig.layers:
-        name = method.selection.method
-        raise ValueError(f"--layer is about an MM-DiT's maps; --method {name} is a whole system here, leave it out")
+    _refuse_layer(method.selection.method, layers)
     return None
+
+
+def _refuse_layer(method: str, layers: Layers) -> None:
+    if layers != OneLayerConfig.layers:
+        raise ValueError(f"--layer is about an MM-DiT's maps; --method {method} is a whole system here, leave it out")
 
 
 def _run(
