@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import linear_sum_assignment
 
 from mmdit_probe.metrics.background import background_metrics, merge_background
-from mmdit_probe.metrics.matching import matched_metrics, matched_metrics_free, sum_matched
+from mmdit_probe.metrics.matching import from_counts, matched_metrics, matched_metrics_free
 from mmdit_probe.segmentation import merge_by_kl, region_maps, scale_pixels, symmetric_kl
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "seg4diff_official.npz")
@@ -217,7 +217,8 @@ def test_a_perfect_prediction_scores_one(measure):
 
 def test_scores_of_a_set_are_the_sums_of_its_images():
     labels, predictions = GOLDEN["hung_label"], GOLDEN["hung_pred"]
-    together = sum_matched(matched_metrics(a, b, 9) for a, b in zip(labels, predictions, strict=True))
+    parts = [matched_metrics(a, b, 9) for a, b in zip(labels, predictions, strict=True)]
+    together = from_counts(np.sum([part[:3] for part in parts], 0), sum(part.total for part in parts))
     for one, other in zip(together, matched_metrics(labels, predictions, 9), strict=True):
         np.testing.assert_allclose(one, other)
 

@@ -360,7 +360,7 @@ def test_words_of_a_prompt_are_where_the_call_has_them(name):
     pipe, options = made(name), dict(CASES[name][1])
     guided = list(options.pop("negative_prompt", ()))[:1]
     calls = watched(pipe, ["a red heart"], options | ({"negative_prompt": guided} if guided else {}))
-    [text] = [text.conditional_rows() for text, _ in calls if text.conditional.any()]
+    [text] = [text.rows(text.conditional.astype(bool)) for text, _ in calls if text.conditional.any()]
     told = {"max_sequence_length": call_default(pipe, "max_sequence_length")}
     told |= {name: value for name, value in options.items() if name not in IMAGE}
     parts = family_of(pipe.transformer).parts_of(pipe, told)

@@ -167,10 +167,6 @@ class TextTokens:
         """Some batch rows."""
         return self._taken(rows)
 
-    def conditional_rows(self) -> TextTokens:
-        """The batch rows with the prompt, without those of the negative prompt."""
-        return self._taken(self.conditional.astype(bool))
-
     def _taken(self, rows: slice | np.ndarray, places: slice | np.ndarray = slice(None)) -> TextTokens:
         """Some batch rows and text positions."""
         by_place = {name: getattr(self, name)[rows][:, places] for name in _BY_PLACE}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -42,13 +41,6 @@ def from_counts(counts: np.ndarray, total: int) -> MatchedMetrics:
     tp, fp, fn = counts
     miou = float(mean_iou(counts, absent_as_zero=True))
     return MatchedMetrics(tp, fp, fn, total, miou, float(tp.sum() / total) if total else float("nan"))
-
-
-def sum_matched(parts: Iterable[MatchedMetrics]) -> MatchedMetrics:
-    """The metrics of several sets of images together."""
-    listed = list(parts)
-    counts = np.sum([[part.tp, part.fp, part.fn] for part in listed], 0)
-    return from_counts(counts, sum(part.total for part in listed))
 
 
 def matched_metrics(labels: Labels, predictions: Labels, n_classes: int, *, ignore: int = 255) -> MatchedMetrics:
