@@ -36,13 +36,24 @@ torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind():
-    """After every test no probe is active in this thread and every random stream starts anew."""
+    """After every test no probe is active in this thread, the kernel chosen for diffusers is as it was, no figure
+    stays open, and every random stream starts anew."""
     torch.manual_seed(0)
+    before = _kernel_chosen()
     yield
     from mmdit_probe.attention.intercept import active_probes
 
     assert active_probes() == 0
     assert torch.overrides._get_current_function_mode() is None
+    assert _kernel_chosen() == before or before is None
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+def _kernel_chosen():
+    """The attention kernel that diffusers gives every model that names none; None before diffusers is loaded."""
+    dispatch = sys.modules.get("diffusers.models.attention_dispatch")
+    return dispatch and dispatch._AttentionBackendRegistry._active_backend
 
 
 @pytest.fixture
