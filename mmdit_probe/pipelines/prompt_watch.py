@@ -16,6 +16,7 @@ from ..families import Family, Pipeline, denoiser_of, holds
 from .asked import Asked, Half
 from .call_watch import observed
 from .encoded import CONDITIONAL, UNCONDITIONAL, CarriedPrompts, Encoded, recognized, text_of
+from .modular_steps import WithStep, guided_branch
 
 _NEGATIVE = "negative_"
 
@@ -93,16 +94,22 @@ class PromptWatch:
         self._recognizes, self._latest = False, None
 
     @contextmanager
-    def encoding(self, pipe: Any, arguments: Mapping[str, Any]) -> Iterator[Callable[[Any], None]]:
-        """Entered while a pipeline encodes prompts; gives what takes the result."""
+    def encoding(self, pipe: Any, arguments: Mapping[str, Any], step: Any = None) -> Iterator[Callable[[Any], None]]:
+        """Entered while a pipeline, or a modular one's step, encodes prompts; gives what takes the result."""
         if self._run is None and self._used:
             self._begin()
         self.caller, self._encoding = pipe, True
-        halves = Asked(self.family, pipe, arguments, self._branch_by_run(arguments), self._given).halves(
-            self._encodings
-        )
+
+        def note(encoded: Any) -> None:
+            asked = pipe if step is None else WithStep(pipe, step)
+            known = dict(arguments)
+            if step is not None:
+                known["do_classifier_free_guidance"] = encoded[2] is not None
+            halves = Asked(self.family, asked, known, self._branch_by_run(known), self._given).halves(self._encodings)
+            self._note([self._seen(half, asked, known, encoded) for half in halves], encoded)
+
         try:
-            yield lambda encoded: self._note([self._seen(half, pipe, arguments, encoded) for half in halves], encoded)
+            yield note
         finally:
             self._encoding = False
 
@@ -180,13 +187,15 @@ class PromptWatch:
         return CarriedPrompts(text, branches, source, prompts, vision.pop() if len(vision) == 1 else None)
 
     def _branches(self, known: Sequence[Encoded], rows: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray | None:
-        """Each batch row's branch; if a row can be of both, by the order in which one encoding fills the batch."""
+        """Each batch row's branch; if a row can be of both, by the order in which one encoding fills the batch, or by what a
+        modular pipeline's guider is at."""
         possible = [{known[number].branch for number, _ in found} for found in rows]
-        order = self._by_number(len(rows), 0).branches
         if any(None in branches for branches in possible):
             return None
         if all(len(branches) == 1 for branches in possible):
             return np.array([next(iter(branches)) for branches in possible], object)
+        guided = guided_branch(self.caller) if self.in_run else None
+        order = self._by_number(len(rows), 0).branches if guided is None else np.full(len(rows), guided, object)
         fits = order is not None and all(branch in found for branch, found in zip(order, possible, strict=True))
         return order if fits else None
 
