@@ -293,3 +293,22 @@ def test_a_call_without_text_is_refused_in_one_line(random_pipe):
         pytest.raises(ValueError, match="was called without encoder_hidden_states"),
     ):
         random_pipe.transformer(hidden_states=torch.zeros(1, 16, 8, 8), timestep=torch.ones(1))
+
+
+def test_the_second_call_of_a_modular_sd3_is_the_guiders_unconditional_one(random_pipe):
+    """Its text step encodes no negative prompt, so that both calls carry the prompt's embeddings."""
+    from diffusers.modular_pipelines import StableDiffusion3AutoBlocks
+
+    pipe = StableDiffusion3AutoBlocks().init_pipeline()
+    parts = random_pipe.components.items()
+    pipe.update_components(**{name: part for name, part in parts if name in pipe._component_specs and part is not None})
+    pipe.set_progress_bar_config(disable=True)
+    with Probe(pipe, [RegionMass()]) as probe, torch.no_grad():
+        size = {"height": 32, "width": 32, "num_inference_steps": 2, "max_sequence_length": 16}
+        pipe(prompt="a red circle", output="images", output_type="pt", generator=seeded(), **size)
+    assert [(call.step, *call.branches) for call in probe._calls] == [
+        (0, BOTH[0]),
+        (0, BOTH[1]),
+        (1, BOTH[0]),
+        (1, BOTH[1]),
+    ]

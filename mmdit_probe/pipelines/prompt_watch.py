@@ -45,7 +45,7 @@ class PromptWatch:
         self._run: Mapping[str, Any] | None = None
         self._encoding = False
         self._recognizes = False  # whether a call's embeddings were recognized in this generation
-        self._latest: tuple[Any, int, int, int, CarriedPrompts] | None = None
+        self._latest: tuple[Any, tuple[Any, ...], CarriedPrompts] | None = None
         self._exit: ExitStack | None = None
 
     def __enter__(self) -> PromptWatch:
@@ -156,10 +156,14 @@ class PromptWatch:
         """What a call with these text embeddings carries; ``length`` is the number of its text positions."""
         self._used = True
         version = getattr(embeddings, "_version", 0) if not isinstance(embeddings, Tensor) else _version(embeddings)
-        key = (batch, length, version)
-        if self._latest is None or self._latest[0] is not embeddings or self._latest[1:4] != key:
-            self._latest = (embeddings, *key, self._found(embeddings, batch, length))
-        return self._latest[4]
+        key = (batch, length, version, self._guided())
+        if self._latest is None or self._latest[0] is not embeddings or self._latest[1] != key:
+            self._latest = (embeddings, key, self._found(embeddings, batch, length))
+        return self._latest[2]
+
+    def _guided(self) -> str | None:
+        """The branch that the running pipeline's guider is at; None if it has none."""
+        return guided_branch(self.caller) if self.in_run else None
 
     def text(self, embeddings: Any, batch: int, length: int) -> TextTokens | None:
         """What the text positions of a call with these text embeddings hold; ``length`` is their number.
@@ -187,15 +191,17 @@ class PromptWatch:
         return CarriedPrompts(text, branches, source, prompts, vision.pop() if len(vision) == 1 else None)
 
     def _branches(self, known: Sequence[Encoded], rows: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray | None:
-        """Each batch row's branch; if a row can be of both, by the order in which one encoding fills the batch, or by what a
-        modular pipeline's guider is at."""
+        """Each batch row's branch: what a modular pipeline's guider is at, else that of its embeddings; if these can be of both,
+        by the order in which one encoding fills the batch."""
+        guided = self._guided()
+        if guided is not None:
+            return np.full(len(rows), guided, object)
         possible = [{known[number].branch for number, _ in found} for found in rows]
         if any(None in branches for branches in possible):
             return None
         if all(len(branches) == 1 for branches in possible):
             return np.array([next(iter(branches)) for branches in possible], object)
-        guided = guided_branch(self.caller) if self.in_run else None
-        order = self._by_number(len(rows), 0).branches if guided is None else np.full(len(rows), guided, object)
+        order = self._by_number(len(rows), 0).branches
         fits = order is not None and all(branch in found for branch, found in zip(order, possible, strict=True))
         return order if fits else None
 
