@@ -23,10 +23,10 @@ QUICK = (
     "families",
     "family_prompts",
     "text_parts",
-    "given",
+    "image_input",
     "golden",
     "probe",
-    "rival_systems",
+    "baseline_systems",
     "magnet_files",
 )
 """Tests of what diffusers' and transformers' releases have changed, or may."""

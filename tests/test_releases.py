@@ -1,7 +1,9 @@
 """What diffusers has changed between releases, or could: lengths of the text, names of processors."""
 
 import inspect
+from pathlib import Path
 
+import matrix
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
@@ -57,3 +59,8 @@ def test_a_renamed_processor_is_probed_as_any(sd3, inputs, edits):
     again, renamed = read()
     assert torch.equal(output, again)
     assert record.drop_attrs().identical(renamed.drop_attrs())
+
+
+def test_the_quick_matrix_runs_tests_that_are_there():
+    missing = [name for name in matrix.QUICK if not (Path(__file__).parent / f"test_{name}.py").exists()]
+    assert not missing
