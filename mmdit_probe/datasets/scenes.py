@@ -35,6 +35,30 @@ class Thing:
     center: tuple[float, float]
     radius: float
 
+    def relation_to(self, other: Thing) -> str:
+        """Where it stands, seen from the other: left of, right of, above or below."""
+        across, down = self.center[0] - other.center[0], self.center[1] - other.center[1]
+        if abs(across) >= abs(down):
+            return "left of" if across < 0 else "right of"
+        return "above" if down < 0 else "below"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a scene is drawn from.
+
+    Attributes:
+        canvas: (64, 64, 3) the painted grounds, in [0, 1].
+        labels: (64, 64) uint8 indices of the grounds into `CLASSES`.
+        grounds: the lower ground and, if there are two, the upper one.
+        things: the shapes, in the order of drawing.
+    """
+
+    canvas: np.ndarray
+    labels: np.ndarray
+    grounds: tuple[str, ...]
+    things: tuple[Thing, ...]
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -77,7 +101,7 @@ class Scene:
 
     def caption(self, variant: int = 0) -> str:
         """A training caption: 45% sentences, 45% shuffled class lists, 10% empty."""
-        rng = _stream(self.split, self.index, purpose=1 + variant)
+        rng = stream(self.split, self.index, purpose=1 + variant)
         draw_ = rng.random()
         if draw_ < 0.45:
             return self.sentence(rng)
@@ -95,7 +119,7 @@ class Scene:
             rng.shuffle(things)
         named = [self._name(thing, rng) for thing in things]
         if len(things) == 2 and (rng is None or rng.random() < 0.5):
-            return f"{named[0]} {_relation(*things)} {named[1]}"
+            return f"{named[0]} {things[0].relation_to(things[1])} {named[1]}"
         return " and ".join(named)
 
     @staticmethod
@@ -105,14 +129,8 @@ class Scene:
         return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def _relation(first: Thing, second: Thing) -> str:
-    across, down = first.center[0] - second.center[0], first.center[1] - second.center[1]
-    if abs(across) >= abs(down):
-        return "left of" if across < 0 else "right of"
-    return "above" if down < 0 else "below"
-
-
-def _stream(split: str, index: int, purpose: int = 0) -> np.random.Generator:
+def stream(split: str, index: int, purpose: int = 0) -> np.random.Generator:
+    """The random numbers of a scene for one purpose: 0 draws it, others vary what is made of it."""
     return np.random.default_rng([_SEED, get_args(Split).index(split), index, purpose])
 
 
@@ -157,15 +175,25 @@ def scene(split: Split, index: int) -> Scene:
         raise ValueError(f"scene: split must be one of {', '.join(get_args(Split))}, got {split!r}")
     if index < 0:
         raise ValueError(f"scene: index must be 0 or more, got {index}")
-    rng = _stream(split, index)
+    return drawn(split, index, parts_of(split, index))
+
+
+def parts_of(split: str, index: int) -> Parts:
+    """What the scene is drawn from."""
+    rng = stream(split, index)
     canvas, labels, grounds = _grounds(rng)
-    things = _place_things(rng)
-    for thing in things:
+    return Parts(canvas, labels, grounds, _place_things(rng))
+
+
+def drawn(split: str, index: int, parts: Parts) -> Scene:
+    """The scene that has these parts."""
+    canvas, labels = parts.canvas, parts.labels.copy()
+    for thing in parts.things:
         signed = distance(thing.shape, thing.center, thing.radius, SIZE)
         canvas = draw(canvas, signed, thing.color)
         labels[signed < 0] = CLASSES.index(thing.shape)
     image = np.clip(np.rint(canvas * 255), 0, 255).astype(np.uint8)
-    return Scene(split, index, image, labels, grounds, things)
+    return Scene(split, index, image, labels, parts.grounds, parts.things)
 
 
 def scenes(split: Split, count: int, start: int = 0) -> Iterator[Scene]:
