@@ -99,10 +99,11 @@ class PromptWatch:
         if self._run is None and self._used:
             self._begin()
         self.caller, self._encoding = pipe, True
+        given = {name: _kept(value) for name, value in arguments.items()}
 
         def note(encoded: Any) -> None:
             asked = pipe if step is None else WithStep(pipe, step)
-            known = dict(arguments)
+            known = dict(given)
             if step is not None:
                 known["do_classifier_free_guidance"] = encoded[2] is not None
             halves = Asked(self.family, asked, known, self._branch_by_run(known), self._given).halves(self._encodings)
@@ -217,6 +218,12 @@ class PromptWatch:
         text = join_rows(texts).without_padding(length) if len(texts) == len(halves) and length else None
         vision = {half.vision for half in halves}
         return CarriedPrompts(text, branches, vision=vision.pop() if len(vision) == 1 else None)
+
+
+def _kept(value: Any) -> Any:
+    """An argument as it was given: some pipelines write their template into the list of prompts."""
+    texts = isinstance(value, list) and all(isinstance(text, str | None) for text in value)
+    return list(value) if texts else value
 
 
 def _version(tensor: Tensor) -> int:
