@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..attention.layout import Extra, TokenLayout
+from ..attention.reordered import Arrangement
 from .family import CALL_DEFAULT, PLAIN, Family, Inputs, TextPart, grid_of, modules, t5
 from .pipeline import FamilyPipeline, call_default, from_module
 from .tokenizers import Bytes
@@ -102,12 +103,12 @@ def _easyanimate_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(_grid(transformer, inputs), text, "text-image")
 
 
-def _mochi_source(inputs: Inputs, layout: TokenLayout) -> Tensor:
+def _mochi_source(inputs: Inputs, layout: TokenLayout) -> Arrangement:
     """One attention call for each sample: its video, then its words without padding."""
     mask = inputs["encoder_attention_mask"].bool()
     words = (mask.cumsum(1) - 1 + layout.image).masked_fill(~mask, -1)
     image = torch.arange(layout.image, device=mask.device).expand(len(mask), -1)
-    return torch.cat([image, words], 1)
+    return Arrangement(torch.cat([image, words], 1))
 
 
 def _thousandths_reversed(transformer: Any, timestep: Tensor) -> Tensor:
