@@ -1,7 +1,6 @@
 """What single families and unknown transformers do at their edges."""
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 from models_flux import inputs as flux_inputs
@@ -20,29 +19,6 @@ pytestmark = [
 
 def cases(*names):
     return [case for case in (*IMAGE_CASES, *VIDEO_CASES) if case.name in names]
-
-
-def transformer_2d():
-    """An old class that no entry describes: self-attention, then cross-attention."""
-    return diffusers.Transformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        num_layers=2,
-        norm_num_groups=4,
-        cross_attention_dim=16,
-    )
-
-
-def test_an_unknown_cross_attention_model_is_read_from_its_shapes():
-    model = transformer_2d()
-    inputs = {"hidden_states": torch.randn(2, 4, 3, 5), "encoder_hidden_states": torch.randn(2, 7, 16)}
-    with Probe(model, [I2TMaps(), RegionMass()]) as probe:
-        model(**inputs)
-    record = probe.dataset()
-    assert record.attrs["family"] == "generic"
-    assert record["i2t"].shape == (1, 2, 2, 3, 5, 7)
-    np.testing.assert_allclose(record["region_mass"].sel(region="I2T"), 1, atol=1e-5)
 
 
 class Mystery(torch.nn.Module):

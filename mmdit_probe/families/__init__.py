@@ -6,7 +6,7 @@ means.
 
 from .backends import eager_and_native
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
-from .hooks import Again, answering_hooks, replayed_blocks
+from .hooks import Again, answering_hooks, caching_hooks, replayed_blocks
 from .image_input import ImageInput, vae_dtype
 from .pipeline import (
     DENOISERS,
@@ -42,6 +42,7 @@ __all__ = [
     "TextPart",
     "UNetPlace",
     "answering_hooks",
+    "caching_hooks",
     "call_default",
     "constant_shift",
     "default_latent_side",

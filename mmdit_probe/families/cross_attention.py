@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..attention.layout import TokenLayout
 from .family import CALL_DEFAULT, PLAIN, Family, Inputs, TextPart, modules, t5, thousandths
+from .grids import grid_of_positions
 from .latents import latents_then_text
 from .pipeline import FamilyPipeline, call_default, from_module
 
@@ -32,7 +33,7 @@ def _grid_of_coordinates(coordinates: Tensor) -> tuple[int, ...]:
             f"pipeline adds frames that it is given as conditions to those that it makes, which is not supported; condition "
             f"the first frame alone"
         )
-    return sizes
+    return grid_of_positions(coordinates.T, "video coordinates")
 
 
 def _cleaner(pipe: FamilyPipeline, clean_caption: Any) -> Callable[[str], str]:

@@ -137,6 +137,7 @@ class Family:
         vision_tokens: of a prompt that contains images, the number of text positions, the first ones, that they fill; from the
             pipeline, the arguments of its `encode_prompt` and the result. None if the family can't tell.
         verbatim_prompt_args: arguments of the pipeline's call that disable prompt rewriting.
+        guessed: whether the layers and the layout are read off an unknown model, so that a probe checks them by what it does.
     """
 
     name: str
@@ -157,6 +158,7 @@ class Family:
     patch: int = 2
     vision_tokens: Callable[[FamilyPipeline, Mapping[str, Any], Any], int | None] = unknown_vision
     verbatim_prompt_args: Mapping[str, Any] = field(default_factory=dict)
+    guessed: bool = False
 
     @property
     def knows_words(self) -> bool:

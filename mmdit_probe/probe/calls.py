@@ -79,6 +79,11 @@ class TransformerCall:
         layout = layout_of(self.layout, called.query.shape[-2], called.key.shape[-2])
         if layout is None:
             return None
+        if rows.stop > self.batch:
+            raise ValueError(
+                f"Probe: layer {layer}'s attention call has {called.batch} batch rows, the forward pass {self.batch}: the model "
+                f"puts frames or parts of a sample into the batch; it needs a family of its own"
+            )
         text = self.text if self.text is None or called.batch == self.batch else self.text.rows(rows)
         conditional = None if self.conditional is None else self.conditional[rows]
         attention = JointAttention(called, layout, layer, self.step, text, conditional=conditional)

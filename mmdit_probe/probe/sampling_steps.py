@@ -67,6 +67,8 @@ class StepCounter:
         levels, position = loop_levels(self.pipe), levels_passed(self.pipe)
         position = self.step - self._first if position is None else position
         here = None if levels is None or position >= len(levels) else float(levels[position])
-        if levels is None or here is None or not any(abs(here - number) <= 1 + number / 100 for number in numbers):  # bf16
+        if (
+            levels is None or here is None or not any(abs(here - number) <= 1 + number / 100 for number in numbers)
+        ):  # bf16
             return SamplingTime(self.step, None, sigmas, 1000 * float(sigmas[0]))
         return SamplingTime(self.step, len(levels) - position, sigmas, here)
