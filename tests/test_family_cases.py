@@ -9,7 +9,7 @@ from models_video import CASES as VIDEO_CASES
 
 from mmdit_probe import BlurText, Extra, I2TMaps, Probe, Region, RegionMass, TokenLayout
 from mmdit_probe.families.qwen import grid_from_shapes
-from mmdit_probe.families.unet import _unet_level
+from mmdit_probe.families.unet import unet_level
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning"),  # Mochi
@@ -58,9 +58,9 @@ def test_an_unknown_input_asks_for_a_layout():
 @pytest.mark.parametrize(("queries", "grid"), [(5 * 7, (5, 7)), (3 * 4, (3, 4)), (2 * 2, (2, 2)), (1, (1, 1))])
 def test_levels_of_a_unet(queries, grid):
     layout = TokenLayout((5, 7), 9, scope="cross")
-    assert _unet_level(layout, queries, 9).grid == grid
-    assert _unet_level(layout, queries + 1, 9) is None
-    assert _unet_level(layout, queries, queries) is None or queries == 9
+    assert unet_level(layout, queries, 9).grid == grid
+    assert unet_level(layout, queries + 1, 9) is None
+    assert unet_level(layout, queries, queries) is None or queries == 9
 
 
 def test_layers_of_different_grids_are_recorded_apart():

@@ -108,9 +108,9 @@ def test_an_unknown_cross_attention_model_is_believed_after_it_was_seen(refined)
 )
 def test_what_is_not_as_it_seems_is_refused(options, shape, why):
     model = Unknown(**options).eval()
-    with pytest.raises(ValueError, match=f"Unknown is in none of the families.*{why}.*give it as Probe") as error:
-        with Probe(model, [RegionMass()]):
-            model(**inputs(shape))
+    refused = pytest.raises(ValueError, match=f"Unknown is in none of the families.*{why}.*give it as Probe")
+    with refused as error, Probe(model, [RegionMass()]):
+        model(**inputs(shape))
     assert "\n" not in str(error.value)
 
 
@@ -136,9 +136,9 @@ def test_random_numbers_and_caches_are_left_alone():
     options = {"scale": 2.0, "masks": [torch.ones(2)]}
     with Probe(model.eval(), [RegionMass()]):
         model(**given, options=options)
-    with pytest.raises(ValueError, match="its argument cache is a Cache, which a check run might change"):
-        with Probe(model, [RegionMass()]):
-            model(**given, cache=type("Cache", (), {})())
+    refused = pytest.raises(ValueError, match="its argument cache is a Cache, which a check run might change")
+    with refused, Probe(model, [RegionMass()]):
+        model(**given, cache=type("Cache", (), {})())
 
 
 def test_an_outer_probe_does_not_see_the_check():
@@ -190,9 +190,9 @@ def test_a_known_layout_is_confirmed_on_request(case, order):
     turned = TokenLayout(case.grid[::-1], case.text, order)
     longer = TokenLayout(case.grid, case.text + 2, order)
     for layout in (wrong, longer) if model.config.get("patch_size") == 1 else (wrong, longer, turned):
-        with pytest.raises(ValueError, match="does not confirm the layout"):
-            with Probe(model, [RegionMass()], layout=layout, verify=True):
-                model(**deepcopy(given))
+        refused = pytest.raises(ValueError, match="does not confirm the layout")
+        with refused, Probe(model, [RegionMass()], layout=layout, verify=True):
+            model(**deepcopy(given))
 
 
 def test_frames_in_the_batch_are_not_taken_for_samples():
@@ -208,6 +208,6 @@ def test_frames_in_the_batch_are_not_taken_for_samples():
             return x
 
     model = Folded().eval()
-    with pytest.raises(ValueError, match="attention call has 4 batch rows, the forward pass 2"):
-        with Probe(model, [RegionMass()], layout=TokenLayout((ROWS, COLS), TEXT, scope="cross")):
-            model(**inputs((2, 4, 2, ROWS, COLS)))
+    refused = pytest.raises(ValueError, match="attention call has 4 batch rows, the forward pass 2")
+    with refused, Probe(model, [RegionMass()], layout=TokenLayout((ROWS, COLS), TEXT, scope="cross")):
+        model(**inputs((2, 4, 2, ROWS, COLS)))

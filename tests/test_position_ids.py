@@ -50,7 +50,7 @@ def test_flux_tells_references_from_the_target():
     ],
 )
 def test_flux_ids_in_disorder_are_refused(ids):
-    with pytest.raises(ValueError, match="no image's|not in order|span"):
+    with pytest.raises(ValueError, match=r"no image's|not in order|span"):
         grid_from_ids(ids)
 
 

@@ -122,6 +122,37 @@ class Arrangement:
         return ReorderedCall(*tensors, arguments, original=call, order=queries, key_order=keys)
 
 
+@dataclass(frozen=True)
+class SomeQueries:
+    """The view of calls with more queries than the layout's, which stand together; calls without these keys are ignored.
+
+    Attributes:
+        start: position of the first; negative to count from the end.
+        count: how many.
+        keys: number of keys of the calls.
+    """
+
+    start: int
+    count: int
+    keys: int
+
+    def batch(self, call: AttentionCall) -> int:
+        return call.batch
+
+    def rows(self, some: slice) -> SomeQueries:
+        return self
+
+    def of(self, call: AttentionCall) -> AttentionCall | None:
+        queries, keys = call.query.shape[2], call.key.shape[2]
+        if keys != self.keys or queries < self.count + max(self.start, 0):
+            return None
+        if queries == self.count:
+            return call
+        start = self.start if self.start >= 0 else queries + self.start
+        every = (torch.arange(n, device=call.query.device).expand(call.batch, -1) for n in (self.count, keys))
+        return Arrangement(next(every) + start, next(every), (queries, keys)).of(call)
+
+
 def take(
     values: Float[Tensor, "batch heads positions width"], order: Int[Tensor, "batch tokens"]
 ) -> Float[Tensor, "batch heads tokens width"]:

@@ -67,7 +67,7 @@ def same_layout(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | N
     return layout if (queries, keys) == (layout.queries, layout.keys) else None
 
 
-def in_order(inputs: Inputs, layout: TokenLayout) -> View | None:
+def in_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View | None:
     """None: every sample's tokens stand where the layout says."""
     return None
 
@@ -154,7 +154,7 @@ class Family:
     timestep_argument: str = "timestep"
     text_argument: str = "encoder_hidden_states"
     call_layout: Callable[[TokenLayout, int, int], TokenLayout | None] = same_layout
-    token_order: Callable[[Inputs, TokenLayout], View | None] = in_order
+    token_order: Callable[[Any, Inputs, TokenLayout], View | None] = in_order
     patch: int = 2
     vision_tokens: Callable[[FamilyPipeline, Mapping[str, Any], Any], int | None] = unknown_vision
     verbatim_prompt_args: Mapping[str, Any] = field(default_factory=dict)

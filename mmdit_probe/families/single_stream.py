@@ -82,7 +82,7 @@ def _lumina2_sigmas(pipe: FamilyPipeline, steps: int, tokens: int) -> list[float
     return moved_sigmas(pipe, steps, shift_of(pipe, pipe.transformer.config.in_channels))
 
 
-def _lumina2_source(inputs: Inputs, layout: TokenLayout) -> Arrangement | None:
+def _lumina2_source(transformer: Any, inputs: Inputs, layout: TokenLayout) -> Arrangement | None:
     """In the call each sample is its words, its image, then padding; in the layout the padding follows the words."""
     words = inputs["encoder_attention_mask"].sum(1)
     if bool((words == layout.text).all()):

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attention.layout import Extra, TokenLayout
 from ..attention.reordered import Arrangement
@@ -84,9 +84,23 @@ def _framepack_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 def _cogvideox_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     frames, _, rows, cols = inputs["hidden_states"].shape[-4:]
-    patch, patch_t = transformer.config.patch_size, transformer.config.patch_size_t or 1
+    patch, patch_t = transformer.config.patch_size, transformer.config.get("patch_size_t") or 1
     grid = grid_of((frames + -frames % patch_t, rows, cols), (patch_t, patch, patch))
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "text-image")
+
+
+def _motif_layers(transformer: Any) -> list[nn.Module]:
+    """Without the decoder's blocks, whose attention has no text."""
+    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    return [block.attn for block in blocks[: len(blocks) - transformer.config.num_decoder_layers]]
+
+
+def _motif_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """The video, a given image's features, the text."""
+    patch, image = transformer.config.patch_size, inputs.get("image_embeds")
+    grid = grid_of(inputs["hidden_states"].shape[-3:], (transformer.config.patch_size_t, patch, patch))
+    extras = () if image is None else (Extra("reference", image.shape[1], "between"),)
+    return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "image-text", extras)
 
 
 def _easyanimate_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
@@ -103,7 +117,7 @@ def _easyanimate_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(_grid(transformer, inputs), text, "text-image")
 
 
-def _mochi_source(inputs: Inputs, layout: TokenLayout) -> Arrangement:
+def _mochi_source(transformer: Any, inputs: Inputs, layout: TokenLayout) -> Arrangement:
     """One attention call for each sample: its video, then its words without padding."""
     mask = inputs["encoder_attention_mask"].bool()
     words = (mask.cumsum(1) - 1 + layout.image).masked_fill(~mask, -1)
@@ -132,6 +146,21 @@ VIDEO = (
         layers=modules("attn1", "transformer_blocks"),
         layout=_cogvideox_layout,
         text_parts=t5,
+    ),
+    Family(
+        name="consisid",
+        transformer="ConsisIDTransformer3DModel",
+        models="ConsisID",
+        layers=modules("attn1", "transformer_blocks"),  # the face is asked for in attention layers of its own
+        layout=_cogvideox_layout,
+        text_parts=t5,
+    ),
+    Family(
+        name="motif-video",
+        transformer="MotifVideoTransformer3DModel",
+        models="Motif-Video",
+        layers=_motif_layers,
+        layout=_motif_layout,
     ),
     Family(
         name="hunyuan-video-1.5",

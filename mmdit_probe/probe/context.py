@@ -69,7 +69,7 @@ class CallContext:
             branches = self._step.marked(time.step, carried, images)
         text = carried.text
         text = text if text is None or branches is None else text.with_branches(branches == CONDITIONAL)
-        view = self.family.token_order(inputs, layout)
+        view = self.family.token_order(self.transformer, inputs, layout)
         return TransformerCall(time, layout, len(images), text, branches, in_run, view)
 
     def carried(self, inputs: Inputs) -> CarriedPrompts:
