@@ -20,7 +20,7 @@ from mmdit_probe import I2TMaps, Probe, Readout, RegionMass, T2IMaps, ValueNorms
 from mmdit_probe.attention.folded import UnfoldedCall
 from mmdit_probe.attention.layout import Region
 from mmdit_probe.attention.reordered import PresentedCall
-from mmdit_probe.families import FAMILIES, family_of
+from mmdit_probe.families import FAMILIES, family_of, named_inputs
 
 CASES = [
     *models_flux.CASES,
@@ -91,6 +91,21 @@ def matrix_of(attention):
 def test_every_family_has_a_case():
     made = {family_of(case.model()).name for case in CASES}
     assert made == {family.name for family in FAMILIES}
+
+
+NO_CASE = {("qwen-image", "frames"), ("longcat-image", "references")}
+"""What an entry says of layers of an image, and of an editing pipeline, that no case here shows."""
+
+
+def test_every_family_says_what_its_cases_show():
+    shown = set()
+    for case in CASES:
+        family = family_of(model := case.model())
+        layout = family.layout(model, named_inputs(model, (), case.inputs()))
+        shown |= {(family.name, "frames")} if len(layout.grid) == 3 else set()
+        shown |= {(family.name, "references") for extra in layout.extras if extra.name == "reference"}
+    said = {(family.name, what) for family in FAMILIES for what in ("frames", "references") if getattr(family, what)}
+    assert said == shown | NO_CASE
 
 
 @each_family

@@ -118,6 +118,7 @@ CROSS_ATTENTION = (
         name="ltx-video",
         transformer="LTXVideoTransformer3DModel",
         models="LTX-Video",
+        frames=True,
         layers=modules("attn2", "transformer_blocks"),
         layout=_ltx_layout,
         text_parts=t5,

@@ -137,6 +137,8 @@ class Family:
         vision_tokens: of a prompt that contains images, the number of text positions, the first ones, that they fill; from the
             pipeline, the arguments of its `encode_prompt` and the result. None if the family can't tell.
         verbatim_prompt_args: arguments of the pipeline's call that disable prompt rewriting.
+        frames: whether its models make videos, or several images at once, whose grid is (frames, rows, cols).
+        references: whether its models attend to reference images beside the text and what they make.
         guessed: whether the layers and the layout are read off an unknown model, so that a probe checks them by what it does.
     """
 
@@ -158,6 +160,8 @@ class Family:
     patch: int = 2
     vision_tokens: Callable[[FamilyPipeline, Mapping[str, Any], Any], int | None] = unknown_vision
     verbatim_prompt_args: Mapping[str, Any] = field(default_factory=dict)
+    frames: bool = False
+    references: bool = False
     guessed: bool = False
 
     @property

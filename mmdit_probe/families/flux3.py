@@ -22,6 +22,7 @@ FLUX_3 = Family(
     name="flux3",
     transformer="Flux3Transformer2DModel",
     models="Flux.3",
+    references=True,
     layers=modules("attn", "single_transformer_blocks"),  # before them, each stream attends to itself
     layout=_layout,
     sigmas=fraction,

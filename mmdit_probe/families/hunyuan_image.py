@@ -40,6 +40,7 @@ HUNYUAN_IMAGE = Family(
     name="hunyuan-image",
     transformer="HunyuanImageTransformer2DModel",
     models="HunyuanImage 2.1 and its refiner",
+    frames=True,
     layers=modules("attn", *BLOCKS),
     layout=_layout,
     text_parts=_text,
