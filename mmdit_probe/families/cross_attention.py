@@ -26,9 +26,6 @@ from .grids import grid_of_positions
 from .latents import latents_then_text
 from .pipeline import FamilyPipeline, call_default
 
-_HUNYUAN_DIT_T5 = 256
-"""T5 positions of HunyuanDiT."""
-
 
 def _ltx_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     """The grid is told, or it is that of the tokens' coordinates, (batch, 3, tokens): frame, row and column."""
@@ -77,12 +74,6 @@ def _sana_text(
     return [replace(plain, template=instruction + PLAIN, cut=dropped, cut_from=1, negative=plain)]
 
 
-def _hunyuan_dit_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """BERT, then T5; masked words are replaced by learned padding, which is not masked."""
-    bert, t5s = pipe.tokenizer, pipe.tokenizer_2
-    return [TextPart("bert", bert, bert.model_max_length), TextPart("t5", t5s, _HUNYUAN_DIT_T5)]
-
-
 def _transformer_2d_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     """Latents in patches, or, without a patch size, one token a latent pixel."""
     patch = transformer.config.patch_size if transformer.is_input_patches else 1
@@ -129,7 +120,6 @@ CROSS_ATTENTION = (
         models="HunyuanDiT",
         layers=modules("attn2", "blocks"),
         layout=latents_then_text("image-text", "cross", text=("encoder_hidden_states", "encoder_hidden_states_t5")),
-        text_parts=_hunyuan_dit_text,
     ),
     Family(
         name="lumina-next",
