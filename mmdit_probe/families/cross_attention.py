@@ -53,7 +53,8 @@ def _cleaner(pipe: FamilyPipeline, clean_caption: Any) -> Callable[[str], str]:
     return lambda prompt: str(pipe._text_preprocessing(prompt, clean_caption=clean)[0])
 
 
-def _pixart_text(pipe: FamilyPipeline, max_sequence_length: int, clean_caption: Any = CALL_DEFAULT) -> list[TextPart]:
+def pixart_text(pipe: FamilyPipeline, max_sequence_length: int, clean_caption: Any = CALL_DEFAULT) -> list[TextPart]:
+    """T5, after the pipeline's own text preprocessing."""
     return [replace(part, cleaned=_cleaner(pipe, clean_caption)) for part in t5(pipe, max_sequence_length)]
 
 
@@ -94,7 +95,7 @@ CROSS_ATTENTION = (
         models="PixArt-alpha, PixArt-Sigma",
         layers=modules("attn2", "transformer_blocks"),
         layout=latents_then_text("image-text", "cross"),
-        text_parts=_pixart_text,
+        text_parts=pixart_text,
     ),
     Family(
         name="sana",
@@ -135,6 +136,6 @@ CROSS_ATTENTION = (
         models="PixArt-alpha in its first files",
         layers=modules("attn2", "transformer_blocks"),
         layout=_transformer_2d_layout,
-        text_parts=_pixart_text,
+        text_parts=pixart_text,
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from ..attention.layout import Extra, TokenLayout
 from ..attention.reordered import Arrangement, View
-from .family import Family, Inputs, fraction, grid_of, modules, reversed_fraction
+from .family import PLAIN, Family, Inputs, TextPart, fraction, grid_of, modules, reversed_fraction
 from .grids import grid_of_positions, without_one_frame
+from .pipeline import FamilyPipeline
+from .tokenizers import Front, own_length
 
 _IDEOGRAM_IMAGE = 2
 """Ideogram 4's indicator of an image token."""
@@ -27,6 +30,13 @@ def _ideogram4_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
         raise ValueError("Probe: Ideogram 4's image tokens must stand behind the words, as many in every batch row")
     grid = grid_of_positions(inputs["position_ids"][0, image.shape[1] - count :, 1:])
     return TokenLayout(grid, image.shape[1] - count, "text-image")
+
+
+def _ideogram4_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """Qwen with a chat of the prompt, padded in front; the negative half is another module's, without words."""
+    chat = [{"role": "user", "content": [{"type": "text", "text": PLAIN}]}]
+    template = pipe.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    return [TextPart("qwen", Front(pipe.tokenizer), max_sequence_length, template, special_tokens=False)]
 
 
 def _omnigen_references(inputs: Inputs) -> list[list[tuple[int, int]]]:
@@ -138,6 +148,13 @@ def _qwen21_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, words, "text-image", extras, "image-queries")
 
 
+def _qwen21_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """Qwen of a prompt without images, padded to the longest prompt; the system's turn is cut off."""
+    used, template, dropped = pipe.processor.tokenizer, pipe.prompt_template_t2i, pipe._drop_idx
+    part = TextPart("qwen", used, own_length(used), template, left_aligned=True, cut=dropped, multiple=1)
+    return [replace(part, cleaned=lambda prompt: prompt or " ")]
+
+
 def _qwen21_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View:
     """The image's call: its queries alone on all keys; the prefix's own calls are left."""
     slots = inputs["img_mask"][0].bool().cpu()
@@ -162,6 +179,7 @@ ONE_SEQUENCE = (
         layers=modules("attention", "layers"),
         layout=_ideogram4_layout,
         sigmas=reversed_fraction,
+        text_parts=_ideogram4_text,
     ),
     Family(
         name="omnigen",
@@ -209,6 +227,7 @@ ONE_SEQUENCE = (
         layers=modules("attn", "transformer_blocks"),
         layout=_qwen21_layout,
         sigmas=fraction,
+        text_parts=_qwen21_text,
         token_order=_qwen21_order,
         vision_tokens=_apart,
     ),

@@ -166,6 +166,7 @@ VIDEO = (
         references=True,
         layers=_motif_layers,
         layout=_motif_layout,
+        text_parts=t5,
     ),
     Family(
         name="hunyuan-video-1.5",
