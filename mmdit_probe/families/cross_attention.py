@@ -136,6 +136,5 @@ CROSS_ATTENTION = (
         models="PixArt-alpha in its first files",
         layers=modules("attn2", "transformer_blocks"),
         layout=_transformer_2d_layout,
-        text_parts=pixart_text,
     ),
 )

@@ -12,10 +12,9 @@ from ..attention.folded import FramesInBatch
 from ..attention.layout import TokenLayout
 from ..attention.reordered import Arrangement, SomeQueries, View
 from .cross_attention import pixart_text
-from .family import Family, Inputs, TextPart, fraction, grid_of, modules, t5, unknown_level
+from .family import Family, Inputs, fraction, grid_of, modules, unknown_level
 from .grids import without_one_frame
 from .latents import latents_then_text
-from .pipeline import FamilyPipeline
 
 _plain = latents_then_text("image-text", "cross")
 
@@ -60,11 +59,6 @@ def _cosmos_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     text = text[0] if isinstance(text, tuple) else text
     grid = grid_of(inputs["hidden_states"].shape[-3:], transformer.config.patch_size)
     return TokenLayout(without_one_frame(grid), text.shape[1], scope="cross")
-
-
-def _cosmos_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """T5 in Cosmos 1 and 2; the language model of 2.5 is not described."""
-    return t5(pipe, max_sequence_length) if hasattr(pipe, "_get_t5_prompt_embeds") else []
 
 
 def _cosmos_levels(transformer: Any, timestep: Tensor) -> Tensor:
@@ -128,7 +122,6 @@ CROSS_VIDEO = (
         frames=True,
         layers=modules("attn2", "transformer_blocks"),
         layout=_cosmos_layout,
-        text_parts=_cosmos_text,
         sigmas=_cosmos_levels,
     ),
     Family(
