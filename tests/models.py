@@ -24,6 +24,7 @@ class Case:
     ``words`` and ``pixels`` change, in a copy of the inputs, one text position and one patch; ``word`` and
     ``patch`` say which key and which grid position must then change in layer 0, alone. ``still`` takes out of a model
     what mixes positions before layer 0, such as refiners; ``mixed`` says that normalization mixes the image even so.
+    ``recorded`` are the layers of one size, if there are several.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Case:
     still: Callable[[Any], None] = lambda model: None
     mixed: bool = False
     sigma: float = 0.25
+    batch: int = BATCH
+    recorded: tuple[int, ...] | None = None
 
     def model(self) -> Any:
         """The model with every weight random, also those that start at zero."""

@@ -120,7 +120,10 @@ def test_models_lists_the_embedded_model_and_the_families(run):
     assert families["sd3"]["transformer"] == "SD3Transformer2DModel"
     assert families["sd3"]["words"]
     assert families["sd3"]["images"]
-    assert [name for name, row in families.items() if not row["words"]] == ["glm-image"]
+    assert not families["glm-image"]["words"]
+    assert families["wan"]["frames"]
+    assert families["qwen-image"]["references"]
+    assert "DiTTransformer2DModel" in json.loads(out)["out_of_scope"]
     assert not families["unet"]["images"]
 
 

@@ -3,26 +3,35 @@
 from copy import deepcopy
 
 import models_cross
+import models_cross_video
 import models_flux
 import models_image
+import models_joint
 import models_latents
+import models_unets
 import models_video
+import models_wan
 import numpy as np
 import pytest
 import torch
 from naive import full_matrix
 
 from mmdit_probe import I2TMaps, Probe, Readout, RegionMass, T2IMaps, ValueNorms
+from mmdit_probe.attention.folded import UnfoldedCall
 from mmdit_probe.attention.layout import Region
-from mmdit_probe.attention.reordered import ReorderedCall
-from mmdit_probe.families import FAMILIES, family_of
+from mmdit_probe.attention.reordered import PresentedCall
+from mmdit_probe.families import FAMILIES, family_of, named_inputs
 
 CASES = [
     *models_flux.CASES,
     *models_image.CASES,
     *models_latents.CASES,
     *models_video.CASES,
+    *models_joint.CASES,
     *models_cross.CASES,
+    *models_cross_video.CASES,
+    *models_wan.CASES,
+    *models_unets.CASES,
 ]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),  # Chroma's own import
@@ -65,13 +74,16 @@ def image_metrics(attention):
 def matrix_of(attention):
     """The naive matrix of what the kernel was given, its rows and columns moved to the layout's order."""
     call = attention.call
-    if not isinstance(call, ReorderedCall):
+    if not isinstance(call, PresentedCall):
         return full_matrix(call).float()
     plain = full_matrix(call.original).float()
-    moved = torch.zeros(*plain.shape[:2], attention.layout.tokens, attention.layout.tokens)
-    for row, order in enumerate(call.order):
-        for query, q in enumerate(order):
-            for key, k in enumerate(order):
+    if isinstance(call, UnfoldedCall):  # frame by frame
+        frames = plain.unflatten(0, (-1, call.frames)).unbind(1)
+        return torch.cat(frames, 2)
+    moved = torch.zeros(*plain.shape[:2], attention.layout.queries, attention.layout.keys)
+    for row, (queries, keys) in enumerate(zip(call.order, call.key_order, strict=True)):
+        for query, q in enumerate(queries):
+            for key, k in enumerate(keys):
                 moved[row, :, query, key] = plain[row, :, q, k] if q >= 0 and k >= 0 else 0
     return moved
 
@@ -79,6 +91,21 @@ def matrix_of(attention):
 def test_every_family_has_a_case():
     made = {family_of(case.model()).name for case in CASES}
     assert made == {family.name for family in FAMILIES}
+
+
+NO_CASE = {("qwen-image", "frames"), ("longcat-image", "references")}
+"""What an entry says of layers of an image, and of an editing pipeline, that no case here shows."""
+
+
+def test_every_family_says_what_its_cases_show():
+    shown = set()
+    for case in CASES:
+        family = family_of(model := case.model())
+        layout = family.layout(model, named_inputs(model, (), case.inputs()))
+        shown |= {(family.name, "frames")} if len(layout.grid) == 3 else set()
+        shown |= {(family.name, "references") for extra in layout.extras if extra.name == "reference"}
+    said = {(family.name, what) for family in FAMILIES for what in ("frames", "references") if getattr(family, what)}
+    assert said == shown | NO_CASE
 
 
 @each_family
@@ -94,11 +121,11 @@ def test_output_is_bit_for_bit_the_unprobed_one(case):
 @each_family
 def test_numbers_are_those_of_the_full_softmax(case):
     model, inputs = case.model(), case.inputs()
-    with Probe(model, [RegionMass(), I2TMaps(), keep := Keep()]) as probe:
+    with Probe(model, [RegionMass(), I2TMaps(), keep := Keep()], layers=case.recorded) as probe:
         output_of(model, inputs)
     record = probe.dataset().isel(call=0)
-    assert {attention.layer for attention in keep.seen} == set(range(case.layers))
-    for layer in range(case.layers):
+    assert {attention.layer for attention in keep.seen} == set(case.recorded or range(case.layers))
+    for layer in probe.layers:
         seen = [attention for attention in keep.seen if attention.layer == layer]
         matrix, layout = torch.cat([matrix_of(a) for a in seen]), seen[0].layout  # some are called once a sample
         at = record.sel(layer=layer)
@@ -118,15 +145,16 @@ def test_numbers_are_those_of_the_full_softmax(case):
 @each_family
 def test_layers_and_grid(case):
     model, inputs = case.model(), case.inputs()
-    with Probe(model, [I2TMaps()]) as probe:
+    with Probe(model, [I2TMaps()], layers=case.recorded) as probe:
         output_of(model, inputs)
     record = probe.dataset()
-    assert record.sizes["layer"] == case.layers == len(probe.modules)
+    assert case.layers == len(probe.modules)
+    assert record.sizes["layer"] == len(case.recorded or range(case.layers))
     assert record["i2t"].notnull().all()
     assert tuple(record.attrs["grid"]) == case.grid
     assert record["i2t"].dims[-len(case.grid) - 1 : -1] == ("frame", "row", "col")[-len(case.grid) :]
     assert record.sizes["token"] == case.text
-    assert record.sizes["batch"] == 2
+    assert record.sizes["batch"] == case.batch
     assert record.attrs["extra_tokens"] == case.extra
     np.testing.assert_allclose(record["sigma"], [case.sigma])
 

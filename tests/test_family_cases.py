@@ -1,7 +1,6 @@
 """What single families and unknown transformers do at their edges."""
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 from models_flux import inputs as flux_inputs
@@ -10,7 +9,7 @@ from models_video import CASES as VIDEO_CASES
 
 from mmdit_probe import BlurText, Extra, I2TMaps, Probe, Region, RegionMass, TokenLayout
 from mmdit_probe.families.qwen import grid_from_shapes
-from mmdit_probe.families.unet import _unet_level
+from mmdit_probe.families.unet import unet_level
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning"),  # Mochi
@@ -20,29 +19,6 @@ pytestmark = [
 
 def cases(*names):
     return [case for case in (*IMAGE_CASES, *VIDEO_CASES) if case.name in names]
-
-
-def transformer_2d():
-    """An old class that no entry describes: self-attention, then cross-attention."""
-    return diffusers.Transformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        num_layers=2,
-        norm_num_groups=4,
-        cross_attention_dim=16,
-    )
-
-
-def test_an_unknown_cross_attention_model_is_read_from_its_shapes():
-    model = transformer_2d()
-    inputs = {"hidden_states": torch.randn(2, 4, 3, 5), "encoder_hidden_states": torch.randn(2, 7, 16)}
-    with Probe(model, [I2TMaps(), RegionMass()]) as probe:
-        model(**inputs)
-    record = probe.dataset()
-    assert record.attrs["family"] == "generic"
-    assert record["i2t"].shape == (1, 2, 2, 3, 5, 7)
-    np.testing.assert_allclose(record["region_mass"].sel(region="I2T"), 1, atol=1e-5)
 
 
 class Mystery(torch.nn.Module):
@@ -82,9 +58,9 @@ def test_an_unknown_input_asks_for_a_layout():
 @pytest.mark.parametrize(("queries", "grid"), [(5 * 7, (5, 7)), (3 * 4, (3, 4)), (2 * 2, (2, 2)), (1, (1, 1))])
 def test_levels_of_a_unet(queries, grid):
     layout = TokenLayout((5, 7), 9, scope="cross")
-    assert _unet_level(layout, queries, 9).grid == grid
-    assert _unet_level(layout, queries + 1, 9) is None
-    assert _unet_level(layout, queries, queries) is None or queries == 9
+    assert unet_level(layout, queries, 9).grid == grid
+    assert unet_level(layout, queries + 1, 9) is None
+    assert unet_level(layout, queries, queries) is None or queries == 9
 
 
 def test_layers_of_different_grids_are_recorded_apart():

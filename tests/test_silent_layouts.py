@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import diffusers
 import models_cross
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import torch
 from small_pipelines import small_pipeline
 
 from mmdit_probe import I2TMaps, Probe, RegionMass
-from mmdit_probe.families import family_of
 
 
 def ltx_inputs(coordinates):
@@ -43,12 +41,6 @@ def test_the_grid_of_ltxs_condition_pipeline_is_that_of_its_coordinates():
     inputs |= {name: torch.cat([inputs[name][:, :12], inputs[name]], 1) for name in ("hidden_states", "timestep")}
     with pytest.raises(ValueError, match=r"not one grid of 2 x 3 x 4: .* not supported"), Probe(model, [I2TMaps()]):
         model(**inputs)
-
-
-def test_dreamlites_unet_is_not_taken_for_stable_diffusions():
-    kind = type("DreamLiteUNetModel", (diffusers.UNet2DConditionModel,), {})
-    with pytest.raises(ValueError, match="a second image beside the one that it makes"):
-        family_of(kind.__new__(kind))
 
 
 VISION = "<|vision_start|><|image_pad|><|vision_end|>"

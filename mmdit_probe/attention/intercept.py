@@ -9,7 +9,8 @@ in a thread other than the one that opened the interceptor they do nothing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class _Stack(threading.local):
     def __init__(self) -> None:
         self.active: list[_Active] = []
         self.mode: _AttentionMode | None = None
+        self.is_overheard = False
 
     def push(self, active: _Active) -> None:
         if self.mode is None:
@@ -138,6 +140,28 @@ def active_probes() -> int:
     return len(_stack.active)
 
 
+@contextmanager
+def overheard(hear: Callable[[AttentionCall], None]) -> Iterator[None]:
+    """Inside, ``hear`` gets every attention call of this thread, of whatever module; interceptors get none."""
+    before, _stack.is_overheard = _stack.is_overheard, True
+    try:
+        with _Ear(hear):
+            yield
+    finally:
+        _stack.is_overheard = before
+
+
+class _Ear(TorchFunctionMode):
+    def __init__(self, hear: Callable[[AttentionCall], None]) -> None:
+        super().__init__()
+        self.hear = hear
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            self.hear(_bind(*args, **(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
 class Interceptor:
     """Passes the attention calls of some layers to ``handle``, between `open` and `close`, in the thread that opens it.
 
@@ -152,7 +176,7 @@ class Interceptor:
 
     @property
     def _is_watching(self) -> bool:
-        return not self.paused and threading.get_ident() == self._thread
+        return not self.paused and not _stack.is_overheard and threading.get_ident() == self._thread
 
     def open(self) -> None:
         """Register the hooks."""

@@ -1,13 +1,16 @@
 """Calls whose tokens are not in the layout's order, presented as if they were.
 
 Some models pack each sample's words without their padding, so that image and text start at different positions in
-every batch row, or call the attention once for each sample.
+every batch row; some ask for words with more queries than the image's, or call the attention once for each sample or with
+the frames of a video in the batch.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,47 +20,137 @@ from .kernels import Attended, AttentionCall, additive_mask
 from .scores import LEFT_OUT, lse_method, row_chunk, row_lse
 
 
-@dataclass(frozen=True, eq=False)
-class ReorderedCall(AttentionCall):
-    """A call with its tokens in the layout's order; the kernel runs once, on ``original``.
+class View(Protocol):
+    """How the attention calls of one forward pass become calls in the layout's order."""
 
-    ``order`` (batch, tokens) is each token's position in the original call, -1 if the call leaves it out. Tokens that
-    are left out are masked as keys; as queries their probabilities are 0.
-    """
+    def batch(self, call: AttentionCall) -> int:
+        """The number of samples that the call has."""
+
+    def rows(self, some: slice) -> View:
+        """The view of some samples."""
+
+    def of(self, call: AttentionCall) -> AttentionCall | None:
+        """The call in the layout's order; None if it is not one of those that this view describes."""
+
+
+@dataclass(frozen=True, eq=False)
+class PresentedCall(AttentionCall):
+    """A call in the layout's order; the kernel runs once, on ``original``."""
 
     original: AttentionCall = field(kw_only=True)
-    order: Int[Tensor, "batch tokens"] = field(kw_only=True)
+
+    @abstractmethod
+    def presented(
+        self, output: Float[Tensor, "samples heads positions width"]
+    ) -> Float[Tensor, "batch heads tokens width"]:
+        """An output of the original call, brought into the layout's order."""
+
+    @abstractmethod
+    def restored(
+        self, output: Float[Tensor, "batch heads tokens width"]
+    ) -> Float[Tensor, "samples heads positions width"]:
+        """An output in the layout's order, brought back into the original call's."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReorderedCall(PresentedCall):
+    """A call with its tokens in the layout's order.
+
+    ``order`` (batch, queries) and ``key_order`` (batch, keys) are each token's position in the original call, -1 if the call
+    leaves it out. Tokens that are left out are masked as keys; as queries their probabilities are 0.
+    """
+
+    order: Int[Tensor, "batch queries"] = field(kw_only=True)
+    key_order: Int[Tensor, "batch keys"] = field(kw_only=True)
 
     @cached_property
     def attended(self) -> Attended:
         lse = take(row_lse(self.original, row_chunk())[..., None], self.order)[..., 0]
         lse = lse.masked_fill(~self.present[:, None], LEFT_OUT)  # exp(score - LEFT_OUT) = 0
-        return Attended(take(self.original.attended.output, self.order), lse, lse_method(self.original))
+        return Attended(self.presented(self.original.attended.output), lse, lse_method(self.original))
 
     @property
-    def present(self) -> Bool[Tensor, "batch tokens"]:
-        """True at the tokens that the original call has."""
+    def present(self) -> Bool[Tensor, "batch queries"]:
+        """True at the queries that the original call has."""
         return self.order >= 0
+
+    def presented(
+        self, output: Float[Tensor, "batch heads positions width"]
+    ) -> Float[Tensor, "batch heads tokens width"]:
+        return take(output, self.order)
 
     def restored(
         self, output: Float[Tensor, "batch heads tokens width"]
     ) -> Float[Tensor, "batch heads positions width"]:
-        """An output in the layout's order, brought back into the original call's."""
         back = self.original.attended.output.clone()
         for row, (order, present) in enumerate(zip(self.order, self.present, strict=True)):
             back[row, :, order[present]] = output[row, :, present]
         return back
 
 
-def reordered(call: AttentionCall, order: Int[Tensor, "batch tokens"]) -> AttentionCall:
-    """The call in the layout's order; the call itself if ``order`` describes a different number of tokens."""
-    order = order.to(call.query.device)
-    counts = (order >= 0).sum(1)
-    if not bool((counts == call.query.shape[2]).all()) or call.query.shape[2] != call.key.shape[2]:
-        return call
-    query, key, value = (take(tensor, order) for tensor in (call.query, call.key, call.value))
-    arguments = replace(call.arguments, attn_mask=_mask(call, order))
-    return ReorderedCall(query, key, value, arguments, original=call, order=order)
+@dataclass(frozen=True, eq=False)
+class Arrangement:
+    """Where the layout's tokens are in an attention call.
+
+    Attributes:
+        queries: (batch, queries) position of each of the layout's queries in the call, -1 for those that it leaves out.
+        keys: (batch, keys) the same of the keys; None if they are as the queries.
+        size: numbers of queries and keys of the calls that are so arranged, of which the layout may leave some out; calls of
+            another size are ignored. None: a call's tokens are all in ``queries``, and other calls are in order.
+    """
+
+    queries: Int[Tensor, "batch queries"]
+    keys: Int[Tensor, "batch keys"] | None = None
+    size: tuple[int, int] | None = None
+
+    def batch(self, call: AttentionCall) -> int:
+        return call.batch
+
+    def rows(self, some: slice) -> Arrangement:
+        return Arrangement(self.queries[some], None if self.keys is None else self.keys[some], self.size)
+
+    def of(self, call: AttentionCall) -> AttentionCall | None:
+        size = call.query.shape[2], call.key.shape[2]
+        if self.size is not None and size != self.size:
+            return None
+        if self.size is None and (size[0] != size[1] or bool(((self.queries >= 0).sum(1) != size[0]).any())):
+            return call
+        queries = self.queries.to(call.query.device)
+        keys = queries if self.keys is None else self.keys.to(call.query.device)
+        arguments = replace(call.arguments, attn_mask=_mask(call, queries, keys), is_causal=False)
+        tensors = take(call.query, queries), take(call.key, keys), take(call.value, keys)
+        return ReorderedCall(*tensors, arguments, original=call, order=queries, key_order=keys)
+
+
+@dataclass(frozen=True)
+class SomeQueries:
+    """The view of calls with more queries than the layout's, which stand together; calls without these keys are ignored.
+
+    Attributes:
+        start: position of the first; negative to count from the end.
+        count: how many.
+        keys: number of keys of the calls.
+    """
+
+    start: int
+    count: int
+    keys: int
+
+    def batch(self, call: AttentionCall) -> int:
+        return call.batch
+
+    def rows(self, some: slice) -> SomeQueries:
+        return self
+
+    def of(self, call: AttentionCall) -> AttentionCall | None:
+        queries, keys = call.query.shape[2], call.key.shape[2]
+        if keys != self.keys or queries < self.count + max(self.start, 0):
+            return None
+        if queries == self.count:
+            return call
+        start = self.start if self.start >= 0 else queries + self.start
+        every = (torch.arange(n, device=call.query.device).expand(call.batch, -1) for n in (self.count, keys))
+        return Arrangement(next(every) + start, next(every), (queries, keys)).of(call)
 
 
 def take(
@@ -68,10 +161,15 @@ def take(
     return values.gather(2, index).masked_fill((order < 0)[:, None, :, None], 0)
 
 
-def _mask(call: AttentionCall, order: Tensor) -> Tensor | None:
-    """The mask over keys with the left-out tokens masked; it must be the same for every query."""
-    mask, absent = additive_mask(call.arguments.attn_mask, torch.float32), (order < 0)[:, None, None]
+def _mask(call: AttentionCall, queries: Tensor, keys: Tensor) -> Tensor | None:
+    """The mask of the arranged queries and keys, with the left-out keys masked."""
+    absent, mask = (keys < 0)[:, None, None], additive_mask(call.arguments.attn_mask, torch.float32)
+    if call.arguments.is_causal:
+        size = call.query.shape[2], call.key.shape[2]
+        mask = additive_mask(torch.ones(size, dtype=torch.bool, device=keys.device).tril(), torch.float32)
     if mask is None:
         return torch.zeros_like(absent, dtype=torch.float32).masked_fill(absent, -torch.inf) if absent.any() else None
-    by_key = mask.expand(len(order), 1, 1, call.key.shape[2])
-    return take(by_key.transpose(2, 3), order).transpose(2, 3).masked_fill(absent, -torch.inf)
+    mask = mask.reshape(*(1,) * (4 - mask.ndim), *mask.shape)
+    mask = mask.expand(len(keys), -1, -1, call.key.shape[2])
+    by_key = take(mask.transpose(2, 3), keys).transpose(2, 3).masked_fill(absent, -torch.inf)
+    return by_key if by_key.shape[2] == 1 else take(by_key, queries)

@@ -26,9 +26,10 @@ def models(
     """The embedded model and the families of transformers that can be probed.
 
     Each can be watched while it generates. For most it is known which token stands at which text position (words: --words,
-    find-expert, prompt norms), for some how an image is given to them (images: segment, group, evaluate, --image).
+    find-expert, prompt norms), for some how an image is given to them (images: segment, group, evaluate, --image). Some make
+    videos (frames), some attend to reference images (references). Other classes of diffusers are refused; --json says why.
     """
-    from mmdit_probe.families import FAMILIES
+    from mmdit_probe.families import FAMILIES, OUT_OF_SCOPE
     from mmdit_probe.pipelines.loading import embedded_folder
 
     defaults = json.loads((embedded_folder() / "probe_defaults.json").read_text(encoding="utf-8"))
@@ -41,16 +42,24 @@ def models(
             "of_layers": family.depth,
             "words": family.knows_words,
             "images": family.image_input is not None,
+            "frames": family.frames,
+            "references": family.references,
         }
         for family in FAMILIES
     ]
     if as_json:
-        say(json.dumps({"embedded": {"name": EMBEDDED, **defaults}, "families": rows}, indent=1))
+        say(
+            json.dumps(
+                {"embedded": {"name": EMBEDDED, **defaults}, "families": rows, "out_of_scope": OUT_OF_SCOPE}, indent=1
+            )
+        )
         return
     say(f"Embedded:\n  {EMBEDDED}  expert layer {defaults['expert_layer']} ({defaults['why']})\n")
     say("Families (--model FOLDER or hub id):")
     widths = [max(len(str(row[key])) for row in rows) for key in ("family", "models")]
     for row in rows:
-        marks = "  ".join(f"{name if row[name] else '':<{len(name)}}" for name in ("words", "images"))
+        marks = "  ".join(
+            f"{name if row[name] else '':<{len(name)}}" for name in ("words", "images", "frames", "references")
+        )
         expert = "" if row["expert_layer"] is None else f"  expert layer {row['expert_layer']} of {row['of_layers']}"
         say(f"  {row['family']:<{widths[0]}}  {row['models']:<{widths[1]}}  {marks}  {row['transformer']}{expert}")

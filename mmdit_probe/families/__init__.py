@@ -6,8 +6,9 @@ means.
 
 from .backends import eager_and_native
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
-from .hooks import Again, answering_hooks, replayed_blocks
+from .hooks import Again, answering_hooks, caching_hooks, replayed_blocks
 from .image_input import ImageInput, vae_dtype
+from .out_of_scope import OUT_OF_SCOPE
 from .pipeline import (
     DENOISERS,
     FamilyPipeline,
@@ -30,6 +31,7 @@ from .unet import UNET_SELF, UNetPlace, is_unet_pipeline, run_unet, unet_latents
 __all__ = [
     "DENOISERS",
     "FAMILIES",
+    "OUT_OF_SCOPE",
     "PLAIN",
     "T5_PARTS",
     "UNET_SELF",
@@ -42,6 +44,7 @@ __all__ = [
     "TextPart",
     "UNetPlace",
     "answering_hooks",
+    "caching_hooks",
     "call_default",
     "constant_shift",
     "default_latent_side",

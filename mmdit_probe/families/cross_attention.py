@@ -10,9 +10,21 @@ from typing import Any
 from torch import Tensor
 
 from ..attention.layout import TokenLayout
-from .family import CALL_DEFAULT, PLAIN, Family, Inputs, TextPart, modules, t5, thousandths
+from .family import (
+    CALL_DEFAULT,
+    PLAIN,
+    Family,
+    Inputs,
+    TextPart,
+    grid_of,
+    modules,
+    reversed_fraction,
+    t5,
+    thousandths,
+)
+from .grids import grid_of_positions
 from .latents import latents_then_text
-from .pipeline import FamilyPipeline, call_default, from_module
+from .pipeline import FamilyPipeline, call_default
 
 
 def _ltx_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -32,7 +44,7 @@ def _grid_of_coordinates(coordinates: Tensor) -> tuple[int, ...]:
             f"pipeline adds frames that it is given as conditions to those that it makes, which is not supported; condition "
             f"the first frame alone"
         )
-    return sizes
+    return grid_of_positions(coordinates.T, "video coordinates")
 
 
 def _cleaner(pipe: FamilyPipeline, clean_caption: Any) -> Callable[[str], str]:
@@ -41,13 +53,9 @@ def _cleaner(pipe: FamilyPipeline, clean_caption: Any) -> Callable[[str], str]:
     return lambda prompt: str(pipe._text_preprocessing(prompt, clean_caption=clean)[0])
 
 
-def _pixart_text(pipe: FamilyPipeline, max_sequence_length: int, clean_caption: Any = CALL_DEFAULT) -> list[TextPart]:
+def pixart_text(pipe: FamilyPipeline, max_sequence_length: int, clean_caption: Any = CALL_DEFAULT) -> list[TextPart]:
+    """T5, after the pipeline's own text preprocessing."""
     return [replace(part, cleaned=_cleaner(pipe, clean_caption)) for part in t5(pipe, max_sequence_length)]
-
-
-def _wan_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    """T5, after the pipeline has cleaned white space and HTML entities."""
-    return [replace(part, cleaned=from_module(pipe, "prompt_clean") or str) for part in t5(pipe, max_sequence_length)]
 
 
 def _sana_text(
@@ -67,6 +75,15 @@ def _sana_text(
     return [replace(plain, template=instruction + PLAIN, cut=dropped, cut_from=1, negative=plain)]
 
 
+def _transformer_2d_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """Latents in patches, or, without a patch size, one token a latent pixel."""
+    patch = transformer.config.patch_size if transformer.is_input_patches else 1
+    text = inputs.get("encoder_hidden_states")
+    if text is None or transformer.is_input_vectorized:
+        raise ValueError("Probe: this Transformer2DModel has no text, or no latents, to attend to")
+    return TokenLayout(grid_of(inputs["hidden_states"].shape[-2:], patch), text.shape[1], scope="cross")
+
+
 def _sana_time(transformer: Any, timestep: Tensor) -> Tensor:
     return thousandths(transformer, timestep) / transformer.config.timestep_scale
 
@@ -78,7 +95,7 @@ CROSS_ATTENTION = (
         models="PixArt-alpha, PixArt-Sigma",
         layers=modules("attn2", "transformer_blocks"),
         layout=latents_then_text("image-text", "cross"),
-        text_parts=_pixart_text,
+        text_parts=pixart_text,
     ),
     Family(
         name="sana",
@@ -90,19 +107,34 @@ CROSS_ATTENTION = (
         text_parts=_sana_text,
     ),
     Family(
-        name="wan",
-        transformer="WanTransformer3DModel",
-        models="Wan 2.1, and the first transformer of 2.2",
-        layers=modules("attn2", "blocks"),
-        layout=latents_then_text("image-text", "cross"),
-        text_parts=_wan_text,
-    ),
-    Family(
         name="ltx-video",
         transformer="LTXVideoTransformer3DModel",
         models="LTX-Video",
+        frames=True,
         layers=modules("attn2", "transformer_blocks"),
         layout=_ltx_layout,
         text_parts=t5,
+    ),
+    Family(
+        name="hunyuan-dit",
+        transformer="HunyuanDiT2DModel",
+        models="HunyuanDiT",
+        layers=modules("attn2", "blocks"),
+        layout=latents_then_text("image-text", "cross", text=("encoder_hidden_states", "encoder_hidden_states_t5")),
+    ),
+    Family(
+        name="lumina-next",
+        transformer="LuminaNextDiT2DModel",
+        models="Lumina-Next",
+        layers=modules("attn2", "layers"),
+        layout=latents_then_text("image-text", "cross"),
+        sigmas=reversed_fraction,
+    ),
+    Family(
+        name="transformer-2d",
+        transformer="Transformer2DModel",
+        models="PixArt-alpha in its first files",
+        layers=modules("attn2", "transformer_blocks"),
+        layout=_transformer_2d_layout,
     ),
 )

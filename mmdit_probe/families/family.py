@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..attention.layout import TokenLayout
+from ..attention.reordered import View
 from .image_input import ImageInput
 from .pipeline import FamilyPipeline, Pipeline
 
@@ -65,7 +67,7 @@ def same_layout(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | N
     return layout if (queries, keys) == (layout.queries, layout.keys) else None
 
 
-def in_order(inputs: Inputs, layout: TokenLayout) -> Tensor | None:
+def in_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View | None:
     """None: every sample's tokens stand where the layout says."""
     return None
 
@@ -104,6 +106,11 @@ def reversed_fraction(transformer: Any, timestep: Tensor) -> Tensor:
     return 1 - timestep.float()
 
 
+def unknown_level(transformer: Any, timestep: Tensor) -> Tensor:
+    """NaN: the models of one class disagree on what their timesteps mean, or it is not known."""
+    return torch.full_like(timestep.float(), torch.nan)
+
+
 @dataclass(frozen=True)
 class Family:
     """How the transformers of one class are probed.
@@ -115,7 +122,7 @@ class Family:
         layers: the attention modules to read, in the order in which they run.
         layout: the token layout, from the forward pass's arguments by name.
         sigmas: the noise level in [0, 1] of each batch row, from the timestep argument. For models trained on a discrete
-            diffusion schedule: the position in it, from 1 (noise) to 0 (image).
+            diffusion schedule: the position in it, from 1 (noise) to 0 (image). NaN if it is not known.
         text_parts: the text positions that a pipeline makes, given ``max_sequence_length`` (0: the pipeline's own); an
             empty list if they are not described. Further parameters take the arguments of `encode_prompt` of that name.
         expert: the published expert layer of the models with ``depth`` layers; None if none is published.
@@ -125,12 +132,14 @@ class Family:
         timestep_argument: name of the timestep argument.
         text_argument: name of the argument that carries the text embeddings.
         call_layout: the layout of one attention call, from its numbers of queries and keys; None for calls to ignore.
-        token_order: (batch, tokens) positions in the attention call of the layout's tokens, -1 for tokens that the call
-            leaves out; None if they are in the layout's order.
+        token_order: how attention calls are brought into the layout's order, such as an `Arrangement`; None if they are in it.
         patch: width of an image token in latent pixels, for pipelines without a ``patch_size``.
         vision_tokens: of a prompt that contains images, the number of text positions, the first ones, that they fill; from the
             pipeline, the arguments of its `encode_prompt` and the result. None if the family can't tell.
         verbatim_prompt_args: arguments of the pipeline's call that disable prompt rewriting.
+        frames: whether its models make videos, or several images at once, whose grid is (frames, rows, cols).
+        references: whether its models attend to reference images beside the text and what they make.
+        guessed: whether the layers and the layout are read off an unknown model, so that a probe checks them by what it does.
     """
 
     name: str
@@ -147,10 +156,13 @@ class Family:
     timestep_argument: str = "timestep"
     text_argument: str = "encoder_hidden_states"
     call_layout: Callable[[TokenLayout, int, int], TokenLayout | None] = same_layout
-    token_order: Callable[[Inputs, TokenLayout], Tensor | None] = in_order
+    token_order: Callable[[Any, Inputs, TokenLayout], View | None] = in_order
     patch: int = 2
     vision_tokens: Callable[[FamilyPipeline, Mapping[str, Any], Any], int | None] = unknown_vision
     verbatim_prompt_args: Mapping[str, Any] = field(default_factory=dict)
+    frames: bool = False
+    references: bool = False
+    guessed: bool = False
 
     @property
     def knows_words(self) -> bool:

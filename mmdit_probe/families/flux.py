@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..attention.layout import Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, fraction, modules, t5
+from .grids import grid_of_positions
 from .image_input import ImageInput, Text, guidance_of, packed, places, position_ids, same
 from .pipeline import FamilyPipeline, from_module
 from .schedule import even_sigmas, moved_sigmas
@@ -19,19 +20,24 @@ from .schedule import even_sigmas, moved_sigmas
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")
 
 
-def grid_from_ids(ids: Tensor) -> tuple[int, int]:
+def grid_from_ids(ids: Tensor) -> tuple[int, ...]:
     """Rows and columns of the generated image, from (tokens, 3 or 4) position ids.
 
-    The first id tells images apart: reference images carry another one than the target, which comes first.
+    The first id tells images apart: reference images carry another one than the target, which comes first. `ValueError` unless
+    the target is a grid in order, and each image's tokens stand together.
     """
-    image = ids[(ids[:, 0] == ids[0, 0]).cpu()].cpu()
-    rows, cols = (int(axis.max() - axis.min()) + 1 for axis in image[:, 1:3].unbind(-1))
-    if rows * cols != len(image):
+    ids = ids.detach().cpu()
+    numbers, tokens = ids[:, 0].unique_consecutive(return_counts=True)
+    images = ids[:, 1:3].split(tokens.tolist())
+    lines = all(len(axis.unique()) == 1 for axis in (images[0][:, 0], images[0][:, 1])) or all(
+        len(image[:, 1].unique()) == 1 for image in images
+    )
+    if len(numbers.unique()) < len(numbers) or (len(numbers) > 1 and lines):
         raise ValueError(
-            f"Probe: the position ids span {rows} x {cols} but there are {len(image)} image tokens; "
-            f"give Probe(layout=TokenLayout((rows, cols), text tokens, 'text-image'))"
+            "Probe: the position ids are no image's: (image, row, column) of its tokens, row after row, then those of "
+            "reference images; give Probe(layout=TokenLayout((rows, cols), text tokens, 'text-image'))"
         )
-    return rows, cols
+    return grid_of_positions(images[0])
 
 
 def with_references(grid: tuple[int, ...], text: int, packed: int) -> TokenLayout:
@@ -135,6 +141,7 @@ FLUX = (
         name="flux",
         transformer="FluxTransformer2DModel",
         models="Flux.1",
+        references=True,
         layers=modules("attn", *BLOCKS),
         layout=position_layout,
         sigmas=fraction,
@@ -147,6 +154,7 @@ FLUX = (
         name="flux2",
         transformer="Flux2Transformer2DModel",
         models="Flux.2",
+        references=True,
         layers=modules("attn", *BLOCKS),
         layout=position_layout,
         sigmas=fraction,

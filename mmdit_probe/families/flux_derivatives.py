@@ -142,6 +142,7 @@ FLUX_DERIVATIVES = (
         name="longcat-image",
         transformer="LongCatImageTransformer2DModel",
         models="LongCat-Image",
+        references=True,
         layers=modules("attn", *BLOCKS),
         layout=position_layout,
         sigmas=fraction,

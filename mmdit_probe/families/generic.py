@@ -1,4 +1,7 @@
-"""A guess for transformers that no family describes: layers by their place in the blocks, layout by the call's shapes."""
+"""A guess for transformers that no family describes: layers by their place in the blocks, layout by the call's shapes.
+
+A probe believes it only after it has seen what the model does with other words and another image.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..attention.layout import TokenLayout
-from .family import Family, Inputs, grid_of
+from .family import Family, Inputs, grid_of, unknown_level
 
 _CROSS = ("attn2", "cross_attn", "cross_attention")
 _JOINT = ("attn", "attn1", "attention", "self_attn", "self_attention")
@@ -21,8 +24,9 @@ def generic_family(transformer: nn.Module) -> Family | None:
         return None
     name = type(transformer).__name__
     return Family(
-        "generic", name, name, lambda _: layers, _layout, _levels, image_argument=_first_argument(transformer)
-    )
+        "generic", name, name, lambda _: layers, _layout, unknown_level, image_argument=_first_argument(transformer),
+        guessed=True,
+    )  # fmt: skip
 
 
 def _first_argument(transformer: nn.Module) -> str:
@@ -32,14 +36,13 @@ def _first_argument(transformer: nn.Module) -> str:
 
 
 def _attention_modules(transformer: nn.Module) -> list[nn.Module]:
-    """Each block's cross-attention, or its first attention if it has none."""
-    found = [_attention(block) for block in _blocks(transformer)]
-    return [module for module in found if module is not None]
-
-
-def _attention(block: nn.Module) -> nn.Module | None:
-    children = dict(block.named_children())
-    return next((children[name] for name in (*_CROSS, *_JOINT) if name in children), None)
+    """The cross-attention of the blocks that have one, or, if none has, each block's first attention."""
+    blocks = [dict(block.named_children()) for block in _blocks(transformer)]
+    for names in (_CROSS, _JOINT):
+        found = [next((children[name] for name in names if name in children), None) for children in blocks]
+        if any(module is not None for module in found):
+            return [module for module in found if module is not None]
+    return []
 
 
 def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -73,9 +76,3 @@ def _patch(transformer: Any, axes: int) -> tuple[int, ...]:
     frames = transformer.config.get("patch_size_t") or 1
     sizes = (frames, patch, patch) if isinstance(patch, int) else (1, *patch)
     return tuple(sizes)[-axes:]
-
-
-def _levels(transformer: Any, timestep: Tensor) -> Tensor:
-    """Sigma; timesteps above 1 are taken to run to 1000."""
-    levels = timestep.float()
-    return levels / 1000 if bool((levels > 1).any()) else levels

@@ -28,8 +28,18 @@ def answering_hooks(transformer: nn.Module, layer: nn.Module) -> str:
     path = next((name for name, module in transformer.named_modules() if module is layer), "")
     parts = path.split(".")
     modules = [transformer.get_submodule(".".join(parts[:length])) for length in range(len(parts), -1, -1)]
-    names = [name for module in modules for name in getattr(getattr(module, "_diffusers_hook", None), "hooks", ())]
+    names = [name for module in modules for name in _hooks(module)]
     return ", ".join(dict.fromkeys(name for name in names if not name.startswith(_PASSIVE)))
+
+
+def caching_hooks(transformer: nn.Module) -> str:
+    """The names of all hooks of diffusers in a transformer that can answer in a layer's place; empty if there are none."""
+    hooks = [name for module in transformer.modules() for name in _hooks(module)]
+    return ", ".join(dict.fromkeys(name for name in hooks if not name.startswith(_PASSIVE)))
+
+
+def _hooks(module: nn.Module) -> list[str]:
+    return list(getattr(getattr(module, "_diffusers_hook", None), "hooks", ()))
 
 
 class _Here(threading.local):

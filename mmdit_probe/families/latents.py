@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..attention.layout import Extra, Order, Scope, TokenLayout
 from .family import Family, Inputs, Layout, TextPart, fraction, grid_of, modules, t5
+from .grids import without_one_frame
 from .pipeline import FamilyPipeline
 from .tokenizers import own_length
 
@@ -74,6 +76,21 @@ def _joyimage_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     items = latents.shape[1] if latents.ndim == 6 else 1  # the model moves the target to the front
     references = (Extra("reference", (items - 1) * frames * rows * cols, "between"),) if items > 1 else ()
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "image-text", references)
+
+
+def _joyimage_plus_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """Patches of the image that is made, of the reference images, and of padding, (batch, patches, ...); then the text."""
+    shapes = {tuple(tuple(shape) for shape in sample) for sample in inputs["shape_list"]}
+    if len(shapes) > 1:
+        raise ValueError(
+            "Probe: the images of a JoyImage-Edit-Plus batch differ in size; call it with one size at a time"
+        )
+    grid, *others = shapes.pop()
+    given = sum(math.prod(shape) for shape in others)
+    padding = inputs["hidden_states"].shape[1] - math.prod(grid) - given
+    kinds = (("reference", given), ("padding", padding))
+    extras = tuple(Extra(name, count, "between") for name, count in kinds if count)
+    return TokenLayout(without_one_frame(grid), inputs["encoder_hidden_states"].shape[1], "image-text", extras)
 
 
 def _joyimage_text(pipe: FamilyPipeline, max_sequence_length: int, template_type: str = "image") -> list[TextPart]:
@@ -143,9 +160,18 @@ LATENTS = (
         name="joyimage",
         transformer="JoyImageEditTransformer3DModel",
         models="JoyImage-Edit",
+        references=True,
         layers=modules("attn", "double_blocks"),
         layout=_joyimage_layout,
         text_parts=_joyimage_text,
+    ),
+    Family(
+        name="joyimage-plus",
+        transformer="JoyImageEditPlusTransformer3DModel",
+        models="JoyImage-Edit-Plus",
+        references=True,
+        layers=modules("attn", "double_blocks"),
+        layout=_joyimage_plus_layout,
     ),
     Family(
         name="ernie-image",

@@ -8,52 +8,61 @@ from torch import nn
 
 from .aura_flow import AURA_FLOW
 from .cross_attention import CROSS_ATTENTION
+from .cross_video import CROSS_VIDEO
 from .family import Family, TextPart
 from .flux import FLUX
+from .flux3 import FLUX_3
 from .flux_derivatives import FLUX_DERIVATIVES
 from .generic import generic_family
+from .gists import BRIA_FIBO_2
+from .hunyuan_image import HUNYUAN_IMAGE
 from .image_input import ImageInput
 from .latents import LATENTS
+from .one_sequence import ONE_SEQUENCE
+from .other_unets import OTHER_UNETS
+from .out_of_scope import OUT_OF_SCOPE
 from .pipeline import Pipeline, denoiser_of, unwrapped
 from .qwen import QWEN
 from .single_stream import SINGLE_STREAM
 from .stable_diffusion import STABLE_DIFFUSION_3
 from .unet import UNET
 from .video import VIDEO
+from .wan import WAN
 
 FAMILIES: tuple[Family, ...] = (
     STABLE_DIFFUSION_3,
     *FLUX,
     *FLUX_DERIVATIVES,
+    FLUX_3,
+    BRIA_FIBO_2,
     *QWEN,
     AURA_FLOW,
+    HUNYUAN_IMAGE,
+    *ONE_SEQUENCE,
     *VIDEO,
     *SINGLE_STREAM,
     *LATENTS,
+    *OTHER_UNETS,
     UNET,
     *CROSS_ATTENTION,
+    *WAN,
+    *CROSS_VIDEO,
 )
-
-
-_REFUSED = {
-    "DreamLiteUNetModel": "DreamLite's U-Net has a second image beside the one that it makes, and its text is a language "
-    "model's with images in it; it is not supported"
-}
-"""Subclasses of known classes whose tokens mean something else."""
 
 
 def family_of(transformer: nn.Module) -> Family:
     """The family of a transformer or U-Net.
 
-    A class that no family describes gets a generic one from its blocks; `ValueError` if it has no attention blocks.
+    A class that no family describes gets a generic one from its blocks, which a probe checks by what the model does.
+    `ValueError` if it is known to be out of scope, or has no attention blocks.
     """
     transformer = unwrapped(transformer)
     classes = {base.__name__ for base in type(transformer).__mro__}
-    for name in classes & _REFUSED.keys():
-        raise ValueError(f"Probe: {_REFUSED[name]}")
     for family in FAMILIES:
         if family.transformer in classes:
             return family
+    for name in classes & OUT_OF_SCOPE.keys():
+        raise ValueError(f"Probe: {name} is out of scope: {OUT_OF_SCOPE[name]}")
     generic = generic_family(transformer)
     if generic is not None:
         return generic

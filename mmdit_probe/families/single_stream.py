@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attention.layout import Extra, TokenLayout
+from ..attention.reordered import Arrangement
 from .family import PLAIN, Family, Inputs, TextPart, grid_of, modules, reversed_fraction
 from .image_input import ImageInput, Text, reverse
 from .pipeline import FamilyPipeline
@@ -81,7 +82,7 @@ def _lumina2_sigmas(pipe: FamilyPipeline, steps: int, tokens: int) -> list[float
     return moved_sigmas(pipe, steps, shift_of(pipe, pipe.transformer.config.in_channels))
 
 
-def _lumina2_source(inputs: Inputs, layout: TokenLayout) -> Tensor | None:
+def _lumina2_source(transformer: Any, inputs: Inputs, layout: TokenLayout) -> Arrangement | None:
     """In the call each sample is its words, its image, then padding; in the layout the padding follows the words."""
     words = inputs["encoder_attention_mask"].sum(1)
     if bool((words == layout.text).all()):
@@ -89,7 +90,7 @@ def _lumina2_source(inputs: Inputs, layout: TokenLayout) -> Tensor | None:
     place = torch.arange(layout.tokens, device=words.device).expand(len(words), -1)
     words = words[:, None]
     in_text = torch.where(place < words, place, place + layout.image)
-    return torch.where(place < layout.text, in_text, place - layout.text + words)
+    return Arrangement(torch.where(place < layout.text, in_text, place - layout.text + words))
 
 
 SINGLE_STREAM = (

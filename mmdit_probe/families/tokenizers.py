@@ -41,7 +41,7 @@ class _Used:
                 ("offset_mapping", places[:length], (0, 0)),
             ):
                 more = [empty] * (length - some)
-                rows[name].append([*more, *kept] if self.tokenizer.padding_side == "left" else [*kept, *more])
+                rows[name].append([*more, *kept] if self.padding_side == "left" else [*kept, *more])
         return rows
 
 
@@ -67,6 +67,20 @@ class Pieces(_Used):
             spans.append(places)
         longest = max(map(len, ids), default=0)
         return self._padded(ids, spans, max_length if padding else min(longest, max_length))
+
+
+class Front(_Used):
+    """Pads in front, whatever the tokenizer does."""
+
+    padding_side = "left"
+
+    def __call__(
+        self, texts: Sequence[str], *, max_length: int = LONGEST, padding: str | bool = False, **options: Any
+    ) -> Rows:
+        made = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        ids, spans = ([list(row) for row in made[name]] for name in ("input_ids", "offset_mapping"))
+        longest = max(map(len, ids), default=0)
+        return self._padded(ids, spans, max_length if padding == "max_length" else min(longest, max_length))
 
 
 class Bytes(_Used):

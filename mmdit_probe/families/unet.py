@@ -46,7 +46,7 @@ def _unet_layers(unet: Any) -> list[nn.Module]:
 
 
 def _unet_self_layers(unet: Any) -> list[nn.Module]:
-    return [block.attn1 for _, block in _unet_blocks(unet)]
+    return [block.attn1 for _, block in _unet_blocks(unet) if block.attn1 is not None]
 
 
 def unet_places(pipe: Pipeline) -> list[UNetPlace]:
@@ -59,7 +59,7 @@ def _unet_layout(unet: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout((rows, cols), inputs["encoder_hidden_states"].shape[1], scope="cross")
 
 
-def _unet_level(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | None:
+def unet_level(layout: TokenLayout, queries: int, keys: int) -> TokenLayout | None:
     """U-Net layers see the latents halved several times, rounded up each time."""
     rows, cols = layout.grid
     while rows * cols > max(queries, 1):
@@ -91,7 +91,7 @@ UNET = Family(
     layout=_unet_layout,
     text_parts=_clip,
     image_argument="sample",
-    call_layout=_unet_level,
+    call_layout=unet_level,
 )
 UNET_SELF = replace(UNET, name="unet-self", layers=_unet_self_layers, layout=_unet_self_layout)
 """The same models read through their self-attention: the I2I region alone. For `Probe(family=)`."""

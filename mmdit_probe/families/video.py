@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attention.layout import Extra, TokenLayout
+from ..attention.reordered import Arrangement
 from .family import CALL_DEFAULT, PLAIN, Family, Inputs, TextPart, grid_of, modules, t5
 from .pipeline import FamilyPipeline, call_default, from_module
 from .tokenizers import Bytes
@@ -83,9 +84,23 @@ def _framepack_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
 
 def _cogvideox_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     frames, _, rows, cols = inputs["hidden_states"].shape[-4:]
-    patch, patch_t = transformer.config.patch_size, transformer.config.patch_size_t or 1
+    patch, patch_t = transformer.config.patch_size, transformer.config.get("patch_size_t") or 1
     grid = grid_of((frames + -frames % patch_t, rows, cols), (patch_t, patch, patch))
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "text-image")
+
+
+def _motif_layers(transformer: Any) -> list[nn.Module]:
+    """Without the decoder's blocks, whose attention has no text."""
+    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    return [block.attn for block in blocks[: len(blocks) - transformer.config.num_decoder_layers]]
+
+
+def _motif_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """The video, a given image's features, the text."""
+    patch, image = transformer.config.patch_size, inputs.get("image_embeds")
+    grid = grid_of(inputs["hidden_states"].shape[-3:], (transformer.config.patch_size_t, patch, patch))
+    extras = () if image is None else (Extra("reference", image.shape[1], "between"),)
+    return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "image-text", extras)
 
 
 def _easyanimate_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
@@ -102,12 +117,12 @@ def _easyanimate_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(_grid(transformer, inputs), text, "text-image")
 
 
-def _mochi_source(inputs: Inputs, layout: TokenLayout) -> Tensor:
+def _mochi_source(transformer: Any, inputs: Inputs, layout: TokenLayout) -> Arrangement:
     """One attention call for each sample: its video, then its words without padding."""
     mask = inputs["encoder_attention_mask"].bool()
     words = (mask.cumsum(1) - 1 + layout.image).masked_fill(~mask, -1)
     image = torch.arange(layout.image, device=mask.device).expand(len(mask), -1)
-    return torch.cat([image, words], 1)
+    return Arrangement(torch.cat([image, words], 1))
 
 
 def _thousandths_reversed(transformer: Any, timestep: Tensor) -> Tensor:
@@ -120,6 +135,7 @@ VIDEO = (
         name="hunyuan-video",
         transformer="HunyuanVideoTransformer3DModel",
         models="HunyuanVideo",
+        frames=True,
         layers=modules("attn", "transformer_blocks", "single_transformer_blocks"),
         layout=_text_last_layout,
         text_parts=_hunyuan_text,
@@ -128,14 +144,36 @@ VIDEO = (
         name="cogvideox",
         transformer="CogVideoXTransformer3DModel",
         models="CogVideoX",
+        frames=True,
         layers=modules("attn1", "transformer_blocks"),
         layout=_cogvideox_layout,
+        text_parts=t5,
+    ),
+    Family(
+        name="consisid",
+        transformer="ConsisIDTransformer3DModel",
+        models="ConsisID",
+        frames=True,
+        layers=modules("attn1", "transformer_blocks"),  # the face is asked for in attention layers of its own
+        layout=_cogvideox_layout,
+        text_parts=t5,
+    ),
+    Family(
+        name="motif-video",
+        transformer="MotifVideoTransformer3DModel",
+        models="Motif-Video",
+        frames=True,
+        references=True,
+        layers=_motif_layers,
+        layout=_motif_layout,
         text_parts=t5,
     ),
     Family(
         name="hunyuan-video-1.5",
         transformer="HunyuanVideo15Transformer3DModel",
         models="HunyuanVideo 1.5",
+        frames=True,
+        references=True,
         layers=modules("attn", "transformer_blocks"),
         layout=_hunyuan15_layout,
         text_parts=_hunyuan15_text,
@@ -144,6 +182,8 @@ VIDEO = (
         name="framepack",
         transformer="HunyuanVideoFramepackTransformer3DModel",
         models="HunyuanVideo FramePack",
+        frames=True,
+        references=True,
         layers=modules("attn", "transformer_blocks", "single_transformer_blocks"),
         layout=_framepack_layout,
         text_parts=_hunyuan_text,
@@ -152,6 +192,7 @@ VIDEO = (
         name="easyanimate",
         transformer="EasyAnimateTransformer3DModel",
         models="EasyAnimate",
+        frames=True,
         layers=modules("attn1", "transformer_blocks"),
         layout=_easyanimate_layout,
         text_parts=_easyanimate_text,
@@ -160,6 +201,7 @@ VIDEO = (
         name="mochi",
         transformer="MochiTransformer3DModel",
         models="Mochi 1",
+        frames=True,
         layers=modules("attn1", "transformer_blocks"),
         layout=_text_last_layout,
         sigmas=_thousandths_reversed,

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attention.joint import JointAttention
 from ..attention.kernels import AttentionCall
 from ..attention.layout import TokenLayout
-from ..attention.reordered import reordered
+from ..attention.reordered import View
 from ..attention.text_tokens import TextTokens
 from ..pipelines.encoded import CONDITIONAL
 from ..readouts.fields import Field, Fields
@@ -34,7 +34,7 @@ class TransformerCall:
         branches: (batch,) each row's branch of guidance: "conditional" (the prompt), "unconditional" (the negative prompt)
             or "perturbed" (the prompt, with something left out); None if unknown.
         in_run: whether a pipeline is generating.
-        order: position of each token in the attention calls, (batch, tokens), if they are not in the layout's order.
+        view: how its attention calls are brought into the layout's order; None if they are in it.
         fields: the readouts' fields, by layer, on the CPU.
         layouts: each recorded layer's layout.
         kernels: names of the kernels that ran.
@@ -48,7 +48,7 @@ class TransformerCall:
     text: TextTokens | None = None
     branches: np.ndarray | None = None
     in_run: bool = False
-    order: Tensor | None = None
+    view: View | None = None
     fields: dict[int, Fields] = field(default_factory=dict)
     layouts: dict[int, TokenLayout] = field(default_factory=dict)
     kernels: set[str] = field(default_factory=set)
@@ -71,12 +71,19 @@ class TransformerCall:
 
         A model may call the attention once for all batch rows, or once for each.
         """
-        rows = self._next_rows(layer, called.batch)
-        if self.order is not None:
-            called = reordered(called, self.order[rows])
+        rows = self._next_rows(layer, called.batch if self.view is None else self.view.batch(called))
+        arranged = called if self.view is None else self.view.rows(rows).of(called)
+        if arranged is None:
+            return None
+        called = arranged
         layout = layout_of(self.layout, called.query.shape[-2], called.key.shape[-2])
         if layout is None:
             return None
+        if rows.stop > self.batch:
+            raise ValueError(
+                f"Probe: layer {layer}'s attention call has {called.batch} batch rows, the forward pass {self.batch}: the model "
+                f"puts frames or parts of a sample into the batch; it needs a family of its own"
+            )
         text = self.text if self.text is None or called.batch == self.batch else self.text.rows(rows)
         conditional = None if self.conditional is None else self.conditional[rows]
         attention = JointAttention(called, layout, layer, self.step, text, conditional=conditional)

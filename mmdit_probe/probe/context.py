@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -61,15 +62,15 @@ class CallContext:
         layout, images = self.layout(inputs), inputs[self.family.image_argument]
         generation, in_run = (0, False) if self._watch is None else (self._watch.generation, self._watch.in_run)
         self._counter.pipe = self._known_pipe
-        time = self._counter.next(self._sigmas(inputs), generation)
+        time = self._counter.next(self._sigmas(inputs), generation, self._scheduler_timestep(inputs))
         carried = self.carried(inputs)
         layout, branches = self._without_vision(layout, carried), carried.branches
         if in_run and branches is not None and carried.source is not None:
             branches = self._step.marked(time.step, carried, images)
         text = carried.text
         text = text if text is None or branches is None else text.with_branches(branches == CONDITIONAL)
-        order = self.family.token_order(inputs, layout)
-        return TransformerCall(time, layout, len(images), text, branches, in_run, order)
+        view = self.family.token_order(self.transformer, inputs, layout)
+        return TransformerCall(time, layout, len(images), text, branches, in_run, view)
 
     def carried(self, inputs: Inputs) -> CarriedPrompts:
         """What the batch rows of a call carry."""
@@ -117,6 +118,14 @@ class CallContext:
         levels = self.family.sigmas(self.transformer, torch.as_tensor(timestep))
         levels = levels.flatten(1).amax(1) if levels.ndim > 1 else levels.reshape(-1)  # a level per token: the noisiest
         return levels.float().cpu().numpy()
+
+    def _scheduler_timestep(self, inputs: Inputs) -> float:
+        """The timestep as the transformer is told it, of the first batch row's noisiest token; NaN without one."""
+        timestep = inputs.get(self.family.timestep_argument)
+        if timestep is None:
+            return math.nan
+        first = torch.as_tensor(timestep).float()
+        return float((first[0] if first.ndim else first).max())
 
     def words(self, calls: Sequence[TransformerCall]) -> str:
         """``known``, or why it is unknown what the calls' text positions hold."""

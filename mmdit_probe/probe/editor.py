@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..attention.joint import JointAttention
-from ..attention.reordered import ReorderedCall, take
+from ..attention.reordered import PresentedCall
 from ..edits import Edit
 
 
@@ -33,7 +33,7 @@ class Editor:
 def _apply(edit: Edit, attention: JointAttention, output: Tensor | None) -> Tensor:
     """One edit, in the layout's order of tokens; the output stays in the call's own."""
     call = attention.call
-    if not isinstance(call, ReorderedCall):
+    if not isinstance(call, PresentedCall):
         return edit.apply(attention, call.attended.output if output is None else output)
-    before = call.attended.output if output is None else take(output, call.order)
+    before = call.attended.output if output is None else call.presented(output)
     return call.restored(edit.apply(attention, before))

@@ -25,6 +25,7 @@ from .calls import TransformerCall
 from .context import CallContext
 from .dataset import to_dataset
 from .editor import Editor
+from .proof import LayoutProof
 from .recorder import Recorder
 from .stacking import CFGBranch, Chosen, choose, skipped, stack
 
@@ -55,9 +56,11 @@ class Probe:
             as one for the negative prompt; each call of a transformer without a pipeline is a step.
         stop_early: abandon the forward pass after the last recorded layer; the with block ends there.
         family: how to read the model, if not as its class: `families.UNET_SELF` reads a U-Net's self-attention.
+        verify: check the token layout at the first call, by what the model does with other words and another image; costs three
+            times the first layer. Always done for a transformer of an unknown class without ``layout``.
 
     Raises:
-        ValueError: the transformer is not supported, or a layer does not exist.
+        ValueError: the transformer is not supported, or a layer does not exist; at the first call, the layout is not confirmed.
 
     After the with block the transformer is as it was, also after an exception. Without edits its output is bit-for-bit
     that without a probe. A probe can be opened again; each opening starts a new record.
@@ -74,12 +77,15 @@ class Probe:
         steps: Collection[int] | None = None,
         stop_early: bool = False,
         family: Family | None = None,
+        verify: bool = False,
     ) -> None:
         self.pipe = pipeline_of(transformer)
         self.transformer: nn.Module = denoiser_of(transformer)
         self.family = family or family_of(self.transformer)
         self.modules = dict(enumerate(self.family.layers(self.transformer)))
         self.context = CallContext(self.transformer, self.family, self.pipe, layout)
+        guessed = self.family.guessed and layout is None
+        self._proof = LayoutProof(self.transformer, self.modules, self.family) if verify or guessed else None
         self.readouts, self.edits = tuple(readouts), tuple(edits)
         self.layers = self._checked("layers", self.modules if layers is None else layers)
         self.steps = None if steps is None else frozenset(steps)
@@ -134,7 +140,10 @@ class Probe:
         if threading.get_ident() != self._thread:
             self._elsewhere = True
         elif not in_backward():  # else checkpointing runs the model again
-            self._calls.append(self.context.begin(args, kwargs))
+            call = self.context.begin(args, kwargs)
+            if self._proof is not None:
+                self._proof.check(call.layout, call.view, args, kwargs or {})
+            self._calls.append(call)
 
     def _end_call(self, module: nn.Module, args: Any, output: Any) -> None:
         if threading.get_ident() == self._thread and not in_backward() and self._calls:
@@ -153,6 +162,8 @@ class Probe:
         if attention is None:
             call.silent.setdefault(layer, "its attention call does not fit the token layout")
             return output
+        if self._proof is not None:
+            self._proof.follow(call, layer)
         attention = self._recorder.record(call, attention)
         if self._editor.needs_branches(layer) and call.in_run and call.branches is None:
             raise ValueError(

@@ -1,0 +1,234 @@
+"""Joint attention over one sequence that is told token by token: Ideogram 4, OmniGen, MiniMax-H3, Cosmos 3, Qwen-Image 2.1."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention.layout import Extra, TokenLayout
+from ..attention.reordered import Arrangement, View
+from .family import PLAIN, Family, Inputs, TextPart, fraction, grid_of, modules, reversed_fraction
+from .grids import grid_of_positions, without_one_frame
+from .pipeline import FamilyPipeline
+from .tokenizers import Front, own_length
+
+_IDEOGRAM_IMAGE = 2
+"""Ideogram 4's indicator of an image token."""
+_SLOT = 4
+"""Latent tokens that stand in the place of one image position of Qwen-Image 2.1's text encoder."""
+
+
+def _ideogram4_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """Padding and words, then the image."""
+    image = inputs["indicator"] == _IDEOGRAM_IMAGE
+    count = int(image[0].sum())
+    if not bool(image[:, image.shape[1] - count :].all()) or int(image.sum()) != count * len(image):
+        raise ValueError("Probe: Ideogram 4's image tokens must stand behind the words, as many in every batch row")
+    grid = grid_of_positions(inputs["position_ids"][0, image.shape[1] - count :, 1:])
+    return TokenLayout(grid, image.shape[1] - count, "text-image")
+
+
+def _ideogram4_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """Qwen with a chat of the prompt, padded in front; the negative half is another module's, without words."""
+    chat = [{"role": "user", "content": [{"type": "text", "text": PLAIN}]}]
+    template = pipe.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    return [TextPart("qwen", Front(pipe.tokenizer), max_sequence_length, template, special_tokens=False)]
+
+
+def _omnigen_references(inputs: Inputs) -> list[list[tuple[int, int]]]:
+    """For each batch row the positions, from and to, of its reference images."""
+    sizes = inputs.get("input_image_sizes") or {}
+    return [
+        [(int(start), int(end)) for start, end in sizes.get(row, ())] for row in range(len(inputs["hidden_states"]))
+    ]
+
+
+def _omnigen_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """Words, with reference images among them; one token for the timestep; the image."""
+    grid = grid_of(inputs["hidden_states"].shape[-2:], transformer.config.patch_size)
+    before = inputs["input_ids"].shape[-1]
+    counts = [sum(end - start for start, end in spans) for spans in _omnigen_references(inputs)]
+    extras: tuple[Extra, ...] = (Extra("time", 1, "between"),)
+    if any(counts):
+        extras = (*extras, Extra("reference", max(counts), "last"))
+    return TokenLayout(grid, before - min(counts), "text-image", extras)
+
+
+def _omnigen_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View | None:
+    """Words and references apart; batch rows with fewer of either leave the rest out, in front."""
+    spans = _omnigen_references(inputs)
+    if not any(spans):
+        return None
+    before = inputs["input_ids"].shape[-1]
+    references = layout.tokens - layout.text - 1 - layout.image
+    rows = []
+    for row in spans:
+        inside = torch.zeros(before, dtype=torch.bool)
+        for start, end in row:
+            inside[start:end] = True
+        place = torch.arange(before)
+        rest = torch.arange(before, before + 1 + layout.image)
+        rows.append(torch.cat([_filled(place[~inside], layout.text), rest, _filled(place[inside], references)]))
+    return Arrangement(torch.stack(rows))
+
+
+def _filled(places: Tensor, count: int) -> Tensor:
+    return torch.nn.functional.pad(places, (count - len(places), 0), value=-1)
+
+
+def _minimax_places(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Positions of the words, of the video that is made, of the given images, of audio: the video has the noisiest timestep."""
+    text, video = inputs["text_indices"], inputs["video_indices"]
+    levels = inputs["timestep"][inputs["timestep_indices"]].flatten()
+    made = levels[video] == levels[video].max()
+    audio = inputs.get("audio_indices")
+    return text, video[made], video[~made], text[:0] if audio is None else audio
+
+
+def _minimax_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    text, made, given, audio = _minimax_places(inputs)
+    grid = grid_of_positions(inputs["position_ids"][made])
+    kinds = (("reference", len(given)), ("audio", len(audio)))
+    extras = tuple(Extra(name, count, "last") for name, count in kinds if count)
+    return TokenLayout(without_one_frame(grid), len(text), "text-image", extras)
+
+
+def _minimax_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View:
+    return Arrangement(torch.cat(_minimax_places(inputs)).expand(len(inputs["hidden_states"]), -1))
+
+
+def _noisiest(transformer: Any, timestep: Tensor) -> Tensor:
+    """One level: the noisiest of the table of timesteps, or of the tokens' timesteps."""
+    return timestep.float().max().reshape(1) / 1000
+
+
+def _cosmos3_frames(inputs: Inputs) -> tuple[tuple[int, int, int], Tensor]:
+    """The size of the one video, and (frames,) bool which of its frames are made."""
+    if len(inputs["vision_tokens"]) != 1:
+        raise ValueError("Probe: Cosmos 3 with several videos in one sequence is not supported; give it one")
+    frames, rows, cols = (int(size) for size in inputs["vision_token_shapes"][0])
+    made = torch.zeros(frames, dtype=torch.bool)
+    made[inputs["vision_noisy_frame_indexes"][0].cpu()] = True
+    return (frames, rows, cols), made
+
+
+def _cosmos3_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """Words are a prefix that attends to itself; what is made attends to all."""
+    (frames, rows, cols), made = _cosmos3_frames(inputs)
+    text, others = inputs["und_len"], inputs["sequence_length"] - inputs["und_len"] - frames * rows * cols
+    kinds = (("reference", int((~made).sum()) * rows * cols), ("others", others))
+    extras = tuple(Extra(name, count, "last") for name, count in kinds if count)
+    grid = without_one_frame((int(made.sum()), rows, cols))
+    return TokenLayout(grid, text, "text-image", extras, "image-queries")
+
+
+def _cosmos3_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View:
+    (_, rows, cols), made = _cosmos3_frames(inputs)
+    text, total = inputs["und_len"], inputs["sequence_length"]
+    vision = inputs["vision_sequence_indexes"].cpu()
+    own = made.repeat_interleave(rows * cols)
+    rest = torch.ones(total, dtype=torch.bool)
+    rest[:text] = False
+    rest[vision] = False
+    keys = torch.cat([torch.arange(text), vision[own], vision[~own], torch.arange(total)[rest]])
+    return Arrangement((vision[own] - text)[None], keys[None], (total - text, total))
+
+
+def _qwen21_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """Words, with reference images among them, are a prefix that attends to itself; the image attends to all."""
+    *references, (frames, rows, cols) = inputs["img_shapes"][0]
+    words = int((~inputs["img_mask"][0].bool()).sum())
+    given = sum(math.prod(shape) for shape in references)
+    extras = (Extra("reference", given, "last"),) if given else ()
+    grid = without_one_frame((frames, rows, cols))
+    return TokenLayout(grid, words, "text-image", extras, "image-queries")
+
+
+def _qwen21_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """Qwen of a prompt without images, padded to the longest prompt; the system's turn is cut off."""
+    used, template, dropped = pipe.processor.tokenizer, pipe.prompt_template_t2i, pipe._drop_idx
+    part = TextPart("qwen", used, own_length(used), template, left_aligned=True, cut=dropped, multiple=1)
+    return [replace(part, cleaned=lambda prompt: prompt or " ")]
+
+
+def _qwen21_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View:
+    """The image's call: its queries alone on all keys; the prefix's own calls are left."""
+    slots = inputs["img_mask"][0].bool().cpu()
+    is_image = slots.repeat_interleave(torch.where(slots, _SLOT, 1))
+    places, batch = torch.arange(len(is_image)), len(inputs["hidden_states"])
+    pictures = places[is_image]
+    keys = torch.cat([places[~is_image], pictures[-layout.image :], pictures[: -layout.image]])
+    queries = torch.arange(layout.image).expand(batch, -1)
+    return Arrangement(queries, keys.expand(batch, -1), (layout.image, layout.tokens))
+
+
+def _apart(*_: Any) -> int:
+    """0: the layout has the prompt's images apart already."""
+    return 0
+
+
+ONE_SEQUENCE = (
+    Family(
+        name="ideogram4",
+        transformer="Ideogram4Transformer2DModel",
+        models="Ideogram 4",
+        layers=modules("attention", "layers"),
+        layout=_ideogram4_layout,
+        sigmas=reversed_fraction,
+        text_parts=_ideogram4_text,
+    ),
+    Family(
+        name="omnigen",
+        transformer="OmniGenTransformer2DModel",
+        models="OmniGen",
+        references=True,
+        layers=modules("self_attn", "layers"),
+        layout=_omnigen_layout,
+        sigmas=reversed_fraction,
+        text_argument="input_ids",
+        token_order=_omnigen_order,
+        vision_tokens=_apart,
+    ),
+    Family(
+        name="minimax-h3",
+        transformer="MiniMaxH3Transformer3DModel",
+        models="MiniMax-H3",
+        frames=True,
+        references=True,
+        layers=modules("attn", "transformer_blocks"),
+        layout=_minimax_layout,
+        sigmas=_noisiest,
+        token_order=_minimax_order,
+        vision_tokens=_apart,
+    ),
+    Family(
+        name="cosmos3",
+        transformer="Cosmos3OmniTransformer",
+        models="Cosmos 3",
+        frames=True,
+        references=True,
+        layers=modules("self_attn", "layers"),
+        layout=_cosmos3_layout,
+        sigmas=_noisiest,
+        image_argument="vision_tokens",
+        timestep_argument="vision_timesteps",
+        text_argument="input_ids",
+        token_order=_cosmos3_order,
+    ),
+    Family(
+        name="qwen-image-2.1",
+        transformer="QwenImage21Transformer2DModel",
+        models="Qwen-Image 2.1",
+        references=True,
+        layers=modules("attn", "transformer_blocks"),
+        layout=_qwen21_layout,
+        sigmas=fraction,
+        text_parts=_qwen21_text,
+        token_order=_qwen21_order,
+        vision_tokens=_apart,
+    ),
+)

@@ -1,0 +1,126 @@
+"""Wan and the models built on it: cross-attention to T5, whose text is padded with zeros and not masked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ..attention.layout import TokenLayout
+from ..attention.reordered import SomeQueries, View
+from .family import Family, Inputs, TextPart, grid_of, modules, t5
+from .latents import latents_then_text
+from .pipeline import FamilyPipeline, from_module
+
+_plain = latents_then_text("image-text", "cross")
+
+
+def _text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """T5, after the pipeline has cleaned white space and HTML entities."""
+    return [replace(part, cleaned=from_module(pipe, "prompt_clean") or str) for part in t5(pipe, max_sequence_length)]
+
+
+def _later_frames(layout: TokenLayout, given: int) -> TokenLayout:
+    """Without the first frames, which are given images."""
+    frames, rows, cols = layout.grid
+    return replace(layout, grid=(frames - given, rows, cols))
+
+
+def _last_queries(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View:
+    """The video's own tokens are the last of the queries."""
+    return SomeQueries(-layout.image, layout.image, layout.text)
+
+
+def _vace_references(latents: Tensor, control: Tensor) -> int:
+    """Number of leading frames that are reference images: their control has no part to be made anew, which is exactly zero."""
+    channels = latents.shape[1]
+    made = control[:, channels : 2 * channels].abs().amax((0, 1, 3, 4)) > 0
+    return int((made.cumsum(0) == 0).sum()) if bool(made.any()) else 0
+
+
+def _vace_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    layout = _plain(transformer, inputs)
+    return _later_frames(layout, _vace_references(inputs["hidden_states"], inputs["control_hidden_states"]))
+
+
+def _animate_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """The first frame is the reference image of the character."""
+    return _later_frames(_plain(transformer, inputs), 1)
+
+
+def _anyflow_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """Latents are (batch, frames, channels, rows, cols)."""
+    frames, _, rows, cols = inputs["hidden_states"].shape[1:]
+    grid = grid_of((frames, rows, cols), transformer.config.patch_size)
+    return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], scope="cross")
+
+
+WAN = (
+    Family(
+        name="wan",
+        transformer="WanTransformer3DModel",
+        models="Wan 2.1, and the first transformer of 2.2",
+        frames=True,
+        layers=modules("attn2", "blocks"),
+        layout=_plain,
+        text_parts=_text,
+    ),
+    Family(
+        name="wan-vace",
+        transformer="WanVACETransformer3DModel",
+        models="Wan VACE",
+        frames=True,
+        layers=modules("attn2", "blocks"),  # vace_blocks ask for words with the control video's tokens
+        layout=_vace_layout,
+        text_parts=_text,
+        token_order=_last_queries,
+    ),
+    Family(
+        name="wan-animate",
+        transformer="WanAnimateTransformer3DModel",
+        models="Wan Animate",
+        frames=True,
+        layers=modules("attn2", "blocks"),  # the face adapter's keys are motions, no words
+        layout=_animate_layout,
+        text_parts=_text,
+        token_order=_last_queries,
+    ),
+    Family(
+        name="chronoedit",
+        transformer="ChronoEditTransformer3DModel",
+        models="ChronoEdit",
+        frames=True,
+        layers=modules("attn2", "blocks"),
+        layout=_plain,
+        text_parts=_text,
+    ),
+    Family(
+        name="skyreels-v2",
+        transformer="SkyReelsV2Transformer3DModel",
+        models="SkyReels V2",
+        frames=True,
+        layers=modules("attn2", "blocks"),
+        layout=_plain,
+        text_parts=_text,
+    ),
+    Family(
+        name="anyflow",
+        transformer="AnyFlowTransformer3DModel",
+        models="AnyFlow",
+        frames=True,
+        layers=modules("attn2", "blocks"),
+        layout=_anyflow_layout,
+        text_parts=_text,
+    ),
+    Family(
+        name="helios",
+        transformer="HeliosTransformer3DModel",
+        models="Helios",
+        frames=True,
+        layers=modules("attn2", "blocks"),
+        layout=_plain,
+        text_parts=_text,
+        token_order=_last_queries,  # past frames stand before the video, and ask for words unless guidance_cross_attn is set
+    ),
+)

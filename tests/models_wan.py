@@ -1,0 +1,94 @@
+"""Small models of Wan and of those that are built on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import torch
+from models import BATCH, COLS, FRAMES, ROWS, Case, change_pixel, change_word, randn, zero
+from models_image import given
+from models_video import GRID, PATCH, cogvideox_pixel, latents
+
+SMALL = {
+    "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4,
+    "text_dim": 16, "freq_dim": 8, "ffn_dim": 16, "num_layers": 2, "rope_max_seq_len": 32,
+}  # fmt: skip
+FACE = {
+    "in_channels": 12, "latent_channels": 4, "motion_encoder_channel_sizes": {"4": 16, "8": 16, "16": 16},
+    "motion_encoder_size": 16, "motion_style_dim": 8, "motion_dim": 4, "motion_encoder_dim": 16,
+    "face_encoder_hidden_dim": 16, "face_encoder_num_heads": 2, "inject_face_latents_blocks": 2,
+}  # fmt: skip
+STILL = zero("attn1.to_out|proj_out_.*|vace_blocks.*proj_out|face_adapter")
+
+
+def frames(count: int, channels: int = 4) -> torch.Tensor:
+    return randn(BATCH, channels, count, ROWS * 2, COLS * 2)
+
+
+def vace() -> Any:
+    return diffusers.WanVACETransformer3DModel(**SMALL, vace_layers=[0], vace_in_channels=12)
+
+
+def vace_inputs(references: int = 0) -> dict[str, Any]:
+    """Control videos are what is kept (or a reference image), what is made anew (zero beside a reference), and the mask."""
+    count = FRAMES + references
+    control = frames(count, 12)
+    control[:, 4:, :references] = 0
+    return given(frames(count), 250.0, control_hidden_states=control)
+
+
+def animate(image: bool = False) -> Any:
+    features = {"image_dim": 6, "added_kv_proj_dim": 24} if image else {"image_dim": None, "added_kv_proj_dim": None}
+    return diffusers.WanAnimateTransformer3DModel(**{**SMALL, **FACE, **features})
+
+
+def animate_inputs(image: bool = False) -> dict[str, Any]:
+    """One frame of the character, then the video."""
+    more = {"pose_hidden_states": frames(FRAMES), "face_pixel_values": randn(BATCH, 3, 5, 16, 16)}
+    inputs = given(frames(FRAMES + 1, 12), 250.0, **more)
+    if image:
+        inputs |= {"encoder_hidden_states": randn(BATCH, 512, 16), "encoder_hidden_states_image": randn(BATCH, 3, 6)}
+    return inputs
+
+
+def helios(guided: bool) -> Any:
+    small = {name: value for name, value in SMALL.items() if name != "rope_max_seq_len"}
+    return diffusers.HeliosTransformer3DModel(**small, rope_dim=(4, 4, 4), guidance_cross_attn=guided)
+
+
+def helios_inputs() -> dict[str, Any]:
+    ages = {"short": 1, "mid": 2, "long": 4}
+    past: dict[str, Any] = {f"latents_history_{age}": frames(count) for age, count in ages.items()}
+    past |= {f"indices_latents_history_{age}": torch.zeros(BATCH, count) for age, count in ages.items()}
+    return given(latents(), 250.0, indices_hidden_states=torch.arange(FRAMES).float().expand(BATCH, -1), **past)
+
+
+def anyflow_inputs() -> dict[str, Any]:
+    times = torch.full((BATCH, FRAMES), 250.0)
+    return given(latents().transpose(1, 2), 250.0, r_timestep=times - 150) | {"timestep": times}
+
+
+def case(name: str, make: Any, inputs: Any, frame: int = 1, **more: Any) -> Case:
+    return Case(name, make, inputs, change_word(), change_pixel(frame, 4, 3), GRID, PATCH, still=STILL, **more)
+
+
+CASES = [
+    case("wan-vace", vace, vace_inputs),
+    case("wan-vace-references", vace, lambda: vace_inputs(2), frame=3),
+    case("wan-animate", animate, animate_inputs, frame=2),
+    case("wan-animate-image", lambda: animate(True), lambda: animate_inputs(True), frame=2, text=512),
+    case("chronoedit", lambda: diffusers.ChronoEditTransformer3DModel(**SMALL), lambda: given(latents(), 250.0)),
+    case("skyreels-v2", lambda: diffusers.SkyReelsV2Transformer3DModel(**SMALL), lambda: given(latents(), 250.0)),
+    case(
+        "skyreels-v2-forcing",
+        lambda: diffusers.SkyReelsV2Transformer3DModel(**SMALL),
+        lambda: given(latents(), 0.0, enable_diffusion_forcing=True) | {"timestep": torch.tensor([[100.0, 250.0]] * BATCH)},
+    ),
+    case("helios", lambda: helios(True), helios_inputs),
+    case("helios-unguided", lambda: helios(False), helios_inputs),
+    Case(
+        "anyflow", lambda: diffusers.AnyFlowTransformer3DModel(**SMALL), anyflow_inputs, change_word(), cogvideox_pixel(1),
+        GRID, PATCH, still=STILL,
+    ),
+]  # fmt: skip
