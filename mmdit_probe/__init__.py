@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .segmentation import merge_by_kl as merge_by_kl
     from .storage.records import load_record as load_record
     from .storage.records import save_record as save_record
+    from .tracing import read_image as read_image
+    from .tracing import trace as trace
 
 __version__ = version("mmdit-probe")
 
@@ -63,5 +65,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "segmentation": ["OpenVocabularySegmenter", "Segmentation", "UnsupervisedSegmenter", "merge_by_kl"],
         "storage.records": ["load_record", "save_record"],
+        "tracing": ["read_image", "trace"],
     },
 )
