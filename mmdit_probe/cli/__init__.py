@@ -23,6 +23,7 @@ from .models import models
 from .options import flat_options
 from .pca import pca
 from .perturb import perturb
+from .report import report
 from .segment import group, segment
 from .session import release
 from .terminal import flush, pipe_closed, prepare, say
@@ -39,6 +40,7 @@ for command in (
     value_norms,
     maps,
     pca,
+    report,
     analyze,
     explore,
     diff,

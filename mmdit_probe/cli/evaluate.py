@@ -99,7 +99,7 @@ def evaluate(
     pipe = None if found.is_whole else found.pipe
     if pipe is not None and config.task == "open-vocabulary" and share.first:
         name_unknown_words(pipe, images.classes)
-    with Bar("batches of images", output.as_json or not share.first) as bar:
+    with Bar("batches of images", not share.first) as bar:
         text = selection.label(label(model))
         batches = run_evaluation(pipe, images, config, output.out, text, bar.update, share, counter)
         if not share.first:

@@ -187,9 +187,12 @@ def _show_fonts() -> None:
 
 
 class Bar:
-    """A progress bar on standard error; closed before any error is shown."""
+    """A progress bar on standard error, with a total and an estimate; closed before any error is shown.
 
-    def __init__(self, unit: str, quiet: bool) -> None:
+    It is drawn on terminals alone, also with --json; ``quiet`` draws none.
+    """
+
+    def __init__(self, unit: str, quiet: bool = False) -> None:
         self.unit, self.quiet = unit, quiet
 
     def __enter__(self) -> Bar:

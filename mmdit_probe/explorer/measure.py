@@ -50,9 +50,7 @@ def joined(pipe: Pipeline, maps: xr.Dataset, curves: xr.Dataset, head_groups: in
 
     ``maps`` has the attributes of the whole, and ``head_groups`` is the most groups that `HeadGroupMaps` was given.
     """
-    record = curves.merge(
-        maps.rename(layer="map_layer"), compat="override", join="outer", combine_attrs="override"
-    )
+    record = curves.merge(maps.rename(layer="map_layer"), compat="override", join="outer", combine_attrs="override")
     sizes = group_sizes(record.sizes["head"], head_groups)
     record = record.assign_coords(head_group=group_labels(sizes), heads=("head_group", sizes))
     expert = model_defaults(pipe).expert_layer

@@ -3,7 +3,7 @@
 from .given import read_image
 from .report import Report
 from .seen import Seen
-from .trace import Trace, trace
+from .trace import Trace, read_generated, trace
 from .word import Word
 
-__all__ = ["Report", "Seen", "Trace", "Word", "read_image", "trace"]
+__all__ = ["Report", "Seen", "Trace", "Word", "read_generated", "read_image", "trace"]

@@ -31,8 +31,7 @@ def read_image(
     layers: Layers | None = None,
     timesteps: Timesteps | None = None,
     head_groups: int = 8,
-    seed: int = 0,
-    max_sequence_length: int | None = None,
+    generation: GenerationConfig = GenerationConfig(),
 ) -> Seen:
     """Read an image that you have: it is mixed with the noise of each timestep and passed through the transformer once.
 
@@ -46,10 +45,9 @@ def read_image(
         prompt: the sentence that holds ``words``; these joined by spaces if None.
         longest: longer side in px of the copy that the model reads; the model's own size if None.
         layers: the layers whose maps are kept: numbers, "all" or "expert"; None chooses.
-        timesteps: the timesteps of 28 that are read, counted from the clean end; None chooses.
+        timesteps: the timesteps that are read, counted from the clean end; None chooses.
         head_groups: most groups of heads whose maps are kept.
-        seed: of the noise.
-        max_sequence_length: T5 positions; the model's own default if None.
+        generation: the seed of the noise, the number of steps that timesteps are counted in, and T5 positions.
 
     Raises:
         ValueError: a word is not in the prompt, the prompt is longer than the model reads, the image can't be read, or a layer
@@ -66,21 +64,22 @@ def read_image(
     text = checked_text("prompt", text)
     if prompt is not None and isinstance(words, str):
         named = checked_words(words.split(","))
-    length = text_length(pipe, max_sequence_length)
+    length = text_length(pipe, generation.max_sequence_length)
     check_length(pipe, [text], length)
     if named:
         find_words(text_parts_of(pipe, length), text, named)
     own = pixels_of(image)
     copy = fitted(own, token_pixels(pipe), longest or native_size(pipe))
-    generation = GenerationConfig(seed=seed, max_sequence_length=max_sequence_length)
     plan = plan_of(pipe, generation, layers, timesteps, head_groups, copy)
     unknown = unknown_words(pipe, [text])
     with RunProbes(pipe, plan, range(len(plan.timesteps))) as probes:
         prompts = encode_prompts(pipe, [text], length)
         latents = encode_images(pipe, [copy])
         for timestep in plan.timesteps:
-            forward_noisy(pipe, latents, noise_level(pipe, timestep, plan.steps, copy.shape[:2]), prompts, seed)
-    attrs = {"prompt": text, "source": "image", "seed": seed, "steps": plan.steps, "unknown_words": ", ".join(unknown)}
+            sigma = noise_level(pipe, timestep, plan.steps, copy.shape[:2])
+            forward_noisy(pipe, latents, sigma, prompts, generation.seed)
+    attrs = {"prompt": text, "source": "image", "seed": generation.seed, "steps": plan.steps}
+    attrs["unknown_words"] = ", ".join(unknown)
     record, details = probes.records(0, attrs)
     notes = [line for line in (stretched(own, copy, token_pixels(pipe)), said_of(unknown)) if line]
     return Seen(record, details, probes.text(0), plan, own, named, tuple(notes))

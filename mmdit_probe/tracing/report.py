@@ -22,9 +22,16 @@ from .word import Word
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """A finished report: ``text`` is the HTML, which loads nothing else; ``sections`` are its parts with figures."""
+    """A finished report.
+
+    Attributes:
+        text: the HTML, which loads nothing else.
+        short: what is to be known first, a sentence each.
+        sections: its parts with figures.
+    """
 
     text: str
+    short: tuple[str, ...]
     sections: tuple[Section, ...]
 
     @property
@@ -90,7 +97,7 @@ def report_of(
             f'<section id="{_anchor(title)}"><h2>{html.escape(title)}</h2>{body}</section>' for title, body in parts
         ),
     )
-    return Report(text, tuple(figures))
+    return Report(text, tuple(short), tuple(figures))
 
 
 def facts_of(record: xr.Dataset) -> str:
@@ -111,7 +118,10 @@ def facts_of(record: xr.Dataset) -> str:
 
 
 def _of_section(section: Section) -> str:
-    pictures = "".join(f'<img class="plot" alt="{html.escape(name)}" src="{uri}">' for name, uri in section.pictures())
+    pictures = "".join(
+        f'<img class="plot" alt="{html.escape(name)}" width="{width}" src="{uri}">'
+        for name, uri, width in section.pictures()
+    )
     return _lines(section.lines) + pictures + _how(section.how)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -21,6 +22,8 @@ from ..studies import value_norms as norms
 from ..studies.feature_pca import colors, pca_table
 from ..studies.overview import expert_line, highest_line, read_heads_aloud, tables
 
+_PIXELS = 120
+"""CSS px that an inch of a figure is shown with."""
 DRAWS = Mapping[str, Callable[[], Figure]]
 
 
@@ -40,21 +43,23 @@ class Section:
     how: str
     draws: DRAWS
 
-    def pictures(self) -> Iterator[tuple[str, str]]:
-        """Each figure's name, and its PNG as a data URI."""
+    def pictures(self) -> Iterator[tuple[str, str, int]]:
+        """Each figure's name, its PNG as a data URI, and its width in CSS px."""
         for name, draw in self.draws.items():
-            code = base64.b64encode(png_bytes(draw())).decode()
-            yield name.replace("_", " "), f"data:image/png;base64,{code}"
+            figure = draw()
+            code = base64.b64encode(png_bytes(figure)).decode()
+            yield name.replace("_", " "), f"data:image/png;base64,{code}", round(_PIXELS * figure.get_size_inches()[0])
 
 
 _BUDGET = (
-    "Left, what image tokens look at; right, what text tokens look at. The two curves of a panel sum to 100%. Dotted lines are what "
-    "they would give if they looked at all tokens alike: a curve above its dotted line is attention beyond the mere number of tokens."
+    "Left, what image tokens look at; right, what text tokens look at. The two curves of a panel sum to 100%. Dotted lines are "
+    "what they would give if they looked at all tokens alike: a curve above its dotted line is attention beyond the mere number "
+    "of tokens."
 )
 _NORMS = (
-    "What a token passes on is its value times the attention that it gets. A layer whose text values are much longer than its image "
-    "values can move text into the image even with little attention; the paper's expert layer has such a ratio, in other models "
-    "another layer may."
+    "What a token passes on is its value times the attention that it gets. A layer whose text values are much longer than its "
+    "image values can move text into the image even with little attention; the paper's expert layer has such a ratio, in other "
+    "models another layer may."
 )
 _HEADS = (
     "One cell a head. Effective tokens is exp(entropy): 1, a head looks at a single text token; large, it looks at all alike. "
@@ -103,7 +108,7 @@ def _pca_draws(record: xr.Dataset, image: np.ndarray | None, steps: int) -> DRAW
     shown = colors(record)
     blank = np.full((8, 8, 3), 255, np.uint8) if image is None else image
     draws: dict[str, Callable[[], Figure]] = {
-        f"pca_t{timestep}": (lambda at=timestep: pca_page(shown.sel(timestep=at), blank, steps))
+        f"pca_t{timestep}": partial(pca_page, shown.sel(timestep=timestep), blank, steps)
         for timestep in record["timestep"].values.tolist()
     }
     return {**draws, "pca_r2": lambda: r2_figure(pca_table(record), steps)}

@@ -66,10 +66,13 @@ def _tiles(title: str, heads: Sequence[str], rows: Sequence[tuple[str, xr.DataAr
     lines = []
     for name, maps in rows:
         top = float(maps.max())
-        tiles = "".join(f"<td>{_tile(grid, top, f'{name}, {head}')}</td>" for head, grid in zip(heads, maps.values, strict=True))
+        tiles = "".join(
+            f"<td>{_tile(grid, top, f'{name}, {head}')}</td>" for head, grid in zip(heads, maps.values, strict=True)
+        )
         lines.append(f'<tr><th scope="row">{html.escape(name)}</th>{tiles}</tr>')
     head = "".join(f"<th>{html.escape(text)}</th>" for text in ("", *heads))
-    return f'{title}<div class="wide"><table class="tiles"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    table = f'<table class="tiles"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'{title}<div class="wide">{table}</div>'
 
 
 def _tile(grid: np.ndarray, top: float, alt: str) -> str:
@@ -86,7 +89,9 @@ def _figure(picture: Image.Image, name: str, note: str) -> str:
     small = max(picture.size) < _LONGEST // 2
     style = ' style="image-rendering:pixelated"' if small else ""
     said = f'{html.escape(name)} <span class="quiet">{html.escape(note)}</span>'
-    return f'<figure><img alt="{html.escape(name)}" src="{_uri(picture)}"{style}><figcaption>{said}</figcaption></figure>'
+    return (
+        f'<figure><img alt="{html.escape(name)}" src="{_uri(picture)}"{style}><figcaption>{said}</figcaption></figure>'
+    )
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

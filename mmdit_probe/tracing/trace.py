@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +14,10 @@ from PIL import Image
 
 from ..configs import GenerationConfig, Layers, Timesteps
 from ..explorer.page import Page
-from ..families import Pipeline, denoiser_of, holds
+from ..families import Pipeline, denoiser_of, holds, text_parts_of
 from ..pipelines.call_watch import observed
+from ..pipelines.generation import generation_arguments
+from ..pipelines.prompts import find_words
 from ..pipelines.vocabulary import unknown_words
 from ..utils.html import grid
 from .plan import Plan, plan_of
@@ -60,6 +63,29 @@ def trace(
     watch = _Watch(pipe, found, layers, timesteps, head_groups)
     with observed(watch, pipe):
         yield found
+
+
+def read_generated(
+    pipe: Pipeline,
+    prompt: str,
+    words: Sequence[str] = (),
+    *,
+    generation: GenerationConfig = GenerationConfig(),
+    layers: Layers | None = None,
+    timesteps: Timesteps | None = None,
+    head_groups: int = 8,
+) -> Seen:
+    """Generate an image as the commands do, with the model's defaults, and read it.
+
+    ``words`` are those of the table and the report, every content word of the prompt if none; the others are as in `trace`.
+    """
+    arguments = generation_arguments(pipe, generation)
+    if words:
+        find_words(text_parts_of(pipe, arguments.get("max_sequence_length", 0)), prompt, words)
+    with trace(pipe, layers=layers, timesteps=timesteps, head_groups=head_groups) as found:
+        pipe(prompt=prompt, **arguments)
+    seen = found.only
+    return replace(seen, named=tuple(words), record=seen.record.assign_attrs(seed=generation.seed))
 
 
 class Trace:
@@ -177,8 +203,8 @@ class _Watch:
     @contextmanager
     def running(self, pipe: Any, arguments: Arguments) -> Iterator[Callable[[Any], None]]:
         steps = steps_of(pipe, arguments)
-        size = {name: arguments.get(name) for name in ("height", "width")}
-        plan = plan_of(pipe, GenerationConfig(steps=steps, **size), *self.settings)
+        generation = GenerationConfig(steps=steps, height=arguments.get("height"), width=arguments.get("width"))
+        plan = plan_of(pipe, generation, *self.settings)
         run = Run(pipe, plan, arguments)
         self._running = True
         try:
