@@ -69,6 +69,7 @@ def report_of(
     image: np.ndarray | None,
     defaults: ModelDefaults,
     why: Sequence[str],
+    notes: Sequence[str] = (),
 ) -> Report:
     """Make a report.
 
@@ -78,9 +79,10 @@ def report_of(
         image: (height, width, 3) uint8 RGB, None if it is not known.
         defaults: the model's.
         why: what was chosen, a sentence each.
+        notes: what else is to be known first, a sentence each.
     """
     short, figures = figure_sections(record, image, defaults)
-    parts = [("In short", _lines(short) + _details("What was read, and why", "".join(map(_paragraph, why))))]
+    parts = [("In short", _lines([*notes, *short]) + _details("What was read, and why", "".join(map(_paragraph, why))))]
     if words:
         shown = word_pictures(words, image) + words_table(words) + _how(_HOW_WORDS)
         parts.append(("Where the words are", shown))

@@ -139,7 +139,9 @@ class Seen:
         words = [self.word(name) for name, _ in self._names]
         curves = self.record[["region_mass", "value_norm"]].sel(timestep=[self.plan.timestep])
         record = curves.merge(self.details, compat="override", join="outer", combine_attrs="override")
-        page = report_of(record.assign_attrs(self.record.attrs), words, self.image, self.plan.defaults, self.why)
+        page = report_of(
+            record.assign_attrs(self.record.attrs), words, self.image, self.plan.defaults, self.plan.why, self.notes
+        )
         if path is not None:
             page.save(path)
         return page
