@@ -183,7 +183,7 @@ def test_sliders_and_heads_change_what_is_shown(explorer, page):
     mass = contents.curves["region_mass"].sel(layer=3, region=1).isel(timestep=1).mean("head")
     assert percent(float(mass)) in explorer.text("#budget-lines")
     explorer.slide("timestep", 0)
-    explorer.until(lambda: explorer.text("#timestep-name") == "t = 20 (sigma 0.880)")
+    explorer.until(lambda: explorer.text("#timestep-name") == "t = 20 of 28 (sigma 0.880)")
     explorer.until(lambda: near(explorer.bars()["token-1"], contents.group_maps(0, 0)[0, 1, place]))
     explorer.js("const h = document.getElementById('heads'); h.selectedIndex = 2; h.dispatchEvent(new Event('change'))")
     explorer.until(lambda: near(explorer.bars()["token-1"], contents.group_maps(0, 0)[2, 1, place]))

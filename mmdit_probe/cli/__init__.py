@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from .analyze import analyze
 from .attention_budget import attention_budget
+from .collector import collector_paused
 from .diff import diff
 from .errors import user_message
 from .evaluate import evaluate
@@ -58,6 +58,8 @@ app.add_typer(magnet, name="magnet")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"mmdit-probe {version('mmdit-probe')}")
         raise typer.Exit
 
@@ -81,7 +83,8 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     prepare()
     try:
-        code = app(standalone_mode=False, prog_name="mmdit-probe")
+        with collector_paused():
+            code = app(standalone_mode=False, prog_name="mmdit-probe")
     except SystemExit as stopped:
         code = 0 if pipe_closed() else stopped.code
     except (KeyboardInterrupt, typer.Abort):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
+from mmdit_probe.configs.formats import FORMAT, FORMATS, check_formats
 from mmdit_probe.configs.layers import Layers
 from mmdit_probe.configs.setting import (
     GENERATION,
@@ -65,6 +66,11 @@ class OutputConfig(Settings):
         bool,
         Setting("Print the result as JSON on standard output, messages on standard error.", OUTPUT, flags=("--json",)),
     ] = False
+    formats: Annotated[tuple[str, ...], FORMAT] = FORMATS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_formats(self.formats)
 
 
 @dataclass(frozen=True, kw_only=True)
