@@ -42,7 +42,7 @@ class Explorer:
     def until(self, done):
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.driver, 10, poll_frequency=0.02).until(lambda _: done())
+        WebDriverWait(self.driver, 30, poll_frequency=0.05).until(lambda _: done())
 
     def find(self, selector):
         return self.driver.find_element("css selector", selector)
