@@ -14,6 +14,7 @@ from .collector import collector_paused
 from .diff import diff
 from .errors import user_message
 from .evaluate import evaluate
+from .examples import add_examples, tasks
 from .explore import explore
 from .find_expert import find_expert
 from .guide import guide
@@ -54,6 +55,8 @@ for command in (
 ):
     app.command()(flat_options(command))
 app.add_typer(magnet, name="magnet")
+add_examples(app)
+add_examples(magnet, "magnet")
 
 
 def _print_version(wanted: bool) -> None:
@@ -82,6 +85,10 @@ def main() -> None:
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     prepare()
+    if len(sys.argv) == 1:
+        say(tasks())
+        flush()
+        sys.exit(0)
     try:
         with collector_paused():
             code = app(standalone_mode=False, prog_name="mmdit-probe")

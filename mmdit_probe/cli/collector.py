@@ -1,4 +1,4 @@
-"""Python's garbage collector does not look through the libraries while they load: nothing of them is garbage, and it takes a second."""
+"""The garbage collector does not look through libraries while they load: none of them is garbage, and it takes a second."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ from mmdit_probe.storage.invocation import started
 
 from .parsing import decimals, layers_or_word, numbers, timesteps_or_all, words
 from .repeating import command_name, recorded, repeat
+from .terminal import say_loading
 
 RESULTS = Path("results")
 _PANELS = (INPUT, METHOD, GENERATION, MODEL, OUTPUT)
@@ -109,6 +110,8 @@ def flat_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def flat(*, context: Any = None, **given: Any) -> None:
+        if writes:
+            say_loading()
         with started(command_name(context), recorded(given, places), given["overwrite"]) if writes else nullcontext():
             command(**{name: group.take(given) for name, group in groups.items()})
 

@@ -216,7 +216,7 @@ class _Watch:
         self.trace.runs.append(run)
 
     @contextmanager
-    def encoding(self, pipe: Any, arguments: Arguments) -> Iterator[Callable[[Any], None]]:
+    def encoding(self, pipe: Any, arguments: Arguments, step: Any = None) -> Iterator[Callable[[Any], None]]:
         yield lambda encoded: None
 
 
