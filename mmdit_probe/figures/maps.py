@@ -19,6 +19,8 @@ ACROSS = 8
 """Most layers side by side; further ones start a new row."""
 _SHORT = 1.4
 """Panels that are less high, in inches, have their color bar below."""
+_THICK = 0.08
+"""Such a bar's height, in inches."""
 TOKENS_ACROSS = 10
 """Most tokens side by side."""
 HEAT: dict[str, Any] = {"cmap": "plasma", "interpolation": "nearest", "vmin": 0.0}
@@ -73,7 +75,7 @@ def word_page(
                 shown = plot_overlay(ax, values[number, index], image, top)
                 ax.set_title(f"layer {layer}", pad=2)
         figure.suptitle(f"“{word}”: {DIRECTIONS[direction]}, mean over heads", fontsize=9)
-        _bar(figure, shown, axes, top, below=below)
+        _bar(figure, shown, axes, top, below=tile * (across + 1) if below else None)
         return figure
 
 
@@ -147,12 +149,12 @@ def _bare(ax: Axes) -> None:
 
 
 def _bar(
-    figure: Figure, shown: Any, axes: np.ndarray, top: float, label: str | None = None, below: bool = False
+    figure: Figure, shown: Any, axes: np.ndarray, top: float, label: str | None = None, below: float | None = None
 ) -> None:
-    """A color bar as high as the panels, or ``below`` them and as wide."""
+    """A color bar as high as the panels, or below them where ``below``, their width in inches, is given."""
     scale = ScalarMappable(Normalize(0, top), shown.get_cmap())  # in solid colors, even if the overlay is transparent
-    if below:
-        bar = figure.colorbar(scale, ax=axes, location="bottom", fraction=0.06, pad=0.04, aspect=50)
+    if below is not None:
+        bar = figure.colorbar(scale, ax=axes, location="bottom", fraction=0.12, pad=0.04, aspect=below / _THICK)
     else:
         bar = figure.colorbar(scale, ax=axes, fraction=0.03, pad=0.02, aspect=25)
-    bar.set_label(label or f"probability{' ' if below else chr(10)}(one scale, 0 to {top:.2g})")
+    bar.set_label(label or f"probability{chr(10) if below is None else ' '}(one scale, 0 to {top:.2g})")
