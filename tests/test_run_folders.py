@@ -24,6 +24,7 @@ COMMANDS = {
     "pca": [*PROMPT, *FEW],
     "analyze": [*PROMPT, *FEW],
     "explore": [*PROMPT, *FEW, "--out", "results/explore/page.html"],
+    "report": [*PROMPT, *FEW, "--out", "results/report/page.html"],
     "find-expert": [*PROMPT, "--steps", "2"],
     "perturb": [*IMAGES, "--layer", "1"],
     "guide": [*IMAGES, "--layer", "1", "--scales", "0,1"],

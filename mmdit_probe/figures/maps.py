@@ -19,6 +19,8 @@ ACROSS = 8
 """Most layers side by side; further ones start a new row."""
 _SHORT = 1.4
 """Panels that are less high, in inches, have their color bar below."""
+_TITLE = 0.95
+"""The width of a panel's title, in inches."""
 _THICK = 0.08
 """Such a bar's height, in inches."""
 TOKENS_ACROSS = 10
@@ -59,6 +61,7 @@ def word_page(
     with house_style():
         rows, cols = values.shape[-2:]
         tile = 0.95 * max(1.0, 4.0 / (across + 1)) * min(1.0, cols / rows)  # few panels are larger, tall ones narrower
+        tile = max(_TITLE, tile)
         panels = (tile * rows / cols + 0.2) * bands * len(values)
         below = panels < _SHORT
         size = (max(3.4, tile * (across + 1) + (0.1 if below else 0.9)), panels + (0.95 if below else 0.45))
