@@ -1,9 +1,9 @@
-# make demo | test | check | bench | figures | docs | faults | matrix; each sets up what it needs in $(VENV)
+# make demo | test | check | bench | figures | docs | faults | matrix | dist; each sets up what it needs in $(VENV)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench figures docs faults matrix clean
+.PHONY: demo test check bench figures docs faults matrix dist clean
 
 demo: $(VENV)/.run
 	$(BIN)/mmdit-probe attention-budget
@@ -18,6 +18,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports --no-cache
 
 bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.masks
 	$(BIN)/python -m benchmarks.magnet
@@ -35,8 +36,14 @@ faults: $(VENV)/.dev
 matrix: $(VENV)/.dev
 	$(BIN)/python tests/matrix.py oldest newest
 
+dist: $(VENV)/.dist
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/try_wheel.py dist/*.whl --python $(PYTHON)  # outside of the checkout
+
 clean:
-	rm -rf $(VENV) .matrix results site
+	rm -rf $(VENV) .matrix results site dist
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -52,3 +59,8 @@ $(VENV)/.docs: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $(VENV)/.run $@
+
+$(VENV)/.dist: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt build twine
+	touch $@

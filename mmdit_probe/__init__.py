@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lazy_loader
 
@@ -37,11 +36,13 @@ if TYPE_CHECKING:
     from .segmentation import merge_by_kl as merge_by_kl
     from .storage.records import load_record as load_record
     from .storage.records import save_record as save_record
+    from .tracing import read_image as read_image
+    from .tracing import trace as trace
 
-__version__ = version("mmdit-probe")
+__version__: str
 
 # imported on first use, so that `mmdit-probe --help` need not wait for torch
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+_exported, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "attention": ["Extra", "JointAttention", "Region", "TokenLayout"],
@@ -63,5 +64,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "segmentation": ["OpenVocabularySegmenter", "Segmentation", "UnsupervisedSegmenter", "merge_by_kl"],
         "storage.records": ["load_record", "save_record"],
+        "tracing": ["read_image", "trace"],
     },
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("mmdit-probe")
+    return _exported(name)

@@ -111,6 +111,16 @@ def tiny():
     return load_pipeline("tiny-sd3")
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A browser's driver."""
+    from browser import started
+
+    driver = started(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
+
+
 @pytest.fixture(scope="session")
 def random_folder(tmp_path_factory):
     """A pipeline folder of tiny-sd3's classes with random weights and 3 layers."""

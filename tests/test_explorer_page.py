@@ -1,32 +1,13 @@
 """The explorer page in headless Chromium: what hovering, sliders, keys, darkness and a phone's width change."""
 
-import os
-import shutil
-
 import numpy as np
 import pytest
+from browser import needs_chromium
 from explorer_records import random_record
 
 from mmdit_probe.explorer import contents_of, make_page
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None,
-    reason="the explorer page is tested in Chromium: apt-get install chromium chromium-driver",
-)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+pytestmark = needs_chromium
 EVIL = "<script>window.evil = 1</script>"
 WORDS = ["<s>", "circle", EVIL, "grass", "</s>", "pad", "pad"]
 KINDS = ["start", "word", "word", "word", "end", "padding", "padding"]
@@ -41,22 +22,6 @@ def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "explore.html"
     make_page(contents, image).save(path)
     return path, contents
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    os.environ["SE_OFFLINE"] = "true"
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
 
 
 class Explorer:

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from matplotlib.text import Text
 
 from mmdit_probe.figures import fonts
@@ -13,6 +14,7 @@ from mmdit_probe.figures.budget import budget_figure
 from mmdit_probe.figures.differences import difference_figure
 from mmdit_probe.figures.drops import dots_and_bars, drop_figure
 from mmdit_probe.figures.magnet import MaskRow, masks_figure
+from mmdit_probe.figures.maps import word_page
 from mmdit_probe.figures.style import SPREAD, caption, captioned, house_style, save_figure
 from mmdit_probe.segmentation.render import sheet
 
@@ -169,3 +171,29 @@ def test_drops_without_intervals_are_hollow_and_say_so():
     assert len(figure.axes[0].containers[0][1]) == 0  # no caps
     assert figure.axes[0].containers[0][0].get_markerfacecolor() == "none"
     assert "95% intervals" in dots_and_bars(table.assign(low=0.0, high=0.3))
+
+
+@pytest.mark.parametrize(("layers", "grid"), [(1, (8, 8)), (3, (8, 8)), (3, (4, 12)), (3, (12, 6)), (12, (8, 8))])
+def test_a_page_of_maps_fills_its_page_and_its_bar_is_as_long_as_its_panels(layers, grid):
+    rng = np.random.default_rng(0)
+    maps = xr.DataArray(
+        rng.random((1, layers, *grid)),
+        dims=("timestep", "layer", "row", "col"),
+        coords={"timestep": [8], "layer": range(layers), "sigma": ("timestep", [0.5])},
+    )
+    image = rng.integers(0, 255, (8 * grid[0], 8 * grid[1], 3)).astype(np.uint8)
+    page = word_page(maps, image, "circle", "i2t")
+    drawn = ink(page)
+    inked = np.flatnonzero((drawn < 250).any(1))
+    assert inked[-1] - inked[0] > 0.8 * len(drawn)
+    *panels, bar = [ax.get_position() for ax in page.axes if ax.has_data() or ax.images or ax.collections]
+    high, wide = bar.height > bar.width, max(box.x1 for box in panels) - min(box.x0 for box in panels)
+    tall = max(box.y1 for box in panels) - min(box.y0 for box in panels)
+    assert (bar.height > 0.85 * tall) if high else (bar.width > 0.5 * wide)
+
+
+def test_the_legend_of_masks_grows_with_the_image():
+    small, large = (
+        sheet(np.zeros((side, side, 3), np.uint8), np.zeros((side, side), int), ["grass"]) for side in (512, 1024)
+    )
+    assert large.width - 2 * 1024 > 1.7 * (small.width - 2 * 512)

@@ -60,13 +60,18 @@ def test_a_record_for_which_there_is_no_room_is_refused_before_it_is_made(sd3, i
     assert not any(call.fields for call in probe._calls)
 
 
-def test_what_a_run_keeps_is_told(sd3, inputs, caplog):
+def test_what_a_run_keeps_is_told_where_it_matters(sd3, inputs, caplog, monkeypatch):
+    with caplog.at_level(logging.INFO), Probe(sd3, [I2TMaps()], steps=[0]):
+        sd3(**inputs)
+    assert not caplog.messages
+    monkeypatch.setattr(memory, "NOTABLE", 0.0)
     with caplog.at_level(logging.INFO), Probe(sd3, [I2TMaps()], steps=[0]):
         sd3(**inputs)
     assert caplog.messages[0].startswith("3 layers, 1 step, batch 2: 4.0 kB to keep, ")
 
 
-def test_commands_print_the_estimate(run):
+def test_commands_print_the_estimate(run, monkeypatch):
+    monkeypatch.setattr(memory, "NOTABLE", 0.0)
     code, out, err = run(
         "attention-budget", "--prompt", "sand", "--prompt", "grass", "--steps", "2", "--timesteps", "1"
     )
@@ -254,8 +259,9 @@ def test_edits_keep_nothing(caplog):
     assert not caplog.messages
 
 
-def test_a_generation_is_as_large_as_was_told(random_pipe, caplog):
+def test_a_generation_is_as_large_as_was_told(random_pipe, caplog, monkeypatch):
     """The record keeps the prompt's half of the two that are in memory."""
+    monkeypatch.setattr(memory, "NOTABLE", 0.0)
     with caplog.at_level(logging.INFO):
         made = record_generated(random_pipe, "sand", [I2TMaps()], (1, 2), GenerationConfig(steps=2))
     told = next(message for message in caplog.messages if "batch 2" in message)

@@ -81,7 +81,7 @@ class Soup(Settings):
     carrots: Annotated[int, Setting("How many carrots.", low=0, high=9)] = 3
     herbs: Annotated[tuple[str, ...], Setting("Herbs, separated by commas.", commas=True)] = ("dill",)
     hot: Annotated[bool, Setting("Served hot.")] = True
-    generation: GenerationConfig = GenerationConfig()  # noqa: RUF009 - frozen
+    generation: GenerationConfig = GenerationConfig()
 
 
 def taken(monkeypatch, capsys, command, *arguments):

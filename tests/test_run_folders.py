@@ -24,6 +24,7 @@ COMMANDS = {
     "pca": [*PROMPT, *FEW],
     "analyze": [*PROMPT, *FEW],
     "explore": [*PROMPT, *FEW, "--out", "results/explore/page.html"],
+    "report": [*PROMPT, *FEW, "--out", "results/report/page.html"],
     "find-expert": [*PROMPT, "--steps", "2"],
     "perturb": [*IMAGES, "--layer", "1"],
     "guide": [*IMAGES, "--layer", "1", "--scales", "0,1"],
@@ -72,7 +73,7 @@ def test_every_command_has_a_folder_of_its_own_that_can_be_repeated(run, photo, 
 
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    target = ["--out", "again/page.html"] if command == "explore" else ["--out", "again"]
+    target = ["--out", "again/page.html"] if command in ("explore", "report") else ["--out", "again"]
     code, _, error = run(command, "--from", str(tmp_path / out / "run.json"), *target, model=False)
     assert code == 0, error
     assert files("again") == first

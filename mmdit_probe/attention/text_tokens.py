@@ -143,12 +143,12 @@ class TextTokens:
 
     def _suggestion(self, word: str) -> str:
         """The word or phrase of the last batch row's prompt that is spelled most like ``word``, as a question."""
-        words, length = self._words(), len(word.split())
+        words, length = self.words(), len(word.split())
         phrases = [" ".join(words[start : start + length]) for start in range(len(words) - length + 1)]
         close = get_close_matches(" ".join(word.lower().split()), [*phrases, *words], n=1, cutoff=_LIKE)
         return f"; did you mean {close[0]!r}?" if close else ""
 
-    def _words(self) -> list[str]:
+    def words(self) -> list[str]:
         """The words of the last batch row's prompt, in lower case, of one encoder after the other."""
         words: list[str] = []
         for place in np.flatnonzero(self.is_prompt[-1]):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from .analyze import analyze
 from .attention_budget import attention_budget
+from .collector import collector_paused
 from .diff import diff
 from .errors import user_message
 from .evaluate import evaluate
+from .examples import add_examples, tasks
 from .explore import explore
 from .find_expert import find_expert
 from .guide import guide
@@ -23,6 +24,7 @@ from .models import models
 from .options import flat_options
 from .pca import pca
 from .perturb import perturb
+from .report import report
 from .segment import group, segment
 from .session import release
 from .terminal import flush, pipe_closed, prepare, say
@@ -39,6 +41,7 @@ for command in (
     value_norms,
     maps,
     pca,
+    report,
     analyze,
     explore,
     diff,
@@ -52,10 +55,14 @@ for command in (
 ):
     app.command()(flat_options(command))
 app.add_typer(magnet, name="magnet")
+add_examples(app)
+add_examples(magnet, "magnet")
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"mmdit-probe {version('mmdit-probe')}")
         raise typer.Exit
 
@@ -78,8 +85,13 @@ def main() -> None:
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     prepare()
+    if len(sys.argv) == 1:
+        say(tasks())
+        flush()
+        sys.exit(0)
     try:
-        code = app(standalone_mode=False, prog_name="mmdit-probe")
+        with collector_paused():
+            code = app(standalone_mode=False, prog_name="mmdit-probe")
     except SystemExit as stopped:
         code = 0 if pipe_closed() else stopped.code
     except (KeyboardInterrupt, typer.Abort):

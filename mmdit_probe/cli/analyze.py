@@ -23,6 +23,7 @@ from .session import (
     load,
     planned_run,
 )
+from .steps_bar import steps_shown
 
 
 def analyze(
@@ -49,7 +50,8 @@ def analyze(
     check_prompts_fit(pipe, [config.prompt], config.generation.max_sequence_length)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
     begin(run)
-    recording = measure_everything(pipe, config, input_image(image, pipe))
+    with steps_shown(pipe, config, is_given=image.image is not None):
+        recording = measure_everything(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     found = tables(record)
     files = _write(record, recording.image, found, output.out, figure_line(model, [config.prompt]))

@@ -33,7 +33,7 @@ def attention_budget(
 
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
-    with Bar("prompts", output.as_json) as bar:
+    with Bar("prompts") as bar:
         record = run_budget(pipe, config, output.out, label(model), bar.update)
     table = budget_table(record)
     line = figure_line(

@@ -18,7 +18,6 @@ from mmdit_probe.configs import (
     ThresholdConfig,
 )
 from mmdit_probe.configs.segmentation import Method, Task
-from mmdit_probe.datasets.registry import dataset_name, open_dataset
 
 from .layers import check_layers
 from .methods import backbone, loaded, selected
@@ -78,6 +77,8 @@ def evaluate(
     files are fractions.
     """
     selection = selected(method, baseline, threshold)
+    from mmdit_probe.datasets.registry import dataset_name, open_dataset
+
     images = open_dataset(dataset, files.root, config.limit)
     config = replace(selection.fill(config), dataset=dataset_name(dataset), task=selection.task(method.task))
 
@@ -99,7 +100,7 @@ def evaluate(
     pipe = None if found.is_whole else found.pipe
     if pipe is not None and config.task == "open-vocabulary" and share.first:
         name_unknown_words(pipe, images.classes)
-    with Bar("batches of images", output.as_json or not share.first) as bar:
+    with Bar("batches of images", not share.first) as bar:
         text = selection.label(label(model))
         batches = run_evaluation(pipe, images, config, output.out, text, bar.update, share, counter)
         if not share.first:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -28,9 +26,7 @@ from .session import (
     load,
     planned_run,
 )
-
-if TYPE_CHECKING:
-    from mmdit_probe.families import Pipeline
+from .steps_bar import steps_shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +70,7 @@ def explore(
         begin(planned_run(output.out.parent, "explore", "none", config, **content(record, image.image)))
     else:
         contents, shown, files = _measure(config, image, model, output)
-    with Bar("maps", output.as_json) as bar:
+    with Bar("maps") as bar:
         page = make_page(contents, shown, config.megabytes, bar.update)
     written, size = [page.save(output.out), *files], round(page.megabytes, 3)
     finish(output, [_summary(contents, page)], written, megabytes=size, **_kept(contents, page))
@@ -119,7 +115,7 @@ def _measure(
     if config.layers is not None:
         config = replace(config, layers=resolve_layers(pipe, config.layers))
     begin(run)
-    with _steps_shown(pipe, config.generation.steps if image.image is None else None, output.as_json):
+    with steps_shown(pipe, config, is_given=image.image is not None):
         recording = measure_exploration(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     kept = type(recording)(record, recording.image)
@@ -132,26 +128,6 @@ def _prompt(config: ExploreConfig, image: ImageConfig, model: ModelConfig) -> st
     if config.prompt is None and image.image is not None:
         return ""
     return chosen_prompts(PromptConfig(prompt=() if config.prompt is None else (config.prompt,)), model)[0]
-
-
-@contextmanager
-def _steps_shown(pipe: Pipeline, steps: int | None, quiet: bool) -> Iterator[None]:
-    """A bar of the transformer's calls."""
-    from mmdit_probe.families import denoiser_of
-
-    with Bar("steps", quiet) as bar:
-        done = 0
-
-        def count(*_: object) -> None:
-            nonlocal done
-            done += 1
-            bar.update(done, max(done, steps or done))
-
-        handle = denoiser_of(pipe).register_forward_hook(count)
-        try:
-            yield
-        finally:
-            handle.remove()
 
 
 def _kept(contents: Any, page: Any) -> dict[str, Any]:

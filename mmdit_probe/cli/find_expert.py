@@ -36,7 +36,7 @@ def find_expert(
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     begin(run)
-    with Bar("prompts", output.as_json) as bar:
+    with Bar("prompts") as bar:
         expert = find(pipe, config, bar.update)
     table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}.", *rank_lead(expert)]
     if model.model == EMBEDDED and config.scene_count:

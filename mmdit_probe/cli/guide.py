@@ -45,7 +45,7 @@ def guide(
     metrics = make_metrics(model.model, metric_models.clip, metric_models.dino, model.device)
     resolved = resolve_layers(pipe, config.layers)
     config = replace(config, layers=resolved)
-    with Bar("batches of images", output.as_json) as bar:
+    with Bar("batches of images") as bar:
         grid = run_guidance(pipe, config, output.out, label(model), bar.update)
     measured = measure_images(grid, metrics)
     names = [name for name in metrics if name not in AGAINST_PLAIN]  # being like plain is no gain

@@ -21,6 +21,7 @@ from .session import (
     load,
     planned_run,
 )
+from .steps_bar import steps_shown
 
 
 def maps(
@@ -54,7 +55,8 @@ def maps(
     check_prompts_fit(pipe, [config.prompt], config.generation.max_sequence_length)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
     begin(run)
-    recording = measure_maps(pipe, config, input_image(image, pipe))
+    with steps_shown(pipe, config, is_given=image.image is not None):
+        recording = measure_maps(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     table = maps_table(record)
     files = [

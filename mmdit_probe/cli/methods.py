@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from mmdit_probe.baselines.selection import Selection
 from mmdit_probe.configs import ModelConfig, Settings
 
 from .options import naming_options
@@ -14,10 +13,13 @@ from .terminal import say
 
 if TYPE_CHECKING:
     from mmdit_probe.baselines.loaded import LoadedMethod
+    from mmdit_probe.baselines.selection import Selection
 
 
 def selected(*settings: Settings) -> Selection:
     """The method, refinement and threshold that these settings ask for; `ValueError` with an option's name."""
+    from mmdit_probe.baselines.selection import Selection
+
     given = {field.name: getattr(one, field.name) for one in settings for field in fields(one)}
     with naming_options(*(type(one) for one in settings)):
         return Selection(**{field.name: given[field.name] for field in fields(Selection) if field.name in given})

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
+from mmdit_probe.configs.formats import FORMAT, FORMATS, check_formats
 from mmdit_probe.configs.layers import Layers
 from mmdit_probe.configs.setting import (
     GENERATION,
@@ -30,6 +31,7 @@ from mmdit_probe.storage.invocation import started
 
 from .parsing import decimals, layers_or_word, numbers, timesteps_or_all, words
 from .repeating import command_name, recorded, repeat
+from .terminal import say_loading
 
 RESULTS = Path("results")
 _PANELS = (INPUT, METHOD, GENERATION, MODEL, OUTPUT)
@@ -65,6 +67,11 @@ class OutputConfig(Settings):
         bool,
         Setting("Print the result as JSON on standard output, messages on standard error.", OUTPUT, flags=("--json",)),
     ] = False
+    formats: Annotated[tuple[str, ...], FORMAT] = FORMATS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_formats(self.formats)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +110,8 @@ def flat_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def flat(*, context: Any = None, **given: Any) -> None:
+        if writes:
+            say_loading()
         with started(command_name(context), recorded(given, places), given["overwrite"]) if writes else nullcontext():
             command(**{name: group.take(given) for name, group in groups.items()})
 

@@ -21,6 +21,7 @@ from .session import (
     load,
     planned_run,
 )
+from .steps_bar import steps_shown
 
 
 def pca(
@@ -54,7 +55,8 @@ def pca(
     check_prompts_fit(pipe, prompts, config.generation.max_sequence_length)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
     begin(run)
-    recording = measure_pca(pipe, config, input_image(image, pipe))
+    with steps_shown(pipe, config, is_given=image.image is not None):
+        recording = measure_pca(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     table = pca_table(record)
     about = f"n = {len(config.scenes)} scenes" if config.scenes else ""

@@ -47,7 +47,7 @@ def perturb(
     metrics = make_metrics(model.model, metric_models.clip, metric_models.dino, model.device)
     layers = resolve_layers(pipe, config.layers)
     config = replace(config, layers=layers)
-    with Bar("batches of images", output.as_json) as bar:
+    with Bar("batches of images") as bar:
         grid = run_perturbation(pipe, config, output.out, label(model), bar.update)
     measured = measure_images(grid, metrics)
     table = drop_table(measured, list(metrics))

@@ -168,7 +168,7 @@ def _run(
 
     settings = {"study": study, "model": selection.label(label(model)), **labeler.settings}
     settings |= {"unknown_words": ", ".join(unknown)} if study == "segment" else {}
-    with Bar("images", output.as_json) as bar:
+    with Bar("images") as bar:
         table = segment_files(
             labeler.label, files, output.out, settings, batch=labeler.at_once or batch, progress=bar.update
         )

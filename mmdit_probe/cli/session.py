@@ -16,6 +16,7 @@ from mmdit_probe.storage.invocation import running_command
 from mmdit_probe.utils.tables import json_rows
 from mmdit_probe.utils.text import checked_once, checked_text, repaired
 
+from .collector import resume_collector
 from .options import OutputConfig
 from .terminal import say, silence
 
@@ -69,7 +70,7 @@ def load(model: ModelConfig) -> Any:
     from mmdit_probe.pipelines.loading import load_pipeline
 
     show_memory()
-    return load_pipeline(
+    pipe = load_pipeline(
         model.model,
         dtype=model.dtype,
         device=model.device,
@@ -79,6 +80,8 @@ def load(model: ModelConfig) -> Any:
         lora=model.lora,
         quantize=model.quantize,
     )
+    resume_collector()
+    return pipe
 
 
 def check_prompts_fit(pipe: Pipeline, prompts: Sequence[str], max_sequence_length: int | None) -> None:
@@ -187,9 +190,12 @@ def _show_fonts() -> None:
 
 
 class Bar:
-    """A progress bar on standard error; closed before any error is shown."""
+    """A progress bar on standard error, with a total and an estimate; closed before any error is shown.
 
-    def __init__(self, unit: str, quiet: bool) -> None:
+    It is drawn on terminals alone, also with --json; ``quiet`` draws none.
+    """
+
+    def __init__(self, unit: str, quiet: bool = False) -> None:
         self.unit, self.quiet = unit, quiet
 
     def __enter__(self) -> Bar:

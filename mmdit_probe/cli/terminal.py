@@ -28,6 +28,12 @@ def say(text: str, err: bool = False) -> None:
             raise ValueError(f"standard output can't be written ({error.strerror}); make room") from error
 
 
+def say_loading() -> None:
+    """On a terminal, that what follows takes a while: PyTorch and diffusers are imported, where they are not yet."""
+    if "diffusers" not in sys.modules and sys.stderr is not None and sys.stderr.isatty():
+        say("loading PyTorch and diffusers ...", err=True)
+
+
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 

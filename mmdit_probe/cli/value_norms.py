@@ -34,7 +34,7 @@ def value_norms(
 
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
-    with Bar("prompts", output.as_json) as bar:
+    with Bar("prompts") as bar:
         record = run_norms(pipe, config, output.out, label(model), bar.update)
     table, heads, steps = norms_table(record), heads_table(record), config.generation.steps
     over = " and prompts" if len(config.prompts) > 1 else ""

@@ -18,7 +18,7 @@ from .segmentation import (
     ThresholdConfig,
 )
 from .setting import LARGEST_SEED, Setting, Settings, as_dict
-from .single_image import AnalyzeConfig, ExploreConfig, MapsConfig, PCAConfig
+from .single_image import AnalyzeConfig, ExploreConfig, MapsConfig, PCAConfig, ReportConfig
 from .studies import (
     AgreementConfig,
     BudgetConfig,
@@ -58,6 +58,7 @@ __all__ = [
     "PCAConfig",
     "PerturbConfig",
     "PromptConfig",
+    "ReportConfig",
     "SamplingConfig",
     "SegmentConfig",
     "Setting",

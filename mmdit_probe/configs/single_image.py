@@ -16,6 +16,9 @@ Heads = Literal["mean", "all"]
 Stream = Literal["image", "text", "both"]
 
 HEADS = Setting("The mean over heads, or all: each head separately too.")
+HEAD_GROUPS = Setting("Most groups of heads, in addition to the mean over all heads.", low=1)
+_KEPT_LAYERS = layers_setting("all of a small grid, else 6")
+_KEPT_TIMESTEPS = timesteps_setting("all of a small grid, else 8 and 28 of 28, scaled to --steps")
 _READ = layers_setting()
 _TIMESTEPS = timesteps_setting()
 
@@ -105,15 +108,33 @@ class ExploreConfig(Settings):
     """
 
     prompt: Annotated[str | None, Setting("The prompt.", INPUT, default="tiny-sd3: that of a built-in scene")] = None
-    layers: Annotated[Layers | None, layers_setting("all of a small grid, else 6")] = None
-    timesteps: Annotated[
-        Timesteps | None, timesteps_setting("all of a small grid, else 8 and 28 of 28, scaled to --steps")
-    ] = None
-    head_groups: Annotated[int, Setting("Most groups of heads, in addition to the mean over all heads.", low=1)] = 8
+    layers: Annotated[Layers | None, _KEPT_LAYERS] = None
+    timesteps: Annotated[Timesteps | None, _KEPT_TIMESTEPS] = None
+    head_groups: Annotated[int, HEAD_GROUPS] = 8
     megabytes: Annotated[
         float, Setting("Largest size of the page; fewer groups of heads are kept if need be.", low=0.1)
     ] = 15.0
     small: int = 256
+    generation: GenerationConfig = GenerationConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.timesteps is not None:
+            chosen_timesteps(self.timesteps, (), self.generation.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Settings):
+    """The report of one image: ``layers`` and ``timesteps`` None are chosen as by `ExploreConfig`."""
+
+    prompt: Annotated[str | None, Setting("The prompt.", INPUT, default="--words joined, or a built-in scene's")] = None
+    words: Annotated[
+        tuple[str, ...],
+        Setting("Words to map, separated by commas.", INPUT, commas=True, default="every content word of the prompt"),
+    ] = ()
+    layers: Annotated[Layers | None, _KEPT_LAYERS] = None
+    timesteps: Annotated[Timesteps | None, _KEPT_TIMESTEPS] = None
+    head_groups: Annotated[int, HEAD_GROUPS] = 8
     generation: GenerationConfig = GenerationConfig()
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import xarray as xr
 
 from ..configs import ExploreConfig, scaled_timesteps
 from ..configs.timesteps import chosen_timesteps
@@ -40,13 +41,20 @@ def measure_exploration(pipe: Pipeline, config: ExploreConfig, image: np.ndarray
             recording = record_generated(pipe, config.prompt or "", readouts, *where, decode=True)
         else:
             recording = record_image(pipe, image, config.prompt or "", readouts, *where)
-    maps = recording.record.rename(layer="map_layer")
     curves = by_timestep(everywhere, calls, timesteps, steps)
-    record = curves.merge(maps, compat="override", join="outer", combine_attrs="override")
-    sizes = group_sizes(record.sizes["head"], config.head_groups)
+    return Recording(joined(pipe, recording.record, curves, config.head_groups), recording.image)
+
+
+def joined(pipe: Pipeline, maps: xr.Dataset, curves: xr.Dataset, head_groups: int) -> xr.Dataset:
+    """The record of a page: ``i2t_group`` of chosen layers, with ``region_mass`` and ``value_norm`` of every layer.
+
+    ``maps`` has the attributes of the whole, and ``head_groups`` is the most groups that `HeadGroupMaps` was given.
+    """
+    record = curves.merge(maps.rename(layer="map_layer"), compat="override", join="outer", combine_attrs="override")
+    sizes = group_sizes(record.sizes["head"], head_groups)
     record = record.assign_coords(head_group=group_labels(sizes), heads=("head_group", sizes))
     expert = model_defaults(pipe).expert_layer
-    return Recording(record.assign_attrs(maps.attrs, expert_layer=-1 if expert is None else expert), recording.image)
+    return record.assign_attrs(maps.attrs, expert_layer=-1 if expert is None else expert)
 
 
 def chosen(

@@ -17,6 +17,12 @@ from .style import house_style, time_label
 
 ACROSS = 8
 """Most layers side by side; further ones start a new row."""
+_SHORT = 1.4
+"""Panels that are less high, in inches, have their color bar below."""
+_TITLE = 0.95
+"""The width of a panel's title, in inches."""
+_THICK = 0.08
+"""Such a bar's height, in inches."""
 TOKENS_ACROSS = 10
 """Most tokens side by side."""
 HEAT: dict[str, Any] = {"cmap": "plasma", "interpolation": "nearest", "vmin": 0.0}
@@ -53,10 +59,14 @@ def word_page(
     across = -(-len(layers) // bands)
     top = _top(values)
     with house_style():
-        height = 0.92 * values.shape[-2] / max(values.shape[-2:])
-        size = (0.95 * (across + 1) + 0.9, (height + 0.2) * bands * len(values) + 0.55)
-        size = (max(size[0], 4.0), max(size[1], 2.2))
+        rows, cols = values.shape[-2:]
+        tile = 0.95 * max(1.0, 4.0 / (across + 1)) * min(1.0, cols / rows)  # few panels are larger, tall ones narrower
+        tile = max(_TITLE, tile)
+        panels = (tile * rows / cols + 0.2) * bands * len(values)
+        below = panels < _SHORT
+        size = (max(3.4, tile * (across + 1) + (0.1 if below else 0.9)), panels + (0.95 if below else 0.45))
         figure, axes = plt.subplots(bands * len(values), across + 1, figsize=size, squeeze=False)
+        figure.set_layout_engine("compressed")
         for ax in axes.flat:
             ax.axis("off")
         for number, timestep in enumerate(maps["timestep"].values):
@@ -68,7 +78,7 @@ def word_page(
                 shown = plot_overlay(ax, values[number, index], image, top)
                 ax.set_title(f"layer {layer}", pad=2)
         figure.suptitle(f"“{word}”: {DIRECTIONS[direction]}, mean over heads", fontsize=9)
-        _bar(figure, shown, axes, top)
+        _bar(figure, shown, axes, top, below=tile * (across + 1) if below else None)
         return figure
 
 
@@ -141,7 +151,13 @@ def _bare(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _bar(figure: Figure, shown: Any, axes: np.ndarray, top: float, label: str | None = None) -> None:
+def _bar(
+    figure: Figure, shown: Any, axes: np.ndarray, top: float, label: str | None = None, below: float | None = None
+) -> None:
+    """A color bar as high as the panels, or below them where ``below``, their width in inches, is given."""
     scale = ScalarMappable(Normalize(0, top), shown.get_cmap())  # in solid colors, even if the overlay is transparent
-    bar = figure.colorbar(scale, ax=axes, fraction=0.03, pad=0.02, shrink=0.9, aspect=25)
-    bar.set_label(label or f"probability\n(one scale, 0 to {top:.2g})")
+    if below is not None:
+        bar = figure.colorbar(scale, ax=axes, location="bottom", fraction=0.12, pad=0.04, aspect=below / _THICK)
+    else:
+        bar = figure.colorbar(scale, ax=axes, fraction=0.03, pad=0.02, aspect=25)
+    bar.set_label(label or f"probability{chr(10) if below is None else ' '}(one scale, 0 to {top:.2g})")

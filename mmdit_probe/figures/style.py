@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
+from ..configs.formats import formats_of
 from ..storage.files import atomic_write
+from ..storage.invocation import running_command
 from .fonts import families, needs_more, text_of, warn_of_missing
 
 IMAGE_COLOR, TEXT_COLOR, GUIDE_COLOR = "#0072B2", "#D55E00", "#555555"  # Okabe-Ito: distinct for color-blind readers
 STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,  # embedded TrueType: text stays text
+    "svg.hashsalt": "mmdit-probe",  # so that equal data give equal files
     "font.size": 8,
     "axes.titlesize": 8.5,
     "axes.spines.top": False,
@@ -103,26 +107,45 @@ def captioned(figure: Figure, line: str) -> Figure:
 
 
 def save_figure(figure: Figure, stem: Path, line: str = "") -> list[Path]:
-    """Write ``stem``.pdf and ``stem``.png atomically, close the figure, and return their paths.
+    """Write ``stem``.pdf and ``stem``.png atomically, or the formats that --format names; close it, and return their paths.
 
-    ``line`` is what stands under it, see `caption`. Characters that no font here has are named in a warning.
+    ``line`` is what stands under it, see `caption`. The axes are laid out once, for the first file. Characters that no font
+    here has are named in a warning.
     """
     if line:
         captioned(figure, line)
     text, paths = text_of(figure), []
     warn_of_missing(text)
     fonts = {"pdf.fonttype": 3} if needs_more(text) else {}  # CJK fonts often have outlines that type 42 can't hold
-    for kind in ("pdf", "png"):
+    for kind in _formats():
         path = stem.with_name(f"{stem.name}.{kind}")
-        metadata = {"CreationDate": None} if kind == "pdf" else None  # so that equal data give equal files
-        with (
-            atomic_write(path) as part,
-            house_style(),
-            plt.rc_context(fonts),
-            warnings.catch_warnings(),
-        ):  # fonts are embedded here
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # warn_of_missing has said so
-            figure.savefig(part, format=kind, metadata=metadata)
+        with atomic_write(path) as part, plt.rc_context(fonts):
+            _draw(figure, part, kind)
+        figure.set_layout_engine("none")
         paths.append(path)
     plt.close(figure)
     return paths
+
+
+def _formats() -> Sequence[str]:
+    """Those of the running command's --format; PDF and PNG in Python."""
+    command = running_command()
+    return formats_of(None if command is None else command.options.get("formats"))
+
+
+def _draw(figure: Figure, file: Any, kind: str) -> None:
+    """Draw into a file; fonts are embedded here."""
+    dated = {"pdf": "CreationDate", "svg": "Date"}
+    metadata = {dated[kind]: None} if kind in dated else None  # so that equal data give equal files
+    with house_style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # warn_of_missing has said so
+        figure.savefig(file, format=kind, metadata=metadata)
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """The figure as a PNG file's bytes, at 200 px an inch; closes it. Characters that no font here has are named in a warning."""
+    buffer = io.BytesIO()
+    warn_of_missing(text_of(figure))
+    _draw(figure, buffer, "png")
+    plt.close(figure)
+    return buffer.getvalue()

@@ -29,8 +29,11 @@ class Observer(Protocol):
     def concerns(self, pipe: Any) -> bool:
         """Whether the calls of this pipeline are of interest."""
 
-    def running(self, pipe: Any, arguments: Arguments) -> AbstractContextManager[None]:
-        """Entered while the pipeline generates with these arguments."""
+    def running(self, pipe: Any, arguments: Arguments) -> AbstractContextManager[Callable[[Any], None] | None]:
+        """Entered while the pipeline generates with these arguments; may give a function to call with the result.
+
+        Observers that begin to look in it see this call too.
+        """
 
     def encoding(
         self, pipe: Any, arguments: Arguments, step: Any = None
@@ -179,14 +182,14 @@ def _shown(name: str, pipe: Any, arguments: Arguments, call: Callable[[], Any]) 
     for parameter in ("kwargs", "inputs"):  # of methods that take any argument
         extra = arguments.get(parameter)
         arguments |= extra if isinstance(extra, dict) else {}
-    observers = [observer for observer in _here.observers if observer.concerns(pipe)]
+    notes: list[Callable[[Any], None] | None] = []
     with ExitStack() as stack:
-        if name == "__call__":
-            for observer in observers:
-                stack.enter_context(observer.running(pipe, arguments))
-            return call()
-        notes = [stack.enter_context(observer.encoding(pipe, arguments)) for observer in observers]
-        encoded = call()
+        for observer in _here.observers:  # grows if one of them opens others
+            if observer.concerns(pipe):
+                entered = observer.running if name == "__call__" else observer.encoding
+                notes.append(stack.enter_context(entered(pipe, arguments)))
+        made = call()
         for note in notes:
-            note(encoded)
-        return encoded
+            if note is not None:
+                note(made)
+        return made

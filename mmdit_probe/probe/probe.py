@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..attention.intercept import Interceptor, StopForward, in_backward
 from ..attention.kernels import AttentionCall
 from ..attention.layout import TokenLayout
+from ..attention.text_tokens import TextTokens
 from ..edits import Edit
 from ..families import Again, Family, answering_hooks, denoiser_of, eager_and_native, family_of, replayed_blocks
 from ..pipelines.loading import pipeline_of
@@ -254,6 +255,11 @@ class Probe:
             )
             raise ValueError(f"Probe: nothing was recorded; {why}")
         return choose(wanted, cfg_branch, self.context.words(self._calls))
+
+    def text(self, cfg_branch: CFGBranch = "both") -> TextTokens | None:
+        """What the text positions of the latest recorded call hold, (batch, text), of the rows in `dataset`; None if unknown."""
+        call, rows = self._chosen(cfg_branch)[-1]
+        return None if call.text is None else call.text.rows(rows)
 
     def dataset(self, cfg_branch: CFGBranch = "both") -> xr.Dataset:
         """What was recorded, with the dimensions ``(call, batch, layer, ...)``.

@@ -13,7 +13,9 @@ from .palette import IGNORED, palette
 OPACITY = 0.65
 _SMALLEST, _LARGEST = 384, 1024
 """Least and greatest longer side, in px, that images are shown with."""
-_ROW, _SWATCH, _GAP = 20, 12, 8
+_ROW, _SWATCH, _GAP, _LETTERS = 20, 12, 8, 13
+"""Of the legend, in px, beside images of up to `_PLAIN` px; beside larger ones it grows with them."""
+_PLAIN = 512
 
 
 def colored(labels: np.ndarray, classes: int) -> np.ndarray:
@@ -61,7 +63,7 @@ def sheet(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Imag
     big, big_labels = displayed(image), displayed(labels)
     over = outlined(blended(big, big_labels, len(classes)), big_labels)
     side_by_side = np.concatenate([big, np.full((len(big), _GAP, 3), 255, np.uint8), over], 1)
-    key = _legend(labels, classes, len(big))
+    key = _legend(labels, classes, len(big), max(1.0, max(big.shape[:2]) / _PLAIN))
     canvas = Image.new("RGB", (side_by_side.shape[1] + key.width, max(len(big), key.height)), "white")
     canvas.paste(Image.fromarray(side_by_side), (0, 0))
     canvas.paste(key, (side_by_side.shape[1], 0))
@@ -73,33 +75,34 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}%" if share >= 0.005 else "<1%"
 
 
-def _font(text: str) -> Any:
-    """A font of 13 px that has the characters of a text; those that no font here has are named in a warning."""
+def _font(text: str, size: int) -> Any:
+    """A font of so many px that has the characters of a text; those that no font here has are named in a warning."""
     if text.isascii():
-        return ImageFont.load_default(13)
+        return ImageFont.load_default(size)
     from matplotlib.font_manager import findfont
 
     from ..figures.fonts import OWN, cjk_file, needs_more, warn_of_missing
 
     warn_of_missing(text)
     other = cjk_file() if needs_more(text) else None
-    return ImageFont.truetype(str(other or findfont(OWN)), 13)
+    return ImageFont.truetype(str(other or findfont(OWN)), size)
 
 
-def _legend(labels: np.ndarray, classes: Sequence[str], height: int) -> Image.Image:
-    """The classes that occur, in as many columns as the image's height requires."""
-    font = _font("".join(classes))
+def _legend(labels: np.ndarray, classes: Sequence[str], height: int, scale: float) -> Image.Image:
+    """The classes that occur, in as many columns as the image's height requires; everything ``scale`` times its size."""
+    row, swatch, gap, letters = (round(scale * length) for length in (_ROW, _SWATCH, _GAP, _LETTERS))
+    font = _font("".join(classes), letters)
     shares = [(float((labels == number).mean()), number) for number in range(len(classes))]
     present = sorted((item for item in shares if item[0] > 0), key=lambda item: (-item[0], item[1]))
     texts = [f"{classes[number]}  {percent(share)}" for share, number in present]
-    per_column = max(1, (height - _GAP) // _ROW)
-    width = int(max((font.getlength(text) for text in texts), default=0)) + 3 * _GAP + _SWATCH
+    per_column = max(1, (height - gap) // row)
+    width = int(max((font.getlength(text) for text in texts), default=0)) + 3 * gap + swatch
     columns = max(1, -(-len(texts) // per_column))
-    legend = Image.new("RGB", (width * columns, _ROW * min(len(texts), per_column) + _GAP), "white")
+    legend = Image.new("RGB", (width * columns, row * min(len(texts), per_column) + gap), "white")
     draw, colors = ImageDraw.Draw(legend), palette(len(classes))
     for place, ((_, number), text) in enumerate(zip(present, texts, strict=True)):
-        left, top = width * (place // per_column) + _GAP, _ROW * (place % per_column) + _GAP // 2
-        box = (left, top + 2, left + _SWATCH, top + 2 + _SWATCH)
+        left, top = width * (place // per_column) + gap, row * (place % per_column) + gap // 2
+        box = (left, top + 2, left + swatch, top + 2 + swatch)
         draw.rectangle(box, fill=tuple(colors[number].tolist()), outline=(80, 80, 80))
-        draw.text((left + _SWATCH + _GAP, top), text, fill=(20, 20, 20), font=font)
+        draw.text((left + swatch + gap, top), text, fill=(20, 20, 20), font=font)
     return legend

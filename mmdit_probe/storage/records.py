@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,10 +19,15 @@ FORMAT = 1
 """Version of the names in a record; `load_record` refuses any other."""
 
 
+@cache
+def _version(name: str) -> str:
+    return version(name)
+
+
 def versions() -> dict[str, str]:
     """Attributes of a record: the versions of Python and the libraries that computed it, as JSON."""
     names = ("mmdit-probe", "torch", "diffusers", "transformers")
-    return {"versions": json.dumps({"python": platform.python_version(), **{name: version(name) for name in names}})}
+    return {"versions": json.dumps({"python": platform.python_version(), **{name: _version(name) for name in names}})}
 
 
 def save_record(dataset: xr.Dataset, path: Path) -> Path:

@@ -16,6 +16,7 @@ from ..pipelines.generation import generation_arguments, steps_at
 from ..pipelines.vocabulary import unknown_words
 from ..probe.coordinates import coordinate
 from ..probe.probe import Probe
+from ..probe.stacking import CFGBranch
 from ..readouts.base import Readout
 from ..storage.runs import RunFolder
 from ..utils.html import facts, grid, image_tag
@@ -60,7 +61,7 @@ def record_generated(
     with Probe(pipe, readouts, steps=steps, layers=layers) as probe:
         form = "np" if decode else "latent"
         output = pipe(prompt=prompt, output_type=form, **generation_arguments(pipe, generation))
-    _check_steps(pipe, probe, generation.steps)
+    check_steps(pipe, probe, generation.steps)
     record = by_timestep(probe, steps, timesteps, steps)
     image = _image(output) if decode else np.empty((0, 0, 3), np.uint8)
     return Recording(record.assign_attrs(_origin(pipe, prompt, generation, "generated")), image)
@@ -99,13 +100,16 @@ def _image(output: Any) -> np.ndarray:
     return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
 
 
-def by_timestep(probe: Probe, seen: Sequence[int], timesteps: Sequence[int], steps: Sequence[int]) -> xr.Dataset:
+def by_timestep(
+    probe: Probe, seen: Sequence[int], timesteps: Sequence[int], steps: Sequence[int], row: int = -1
+) -> xr.Dataset:
     """What a probe saw of the prompt at some of its steps, with the dims (timestep, layer, ...).
 
-    ``seen`` are the steps as the probe counted them, ``steps`` the positions in the sampling loop that they stand for.
+    ``seen`` are the steps as the probe counted them, ``steps`` the positions in the sampling loop that they stand for;
+    ``row`` is the batch row, of those in `prompt_branch`.
     """
     # where the rows are not known, pipelines put the negative prompt's before the prompt's
-    record = one_call_a_step(probe.dataset("both" if probe.unguided else "conditional").isel(batch=-1))
+    record = one_call_a_step(probe.dataset(prompt_branch(probe)).isel(batch=row))
     known = record["step"].values.tolist()
     missing = [step for step in seen if step not in known]
     if missing:
@@ -118,6 +122,11 @@ def by_timestep(probe: Probe, seen: Sequence[int], timesteps: Sequence[int], ste
     times = {"timestep": list(timesteps), "step": list(steps)}
     chosen = chosen.assign_coords({name: coordinate(name, "call", values) for name, values in times.items()})
     return chosen.swap_dims(call="timestep")
+
+
+def prompt_branch(probe: Probe) -> CFGBranch:
+    """The branch whose rows carry the prompt: all of them, where no negative prompt is known."""
+    return "both" if probe.unguided else "conditional"
 
 
 def one_call_a_step(record: xr.Dataset) -> xr.Dataset:
@@ -135,7 +144,8 @@ def one_call_a_step(record: xr.Dataset) -> xr.Dataset:
     return record.isel(call=list(calls.values()))
 
 
-def _check_steps(pipe: Pipeline, probe: Probe, wanted: int) -> None:
+def check_steps(pipe: Pipeline, probe: Probe, wanted: int) -> None:
+    """`ValueError` if the pipeline took more sampling steps than it was asked for."""
     taken = 0 if probe.running is None else probe.running.step + 1
     if taken > wanted:
         raise ValueError(

@@ -12,6 +12,8 @@ import torch
 
 _log = logging.getLogger(__name__)
 _CGROUP = Path("/sys/fs/cgroup")
+NOTABLE = 0.05
+"""The share of the free memory from which on what is kept is worth a line."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -30,7 +32,7 @@ def check_room(what: str, kept: int, peak: int | None = None, advice: str = "") 
     """Check that the memory a computation needs is free.
 
     Args:
-        what: names the result in the log and in the error.
+        what: names the result in the log, where it is told if it is much of what is free, and in the error.
         kept: bytes of the result.
         peak: bytes needed while it is computed; ``kept`` if None.
         advice: how to need less, the end of the error message.
@@ -39,8 +41,9 @@ def check_room(what: str, kept: int, peak: int | None = None, advice: str = "") 
         ValueError: ``peak`` is larger than `free_bytes`.
     """
     free = free_bytes()
-    _log.info("%s: %s to keep, %s are free", what, readable_bytes(kept), readable_bytes(free))
     needed = kept if peak is None else peak
+    level = logging.INFO if needed > NOTABLE * free else logging.DEBUG
+    _log.log(level, "%s: %s to keep, %s are free", what, readable_bytes(kept), readable_bytes(free))
     if needed > free:
         raise ValueError(
             f"{what}: {readable_bytes(needed)} are needed, {readable_bytes(free)} are free{advice and '; ' + advice}"

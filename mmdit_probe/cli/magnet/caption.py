@@ -82,7 +82,7 @@ def caption(
     )
     begin(run)
     run.claim([output.out.name])
-    with Bar("images", output.as_json) as bar:
+    with Bar("images") as bar:
         captions = caption_files(captioner, files, output.out, config.batch, bar.update)
     words = sum(len(text.split()) for text in captions.values()) / len(captions)
     finish(output, [f"{len(captions)} captions, {words:.0f} words on average"], [output.out])

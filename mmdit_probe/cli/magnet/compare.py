@@ -67,11 +67,11 @@ def compare(
     config = replace(config, layer=number)
     out, name = output.out, label(model)
     begin(run)
-    with Bar("batches of images", output.as_json) as bar:
+    with Bar("batches of images") as bar:
         masks = study.compare_masks(pipe, images, number, config, out, name, bar.update)
-    with Bar("prompts", output.as_json) as bar:
+    with Bar("prompts") as bar:
         attention = study.compare_attention(pipe, config, out, name, bar.update)
-    with Bar("batches of images", output.as_json) as bar:
+    with Bar("batches of images") as bar:
         grid = study.compare_images(pipe, config, out, name, bar.update)
     measured = measure_images(grid, metrics)
     gains = study.metric_gains(measured, [name for name in metrics if name not in AGAINST_PLAIN])

@@ -54,7 +54,7 @@ def compbench(
     check_prompts_fit(pipe, chosen, config.generation.max_sequence_length)
     begin(run)
     run.claim(sample_names(chosen, config.each))
-    with Bar("images", output.as_json) as bar:
+    with Bar("images") as bar:
         files = export_samples(
             pipe, chosen, output.out, config.generation, each=config.each, batch=config.batch, progress=bar.update
         )

@@ -81,7 +81,7 @@ def train(
     config = replace(config, layer=resolve_layer(pipe, layer.layers))
     trainer = MagnetTrainer(pipe, images, config, output.out, label(model), workers=training.workers)
     with (
-        Bar("steps", output.as_json or not share.first) as bar,
+        Bar("steps", not share.first) as bar,
         tensorboard_writer(output.out / "tensorboard" if training.tensorboard and share.first else None) as write,
     ):
 
