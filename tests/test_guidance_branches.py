@@ -278,6 +278,35 @@ def test_the_calls_of_a_modular_pipelines_guider_are_told_apart(guider, later):
     assert "circle" in "".join(record["token_text"].values[0])
 
 
+def test_a_guider_without_a_negative_prompt_has_no_unconditional_call():
+    """The second of its two calls carries the prompt, with a layer left out."""
+    from diffusers.guiders import SkipLayerGuidance
+    from diffusers.hooks import LayerSkipConfig
+
+    skip = LayerSkipConfig(
+        indices=[1], fqn="transformer_blocks", skip_attention=False, skip_ff=False, skip_attention_scores=True
+    )
+    always = {"skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
+    pipe = modular_qwen(SkipLayerGuidance(guidance_scale=1.0, skip_layer_config=[skip], **always))
+    probe = Probe(pipe, [RegionMass()])
+    guided(pipe, probe=probe, prompt="a red circle", negative_prompt="blue")
+    assert [branch for call in probe._calls for branch in call.branches] == [
+        "conditional",  # the guider leaves the first step as it is
+        *["conditional", "perturbed"] * 2,
+    ]
+
+
+def test_prompts_in_a_list_that_the_pipeline_writes_its_template_into():
+    pipe = small_pipeline("z-image")
+    pipe.set_progress_bar_config(disable=True)
+    size = {"height": 32, "width": 32, "num_inference_steps": 1, "max_sequence_length": 32, "output_type": "latent"}
+    with Probe(pipe, [RegionMass()]) as probe, torch.no_grad():
+        pipe(["a red circle"], negative_prompt=["sand"], guidance_scale=3.0, generator=seeded(), **size)
+    (call,) = probe._calls
+    assert list(call.branches) == BOTH
+    assert [list(row).count("a") for row in call.text.strings] == [2, 1]  # the template's, once
+
+
 def test_one_prompt_for_both_branches_is_told_by_the_guider():
     from diffusers.guiders import ClassifierFreeGuidance
 
