@@ -1,6 +1,7 @@
 """Which batch rows and calls are the prompt's, the negative prompt's or perturbed, whosever loop it is."""
 
 import contextlib
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from small_pipelines import small_pipeline
 
 from mmdit_probe import BlurText, I2TMaps, Knockout, Probe, RegionMass
+from mmdit_probe.pipelines.modular_steps import guided_branch
 from mmdit_probe.studies.recording import by_timestep
 
 SD3 = {"num_inference_steps": 2, "output_type": "latent", "max_sequence_length": 0}
@@ -278,22 +280,21 @@ def test_the_calls_of_a_modular_pipelines_guider_are_told_apart(guider, later):
     assert "circle" in "".join(record["token_text"].values[0])
 
 
-def test_a_guider_without_a_negative_prompt_has_no_unconditional_call():
-    """The second of its two calls carries the prompt, with a layer left out."""
-    from diffusers.guiders import SkipLayerGuidance
-    from diffusers.hooks import LayerSkipConfig
-
-    skip = LayerSkipConfig(
-        indices=[1], fqn="transformer_blocks", skip_attention=False, skip_ff=False, skip_attention_scores=True
-    )
-    always = {"skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
-    pipe = modular_qwen(SkipLayerGuidance(guidance_scale=1.0, skip_layer_config=[skip], **always))
-    probe = Probe(pipe, [RegionMass()])
-    guided(pipe, probe=probe, prompt="a red circle", negative_prompt="blue")
-    assert [branch for call in probe._calls for branch in call.branches] == [
-        "conditional",  # the guider leaves the first step as it is
-        *["conditional", "perturbed"] * 2,
-    ]
+@pytest.mark.parametrize(
+    ("predictions", "conditions", "prepared", "branch"),
+    [
+        (["pred_cond", "pred_uncond"], 2, 1, "conditional"),
+        (["pred_cond", "pred_uncond"], 2, 2, "unconditional"),
+        (["pred_cond", "pred_uncond", "pred_cond_skip"], 3, 3, "conditional"),
+        (["pred_cond", "pred_uncond", "pred_cond_skip"], 2, 2, None),  # without guidance, or without the layer left out
+        (["pred_cond", "pred_uncond"], 1, 1, None),
+        (["pred_cond", "pred_uncond"], 2, 0, None),  # a guider that does not count
+    ],
+)
+def test_a_guider_is_believed_where_it_makes_all_its_predictions(predictions, conditions, prepared, branch):
+    guider = SimpleNamespace(_input_predictions=predictions, num_conditions=conditions, _count_prepared=prepared)
+    assert guided_branch(SimpleNamespace(guider=guider)) == branch
+    assert guided_branch(SimpleNamespace()) is None
 
 
 def test_prompts_in_a_list_that_the_pipeline_writes_its_template_into():
