@@ -1,6 +1,7 @@
 """Which batch rows and calls are the prompt's, the negative prompt's or perturbed, whosever loop it is."""
 
 import contextlib
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from small_pipelines import small_pipeline
 
 from mmdit_probe import BlurText, I2TMaps, Knockout, Probe, RegionMass
+from mmdit_probe.pipelines.modular_steps import guided_branch
 from mmdit_probe.studies.recording import by_timestep
 
 SD3 = {"num_inference_steps": 2, "output_type": "latent", "max_sequence_length": 0}
@@ -276,6 +278,34 @@ def test_the_calls_of_a_modular_pipelines_guider_are_told_apart(guider, later):
     assert record["step"].values.tolist() == [0, 1, 2]
     assert not record["region_mass"].isnull().any()
     assert "circle" in "".join(record["token_text"].values[0])
+
+
+@pytest.mark.parametrize(
+    ("predictions", "conditions", "prepared", "branch"),
+    [
+        (["pred_cond", "pred_uncond"], 2, 1, "conditional"),
+        (["pred_cond", "pred_uncond"], 2, 2, "unconditional"),
+        (["pred_cond", "pred_uncond", "pred_cond_skip"], 3, 3, "conditional"),
+        (["pred_cond", "pred_uncond", "pred_cond_skip"], 2, 2, None),  # without guidance, or without the layer left out
+        (["pred_cond", "pred_uncond"], 1, 1, None),
+        (["pred_cond", "pred_uncond"], 2, 0, None),  # a guider that does not count
+    ],
+)
+def test_a_guider_is_believed_where_it_makes_all_its_predictions(predictions, conditions, prepared, branch):
+    guider = SimpleNamespace(_input_predictions=predictions, num_conditions=conditions, _count_prepared=prepared)
+    assert guided_branch(SimpleNamespace(guider=guider)) == branch
+    assert guided_branch(SimpleNamespace()) is None
+
+
+def test_prompts_in_a_list_that_the_pipeline_writes_its_template_into():
+    pipe = small_pipeline("z-image")
+    pipe.set_progress_bar_config(disable=True)
+    size = {"height": 32, "width": 32, "num_inference_steps": 1, "max_sequence_length": 32, "output_type": "latent"}
+    with Probe(pipe, [RegionMass()]) as probe, torch.no_grad():
+        pipe(["a red circle"], negative_prompt=["sand"], guidance_scale=3.0, generator=seeded(), **size)
+    (call,) = probe._calls
+    assert list(call.branches) == BOTH
+    assert [list(row).count("a") for row in call.text.strings] == [2, 1]  # the template's, once
 
 
 def test_one_prompt_for_both_branches_is_told_by_the_guider():

@@ -46,10 +46,15 @@ def encoded_in(state: Any) -> tuple[Any, Any, Any]:
 
 
 def guided_branch(pipe: Any) -> str | None:
-    """The branch of guidance that a modular pipeline's guider is preparing; None if it has none or does not count them."""
+    """The branch of guidance that a modular pipeline's guider is preparing.
+
+    None if it has no guider, or if that leaves some of its predictions out at this step: which call is which is then not said.
+    """
     guider = getattr(pipe, "guider", None)
-    conditional = getattr(guider, "is_conditional", None) if getattr(guider, "_count_prepared", 0) else None
-    return None if conditional is None else CONDITIONAL if conditional else UNCONDITIONAL
+    predictions, at = getattr(guider, "_input_predictions", None) or (), getattr(guider, "_count_prepared", 0)
+    if not 0 < at <= len(predictions) == getattr(guider, "num_conditions", 0):
+        return None
+    return UNCONDITIONAL if predictions[at - 1] == "pred_uncond" else CONDITIONAL
 
 
 class WithStep:

@@ -99,14 +99,14 @@ class PromptWatch:
         if self._run is None and self._used:
             self._begin()
         self.caller, self._encoding = pipe, True
-        given = {name: _kept(value) for name, value in arguments.items()}
+        given, branch = {name: _kept(value) for name, value in arguments.items()}, self._branch_by_run(arguments)
 
         def note(encoded: Any) -> None:
             asked = pipe if step is None else WithStep(pipe, step)
             known = dict(given)
             if step is not None:
                 known["do_classifier_free_guidance"] = encoded[2] is not None
-            halves = Asked(self.family, asked, known, self._branch_by_run(known), self._given).halves(self._encodings)
+            halves = Asked(self.family, asked, known, branch, self._given).halves(self._encodings)
             self._note([self._seen(half, asked, known, encoded) for half in halves], encoded)
 
         try:
