@@ -39,6 +39,40 @@ class ReorderedCall(AttentionCall):
         """True at the tokens that the original call has."""
         return self.order >= 0
 
+    def changed(
+        self,
+        query: Tensor | None = None,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> AttentionCall:
+        """The call with other inputs in the layout's order, which also the original call is given, in its own."""
+        given = {"query": query, "key": key, "value": value}
+        new = {
+            name: self._back(tensor, getattr(self.original, name))
+            for name, tensor in given.items()
+            if tensor is not None
+        }
+        own_mask = None if mask is None else self._mask_back(mask)
+        return reordered(self.original.changed(**new, mask=own_mask), self.order)
+
+    def _back(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """A tensor in the layout's order, in the original call's; with as many heads as it has."""
+        back = tensor.new_zeros(tensor.shape[0], tensor.shape[1], like.shape[2], tensor.shape[3])
+        for row, (order, present) in enumerate(zip(self.order, self.present, strict=True)):
+            back[row, :, order[present]] = tensor[row, :, present]
+        return back
+
+    def _mask_back(self, mask: Tensor) -> Tensor:
+        """A mask over queries and keys in the layout's order, in the original call's."""
+        tokens, positions = self.order.shape[1], self.original.query.shape[2]
+        full = mask.expand(len(self.order), mask.shape[1], tokens, tokens)
+        back = full.new_zeros(len(self.order), mask.shape[1], positions, positions)
+        for row, (order, present) in enumerate(zip(self.order, self.present, strict=True)):
+            inside = full[row][:, present][:, :, present]
+            back[row, :, order[present][:, None], order[present]] = inside
+        return back
+
     def restored(
         self, output: Float[Tensor, "batch heads tokens width"]
     ) -> Float[Tensor, "batch heads positions width"]:
@@ -69,9 +103,13 @@ def take(
 
 
 def _mask(call: AttentionCall, order: Tensor) -> Tensor | None:
-    """The mask over keys with the left-out tokens masked; it must be the same for every query."""
+    """The mask with the left-out tokens masked as keys."""
     mask, absent = additive_mask(call.arguments.attn_mask, torch.float32), (order < 0)[:, None, None]
     if mask is None:
         return torch.zeros_like(absent, dtype=torch.float32).masked_fill(absent, -torch.inf) if absent.any() else None
-    by_key = mask.expand(len(order), 1, 1, call.key.shape[2])
-    return take(by_key.transpose(2, 3), order).transpose(2, 3).masked_fill(absent, -torch.inf)
+    mask = mask[(None,) * (4 - mask.dim())].expand(len(order), -1, -1, call.key.shape[2])
+    index = order.clamp(min=0)
+    mask = mask.gather(3, index[:, None, None].expand(*mask.shape[:3], -1))
+    if mask.shape[2] > 1:
+        mask = mask.gather(2, index[:, None, :, None].expand(*mask.shape[:2], -1, mask.shape[3]))
+    return mask.masked_fill(absent, -torch.inf)
