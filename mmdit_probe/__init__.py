@@ -21,15 +21,18 @@ if TYPE_CHECKING:
     from .edits import GroupKeys as GroupKeys
     from .edits import HeadScale as HeadScale
     from .edits import Knockout as Knockout
+    from .edits import Patch as Patch
     from .edits import Regions as Regions
     from .edits import RemoveKeys as RemoveKeys
     from .edits import Scale as Scale
     from .edits import ScaleText as ScaleText
     from .edits import SelfAttend as SelfAttend
+    from .edits import States as States
     from .edits import Uniform as Uniform
     from .explorer import explore as explore
     from .pipelines import load_pipeline as load_pipeline
     from .probe import Probe as Probe
+    from .probe import record_states as record_states
     from .readouts import FeaturePCA as FeaturePCA
     from .readouts import Field as Field
     from .readouts import HeadGroupMaps as HeadGroupMaps
@@ -64,16 +67,18 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "GroupKeys",
             "HeadScale",
             "Knockout",
+            "Patch",
             "Regions",
             "RemoveKeys",
             "Scale",
             "ScaleText",
             "SelfAttend",
+            "States",
             "Uniform",
         ],
         "explorer": ["explore"],
         "pipelines": ["load_pipeline"],
-        "probe": ["Probe"],
+        "probe": ["Probe", "record_states"],
         "readouts": [
             "FeaturePCA",
             "Field",

@@ -7,9 +7,11 @@ from .blur import BlurGrid, BlurText
 from .group_keys import GroupKeys
 from .head_scale import HeadScale
 from .knockout import Knockout, Uniform
+from .patch import Patch
 from .remove_keys import RemoveKeys
 from .scale import Scale
 from .self_attend import SelfAttend
+from .states import States
 from .streams import BlockEdit, Streams
 
 __all__ = [
@@ -23,11 +25,13 @@ __all__ = [
     "GroupKeys",
     "HeadScale",
     "Knockout",
+    "Patch",
     "Regions",
     "RemoveKeys",
     "Scale",
     "ScaleText",
     "SelfAttend",
+    "States",
     "Streams",
     "Uniform",
 ]
