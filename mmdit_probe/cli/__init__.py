@@ -11,6 +11,7 @@ import typer
 
 from .analyze import analyze
 from .attention_budget import attention_budget
+from .bind import bind
 from .diff import diff
 from .errors import user_message
 from .evaluate import evaluate
@@ -21,6 +22,7 @@ from .magnet import app as magnet
 from .maps import maps
 from .models import models
 from .options import flat_options
+from .patch import patch
 from .pca import pca
 from .perturb import perturb
 from .segment import group, segment
@@ -44,6 +46,8 @@ for command in (
     diff,
     perturb,
     guide,
+    patch,
+    bind,
     find_expert,
     segment,
     group,

@@ -4,6 +4,7 @@ Nothing here imports PyTorch, so that ``--help`` is instant.
 """
 
 from .generation import GenerationConfig, ImageConfig, PromptConfig, SamplingConfig
+from .interventions import BindConfig, PatchConfig
 from .layers import Layers
 from .magnet import MAGNET_PRESETS, CompareConfig, MagnetConfig
 from .model import EMBEDDED, ModelConfig
@@ -39,6 +40,7 @@ __all__ = [
     "AnalyzeConfig",
     "BaselineConfig",
     "BatchConfig",
+    "BindConfig",
     "BudgetConfig",
     "CompareConfig",
     "DatasetConfig",
@@ -56,6 +58,7 @@ __all__ = [
     "ModelConfig",
     "OneLayerConfig",
     "PCAConfig",
+    "PatchConfig",
     "PerturbConfig",
     "PromptConfig",
     "SamplingConfig",

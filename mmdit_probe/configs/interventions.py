@@ -1,0 +1,89 @@
+"""Causal tracing, and words bound to places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from .generation import SEEDS, GenerationConfig, SamplingConfig
+from .layers import Layers, layers_setting
+from .setting import INPUT, METHOD, Setting, Settings
+
+PatchedStates = Literal["output", "query", "key", "value", "block"]
+Binding = Literal["soft", "hard"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchConfig(Settings):
+    """Causal tracing: states of one prompt's run, written into another prompt's, layer by layer."""
+
+    source: Annotated[
+        tuple[str, ...],
+        Setting("A prompt whose states are taken; repeatable.", INPUT, default="tiny-sd3: built-in pairs"),
+    ] = ()
+    to: Annotated[
+        tuple[str, ...],
+        Setting(
+            "The prompt that is generated with them; repeatable, one for each --source.", INPUT, default="as above"
+        ),
+    ] = ()
+    what: Annotated[
+        PatchedStates,
+        Setting(
+            "What is written: the attention's output, its query, key or value, or the residual streams that blocks give on."
+        ),
+    ] = "output"
+    tokens: Annotated[
+        str, Setting("Where: all tokens, image, text, or a word of the source prompt, at its own positions.")
+    ] = "all"
+    layers: Annotated[Layers, layers_setting()] = "all"
+    steps_from: Annotated[
+        tuple[int, ...],
+        Setting(
+            "Steps from which on states are written, separated by commas; 0 is the first and noisiest.",
+            METHOD,
+            low=0,
+            default="0 and each further quarter of --steps",
+        ),
+    ] = ()
+    generation: GenerationConfig = GenerationConfig()
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The steps from which on states are written; `ValueError` if the run has no such step."""
+        steps = self.generation.steps
+        starts = self.steps_from or tuple(sorted({steps * quarter // 4 for quarter in range(4)}))
+        late = [start for start in starts if start >= steps]
+        if late:
+            raise ValueError(f"steps_from must be below the number of steps, {steps}, got {late[0]}")
+        return tuple(dict.fromkeys(starts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BindConfig(Settings):
+    """Words bound to places of the image, drawn with and without."""
+
+    region: Annotated[
+        tuple[str, ...],
+        Setting(
+            'A word or phrase of --prompt and its place, as "red circle=0,0,0.5,1" (left, top, right, bottom in fractions) or '
+            '"red circle=mask.png" (white is inside); repeatable.',
+            INPUT,
+            default="tiny-sd3: built-in layouts",
+        ),
+    ] = ()
+    layouts: Annotated[
+        int, Setting("tiny-sd3, without --region: number of built-in layouts.", METHOD, low=1, high=1000)
+    ] = 40
+    binding: Annotated[
+        Binding, Setting("soft adds to the scores of a place on its words; hard masks all others out of the softmax.")
+    ] = "soft"
+    strength: Annotated[float, Setting("What soft adds inside a place and takes outside.", METHOD, low=0, high=50)] = (
+        4.0
+    )
+    layers: Annotated[Layers, layers_setting()] = "all"
+    bind_steps: Annotated[
+        int | None, Setting("Number of steps that are bound, from the first on.", METHOD, low=1, default="all")
+    ] = None
+    seeds: Annotated[tuple[int, ...], SEEDS] = (0,)
+    generation: SamplingConfig = SamplingConfig()
