@@ -27,6 +27,8 @@ COMMANDS = {
     "find-expert": [*PROMPT, "--steps", "2"],
     "perturb": [*IMAGES, "--layer", "1"],
     "guide": [*IMAGES, "--layer", "1", "--scales", "0,1"],
+    "patch": ["--source", "a red circle", "--to", "sand", *FEW, "--clip", "tiny-clip"],
+    "bind": [*PROMPT, "--region", "circle=0,0,0.5,1", *FEW],
     "segment": ["photo.png", "--classes", "red,circle", "--layer", "1"],
     "group": ["photo.png", "--layer", "1"],
     "evaluate": ["scenes", "--limit", "2"],
@@ -62,7 +64,7 @@ def test_every_command_has_a_folder_of_its_own_that_can_be_repeated(run, photo, 
     assert set(asked["files"]) == {name for name in first if name != "run.json" and not name.startswith("items/")}
 
     (out / "notes.txt").write_text("mine")
-    other = OTHER.get(command, ["--seeds", "1"] if command in ("perturb", "guide") else ["--seed", "1"])
+    other = OTHER.get(command, ["--seeds", "1"] if command in ("perturb", "guide", "bind") else ["--seed", "1"])
     code, _, error = run(command, *COMMANDS[command], *other)
     assert code == 2
     assert error.startswith(f"error: {out} holds a run with other settings (")

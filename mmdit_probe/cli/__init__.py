@@ -36,26 +36,18 @@ HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", context_settings=HELP_NAMES
 )
-for command in (
-    attention_budget,
-    value_norms,
-    maps,
-    pca,
-    analyze,
-    explore,
-    diff,
-    perturb,
-    guide,
-    patch,
-    bind,
-    find_expert,
-    segment,
-    group,
-    evaluate,
-    models,
-):
-    app.command()(flat_options(command))
-app.add_typer(magnet, name="magnet")
+LOOK, CAUSE, MASKS, TRAIN, COMPARE = "Look", "Cause", "Masks", "Train", "Compare"
+"""The panels of ``mmdit-probe --help``."""
+COMMANDS = {
+    LOOK: (attention_budget, value_norms, maps, pca, analyze, explore),
+    CAUSE: (perturb, guide, patch, bind, find_expert),
+    MASKS: (segment, group, evaluate),
+    COMPARE: (diff, models),
+}
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(flat_options(command))
+app.add_typer(magnet, name="magnet", rich_help_panel=TRAIN)
 
 
 def _print_version(wanted: bool) -> None:

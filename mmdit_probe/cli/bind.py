@@ -28,9 +28,12 @@ def bind(
     Writes bind_sheet.pdf / .png (places, plain and bound images); for the built-in layouts also bind.csv with 95% bootstrap
     intervals over layouts (from 5 on) and bind_layouts.csv with every image's numbers.
     """
+    import numpy as np
+
     from mmdit_probe.figures.contact import contact_sheet
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.metrics.scene_reader import SceneReader
+    from mmdit_probe.metrics.verdicts import counted
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.studies.binding import (
         BOUND,
@@ -62,7 +65,6 @@ def bind(
     height, width = images[PLAIN].shape[2:4]
     columns = {"layout": [drawn_layout(layout, height, width) for layout in shown]}
     columns |= {name: list(images[name][:_SHEET_ROWS, 0]) for name in (PLAIN, BOUND)}
-    import numpy as np
 
     how = (f"{config.binding} binding", f"{config.generation.steps} steps", f"seed {config.seeds[0]}")
     line = figure_line(model, [layout.prompt for layout in shown], *how)
@@ -73,7 +75,11 @@ def bind(
     )
     files: list[Path] = save_figure(sheet, output.out / "bind_sheet", line)
     if config.region:
-        finish(output, [f"{len(layouts)} prompts drawn with {', '.join(regions)} in their places, and without."], files)
+        finish(
+            output,
+            [f"{counted(len(layouts), 'prompt')} drawn with {', '.join(regions)} in their places, and without."],
+            files,
+        )
         return
     measured = measure_binding(layouts, images, SceneReader.load())
     table = binding_table(measured)

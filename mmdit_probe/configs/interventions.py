@@ -48,6 +48,10 @@ class PatchConfig(Settings):
     ] = ()
     generation: GenerationConfig = GenerationConfig()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.starts
+
     @property
     def starts(self) -> tuple[int, ...]:
         """The steps from which on states are written; `ValueError` if the run has no such step."""
