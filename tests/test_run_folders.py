@@ -28,6 +28,7 @@ COMMANDS = {
     "perturb": [*IMAGES, "--layer", "1"],
     "guide": [*IMAGES, "--layer", "1", "--scales", "0,1"],
     "patch": ["--source", "a red circle", "--to", "sand", *FEW, "--clip", "tiny-clip"],
+    "find-heads": [*IMAGES, "--prompt", "sand", "--layer", "1", "--most", "1"],
     "bind": [*PROMPT, "--region", "circle=0,0,0.5,1", *FEW],
     "segment": ["photo.png", "--classes", "red,circle", "--layer", "1"],
     "group": ["photo.png", "--layer", "1"],
@@ -64,7 +65,9 @@ def test_every_command_has_a_folder_of_its_own_that_can_be_repeated(run, photo, 
     assert set(asked["files"]) == {name for name in first if name != "run.json" and not name.startswith("items/")}
 
     (out / "notes.txt").write_text("mine")
-    other = OTHER.get(command, ["--seeds", "1"] if command in ("perturb", "guide", "bind") else ["--seed", "1"])
+    other = OTHER.get(
+        command, ["--seeds", "1"] if command in ("perturb", "guide", "bind", "find-heads") else ["--seed", "1"]
+    )
     code, _, error = run(command, *COMMANDS[command], *other)
     assert code == 2
     assert error.startswith(f"error: {out} holds a run with other settings (")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from .errors import user_message
 from .evaluate import evaluate
 from .explore import explore
 from .find_expert import find_expert
+from .find_heads import find_heads
 from .guide import guide
 from .magnet import app as magnet
 from .maps import maps
@@ -38,9 +40,9 @@ app = typer.Typer(
 )
 LOOK, CAUSE, MASKS, TRAIN, COMPARE = "Look", "Cause", "Masks", "Train", "Compare"
 """The panels of ``mmdit-probe --help``."""
-COMMANDS = {
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     LOOK: (attention_budget, value_norms, maps, pca, analyze, explore),
-    CAUSE: (perturb, guide, patch, bind, find_expert),
+    CAUSE: (perturb, guide, patch, bind, find_expert, find_heads),
     MASKS: (segment, group, evaluate),
     COMPARE: (diff, models),
 }

@@ -4,7 +4,7 @@ Nothing here imports PyTorch, so that ``--help`` is instant.
 """
 
 from .generation import GenerationConfig, ImageConfig, PromptConfig, SamplingConfig
-from .interventions import BindConfig, PatchConfig
+from .interventions import BindConfig, FindHeadsConfig, PatchConfig
 from .layers import Layers
 from .magnet import MAGNET_PRESETS, CompareConfig, MagnetConfig
 from .model import EMBEDDED, ModelConfig
@@ -47,6 +47,7 @@ __all__ = [
     "EvaluateConfig",
     "ExpertConfig",
     "ExploreConfig",
+    "FindHeadsConfig",
     "GenerationConfig",
     "GroupConfig",
     "GuideConfig",

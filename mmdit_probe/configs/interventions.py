@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .generation import SEEDS, GenerationConfig, SamplingConfig
+from .generation import BATCH, SEEDS, GenerationConfig, SamplingConfig
 from .layers import Layers, layers_setting
 from .setting import INPUT, METHOD, Setting, Settings
 
 PatchedStates = Literal["output", "query", "key", "value", "block"]
 Binding = Literal["soft", "hard"]
+HeadScore = Literal["clip_t", "scene"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,4 +91,22 @@ class BindConfig(Settings):
         int | None, Setting("Number of steps that are bound, from the first on.", METHOD, low=1, default="all")
     ] = None
     seeds: Annotated[tuple[int, ...], SEEDS] = (0,)
+    generation: SamplingConfig = SamplingConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindHeadsConfig(Settings):
+    """The greedy search for heads to guide with (HeadHunter, arXiv 2506.10978)."""
+
+    prompts: tuple[str, ...] = ()
+    layers: Annotated[Layers, layers_setting()] = "expert"
+    score: Annotated[
+        HeadScore,
+        Setting("What is to rise: clip_t by --clip, or scene, the share of a prompt's facts (tiny-sd3 alone)."),
+    ] = "clip_t"
+    most: Annotated[int, Setting("Heads that are chosen at most.", METHOD, low=1)] = 3
+    scale: Annotated[float, Setting("Guidance scale.", METHOD, above=0, high=100)] = 2.0
+    amount: Annotated[float, Setting("How far a head's attention goes to the identity.", METHOD, above=0, high=1)] = 1.0
+    seeds: Annotated[tuple[int, ...], SEEDS] = (0,)
+    batch: Annotated[int, BATCH] = 8
     generation: SamplingConfig = SamplingConfig()

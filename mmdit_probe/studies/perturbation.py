@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,7 @@ def swept_places(pipe: Pipeline, config: PerturbConfig) -> list[Place]:
         return [Place(layer, head) for layer in layers for head in range(heads_of(pipe, layer))]
     if config.by == "step":
         marks = sorted({config.generation.steps * quarter // 4 for quarter in range(5)})
-        return [
-            Place(layer, first=first, last=stop - 1)
-            for layer in layers
-            for first, stop in zip(marks, marks[1:], strict=False)
-        ]
+        return [Place(layer, first=first, last=stop - 1) for layer in layers for first, stop in pairwise(marks)]
     return [Place(layer) for layer in layers]
 
 
