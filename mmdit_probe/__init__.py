@@ -11,15 +11,27 @@ if TYPE_CHECKING:
     from .attention import JointAttention as JointAttention
     from .attention import Region as Region
     from .attention import TokenLayout as TokenLayout
+    from .edits import Bias as Bias
+    from .edits import BlockEdit as BlockEdit
     from .edits import BlurGrid as BlurGrid
     from .edits import BlurText as BlurText
+    from .edits import Bypass as Bypass
     from .edits import Edit as Edit
+    from .edits import GroupKeys as GroupKeys
+    from .edits import HeadScale as HeadScale
     from .edits import Knockout as Knockout
+    from .edits import Patch as Patch
+    from .edits import Regions as Regions
+    from .edits import RemoveKeys as RemoveKeys
     from .edits import Scale as Scale
+    from .edits import ScaleText as ScaleText
+    from .edits import SelfAttend as SelfAttend
+    from .edits import States as States
     from .edits import Uniform as Uniform
     from .explorer import explore as explore
     from .pipelines import load_pipeline as load_pipeline
     from .probe import Probe as Probe
+    from .probe import record_states as record_states
     from .readouts import FeaturePCA as FeaturePCA
     from .readouts import Field as Field
     from .readouts import HeadGroupMaps as HeadGroupMaps
@@ -46,10 +58,28 @@ _exported, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "attention": ["Extra", "JointAttention", "Region", "TokenLayout"],
-        "edits": ["BlurGrid", "BlurText", "Edit", "Knockout", "Scale", "Uniform"],
+        "edits": [
+            "Bias",
+            "BlockEdit",
+            "BlurGrid",
+            "BlurText",
+            "Bypass",
+            "Edit",
+            "GroupKeys",
+            "HeadScale",
+            "Knockout",
+            "Patch",
+            "Regions",
+            "RemoveKeys",
+            "Scale",
+            "ScaleText",
+            "SelfAttend",
+            "States",
+            "Uniform",
+        ],
         "explorer": ["explore"],
         "pipelines": ["load_pipeline"],
-        "probe": ["Probe"],
+        "probe": ["Probe", "record_states"],
         "readouts": [
             "FeaturePCA",
             "Field",

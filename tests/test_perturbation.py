@@ -8,13 +8,14 @@ import pytest
 
 from mmdit_probe.configs import GenerationConfig, PerturbConfig
 from mmdit_probe.edits import BlurGrid, BlurText, Knockout, Uniform
+from mmdit_probe.families import heads_of
 from mmdit_probe.figures.contact import contact_sheet
 from mmdit_probe.figures.drops import drop_figure
 from mmdit_probe.probe.probe import Probe
 from mmdit_probe.studies import image_grid as images_module
 from mmdit_probe.studies.image_grid import generate_batch
 from mmdit_probe.studies.paired_metrics import drop_table, measure_images
-from mmdit_probe.studies.perturbation import make_edit, most_harmful, run_perturbation
+from mmdit_probe.studies.perturbation import Place, make_edit, most_harmful, run_perturbation
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=0)
 CONFIG = PerturbConfig(
@@ -151,7 +152,7 @@ def test_one_layer_is_compared_with_nothing_changed():
     ("name", "kind"), [("blur-text", BlurText), ("blur-grid", BlurGrid), ("uniform", Uniform), ("knockout", Knockout)]
 )
 def test_each_edit_has_a_name(name, kind):
-    edit = make_edit(PerturbConfig(prompts=("sand",), layers=(1,), edit=name), 1)
+    edit = make_edit(PerturbConfig(prompts=("sand",), layers=(1,), edit=name), Place(1))
     assert isinstance(edit, kind)
     assert edit.layers == {1}
 
@@ -165,7 +166,7 @@ def test_the_negative_prompts_half_is_edited_if_it_is_asked_for(random_pipe, tmp
     both = run_perturbation(random_pipe, replace(config, edit_branch="all"), tmp_path / "both", "random").images
     np.testing.assert_array_equal(half["plain"], both["plain"])
     assert (half["layer01"] != both["layer01"]).any()
-    everywhere = make_edit(config, 1)
+    everywhere = make_edit(config, Place(1))
     everywhere.batch = "all"
     with Probe(random_pipe, [], edits=[everywhere]):
         expected = generate_batch(random_pipe, ["sand"], 0, generation)
@@ -203,3 +204,47 @@ def test_figures_show_every_variant(random_pipe, tmp_path):
     np.testing.assert_array_equal(sheet.axes[5].images[0].get_array(), images.images["layer02"][1, 0])
     figure = drop_figure(drop_table(made_up([0.02, 0.1]), ["clip_t"]), "edited layer")
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1"]
+
+
+EDITS = ["scale", "self-attend", "remove-sinks", "remove-random", "head-scale", "group-keys", "bypass", "scale-text"]
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_every_edit_changes_the_image(random_pipe, tmp_path, name):
+    config = PerturbConfig(prompts=("a red circle",), layers=(1,), edit=name, seeds=(0,), generation=GENERATION)
+    grid = run_perturbation(random_pipe, config, tmp_path, "m")
+    assert (grid.images["plain"] != grid.images["layer01"]).any()
+    same = replace(config, amount=0.0 if name == "self-attend" else 1.0)
+    if name not in ("remove-sinks", "remove-random", "bypass"):
+        untouched = run_perturbation(random_pipe, same, tmp_path / "same", "m")
+        assert (untouched.images["plain"] == untouched.images["layer01"]).all()
+
+
+def test_heads_and_quarters_of_the_steps_are_swept_one_by_one(random_pipe, tmp_path):
+    config = PerturbConfig(
+        prompts=("sand",), layers=(1,), edit="head-scale", by="head", seeds=(0,), generation=GENERATION
+    )
+    heads = run_perturbation(random_pipe, config, tmp_path / "heads", "m")
+    assert list(heads.images) == ["plain", *(f"layer01head{head:02d}" for head in range(heads_of(random_pipe, 1)))]
+    assert heads.values["layer01head02"] == "1.2"
+    by_step = replace(config, by="step")
+    steps = run_perturbation(random_pipe, by_step, tmp_path / "steps", "m")
+    assert steps.values == {"layer01step00": "1: 0-0", "layer01step01": "1: 1-1"}
+    assert (steps.images["layer01step00"] != steps.images["layer01step01"]).any()
+    measured = measure_images(heads, {"scene": brightness})
+    assert measured.columns[0] == "head"
+    table = drop_table(measured, ["scene"])
+    assert table["head"].tolist() == ["plain", "1.0", "1.1", "1.2", "1.3"]
+    assert [label.get_text() for label in drop_figure(table, "head").axes[0].get_xticklabels()] == [
+        "1.0",
+        "1.1",
+        "1.2",
+        "1.3",
+    ]
+    assert "layer 1" not in most_harmful(measured, "scene")[0]
+
+
+def test_blocks_have_no_heads_to_sweep(random_pipe, tmp_path):
+    config = PerturbConfig(prompts=("sand",), layers=(1,), edit="bypass", by="head", generation=GENERATION)
+    with pytest.raises(ValueError, match="bypass changes a whole block, which has no heads"):
+        run_perturbation(random_pipe, config, tmp_path, "m")

@@ -28,6 +28,9 @@ COMMANDS = {
     "find-expert": [*PROMPT, "--steps", "2"],
     "perturb": [*IMAGES, "--layer", "1"],
     "guide": [*IMAGES, "--layer", "1", "--scales", "0,1"],
+    "patch": ["--from", "a red circle", "--to", "sand", *FEW, "--clip", "tiny-clip"],
+    "find-heads": [*IMAGES, "--prompt", "sand", "--layer", "1", "--most", "1"],
+    "bind": [*PROMPT, "--region", "circle=0,0,0.5,1", *FEW],
     "segment": ["photo.png", "--classes", "red,circle", "--layer", "1"],
     "group": ["photo.png", "--layer", "1"],
     "evaluate": ["scenes", "--limit", "2"],
@@ -63,7 +66,9 @@ def test_every_command_has_a_folder_of_its_own_that_can_be_repeated(run, photo, 
     assert set(asked["files"]) == {name for name in first if name != "run.json" and not name.startswith("items/")}
 
     (out / "notes.txt").write_text("mine")
-    other = OTHER.get(command, ["--seeds", "1"] if command in ("perturb", "guide") else ["--seed", "1"])
+    other = OTHER.get(
+        command, ["--seeds", "1"] if command in ("perturb", "guide", "bind", "find-heads") else ["--seed", "1"]
+    )
     code, _, error = run(command, *COMMANDS[command], *other)
     assert code == 2
     assert error.startswith(f"error: {out} holds a run with other settings (")
@@ -74,7 +79,7 @@ def test_every_command_has_a_folder_of_its_own_that_can_be_repeated(run, photo, 
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     target = ["--out", "again/page.html"] if command in ("explore", "report") else ["--out", "again"]
-    code, _, error = run(command, "--from", str(tmp_path / out / "run.json"), *target, model=False)
+    code, _, error = run(command, "--from-run", str(tmp_path / out / "run.json"), *target, model=False)
     assert code == 0, error
     assert files("again") == first
     kept = {path.name: path.read_bytes() for path in Path("again").glob("*.csv")}

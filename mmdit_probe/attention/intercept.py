@@ -26,9 +26,9 @@ Silent = Callable[[int, nn.Module, str], None]
 """``silent(layer, module, by)`` gets a layer that ran without an attention call, and the name of the function mode that
 answered in the call's place, empty if it was none that can be seen."""
 
-Handle = Callable[[int, AttentionCall, Tensor | None], Tensor | None]
-"""``handle(layer, call, output)`` gets a call and its output so far (None if unchanged) and returns the output to
-continue with, or None to leave it unchanged."""
+Handle = Callable[[int, AttentionCall, Tensor | None], tuple[AttentionCall, Tensor | None]]
+"""``handle(layer, call, output)`` gets a call and its output so far (None if it is still the call's own) and returns the
+call and the output to continue with."""
 
 
 def in_backward() -> bool:
@@ -93,8 +93,7 @@ class _AttentionMode(TorchFunctionMode):
         with torch.autocast(call.query.device.type, enabled=False):  # readouts compute in fp32
             for active in tuple(self.stack.active):
                 active.calls += 1
-                changed = active.interceptor.handle(active.layer, call, output)
-                output = output if changed is None else changed
+                call, output = active.interceptor.handle(active.layer, call, output)
         return plain if output is None else output
 
 

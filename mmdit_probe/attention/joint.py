@@ -17,7 +17,7 @@ from torch import Tensor
 from .blocks import Block, stream_blocks
 from .kernels import AttentionCall
 from .layout import TokenLayout
-from .scores import chunked_lse, lse_method, needs_grad, row_chunk, row_lse, scores
+from .scores import chunked_lse, lse_method, mask_block, needs_grad, row_chunk, row_lse, scores
 from .text_tokens import TextTokens
 
 
@@ -123,6 +123,27 @@ class JointAttention:
     def in_smaller_chunks(self) -> JointAttention | None:
         """The same call in chunks of half the size; None if they are single queries already."""
         return None if self.row_chunk == 1 else replace(self, halvings=self.halvings + 1)
+
+    def changed(
+        self,
+        *,
+        query: Tensor | None = None,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> JointAttention:
+        """The same call with other inputs; what is None stays.
+
+        ``key`` and ``value`` may have as many heads as the query. ``mask`` (batch or 1, heads or 1, queries, keys), True or
+        finite where a query may attend to a key, takes the place of the call's own.
+        """
+        return replace(self, call=self.call.changed(query, key, value, mask))
+
+    def added_to_scores(self, bias: Float[Tensor, "*shared queries keys"]) -> JointAttention:
+        """The same call with ``bias`` added to its scores; -inf forbids. The call's own mask stays in force."""
+        every_query, every_key = slice(0, self.layout.queries), slice(0, self.layout.keys)
+        mask = mask_block(self.call, every_query, every_key)
+        return self.changed(mask=bias if mask is None else bias + mask)
 
     def batch_row(self, index: int) -> JointAttention:
         """The attention of one batch row alone, from what has been computed for the whole batch."""

@@ -115,6 +115,19 @@ class AttentionCall:
         """(batch, heads, keys, width): the keys with as many heads as the queries."""
         return self.key.repeat_interleave(self.heads // self.key.shape[1], dim=1)
 
+    def changed(
+        self,
+        query: Tensor | None = None,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> AttentionCall:
+        """The call with other inputs; what is None stays. A mask takes the place of the call's own, a causal one included."""
+        arguments = self.arguments if mask is None else replace(self.arguments, attn_mask=mask, is_causal=False)
+        pairs = ((query, self.query), (key, self.key), (value, self.value))
+        new_query, new_key, new_value = (old if given is None else given for given, old in pairs)
+        return AttentionCall(new_query, new_key, new_value, arguments)
+
     def part(self, rows: slice, lse: Tensor) -> AttentionCall:
         """Some batch rows of the call, for which the kernel need not run again; ``lse`` is that of all rows."""
         mask = self.arguments.attn_mask

@@ -148,6 +148,20 @@ class TokenLayout:
         """Positions among a call's keys of the tokens that are neither image nor text."""
         return [] if self.scope == "cross" else self._spans()["extra"]
 
+    def keys_named(self, stream: str) -> list[slice]:
+        """Positions among a call's keys of "image", "text" or extra tokens of that name, such as "reference"; may be empty."""
+        if stream in ("image", "text"):
+            return [self.image_keys if stream == "image" else self.text_keys]
+        streams = [("image", self.image), ("text", self.text)][:: 1 if self.order == "image-text" else -1]
+        named = {
+            place: [(e.name, e.tokens) for e in self.extras if e.place == place]
+            for place in ("first", "between", "last")
+        }
+        runs = [*named["first"], streams[0], *named["between"], streams[1], *named["last"]]
+        starts = [sum(size for _, size in runs[:number]) for number in range(len(runs))]
+        found = [slice(start, start + size) for start, (name, size) in zip(starts, runs, strict=True) if name == stream]
+        return [] if self.scope == "cross" else found
+
     @property
     def regions(self) -> frozenset[Region]:
         """The regions that exist in this model."""

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from .kernels import Attended, AttentionCall, additive_mask
@@ -51,6 +51,19 @@ class PresentedCall(AttentionCall):
     ) -> Float[Tensor, "samples heads positions width"]:
         """An output in the layout's order, brought back into the original call's."""
 
+    def changed(
+        self,
+        query: Tensor | None = None,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> AttentionCall:
+        """`ValueError`: what the kernel is given can be changed in some models only."""
+        raise ValueError(
+            "edit: this model calls the attention in a way in which its queries, keys, values and mask can't be changed; take "
+            "an edit of the output, such as Knockout or BlurText"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class ReorderedCall(PresentedCall):
@@ -78,6 +91,32 @@ class ReorderedCall(PresentedCall):
         self, output: Float[Tensor, "batch heads positions width"]
     ) -> Float[Tensor, "batch heads tokens width"]:
         return take(output, self.order)
+
+    def changed(
+        self,
+        query: Tensor | None = None,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> AttentionCall:
+        """The call with other inputs in the layout's order, which also the original call is given, in its own."""
+        asked, answering = self.original.query.shape[2], self.original.key.shape[2]
+        new_query = None if query is None else _put_back(query, self.order, asked)
+        new_key, new_value = (
+            None if tensor is None else _put_back(tensor, self.key_order, answering) for tensor in (key, value)
+        )
+        original = self.original.changed(new_query, new_key, new_value, self._own_mask(mask))
+        made = Arrangement(self.order, self.key_order, (asked, answering)).of(original)
+        assert made is not None  # the size is the call's own
+        return made
+
+    def _own_mask(self, mask: Tensor | None) -> Tensor | None:
+        """A mask over queries and keys in the layout's order, in the original call's."""
+        if mask is None:
+            return None
+        full = mask.expand(len(self.order), mask.shape[1], self.order.shape[1], self.key_order.shape[1])
+        by_query = _put_back(full, self.order, self.original.query.shape[2])
+        return _put_back(by_query.transpose(2, 3), self.key_order, self.original.key.shape[2]).transpose(2, 3)
 
     def restored(
         self, output: Float[Tensor, "batch heads tokens width"]
@@ -159,6 +198,16 @@ def take(
     """The values at the positions in ``order``; 0 where it is -1."""
     index = order.clamp(min=0)[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
     return values.gather(2, index).masked_fill((order < 0)[:, None, :, None], 0)
+
+
+def _put_back(
+    values: Shaped[Tensor, "batch heads tokens width"], order: Int[Tensor, "batch tokens"], positions: int
+) -> Shaped[Tensor, "batch heads positions width"]:
+    """The values at their positions in the call of which ``order`` says where each is; 0 elsewhere."""
+    back = values.new_zeros(*values.shape[:2], positions, values.shape[3])
+    for row, (places, present) in enumerate(zip(order, order >= 0, strict=True)):
+        back[row, :, places[present]] = values[row, :, present]
+    return back
 
 
 def _mask(call: AttentionCall, queries: Tensor, keys: Tensor) -> Tensor | None:

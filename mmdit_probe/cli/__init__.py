@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from .analyze import analyze
 from .attention_budget import attention_budget
+from .bind import bind
 from .collector import collector_paused
 from .diff import diff
 from .errors import user_message
@@ -17,11 +19,13 @@ from .evaluate import evaluate
 from .examples import add_examples, tasks
 from .explore import explore
 from .find_expert import find_expert
+from .find_heads import find_heads
 from .guide import guide
 from .magnet import app as magnet
 from .maps import maps
 from .models import models
 from .options import flat_options
+from .patch import patch
 from .pca import pca
 from .perturb import perturb
 from .report import report
@@ -36,25 +40,18 @@ HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", context_settings=HELP_NAMES
 )
-for command in (
-    attention_budget,
-    value_norms,
-    maps,
-    pca,
-    report,
-    analyze,
-    explore,
-    diff,
-    perturb,
-    guide,
-    find_expert,
-    segment,
-    group,
-    evaluate,
-    models,
-):
-    app.command()(flat_options(command))
-app.add_typer(magnet, name="magnet")
+LOOK, CAUSE, MASKS, TRAIN, COMPARE = "Look", "Cause", "Masks", "Train", "Compare"
+"""The panels of ``mmdit-probe --help``."""
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    LOOK: (attention_budget, value_norms, maps, pca, report, analyze, explore),
+    CAUSE: (perturb, guide, patch, bind, find_expert, find_heads),
+    MASKS: (segment, group, evaluate),
+    COMPARE: (diff, models),
+}
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(flat_options(command))
+app.add_typer(magnet, name="magnet", rich_help_panel=TRAIN)
 add_examples(app)
 add_examples(magnet, "magnet")
 

@@ -46,6 +46,19 @@ _PARSERS: Mapping[Any, Callable[[str], Any]] = {
 _CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
 
+RUN_FOLDER = Setting("Output folder; an interrupted run continues there.", OUTPUT)
+
+
+def from_run_setting(*flags: str) -> Setting:
+    """Which run is repeated."""
+    return Setting(
+        "Repeat a run: its run.json, or the folder that holds it. Options given as well take the place of its own.",
+        INPUT,
+        flags=flags,
+        default="nothing is repeated",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig(Settings):
     """Where results go."""
@@ -56,12 +69,7 @@ class OutputConfig(Settings):
     ] = False
     from_run: Annotated[
         Path | None,
-        Setting(
-            "Repeat a run: its run.json, or the folder that holds it. Options given as well take the place of its own.",
-            INPUT,
-            flags=("--from",),
-            default="nothing is repeated",
-        ),
+        from_run_setting("--from-run", "--from"),
     ] = None
     as_json: Annotated[
         bool,
@@ -78,7 +86,7 @@ class OutputConfig(Settings):
 class RunConfig(OutputConfig):
     """Where the results of a long run go."""
 
-    out: Annotated[Path, Setting("Output folder; an interrupted run continues there.", OUTPUT)] = RESULTS
+    out: Annotated[Path, RUN_FOLDER] = RESULTS
 
 
 @dataclass(frozen=True)

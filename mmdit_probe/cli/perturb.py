@@ -20,12 +20,12 @@ def perturb(
     model: ModelConfig,
     output: RunConfig = RunConfig(out=RESULTS / "perturb"),
 ) -> None:
-    """The causal test: edit one layer's attention to the words and see what the images lose.
+    """The causal test: edit one layer, by default its attention to the words, and see what the images lose.
 
     The same prompts and seeds are generated plainly and with each layer edited. Without --layer it takes the model's
-    expert layer and says which; --layer auto finds one, --layers all takes every layer in turn. Metrics: CLIP-T and CLIP-I
-    by --clip (the embedded tiny CLIP for tiny-sd3), DINO by --dino, and for tiny-sd3 the share of the prompt's facts that a
-    scene reader finds.
+    expert layer and says which; --layer auto finds one, --layers all takes every layer in turn, --by head every head.
+    Metrics: CLIP-T and CLIP-I by --clip (the embedded tiny CLIP for tiny-sd3), DINO by --dino, and for tiny-sd3 the share of
+    the prompt's facts that a scene reader finds.
 
     Writes perturb_sheet.pdf / .png (Seg4Diff, Fig. 5), perturb_drops.pdf / .png (Fig. 18), perturb_drops.csv with 95%
     bootstrap intervals over prompts (from 5 on), and perturb_metrics.csv with every image's metrics.
@@ -39,7 +39,7 @@ def perturb(
     from mmdit_probe.metrics.verdicts import counted
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.studies.paired_metrics import drop_table, measure_images
-    from mmdit_probe.studies.perturbation import layer_name, most_harmful, run_perturbation
+    from mmdit_probe.studies.perturbation import most_harmful, run_perturbation, swept_places
 
     check_layers(config.layers, model)
     pipe = load(model)
@@ -47,11 +47,12 @@ def perturb(
     metrics = make_metrics(model.model, metric_models.clip, metric_models.dino, model.device)
     layers = resolve_layers(pipe, config.layers)
     config = replace(config, layers=layers)
+    places = swept_places(pipe, config)
     with Bar("batches of images") as bar:
         grid = run_perturbation(pipe, config, output.out, label(model), bar.update)
     measured = measure_images(grid, metrics)
     table = drop_table(measured, list(metrics))
-    titles = {"plain": "plain", **{layer_name(layer): f"layer {layer}" for layer in layers}}
+    titles = {"plain": "plain", **{place.name: f"{config.by} {place.value}" for place in places}}
     shown = config.prompts[:_SHEET_ROWS]
     how = (config.edit, f"{config.generation.steps} steps, all timesteps edited")
     line = figure_line(
@@ -63,7 +64,7 @@ def perturb(
             output.out / "perturb_sheet",
             figure_line(model, shown, *how, f"seed {config.seeds[0]}"),
         ),
-        *save_figure(drop_figure(table, "edited layer"), output.out / "perturb_drops", line),
+        *save_figure(drop_figure(table, f"edited {config.by}"), output.out / "perturb_drops", line),
         write_text(output.out / "perturb_drops.csv", table.to_csv(index=False)),
         write_text(output.out / "perturb_metrics.csv", measured.to_csv(index=False)),
     ]

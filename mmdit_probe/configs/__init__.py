@@ -4,6 +4,7 @@ Nothing here imports PyTorch, so that ``--help`` is instant.
 """
 
 from .generation import GenerationConfig, ImageConfig, PromptConfig, SamplingConfig
+from .interventions import BindConfig, FindHeadsConfig, PatchConfig
 from .layers import Layers
 from .magnet import MAGNET_PRESETS, CompareConfig, MagnetConfig
 from .model import EMBEDDED, ModelConfig
@@ -39,12 +40,14 @@ __all__ = [
     "AnalyzeConfig",
     "BaselineConfig",
     "BatchConfig",
+    "BindConfig",
     "BudgetConfig",
     "CompareConfig",
     "DatasetConfig",
     "EvaluateConfig",
     "ExpertConfig",
     "ExploreConfig",
+    "FindHeadsConfig",
     "GenerationConfig",
     "GroupConfig",
     "GuideConfig",
@@ -56,6 +59,7 @@ __all__ = [
     "ModelConfig",
     "OneLayerConfig",
     "PCAConfig",
+    "PatchConfig",
     "PerturbConfig",
     "PromptConfig",
     "ReportConfig",

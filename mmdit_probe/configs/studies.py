@@ -10,7 +10,21 @@ from .layers import Layers, layers_setting
 from .setting import METHOD, Setting, Settings
 from .timesteps import TIMESTEP, Timesteps, chosen_timestep, chosen_timesteps, timesteps_setting
 
-EditName = Literal["blur-text", "blur-grid", "uniform", "knockout"]
+EditName = Literal[
+    "blur-text",
+    "blur-grid",
+    "uniform",
+    "knockout",
+    "scale",
+    "self-attend",
+    "remove-sinks",
+    "remove-random",
+    "head-scale",
+    "group-keys",
+    "bypass",
+    "scale-text",
+]
+SweepBy = Literal["layer", "head", "step"]
 Padding = Literal["reflect", "symmetric"]
 EditedBranch = Literal["conditional", "all"]
 
@@ -61,9 +75,22 @@ class PerturbConfig(Settings):
 
     prompts: tuple[str, ...] = ()
     layers: Annotated[Layers, layers_setting()] = "expert"
-    edit: Annotated[EditName, Setting("What is done to the layer's I2T attention; blur-text is the paper's.")] = (
-        "blur-text"
-    )
+    edit: Annotated[
+        EditName,
+        Setting("What is done to the layer; blur-text is the paper's. docs/howto/edits.md says what each does."),
+    ] = "blur-text"
+    amount: Annotated[
+        float | None,
+        Setting(
+            "How much: self-attend's share, 0 to 1; the factor of scale, head-scale and scale-text; group-keys' delta.",
+            default="1 for self-attend, 0.5 for scale, 0 for the others",
+        ),
+    ] = None
+    keys: Annotated[int, Setting("Keys that remove-sinks and remove-random take out.", METHOD, low=1)] = 1
+    by: Annotated[
+        SweepBy,
+        Setting("What is edited by itself: each layer, each head of the layers, or each quarter of the steps in them."),
+    ] = "layer"
     sigma: Annotated[float, _SIGMA] = 9.0
     kernel: Annotated[int | None, _KERNEL] = 5
     blur_edge: Annotated[Padding, _BLUR_EDGE] = "reflect"

@@ -1,70 +1,32 @@
-"""What all edits share: where they apply, and the streamed blocks that they work on."""
+"""What all edits share: where they apply, and the sockets before and after the kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..attention.blocks import Block
 from ..attention.joint import JointAttention
-from ..attention.kernels import exact
-from ..attention.layout import TokenLayout
 from ..attention.text_tokens import TextTokens
+from .attention_block import AttentionBlock as AttentionBlock
+from .attention_block import streamed
 
 BatchRows = Literal["conditional", "all"] | Collection[int]
 """Which batch rows an edit changes."""
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionBlock:
-    """Some batch rows and heads of one attention call, in fp32, or float64 if the call is.
-
-    Attributes:
-        probs: the text columns: probabilities of all queries on the text keys.
-        values: the text values, with as many heads as the queries.
-        output: the output so far.
-        lse: the log-sum-exp of each query's scores.
-        layout: which tokens are image and which are text.
-        text: what the text positions of all batch rows hold; None if unknown.
-        batch: which batch rows of the call these are.
-    """
-
-    probs: Float[Tensor, "batch heads queries text"]
-    values: Float[Tensor, "batch heads text width"]
-    output: Float[Tensor, "batch heads queries width"]
-    lse: Float[Tensor, "batch heads queries"]
-    layout: TokenLayout
-    text: TextTokens | None
-    batch: slice
-
-    @property
-    def image_probs(self) -> Float[Tensor, "batch heads image text"]:
-        """I2T: image queries on text keys."""
-        return self.probs[:, :, self.layout.image_queries]
-
-    @property
-    def image_output(self) -> Float[Tensor, "batch heads image width"]:
-        """The image queries' output so far."""
-        return self.output[:, :, self.layout.image_queries]
-
-    def with_image(self, output: Float[Tensor, "batch heads image width"]) -> Tensor:
-        """The output so far with that of the image queries replaced."""
-        edited = self.output.clone()
-        edited[:, :, self.layout.image_queries] = output
-        return edited
-
-
 class Edit:
-    """Base class of edits: override `change`.
+    """Base class of edits of an attention call: override `change` (its output), or `before` (its inputs).
+
+    Edits of one probe are applied in order: first all that stand before the kernel, then, after it, those of its output.
+    Batch rows, heads and steps where an edit does not apply stay bit for bit as they are.
 
     Args:
-        layer: a layer number or several.
+        layer: a layer number or several; None for every layer.
         heads: head numbers; None for all.
         steps: sampling steps (0 is the first and noisiest); None for all.
         words: words of the prompt, whose text tokens are to be changed.
@@ -79,14 +41,18 @@ class Edit:
     ...     def change(self, block):
     ...         from_text = (block.image_probs * self.chosen_tokens(block)) @ block.values
     ...         return block.with_image(block.image_output + from_text)
+    >>> class Sharper(Edit):
+    ...     '''All scores times 1.2.'''
+    ...     def before(self, call):
+    ...         return call.changed(query=1.2 * call.query)
     >>> pipe = load_pipeline("tiny-sd3")
-    >>> with Probe(pipe, [], edits=[Double(7, words=["red"])]):
+    >>> with Probe(pipe, [], edits=[Double(7, words=["red"]), Sharper(8, heads=[0])]):
     ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
     """
 
     def __init__(
         self,
-        layer: int | Collection[int],
+        layer: int | Collection[int] | None,
         *,
         heads: Collection[int] | None = None,
         steps: Collection[int] | None = None,
@@ -94,7 +60,7 @@ class Edit:
         kinds: Sequence[str] = (),
         batch: BatchRows = "conditional",
     ) -> None:
-        self.layers = frozenset([layer] if isinstance(layer, int) else layer)
+        self.layers = None if layer is None else frozenset([layer] if isinstance(layer, int) else layer)
         self.heads = None if heads is None else frozenset(heads)
         self.steps = None if steps is None else frozenset(steps)
         self.words, self.kinds = tuple(words), tuple(kinds)
@@ -103,14 +69,32 @@ class Edit:
         self.batch: BatchRows = batch
 
     def __repr__(self) -> str:
+        public = {name: v for name, v in vars(self).items() if not name.startswith("_")}
         shown = {
-            name: sorted(v) if isinstance(v, frozenset) else v for name, v in vars(self).items() if v not in (None, ())
+            name: sorted(v) if isinstance(v, frozenset) else v
+            for name, v in public.items()
+            if v is not None and not (isinstance(v, tuple) and not v)
         }
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
-    def change(self, block: AttentionBlock) -> Float[Tensor, "batch heads queries width"]:
-        """The edited output of a block: ``block.output`` with other values for the queries that the edit changes."""
-        raise TypeError(f"{type(self).__name__}: an edit must override change")
+    @property
+    def is_identity(self) -> bool:
+        """Whether the settings say to change nothing; the edit is then left out, so that no bit changes."""
+        return False
+
+    def before(self, call: JointAttention) -> JointAttention:
+        """The call that the kernel is to compute: ``call.changed(query=..., key=..., value=..., mask=...)``.
+
+        Only what it says of the batch rows and heads where the edit applies is taken.
+        """
+        return call
+
+    def change(self, block: AttentionBlock) -> Float[Tensor, "batch heads queries width"] | AttentionBlock:
+        """The edited output of a block: ``block.output`` with other values for the queries that the edit changes.
+
+        An edit that can say how probabilities change returns the whole block, so that edits after it work on these.
+        """
+        raise TypeError(f"{type(self).__name__}: an edit must override change or before")
 
     def chosen_tokens(self, block: AttentionBlock) -> Float[Tensor, "batch 1 1 text"]:
         """1 at the text tokens to be changed, else 0; all 1 if the edit names neither words nor kinds."""
@@ -118,50 +102,50 @@ class Edit:
 
     def apply(self, attention: JointAttention, output: Tensor) -> Tensor:
         """The edited output of one call; equal to ``output`` bit for bit wherever the edit does not apply."""
-        if self.steps is not None and attention.step not in self.steps:
-            return output
-        chosen = self._chosen(attention)
-        if not chosen.any():
-            return output
-        values = text_values(attention)
-        edited = output.clone()
-        for block in attention.text_columns():
-            if not chosen[block.batch, block.heads].any():
-                continue
-            part = output[block.batch, block.heads]
-            changed = self.change(_attention_block(attention, block, values, part)).to(output.dtype)
-            where = chosen[block.batch, block.heads, None, None]
-            edited[block.batch, block.heads] = torch.where(where, changed, part)
-        return edited
+        return apply_in_order([self], attention, output)
 
-    def _chosen(self, attention: JointAttention) -> Tensor:
-        """(batch, heads): True where the edit applies."""
+    def covers(self, layer: int) -> bool:
+        """Whether the edit is for this layer."""
+        return self.layers is None or layer in self.layers
+
+    def acts_at(self, step: int) -> bool:
+        """Whether the edit is for this step, and changes anything."""
+        return not self.is_identity and (self.steps is None or step in self.steps)
+
+    def chosen(self, attention: JointAttention) -> Bool[Tensor, "batch heads"]:
+        """True at the batch rows and heads where the edit applies."""
         unknown = sorted(self.heads - set(range(attention.heads))) if self.heads is not None else []
         if unknown:
             raise ValueError(
                 f"{type(self).__name__}: heads {unknown} do not exist; there are heads 0 to {attention.heads - 1}"
             )
-        chosen = np.ones((attention.batch, attention.heads), bool)
+        chosen = np.repeat(self.chosen_rows(attention.batch, attention.conditional)[:, None], attention.heads, 1)
         if self.heads is not None:
             chosen &= np.isin(np.arange(attention.heads), sorted(self.heads))
-        if not isinstance(self.batch, str):
-            chosen &= np.isin(np.arange(attention.batch), list(self.batch))[:, None]
-        elif self.batch == "conditional" and attention.conditional is not None:
-            chosen &= attention.conditional[:, None]
         return torch.from_numpy(chosen).to(attention.query.device)
 
+    def chosen_rows(self, batch: int, conditional: np.ndarray | None) -> np.ndarray:
+        """(batch,) bool: the batch rows where the edit applies; ``conditional`` (batch,), those of the prompt if known."""
+        if not isinstance(self.batch, str):
+            return np.isin(np.arange(batch), list(self.batch))
+        known = self.batch == "conditional" and conditional is not None
+        return conditional.astype(bool) if known and conditional is not None else np.ones(batch, bool)
 
-def text_values(attention: JointAttention) -> Float[Tensor, "batch heads text width"]:
-    """The text values in fp32, or float64 if the call is, with as many heads as the queries."""
-    groups = attention.heads // attention.value.shape[1]
-    return exact(attention.value[:, :, attention.layout.text_keys]).repeat_interleave(groups, 1)
 
-
-def _attention_block(attention: JointAttention, block: Block, values: Tensor, output: Tensor) -> AttentionBlock:
-    part = block.batch, block.heads
-    return AttentionBlock(
-        block.probs, values[part], exact(output), attention.lse[part], attention.layout, attention.text, block.batch
-    )
+def apply_in_order(edits: Sequence[Edit], attention: JointAttention, output: Tensor) -> Tensor:
+    """The output of a call after the `change` of each edit, in one pass over its blocks."""
+    acting = [(edit, edit.chosen(attention)) for edit in edits if edit.acts_at(attention.step)]
+    acting = [(edit, chosen) for edit, chosen in acting if chosen.any()]
+    if not acting:
+        return output
+    edited = output.clone()
+    for block in streamed(attention, output):
+        for edit, chosen in acting:
+            where = chosen[block.batch, block.heads, None, None]
+            if where.any():
+                block = block.where(where, edit.change(block))
+        edited[block.batch, block.heads] = block.output.to(output.dtype)
+    return edited
 
 
 def chosen_tokens(block: AttentionBlock, words: Sequence[str], kinds: Sequence[str]) -> Float[Tensor, "batch 1 1 text"]:
@@ -171,15 +155,21 @@ def chosen_tokens(block: AttentionBlock, words: Sequence[str], kinds: Sequence[s
     """
     if not words and not kinds:
         return block.probs.new_ones(len(block.probs), 1, 1, block.layout.text)
-    if block.text is None:
+    found = spelled_tokens(block.text, words, kinds)
+    return torch.from_numpy(found[block.batch, None, None]).to(block.probs)
+
+
+def spelled_tokens(text: TextTokens | None, words: Sequence[str], kinds: Sequence[str]) -> np.ndarray:
+    """(batch, text) bool: the text tokens of these words and kinds; errors as in `chosen_tokens`."""
+    if text is None:
         raise ValueError(
             "edit: words and kinds need the prompt's tokens, which are unknown here; probe the pipeline, not its "
             "transformer, and give it prompts, not embeddings"
         )
-    found = np.isin(block.text.kinds, list(kinds))
+    found = np.isin(text.kinds, list(kinds))
     for word in words:
-        where = block.text.spelling(word)
+        where = text.spelling(word)
         if not where.any():
-            raise ValueError(f"edit: {block.text.without(word)}")
+            raise ValueError(f"edit: {text.without(word)}")
         found |= where
-    return torch.from_numpy(found[block.batch, None, None]).to(block.probs)
+    return found

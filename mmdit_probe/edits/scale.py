@@ -6,7 +6,6 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .base import AttentionBlock, Edit
 
@@ -29,10 +28,11 @@ class Scale(Edit):
             raise ValueError(f"Scale: factor must be a positive number, got {factor}")
         self.factor = factor
 
-    def change(self, block: AttentionBlock) -> Tensor:
+    @property
+    def is_identity(self) -> bool:
+        return self.factor == 1
+
+    def change(self, block: AttentionBlock) -> AttentionBlock:
         probs, lse = block.image_probs, block.lse[:, :, block.layout.image_queries, None]
-        scores = (1 + (self.factor - 1) * self.chosen_tokens(block)) * (probs.log() + lse)
-        image_lse = lse + torch.log1p(-probs.sum(-1, keepdim=True).clamp(max=1))
-        total = torch.logaddexp(image_lse, scores.logsumexp(-1, keepdim=True))
-        from_image = block.image_output - probs @ block.values
-        return block.with_image((lse - total).exp() * from_image + (scores - total).exp() @ block.values)
+        scores = torch.where(probs > 0, probs.log() + lse, 0)
+        return block.reweighted((self.factor - 1) * self.chosen_tokens(block) * scores)

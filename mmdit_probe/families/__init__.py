@@ -23,7 +23,7 @@ from .pipeline import (
     unwrapped,
 )
 from .projections import image_projections, output_projection
-from .registry import FAMILIES, family_of, image_input_of, layers_of, text_parts_of, token_latents
+from .registry import FAMILIES, family_of, heads_of, image_input_of, layers_of, text_parts_of, token_latents
 from .schedule import constant_shift, levels_passed, loop_levels, signal_share, training_steps
 from .stable_diffusion import T5_PARTS, stable_diffusion_3_pipeline, without_t5
 from .unet import UNET_SELF, UNetPlace, is_unet_pipeline, run_unet, unet_latents, unet_places, unet_prompt
@@ -52,6 +52,7 @@ __all__ = [
     "device_of",
     "eager_and_native",
     "family_of",
+    "heads_of",
     "holds",
     "image_input_of",
     "image_projections",

@@ -79,6 +79,14 @@ def layers_of(pipe: Pipeline | nn.Module, family: Family | None = None) -> list[
     return (family or family_of(transformer)).layers(transformer)
 
 
+def heads_of(pipe: Pipeline, layer: int) -> int:
+    """Number of attention heads of a layer; `ValueError` if the attention module does not say."""
+    heads = getattr(layers_of(pipe)[layer], "heads", None)
+    if not isinstance(heads, int):
+        raise ValueError(f"heads: {type(denoiser_of(pipe)).__name__} does not say how many heads its layers have")
+    return heads
+
+
 def text_parts_of(pipe: Pipeline, max_sequence_length: int = 0) -> list[TextPart]:
     """The text positions that the pipeline makes; an empty list if they are not described.
 

@@ -20,7 +20,7 @@ METRIC_NAMES = {
 def _changed(table: pd.DataFrame) -> pd.Series:
     """Which rows are not plain images'."""
     key = table.columns[0]
-    return table[key].notna() & ~((key == "scale") & (table[key] == 0))
+    return table[key].notna() & ~((key == "scale") & (table[key] == 0)) & (table[key].astype(str) != "plain")
 
 
 def dots_and_bars(table: pd.DataFrame) -> str:
@@ -40,19 +40,19 @@ def drop_figure(table: pd.DataFrame, label: str, ylabel: str = "average drop fro
         label: what its first column is, on the x axis.
         ylabel: what a drop or gain is, on the y axis.
     """
-    key, value = table.columns[0], "drop" if "drop" in table else "gain"
+    key, change = table.columns[0], "drop" if "drop" in table else "gain"
     with house_style():
         names = list(dict.fromkeys(table["metric"]))
         changed = table[_changed(table)]
         figure, axes = plt.subplots(1, len(names), figsize=(1.0 + 2.2 * len(names), 2.2), squeeze=False)
         for ax, name in zip(axes[0], names, strict=True):
             own = changed[changed["metric"] == name]
-            spread = [(own[value] - own["low"]).clip(lower=0), (own["high"] - own[value]).clip(lower=0)]
+            spread = [(own[change] - own["low"]).clip(lower=0), (own["high"] - own[change]).clip(lower=0)]
             places, known = range(len(own)), bool(own["low"].notna().all())
             look = {"mfc": TEXT_COLOR if known else "none", "yerr": spread if known else None}
-            ax.errorbar(places, own[value], fmt="o", markersize=3, color=TEXT_COLOR, capsize=2, lw=1, **look)
+            ax.errorbar(places, own[change], fmt="o", markersize=3, color=TEXT_COLOR, capsize=2, lw=1, **look)
             ax.axhline(0, color=GUIDE_COLOR, lw=0.8, ls=":")
-            ax.set_xticks(list(places), [f"{changed_to:g}" for changed_to in own[key]])
+            ax.set_xticks(list(places), [value if isinstance(value, str) else f"{value:g}" for value in own[key]])
             ax.set_title(METRIC_NAMES.get(name, name))
             ax.set_xlabel(label)
         axes[0][0].set_ylabel(ylabel)

@@ -24,6 +24,7 @@ class AttentionTap(Edit):
 
     def __init__(self, layer: int) -> None:
         super().__init__(layer, batch="all")
+        self.layer = layer
         self.attention: JointAttention | None = None
 
     def apply(self, attention: JointAttention, output: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ class AttentionTap(Edit):
         """Return the call and forget it; `ValueError` if there is none."""
         taken, self.attention = self.attention, None
         if taken is None:
-            raise ValueError(f"magnet: layer {min(self.layers)} has not run")
+            raise ValueError(f"magnet: layer {self.layer} has not run")
         return taken
 
 

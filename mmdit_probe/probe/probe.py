@@ -22,13 +22,14 @@ from ..families import Again, Family, answering_hooks, denoiser_of, eager_and_na
 from ..pipelines.loading import pipeline_of
 from ..readouts.base import Readout
 from ..readouts.fields import Fields
+from .block_hooks import BlockHooks, blocks_of
 from .calls import TransformerCall
 from .context import CallContext
 from .dataset import to_dataset
-from .editor import Editor
+from .editor import Editor, own_call
 from .proof import LayoutProof
 from .recorder import Recorder
-from .stacking import CFGBranch, Chosen, choose, skipped, stack
+from .stacking import CFGBranch, Chosen, choose, skipped, stack, why_nothing
 
 
 class Probe:
@@ -91,9 +92,12 @@ class Probe:
         self.layers = self._checked("layers", self.modules if layers is None else layers)
         self.steps = None if steps is None else frozenset(steps)
         self.stop_early = stop_early
-        self._editor = Editor(self.edits)
+        self._editor = Editor(self.edits, self.modules)
         self._watched = sorted({*self.layers, *self._checked("edited layers", self._editor.layers)})
+        blocks = blocks_of(self.transformer, self.modules, self._editor.block_layers)
+        self._block_hooks = BlockHooks(blocks, self._editor, self._block_call)
         self._recorder = Recorder(self.readouts, self.layers, self.steps)
+        self._replaying: TransformerCall | None = None
         self._calls: list[TransformerCall] = []
         self._exit: ExitStack | None = None
         self._thread, self._elsewhere = threading.get_ident(), False
@@ -121,6 +125,7 @@ class Probe:
             stack.callback(before.remove)
             after = self.transformer.register_forward_hook(self._end_call)
             stack.callback(after.remove)
+            self._block_hooks.open(stack)
             self._interceptor = Interceptor(modules, self._handle, self._note_silence)
             stack.callback(self._interceptor.close)
             self._interceptor.open()
@@ -150,7 +155,7 @@ class Probe:
         if threading.get_ident() == self._thread and not in_backward() and self._calls:
             self._calls[-1].complete = True
 
-    def _handle(self, layer: int, called: AttentionCall, output: Tensor | None) -> Tensor | None:
+    def _handle(self, layer: int, called: AttentionCall, output: Tensor | None) -> tuple[AttentionCall, Tensor | None]:
         if not self._calls:
             raise ValueError(
                 "Probe: an attention layer ran outside the transformer's forward; probe the transformer itself"
@@ -162,19 +167,24 @@ class Probe:
         attention = call.attention(layer, called, self.context.attention_layout)
         if attention is None:
             call.silent.setdefault(layer, "its attention call does not fit the token layout")
-            return output
+            return called, output
         if self._proof is not None:
             self._proof.follow(call, layer)
+        self._editor.check_branches(layer, call, lambda: self.context.words([call]))
+        attention, output = self._editor.prepared(attention, output)
         attention = self._recorder.record(call, attention)
-        if self._editor.needs_branches(layer) and call.in_run and call.branches is None:
-            raise ValueError(
-                f"edit: which batch rows carry the prompt can't be told in this call of the pipeline (words are "
-                f"{self.context.words([call])}); give the edit batch='all' or row numbers"
-            )
         output = self._editor.edited(attention, output)
         if self.stop_early and layer == self._watched[-1] and call.is_done(layer):
             raise StopForward(id(self))
-        return output
+        return own_call(attention), output
+
+    def _block_call(self) -> TransformerCall | None:
+        """The call whose blocks run now; None in other threads."""
+        if threading.get_ident() != self._thread or not self._calls:
+            return None
+        if in_backward():
+            return self._replaying or self._only_call()
+        return self._calls[-1]
 
     def _note_silence(self, layer: int, module: nn.Module, by: str) -> None:
         """A layer ran without an attention call: a hook or mode answered, or it is read in a way that can't be probed."""
@@ -200,15 +210,23 @@ class Probe:
         again = Interceptor(modules, partial(self._edited_again, call), lambda *_: None)
         paused, self._interceptor.paused = self._interceptor.paused, True
         again.open()
+        before, self._replaying = self._replaying, call
         try:
             yield
         finally:
+            self._replaying = before
             again.close()
             self._interceptor.paused = paused
 
-    def _edited_again(self, call: TransformerCall, layer: int, called: AttentionCall, output: Tensor | None) -> Any:
+    def _edited_again(
+        self, call: TransformerCall, layer: int, called: AttentionCall, output: Tensor | None
+    ) -> tuple[AttentionCall, Tensor | None]:
         attention = call.attention(layer, called, self.context.attention_layout)
-        return output if attention is None else self._editor.edited(attention, output)
+        if attention is None:
+            return called, output
+        attention, output = self._editor.prepared(attention, output)
+        output = self._editor.edited(attention, output)
+        return own_call(attention), output
 
     def _only_call(self) -> TransformerCall:
         """The call that a backward pass runs again without saying which it is."""
@@ -243,17 +261,7 @@ class Probe:
     def _chosen(self, cfg_branch: CFGBranch) -> list[Chosen]:
         wanted = [call for call in self._calls if self.steps is None or call.step in self.steps]
         if not any(call.fields for call in wanted):
-            silent = sorted({by for call in wanted for by in call.silent.values()})
-            why = (
-                f"{', '.join(silent)} answered in the place of every recorded layer's attention"
-                if silent
-                else (
-                    "the transformer ran in another thread; open the probe in the thread that calls it"
-                    if self._elsewhere
-                    else "run the model inside the with block before asking for the dataset"
-                )
-            )
-            raise ValueError(f"Probe: nothing was recorded; {why}")
+            raise ValueError(f"Probe: nothing was recorded; {why_nothing(wanted, self._elsewhere)}")
         return choose(wanted, cfg_branch, self.context.words(self._calls))
 
     def text(self, cfg_branch: CFGBranch = "both") -> TextTokens | None:

@@ -101,3 +101,13 @@ def _checked(name: str, layer: int, values: Tensor, size: torch.Size) -> Tensor:
             f"record layers of one size at a time (layers=[...], --layers)"
         )
     return values
+
+
+def why_nothing(calls: Sequence[TransformerCall], elsewhere: bool) -> str:
+    """Why none of the wanted calls has a record; ``elsewhere`` says whether the transformer ran in another thread."""
+    silent = sorted({by for call in calls for by in call.silent.values()})
+    if silent:
+        return f"{', '.join(silent)} answered in the place of every recorded layer's attention"
+    if elsewhere:
+        return "the transformer ran in another thread; open the probe in the thread that calls it"
+    return "run the model inside the with block before asking for the dataset"

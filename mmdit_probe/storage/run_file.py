@@ -122,14 +122,16 @@ def recorded_options(path: Path, command: str) -> dict[str, Any]:
     """The options of the run in a run.json, or in a folder that holds one; `ValueError` if it is not one of ``command``."""
     folder = path if path.is_dir() else path.parent
     if path.name != RUN_FILE and path != folder:
-        raise ValueError(f"--from: expected a {RUN_FILE} or a folder that holds one, got {path}")
+        raise ValueError(f"--from-run: expected a {RUN_FILE} or a folder that holds one, got {path}")
     run = read_run(folder)
     if run is None:
-        raise ValueError(f"--from: there is no file {folder / RUN_FILE}")
+        raise ValueError(f"--from-run: there is no file {folder / RUN_FILE}")
     if run.command is None:
-        raise ValueError(f"--from: {folder / RUN_FILE} is of a run that no command made; it names no options to repeat")
+        raise ValueError(
+            f"--from-run: {folder / RUN_FILE} is of a run that no command made; it names no options to repeat"
+        )
     if run.command != command:
         raise ValueError(
-            f"--from: {folder / RUN_FILE} is of `mmdit-probe {run.command}`, not of `mmdit-probe {command}`"
+            f"--from-run: {folder / RUN_FILE} is of `mmdit-probe {run.command}`, not of `mmdit-probe {command}`"
         )
     return run.options

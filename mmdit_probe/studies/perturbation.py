@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,21 @@ import numpy as np
 import pandas as pd
 
 from ..configs import PerturbConfig
-from ..edits import BlurGrid, BlurText, Edit, Knockout, Uniform
-from ..families import Pipeline
+from ..edits import (
+    BlurGrid,
+    BlurText,
+    Bypass,
+    Edit,
+    GroupKeys,
+    HeadScale,
+    Knockout,
+    RemoveKeys,
+    Scale,
+    ScaleText,
+    SelfAttend,
+    Uniform,
+)
+from ..families import Pipeline, heads_of
 from ..metrics.inference import FEWEST, Lead, best
 from ..metrics.verdicts import Form, in_words, lead_lines, listed
 from ..pipelines.layers import chosen_layers
@@ -23,10 +38,70 @@ from ..utils.progress import Progress
 from .image_grid import PLAIN, ImageGrid, Variant, generate_grid
 from .paired_metrics import AGAINST_PLAIN, paired_drops
 
+_AMOUNTS = {"self-attend": 1.0, "scale": 0.5}
+"""Amounts of edits whose default is not 0."""
 
-def make_edit(config: PerturbConfig, layer: int) -> Edit:
-    """The edit of one layer that the config asks for."""
-    where: dict[str, Any] = {"batch": config.edit_branch}
+
+@dataclass(frozen=True)
+class Place:
+    """Where one variant is edited: a layer, one of its heads, or some steps (``first`` to ``last``)."""
+
+    layer: int
+    head: int | None = None
+    first: int | None = None
+    last: int | None = None
+
+    @property
+    def name(self) -> str:
+        """In files and in `ImageGrid.images`."""
+        head = "" if self.head is None else f"head{self.head:02d}"
+        return layer_name(self.layer) + head + ("" if self.first is None else f"step{self.first:02d}")
+
+    @property
+    def value(self) -> int | str:
+        """In tables: the layer's number; "7.2" is head 2 of layer 7, "7: 0-6" its steps 0 to 6."""
+        if self.head is not None:
+            return f"{self.layer}.{self.head}"
+        return self.layer if self.first is None else f"{self.layer}: {self.first}-{self.last}"
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The edit's heads or steps."""
+        if self.head is not None:
+            return {"heads": [self.head]}
+        return {} if self.first is None or self.last is None else {"steps": range(self.first, self.last + 1)}
+
+
+def swept_places(pipe: Pipeline, config: PerturbConfig) -> list[Place]:
+    """The places that the config edits, one by one; `ValueError` for heads of a model whose number of heads is not known."""
+    layers = chosen_layers(pipe, config.layers)
+    if config.by == "head":
+        return [Place(layer, head) for layer in layers for head in range(heads_of(pipe, layer))]
+    if config.by == "step":
+        marks = sorted({config.generation.steps * quarter // 4 for quarter in range(5)})
+        return [Place(layer, first=first, last=stop - 1) for layer in layers for first, stop in pairwise(marks)]
+    return [Place(layer) for layer in layers]
+
+
+def make_edit(config: PerturbConfig, place: Place) -> Edit:
+    """The edit of one layer, or of a part of it, that the config asks for."""
+    where: dict[str, Any] = {"batch": config.edit_branch, **place.where}
+    layer, heads = place.layer, place.where.get("heads")
+    amount = _AMOUNTS.get(config.edit, 0.0) if config.amount is None else config.amount
+    if config.edit in ("bypass", "scale-text") and heads is not None:
+        raise ValueError(f"perturb: {config.edit} changes a whole block, which has no heads; take --by layer or step")
+    made: dict[str, Callable[[], Edit]] = {
+        "scale": lambda: Scale(layer, amount, **where),
+        "self-attend": lambda: SelfAttend(layer, amount, **where),
+        "remove-sinks": lambda: RemoveKeys(layer, sinks=config.keys, **where),
+        "remove-random": lambda: RemoveKeys(layer, random=config.keys, **where),
+        "head-scale": lambda: HeadScale(layer, factor=amount, **{"heads": None, **where}),
+        "group-keys": lambda: GroupKeys(layer, "image", delta=amount, **where),
+        "bypass": lambda: Bypass(layer, **where),
+        "scale-text": lambda: ScaleText(layer, amount, **where),
+    }
+    if config.edit in made:
+        return made[config.edit]()
     if config.edit == "blur-text":
         if config.kernel is None:
             raise ValueError("perturb: blur-text needs a kernel size; the paper's is 5")
@@ -50,14 +125,14 @@ def run_perturbation(
     config = replace(config, layers=chosen_layers(pipe, config.layers))
     if not config.layers:
         raise ValueError("perturb: give at least one layer")
-    edits = {layer: make_edit(config, layer) for layer in chosen_layers(pipe, config.layers)}
+    edits = {place: make_edit(config, place) for place in swept_places(pipe, config)}
     Probe(pipe, [], edits=list(edits.values()))  # bad layers fail before any work
     variants = [Variant(PLAIN, nullcontext)]
-    for layer, edit in edits.items():
-        variants.append(Variant(layer_name(layer), partial(Probe, pipe, [], edits=[edit]), layer))
+    for place, edit in edits.items():
+        variants.append(Variant(place.name, partial(Probe, pipe, [], edits=[edit]), place.value))
     with RunFolder.for_study(out, "perturb", model, config).open() as run:
         return generate_grid(
-            pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress, axis="layer"
+            pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress, axis=config.by
         )
 
 
@@ -68,18 +143,19 @@ def most_harmful(measured: pd.DataFrame, name: str) -> list[str]:
     account; below 5 prompts there is no verdict.
     """
     drops = paired_drops(measured, name)[1]
-    names = [f"layer {layer}" for layer in drops]
+    kind = str(measured.columns[0])
+    names = [f"{kind} {value}" for value in drops]
     lead, form = best(np.stack(list(drops.values()))), Form(3)
     value, interval = form(lead.value.mean), in_words(lead.value, form, "prompt")
     if len(names) == 1:
         return [f"{name}: {_one_layer(lead, names[0], name in AGAINST_PLAIN)}"]
     if lead.value.mean <= 0:
-        return [f"{name}: no layer lowers it; the largest average drop of {len(names)} layers is {value} {interval}."]
+        return [f"{name}: no {kind} lowers it; the largest average drop of {len(names)} {kind}s is {value} {interval}."]
     if len(lead.tied) > 1:
-        tied = listed([names[place].removeprefix("layer ") for place in lead.tied])
-        return [f"{name}: editing any of layers {tied} takes the same, {value} on average {interval}: a tie."]
+        tied = listed([names[place].removeprefix(f"{kind} ") for place in lead.tied])
+        return [f"{name}: editing any of {kind}s {tied} takes the same, {value} on average {interval}: a tie."]
     first = f"editing {names[lead.leader]} takes most, {value} on average {interval}."
-    return [f"{name}: {line}" for line in (first, *lead_lines(lead, names, form, "prompt", "layer"))]
+    return [f"{name}: {line}" for line in (first, *lead_lines(lead, names, form, "prompt", kind))]
 
 
 def _one_layer(lead: Lead, layer: str, against_plain: bool) -> str:

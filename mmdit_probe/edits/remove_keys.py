@@ -1,0 +1,147 @@
+"""RemoveKeys: some keys taken out of the image queries' softmax: words, kinds, chosen positions, sinks, or random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..attention.joint import JointAttention
+from ..attention.kernels import exact
+from ..attention.scores import mask_block
+from .attention_block import AttentionBlock, values_at
+from .base import Edit, spelled_tokens
+
+_THIN = 0.2
+"""Queries that keep less than this are computed from the keys that are left: what is left of 1 - p would be rounding."""
+
+
+class RemoveKeys(Edit):
+    """Take keys out of the softmax of image queries: ``o' = (o - sum_S p v) / (1 - sum_S p)``, exact.
+
+    The keys S are those that any argument names, for every batch row and head. The control of an experiment with ``sinks``
+    is ``random`` of the same number (arXiv 2605.09313 removes sinks from SD3's layer 12). Text queries stay as they are, and
+    a query that loses all of its attention gets 0.
+
+    Args:
+        layer: a layer number or several; None for every layer.
+        keys: positions among the call's keys, in the layout's order (`TokenLayout.image_keys`, ``text_keys``).
+        sinks: so many keys, those of all keys that the image queries attend to most, on average over the queries.
+        random: so many keys drawn from all, each head its own, the same at every step.
+        seed: of the draw.
+        where: heads, steps, words, kinds and batch, see `Edit`. ``words`` and ``kinds`` name text keys to take out.
+
+    Raises:
+        ValueError: no keys are named, or there are fewer keys than that.
+
+    >>> from mmdit_probe import Probe, RemoveKeys, load_pipeline
+    >>> pipe = load_pipeline("tiny-sd3")
+    >>> with Probe(pipe, [], edits=[RemoveKeys(7, sinks=1)]):
+    ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
+    """
+
+    def __init__(
+        self,
+        layer: int | Collection[int] | None,
+        *,
+        keys: Collection[int] = (),
+        sinks: int = 0,
+        random: int = 0,
+        seed: int = 0,
+        **where: Any,
+    ) -> None:
+        super().__init__(layer, **where)
+        if sinks < 0 or random < 0 or any(key < 0 for key in keys):
+            raise ValueError("RemoveKeys: keys are positions from 0 on, sinks and random numbers of keys")
+        self.keys, self.sinks, self.random, self.seed = tuple(keys), sinks, random, seed
+
+    @property
+    def is_identity(self) -> bool:
+        return not (self.keys or self.sinks or self.random or self.words or self.kinds)
+
+    def change(self, block: AttentionBlock) -> AttentionBlock:
+        removed = self.removed(block)
+        places = removed.flatten(0, 1).any(0).nonzero().flatten()  # removed for some batch row or head
+        every_row = torch.arange(block.layout.image, device=places.device)
+        probs = probs_at(block, every_row, places) * removed[..., places][:, :, None]
+        values = values_at(block.attention, slice(0, block.layout.keys))[block.batch, block.heads]
+        left = 1 - probs.sum(-1, keepdim=True)
+        kept = (block.image_output - probs @ values[:, :, places]) / left
+        self._compute_thin(block, removed, values, left, kept)
+        rows, text, lse = block.layout.image_queries, block.probs.clone(), block.lse.clone()
+        alive = left > 0
+        text[:, :, rows] *= torch.where(alive, 1 / left, 0) * ~removed[:, :, None, block.layout.text_keys]
+        lse[:, :, rows] += torch.where(alive, left, 1).log()[..., 0]
+        return replace(block, probs=text, lse=lse, output=block.with_image(kept.where(alive, 0)))
+
+    @staticmethod
+    def _compute_thin(block: AttentionBlock, removed: Tensor, values: Tensor, left: Tensor, kept: Tensor) -> None:
+        """Fill in what queries that lose almost everything keep, and what they get from it."""
+        thin = left[..., 0] < _THIN
+        every_key = torch.arange(block.layout.keys, device=left.device)
+        for rows in thin.flatten(0, 1).any(0).nonzero().flatten().split(block.attention.row_chunk):
+            probs = probs_at(block, rows, every_key) * ~removed[:, :, None]
+            total = probs.sum(-1, keepdim=True)
+            where = thin[:, :, rows, None]
+            left[:, :, rows] = torch.where(where, total, left[:, :, rows])
+            kept[:, :, rows] = torch.where(where, probs @ values / total, kept[:, :, rows])
+
+    def removed(self, block: AttentionBlock) -> Tensor:
+        """(batch, heads, keys) bool: the keys that are taken out."""
+        attention, layout = block.attention, block.layout
+        most = max([self.sinks, self.random, *(key + 1 for key in self.keys)])
+        if most > layout.keys:
+            raise ValueError(f"RemoveKeys: layer {attention.layer} has {layout.keys} keys, {most} are asked for")
+        removed = torch.zeros(*block.output.shape[:2], layout.keys, dtype=torch.bool, device=block.output.device)
+        removed[:, :, list(self.keys)] = True
+        if self.words or self.kinds:
+            text = spelled_tokens(block.text, self.words, self.kinds)[block.batch]
+            removed[:, :, layout.text_keys] |= torch.from_numpy(text)[:, None].to(removed.device)
+        if self.sinks:
+            removed.scatter_(-1, mean_mass(block).topk(self.sinks, -1).indices, True)
+        if self.random:
+            removed |= torch.from_numpy(self._drawn(attention)[None, block.heads]).to(removed.device)
+        return removed
+
+    def _drawn(self, attention: JointAttention) -> np.ndarray:
+        """(heads, keys) bool: random keys of each head, the same in every call of the layer."""
+        stream = np.random.default_rng([self.seed, attention.layer])
+        drawn = np.zeros((attention.heads, attention.layout.keys), bool)
+        for head in range(attention.heads):
+            drawn[head, stream.choice(attention.layout.keys, self.random, replace=False)] = True
+        return drawn
+
+
+def mean_mass(block: AttentionBlock) -> Tensor:
+    """(batch, heads, keys): the mean probability of the image queries on each key, of the call as the kernel saw it."""
+    attention, layout = block.attention, block.layout
+    first, stop = layout.image_queries.start, layout.image_queries.stop
+    mass = block.output.new_zeros(attention.batch, attention.heads, layout.keys)
+    for start in range(first, stop, attention.row_chunk):
+        rows = slice(start, min(start + attention.row_chunk, stop))
+        for found in attention.blocks(rows, slice(0, layout.keys)):
+            mass[found.batch, found.heads] += found.probs.sum(2) / layout.image
+    return mass[block.batch, block.heads]
+
+
+def probs_at(block: AttentionBlock, rows: Tensor, places: Tensor) -> Tensor:
+    """(batch, heads, rows, places): the probabilities so far of some image queries on some keys.
+
+    On text keys as earlier edits left them; on others their scores against the log-sum-exp so far.
+    """
+    call, image = block.attention.call, block.layout.image_queries
+    query = exact(call.query[block.batch, block.heads, image][:, :, rows])
+    key = exact(call.full_key[block.batch, block.heads][:, :, places])
+    scores = query @ (key * call.scale).transpose(-1, -2)
+    mask = mask_block(call, image, slice(0, block.layout.keys))
+    if mask is not None:
+        scores = scores + mask[block.batch, block.heads][:, :, rows][..., places]
+    probs = (scores - block.lse[:, :, image, None][:, :, rows]).exp()
+    text = block.layout.text_keys
+    is_text = (places >= text.start) & (places < text.stop)
+    probs[..., is_text] = block.image_probs[:, :, rows][..., places[is_text] - text.start]
+    return probs
