@@ -29,7 +29,7 @@ from mmdit_probe import (
     TokenLayout,
 )
 from mmdit_probe.attention.layout import Extra
-from mmdit_probe.attention.reordered import reordered
+from mmdit_probe.attention.reordered import Arrangement
 from mmdit_probe.attention.text_tokens import Kind, TextTokens
 from mmdit_probe.edits.base import apply_in_order
 from mmdit_probe.edits.places import on_grid, place_mask
@@ -270,7 +270,7 @@ def test_tokens_in_another_order_are_changed_where_the_model_has_them():
     call = random_call(2, 2, 7, 8)
     packed = random_call(2, 2, 6, 8)
     for original, own in ((call, order[:1].expand(2, -1)), (packed, order[1:].expand(2, -1))):
-        found = JointAttention(reordered(original, own), layout)
+        found = JointAttention(Arrangement(own).of(original), layout)
         for edit in (GroupKeys(0, "text", 0.5, 2), Negative(0)):
             straight = edit.before(found).call
             twin = full_matrix(straight) @ straight.value.double()

@@ -25,10 +25,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "guide": (f"--scales 0,2,4 {_CIRCLE}",),
     "patch": (
         '--from "a red circle on grass" --to "a blue circle on grass"',
-        "--pairs pairs.tsv --what block --tokens text --layers 3-8",
+        "--what block --tokens text --layers 3-8",
     ),
     "bind": ('--prompt "a red circle and a blue square on grass" --region "red circle=0,0,0.5,1"',),
-    "find-heads": ("--prompts prompts.txt --held-out others.txt --layers 5-8",),
+    "find-heads": ("--prompts prompts.txt --layers 5-8",),
     "find-expert": ("", "--prompts prompts.txt --model stabilityai/stable-diffusion-3.5-medium --device cuda"),
     "segment": (f'photo.jpg --classes "dog,bench,grass" {_SD3}', "photos/ --classes dog,cat --layer auto"),
     "group": ("photo.jpg --threshold 0.5", "photo.jpg --method diffcut"),
