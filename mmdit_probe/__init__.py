@@ -21,14 +21,20 @@ if TYPE_CHECKING:
     from .explorer import explore as explore
     from .pipelines import load_pipeline as load_pipeline
     from .probe import Probe as Probe
+    from .readouts import ConceptMaps as ConceptMaps
+    from .readouts import Contributions as Contributions
     from .readouts import FeaturePCA as FeaturePCA
     from .readouts import Field as Field
     from .readouts import HeadGroupMaps as HeadGroupMaps
     from .readouts import HeadStats as HeadStats
+    from .readouts import I2IMaps as I2IMaps
     from .readouts import I2TMaps as I2TMaps
+    from .readouts import KeyMass as KeyMass
+    from .readouts import OutputMaps as OutputMaps
     from .readouts import Readout as Readout
     from .readouts import RegionMass as RegionMass
     from .readouts import T2IMaps as T2IMaps
+    from .readouts import T2TMaps as T2TMaps
     from .readouts import ValueNorms as ValueNorms
     from .readouts import WordMaps as WordMaps
     from .segmentation import OpenVocabularySegmenter as OpenVocabularySegmenter
@@ -50,14 +56,20 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "pipelines": ["load_pipeline"],
         "probe": ["Probe"],
         "readouts": [
+            "ConceptMaps",
+            "Contributions",
             "FeaturePCA",
             "Field",
             "HeadGroupMaps",
             "HeadStats",
+            "I2IMaps",
             "I2TMaps",
+            "KeyMass",
+            "OutputMaps",
             "Readout",
             "RegionMass",
             "T2IMaps",
+            "T2TMaps",
             "ValueNorms",
             "WordMaps",
         ],

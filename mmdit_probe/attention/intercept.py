@@ -9,7 +9,8 @@ in a thread other than the one that opened the interceptor they do nothing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class _Stack(threading.local):
     def __init__(self) -> None:
         self.active: list[_Active] = []
         self.mode: _AttentionMode | None = None
+        self.alone: Interceptor | None = None
 
     def push(self, active: _Active) -> None:
         if self.mode is None:
@@ -152,7 +154,18 @@ class Interceptor:
 
     @property
     def _is_watching(self) -> bool:
-        return not self.paused and threading.get_ident() == self._thread
+        return not self.paused and threading.get_ident() == self._thread and _stack.alone in (None, self)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Open inside, and the only one that sees what this thread runs: for blocks that are run a second time."""
+        before, _stack.alone = _stack.alone, self
+        self.open()
+        try:
+            yield
+        finally:
+            self.close()
+            _stack.alone = before
 
     def open(self) -> None:
         """Register the hooks."""

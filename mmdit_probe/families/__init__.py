@@ -5,6 +5,16 @@ means.
 """
 
 from .backends import eager_and_native
+from .blocks import (
+    CONCEPT_FAMILIES,
+    IMAGE,
+    TEXT,
+    block_inputs,
+    block_of,
+    embedded_text,
+    output_weight,
+    run_text_stream,
+)
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
 from .hooks import Again, answering_hooks, replayed_blocks
 from .image_input import ImageInput, vae_dtype
@@ -28,10 +38,13 @@ from .stable_diffusion import T5_PARTS, stable_diffusion_3_pipeline, without_t5
 from .unet import UNET_SELF, UNetPlace, is_unet_pipeline, run_unet, unet_latents, unet_places, unet_prompt
 
 __all__ = [
+    "CONCEPT_FAMILIES",
     "DENOISERS",
     "FAMILIES",
+    "IMAGE",
     "PLAIN",
     "T5_PARTS",
+    "TEXT",
     "UNET_SELF",
     "Again",
     "Family",
@@ -42,12 +55,15 @@ __all__ = [
     "TextPart",
     "UNetPlace",
     "answering_hooks",
+    "block_inputs",
+    "block_of",
     "call_default",
     "constant_shift",
     "default_latent_side",
     "denoiser_of",
     "device_of",
     "eager_and_native",
+    "embedded_text",
     "family_of",
     "holds",
     "image_input_of",
@@ -59,7 +75,9 @@ __all__ = [
     "loop_levels",
     "named_inputs",
     "output_projection",
+    "output_weight",
     "replayed_blocks",
+    "run_text_stream",
     "run_unet",
     "signal_share",
     "stable_diffusion_3_pipeline",

@@ -21,6 +21,7 @@ from ..families import Again, Family, answering_hooks, denoiser_of, eager_and_na
 from ..pipelines.loading import pipeline_of
 from ..readouts.base import Readout
 from ..readouts.fields import Fields
+from .blocks import BlockWatch
 from .calls import TransformerCall
 from .context import CallContext
 from .dataset import to_dataset
@@ -87,6 +88,7 @@ class Probe:
         self._editor = Editor(self.edits)
         self._watched = sorted({*self.layers, *self._checked("edited layers", self._editor.layers)})
         self._recorder = Recorder(self.readouts, self.layers, self.steps)
+        self._blocks = BlockWatch(self.transformer, self.family, self.modules, self.layers, self.readouts, self.pipe)
         self._calls: list[TransformerCall] = []
         self._exit: ExitStack | None = None
         self._thread, self._elsewhere = threading.get_ident(), False
@@ -107,6 +109,7 @@ class Probe:
         modules = {layer: self.modules[layer] for layer in self._watched}
         self._thread, self._elsewhere, self._heard = threading.get_ident(), False, set()
         with ExitStack() as stack:
+            self._blocks.encode()  # before the pipeline's prompts are watched
             stack.enter_context(eager_and_native(list(modules.values())))
             stack.enter_context(replayed_blocks(self.transformer, self._replay))
             self.context.open(stack)
@@ -114,6 +117,7 @@ class Probe:
             stack.callback(before.remove)
             after = self.transformer.register_forward_hook(self._end_call)
             stack.callback(after.remove)
+            self._blocks.open(stack)
             self._interceptor = Interceptor(modules, self._handle, self._note_silence)
             stack.callback(self._interceptor.close)
             self._interceptor.open()
@@ -135,6 +139,7 @@ class Probe:
             self._elsewhere = True
         elif not in_backward():  # else checkpointing runs the model again
             self._calls.append(self.context.begin(args, kwargs))
+            self._blocks.layout = self._calls[-1].layout
 
     def _end_call(self, module: nn.Module, args: Any, output: Any) -> None:
         if threading.get_ident() == self._thread and not in_backward() and self._calls:
@@ -153,7 +158,7 @@ class Probe:
         if attention is None:
             call.silent.setdefault(layer, "its attention call does not fit the token layout")
             return output
-        attention = self._recorder.record(call, attention)
+        attention = self._recorder.record(call, self._blocks.surrounded(attention))
         if self._editor.needs_branches(layer) and call.in_run and call.branches is None:
             raise ValueError(
                 f"edit: which batch rows carry the prompt can't be told in this call of the pipeline (words are "
