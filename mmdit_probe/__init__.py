@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .readouts import I2IMaps as I2IMaps
     from .readouts import I2TMaps as I2TMaps
     from .readouts import KeyMass as KeyMass
+    from .readouts import KindMass as KindMass
     from .readouts import OutputMaps as OutputMaps
     from .readouts import Readout as Readout
     from .readouts import RegionMass as RegionMass
@@ -65,6 +66,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "I2IMaps",
             "I2TMaps",
             "KeyMass",
+            "KindMass",
             "OutputMaps",
             "Readout",
             "RegionMass",

@@ -12,6 +12,7 @@ from .head_groups import HeadGroupMaps
 from .head_stats import HeadStats
 from .image_queries import I2IMaps
 from .key_mass import KeyMass
+from .kind_mass import KindMass
 from .maps import I2TMaps, I2TScores, RefinedI2T, T2IMaps
 from .output_similarity import OutputMaps
 from .region_mass import RegionMass
@@ -45,6 +46,7 @@ __all__ = [
     "I2TMaps",
     "I2TScores",
     "KeyMass",
+    "KindMass",
     "OutputMaps",
     "OverImageRows",
     "OverTextColumns",
