@@ -78,7 +78,8 @@ def test_the_table_has_the_kinds_that_occur(record):
     assert at["uniform"] == pytest.approx(3 / (64 + 27))
     assert at["ratio"] == pytest.approx(values.mean() / at["uniform"], rel=1e-5)
     [line] = kinds_summary(table)
-    assert line.startswith("Of the attention that image tokens give to text: ") and "2 prompts" in line
+    assert line.startswith("Of the attention that image tokens give to text: ")
+    assert "2 prompts" in line
 
 
 def test_unknown_kinds_leave_an_empty_table(record):

@@ -25,6 +25,7 @@ from .pca import pca
 from .perturb import perturb
 from .segment import group, segment
 from .session import release
+from .sinks import sinks
 from .terminal import flush, pipe_closed, prepare, say
 from .value_norms import value_norms
 
@@ -37,6 +38,7 @@ app = typer.Typer(
 for command in (
     attention_budget,
     value_norms,
+    sinks,
     maps,
     pca,
     analyze,

@@ -26,6 +26,7 @@ from .studies import (
     GuideConfig,
     MetricConfig,
     PerturbConfig,
+    SinksConfig,
     ValueNormsConfig,
 )
 from .timesteps import PAPER_STEPS, Timesteps, scaled_timesteps
@@ -62,6 +63,7 @@ __all__ = [
     "SegmentConfig",
     "Setting",
     "Settings",
+    "SinksConfig",
     "ThresholdConfig",
     "Timesteps",
     "ValueNormsConfig",

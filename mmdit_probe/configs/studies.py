@@ -47,6 +47,17 @@ class BudgetConfig(_TwoTimesteps):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SinksConfig(_TwoTimesteps):
+    """Attention sinks: the keys that take the most of the image's attention."""
+
+    layers: Annotated[Layers, layers_setting()] = "all"
+    every: Annotated[
+        int, Setting("Read every so many-th image query; above 1 masses have a standard error.", METHOD, low=1)
+    ] = 1
+    top: Annotated[int, Setting("Keys kept for each head, the most attended first.", METHOD, low=1)] = 8
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValueNormsConfig(_TwoTimesteps):
     """Value norms (Seg4Diff, Fig. 4)."""
 

@@ -90,5 +90,5 @@ def _add_kinds(
         frame = kinds[kinds["timestep"] == timestep]
         for ax, queries in zip(row, asking, strict=True):
             plot_kinds(ax, frame[frame["queries"] == queries])
-            ax.set_title(f"{queries} queries to text, {time_label(timestep, frame['sigma'].iloc[0], steps)}")
+            ax.set_title(f"{queries} to text, {time_label(timestep, frame['sigma'].iloc[0], steps)}")
         row[0].set_ylabel("share of attention (%)")
