@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from .generation import BATCH, MAX_SEQUENCE_LENGTH, SEED, STEPS
 from .layers import Layers, layers_setting
+from .reading import AGGREGATE, READ, Read, check_aggregate
 from .setting import INPUT, Setting, Settings
 from .single_image import HEADS, Heads
 from .timesteps import PAPER_STEPS, TIMESTEP, Timesteps, chosen_timestep, chosen_timesteps, timesteps_setting
@@ -85,12 +86,15 @@ class SegmentConfig(Settings):
     timestep: Annotated[int | None, TIMESTEP] = None
     steps: Annotated[int, STEPS] = PAPER_STEPS
     crop: Annotated[Crop, _CROP] = "stretch"
+    read: Annotated[Read, READ] = "i2t"
+    aggregate: Annotated[str, AGGREGATE] = "layer"
     refine: Refine = "none"
     seed: Annotated[int, SEED] = 0
     max_sequence_length: Annotated[int | None, MAX_SEQUENCE_LENGTH] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_aggregate(self.aggregate)
         _ = self.chosen_timestep
 
     @property
@@ -179,6 +183,8 @@ class EvaluateConfig(Settings):
     normalize: Annotated[
         Normalize, Setting("Maps after or before the softmax, unchanged or each scaled to [0, 1] (Table 5).")
     ] = "probs"
+    read: Annotated[Read, READ] = "i2t"
+    aggregate: Annotated[str, AGGREGATE] = "layer"
     refine: Refine = "none"
     threshold: float = MERGE_THRESHOLD
     variant: Annotated[Variant, _VARIANT] = "released"
@@ -191,6 +197,7 @@ class EvaluateConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_aggregate(self.aggregate)
         _ = self.chosen_timesteps
 
     @property
