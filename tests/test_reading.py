@@ -12,7 +12,7 @@ from naive import full_matrix, random_call
 from mmdit_probe import I2TMaps, OpenVocabularySegmenter, OutputMaps, Probe, TokenLayout, load_record
 from mmdit_probe.attention.joint import JointAttention
 from mmdit_probe.attention.surroundings import Surroundings
-from mmdit_probe.configs import EvaluateConfig, SegmentConfig
+from mmdit_probe.configs import EvaluateConfig, GenerationConfig, MapsConfig, SegmentConfig
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.evaluation.run import check
 from mmdit_probe.pipelines.forward import forward_noisy
@@ -21,6 +21,7 @@ from mmdit_probe.readouts.goca import HeadWeightedI2T, ReferenceAgreement, head_
 from mmdit_probe.segmentation.layer_weights import read_weights
 from mmdit_probe.segmentation.reading import AGGREGATED, Reading, ReadingReader
 from mmdit_probe.segmentation.segmenters import read_class_maps
+from mmdit_probe.studies.word_maps import measure_maps
 
 IMAGES = [scene("test", number).image for number in (0, 1)]
 NAMES = [["sand", "red circle"], ["lava", "blue square", "grass"]]
@@ -185,3 +186,47 @@ def test_the_commands_take_a_reading(run, tmp_path):
     assert load_record(tmp_path / "results" / "segment" / "one_maps.nc").attrs["layer"] == "mean of layers 0, 1"
     code, _, err = run("segment", *own, "--read", "output", "--refine", "i2i", "--layers", "1", "--out", "o")
     assert (code, "unrefined maps" in err) == (2, True)
+
+
+def maps_config(**more):
+    generation = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=3)
+    own = {"prompt": "a red circle on grass", "words": ("red circle", "grass"), "timesteps": (1, 2)}
+    return MapsConfig(**{**own, "generation": generation, **more})
+
+
+@pytest.mark.parametrize("read", ["i2t", "t2i", "output", "concept", "contribution"])
+def test_maps_of_words_by_every_reading(random_pipe, read):
+    made, given = (
+        measure_maps(random_pipe, maps_config(direction=read), image).record["word_map"] for image in (None, IMAGES[0])
+    )
+    for maps in (made, given):
+        assert maps.dims == ("timestep", "layer", "word", "row", "col")
+        assert maps.shape == (2, 3, 2, 8, 8)
+        assert maps["word"].values.tolist() == ["red circle", "grass"]
+        assert np.isfinite(maps.values).all()
+    together = measure_maps(random_pipe, maps_config(direction=read, aggregate="mean"), IMAGES[0]).record["word_map"]
+    assert together["layer"].values.tolist() == ["mean of 3 layers"]
+    np.testing.assert_allclose(together.isel(layer=0), given.mean("layer"), rtol=1e-4, atol=1e-6)
+
+
+def test_a_concept_need_not_stand_in_the_prompt(random_pipe):
+    record = measure_maps(random_pipe, maps_config(direction="concept", words=("lava",), layers=(1,))).record
+    assert record["word_map"].sizes["word"] == 1
+    for wrong, message in (
+        ({"direction": "output", "heads": "all"}, "no map for each head"),
+        ({"aggregate": "goca"}, "goca is for segment and evaluate"),
+        ({"aggregate": "mean", "heads": "all"}, "leave heads out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure_maps(random_pipe, maps_config(**wrong))
+
+
+def test_the_maps_command_takes_a_reading(run, tmp_path):
+    common = ["--prompt", "a red circle on grass", "--words", "red circle", "--steps", "2", "--timesteps", "1"]
+    code, out, err = run("maps", *common, "--max-sequence-length", "0", "--read", "contribution", "--aggregate", "mean")
+    assert code == 0, err
+    assert "'red circle' peaks in mean of 3 layers at t = 1" in out
+    table = pd.read_csv(tmp_path / "results" / "maps" / "maps.csv")
+    assert table["layer"].tolist() == ["mean of 3 layers"]
+    saved = load_record(tmp_path / "results" / "maps" / "maps.nc")["word_map"]
+    assert "length of what the word's tokens add" in saved.attrs["long_name"]
