@@ -20,6 +20,7 @@ from .guide import guide
 from .magnet import app as magnet
 from .maps import maps
 from .models import models
+from .neglect import neglect
 from .options import flat_options
 from .pca import pca
 from .perturb import perturb
@@ -39,6 +40,7 @@ for command in (
     attention_budget,
     value_norms,
     sinks,
+    neglect,
     maps,
     pca,
     analyze,
