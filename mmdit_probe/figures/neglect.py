@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from .style import GUIDE_COLOR, house_style
 
@@ -53,7 +53,9 @@ def _lines(frame: pd.DataFrame, words: int) -> list[tuple[str, pd.DataFrame]]:
 
 def _finish(ax: Axes, title: str) -> None:
     ax.axhline(1, color=GUIDE_COLOR, linestyle=":", linewidth=1)
-    ax.set_ylim(0, None)
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # the house draws no formulas
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("layer")
     ax.set_title(title)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))

@@ -26,6 +26,8 @@ from .recording import check_sampling, record_generated
 
 MEASURES = ("contribution", "i2t")
 SCENE_SIZE = (64, 64, 3)
+SMALLEST = 1e-6
+"""Ratios below count as this in geometric means."""
 
 
 def measure_neglect(
@@ -114,12 +116,14 @@ def layers_table(records: Sequence[xr.Dataset]) -> pd.DataFrame:
 
 
 def words_table(records: Sequence[xr.Dataset], table: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """One row per prompt and word: the means over layers and timesteps, whether it is ``neglected``, and ``missing``.
+    """One row per prompt and word: the geometric means over layers and timesteps, whether it is ``neglected``, and ``missing``.
 
     A word is neglected if its contribution is under ``threshold`` times that of the prompt's other words.
     """
     names = [f"{name}_against" for name in MEASURES]
-    frame = table.groupby(["prompt", "word"], sort=False)[names].mean().reset_index()
+    logs = table.assign(**{name: np.log(table[name].clip(lower=SMALLEST)) for name in names})
+    means = logs.groupby(["prompt", "word"], sort=False)[names].mean()
+    frame = np.exp(means).reset_index()
     missing = [
         (str(record.attrs["prompt"]), str(word), float(lost))
         for record in records
@@ -136,7 +140,7 @@ def summary(words: pd.DataFrame, threshold: float) -> list[str]:
     shown = ", ".join(f"{row['word']!r} in {row['prompt']!r}" for _, row in lost.head(5).iterrows())
     lines = [
         f"{len(lost)} of {counted(len(words), 'word')} add less than {threshold:g} times what the prompt's other words add"
-        f"{f': {shown}' if len(lost) else ''}{', ...' if len(lost) > 5 else ''} (means over layers and timesteps)."
+        f"{f': {shown}' if len(lost) else ''}{', ...' if len(lost) > 5 else ''} (geometric means over layers and timesteps)."
     ]
     known = words[words["missing"].notna()]
     if known.empty:
