@@ -119,7 +119,7 @@ def test_a_prompt_of_one_word_is_refused(random_pipe):
 
 def test_the_command_leaves_figure_and_tables(run, tmp_path):
     arguments = ["--prompt", "a red circle on grass", "--steps", "2", "--timesteps", "1", "--max-sequence-length", "0"]
-    code, out, err = run("neglect", *arguments, "--words", "red circle,grass", "--threshold", "0.9")
+    code, out, err = run("neglect", *arguments, "--words", "red circle,grass", "--neglected-below", "0.9")
     assert code == 0, err
     folder = tmp_path / "results" / "neglect"
     assert {path.name for path in folder.glob("neglect*")} == {

@@ -20,7 +20,7 @@ def neglect(
     """Which words of a prompt add little to its image: each word's contribution and attention against the other words'.
 
     With tiny-sd3 a scene reader says which words are missing in the image, and whether the measures tell them. Without --prompt
-    and --prompts it takes the sentences of --scene-count held-out synthetic scenes.
+    and --prompts it takes the sentences of --scene-sentences held-out synthetic scenes.
 
     Writes neglect.pdf / .png, neglect.csv (a row for each word and layer) and neglect_words.csv (a row for each word).
     """
@@ -37,9 +37,9 @@ def neglect(
     from mmdit_probe.utils.text import is_content_word
 
     if none:
-        sentences = dict.fromkeys(scene_prompts(2 * config.scene_count))
+        sentences = dict.fromkeys(scene_prompts(2 * config.scene_sentences))
         several = [text for text in sentences if sum(map(is_content_word, text.split())) > 1]
-        chosen = tuple(several[: config.scene_count])
+        chosen = tuple(several[: config.scene_sentences])
     config = replace(config, prompts=chosen)
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
@@ -48,11 +48,11 @@ def neglect(
     with Bar("prompts", output.as_json) as bar:
         records = run_neglect(pipe, config, output.out, label(model), reader, bar.update)
     table = layers_table(records)
-    words = words_table(records, table, config.threshold)
+    words = words_table(records, table, config.neglected_below)
     line = figure_line(model, config.prompts, "dotted: as the other words; dashed: the threshold")
     files = [
-        *save_figure(neglect_figure(table, words, config.threshold), output.out / "neglect", line),
+        *save_figure(neglect_figure(table, words, config.neglected_below), output.out / "neglect", line),
         write_text(output.out / "neglect.csv", table.to_csv(index=False)),
         write_text(output.out / "neglect_words.csv", words.to_csv(index=False)),
     ]
-    finish(output, summary(words, config.threshold), files, words=words)
+    finish(output, summary(words, config.neglected_below), files, words=words)

@@ -66,11 +66,11 @@ class NeglectConfig(_TwoTimesteps):
         Setting("Words to compare, separated by commas.", INPUT, commas=True, default="every content word of a prompt"),
     ] = ()
     layers: Annotated[Layers, layers_setting()] = "all"
-    threshold: Annotated[
+    neglected_below: Annotated[
         float,
         Setting("A word that adds less than this, times the prompt's other words, is neglected.", METHOD, above=0),
     ] = 0.5
-    scene_count: Annotated[
+    scene_sentences: Annotated[
         int, Setting("tiny-sd3 without prompts: number of scenes whose sentences are taken.", INPUT, low=1, high=10_000)
     ] = 20
 
