@@ -32,14 +32,21 @@ if TYPE_CHECKING:
     from .pipelines import load_pipeline as load_pipeline
     from .probe import Probe as Probe
     from .probe import record_states as record_states
+    from .readouts import ConceptMaps as ConceptMaps
+    from .readouts import Contributions as Contributions
     from .readouts import FeaturePCA as FeaturePCA
     from .readouts import Field as Field
     from .readouts import HeadGroupMaps as HeadGroupMaps
     from .readouts import HeadStats as HeadStats
+    from .readouts import I2IMaps as I2IMaps
     from .readouts import I2TMaps as I2TMaps
+    from .readouts import KeyMass as KeyMass
+    from .readouts import KindMass as KindMass
+    from .readouts import OutputMaps as OutputMaps
     from .readouts import Readout as Readout
     from .readouts import RegionMass as RegionMass
     from .readouts import T2IMaps as T2IMaps
+    from .readouts import T2TMaps as T2TMaps
     from .readouts import ValueNorms as ValueNorms
     from .readouts import WordMaps as WordMaps
     from .segmentation import OpenVocabularySegmenter as OpenVocabularySegmenter
@@ -81,14 +88,21 @@ _exported, __dir__, __all__ = lazy_loader.attach(
         "pipelines": ["load_pipeline"],
         "probe": ["Probe", "record_states"],
         "readouts": [
+            "ConceptMaps",
+            "Contributions",
             "FeaturePCA",
             "Field",
             "HeadGroupMaps",
             "HeadStats",
+            "I2IMaps",
             "I2TMaps",
+            "KeyMass",
+            "KindMass",
+            "OutputMaps",
             "Readout",
             "RegionMass",
             "T2IMaps",
+            "T2TMaps",
             "ValueNorms",
             "WordMaps",
         ],

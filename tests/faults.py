@@ -37,6 +37,18 @@ TRAINING = ["--batch", "2", "--warmup", "1"]
 COMMANDS: dict[str, list[str]] = {
     "evaluate": ["evaluate", "scenes", "--limit", "8", "--batch", "1"],
     "perturb": ["perturb", "--layers", "all", "--batch", "1", *IMAGES, "--clip", "tiny-clip"],
+    "sinks": ["sinks", "--prompt", "a red circle", "--prompt", "sand", "--steps", "2", "--max-sequence-length", "0"],
+    "neglect": [
+        "neglect",
+        "--prompt",
+        "a red circle",
+        "--prompt",
+        "a star on sand",
+        "--steps",
+        "2",
+        "--max-sequence-length",
+        "0",
+    ],
     "magnet": ["magnet", "train", "--steps", "8", "--save-every", "2", "--layer", "1", "--rank", "2", *TRAINING],
 }
 """Name -> arguments; --model and --out are added."""

@@ -36,6 +36,7 @@ OWN_WORDING = {
     "--timesteps": "one, or several",
     "--method": "each command's own methods",
     "--words": "maps needs them, analyze takes all words without",
+    "--read": "magnet train says what its loss reads, the others which maps",
 }
 
 
@@ -138,7 +139,9 @@ def test_settings_refuse_what_is_out_of_range():
         Soup(carrots=10)
     with pytest.raises(ValueError, match="steps must be 1 to 1000, got 0"):
         GenerationConfig(steps=0)
-    with pytest.raises(ValueError, match=re.escape("direction must be one of i2t, t2i, got 'i2i'")):
+    with pytest.raises(
+        ValueError, match=re.escape("direction must be one of i2t, t2i, output, concept, contribution, got 'i2i'")
+    ):
         MapsConfig(direction="i2i")
 
 

@@ -121,7 +121,7 @@ def test_states_that_do_not_fit_are_refused_before_they_are_kept(random_pipe, mo
 
 
 def test_the_memory_that_is_told_is_what_is_kept(random_pipe, caplog):
-    caplog.set_level("INFO", "mmdit_probe.utils.memory")
+    caplog.set_level("DEBUG", "mmdit_probe.utils.memory")
     states = record_states(random_pipe, FROM, what="value", **CALL)
     assert memory.readable_bytes(states.nbytes) in caplog.messages[0]
 

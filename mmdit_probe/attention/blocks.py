@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .kernels import AttentionCall, exact
@@ -28,13 +28,17 @@ class Block(NamedTuple):
 
 
 def stream_blocks(
-    call: AttentionCall, lse: Float[Tensor, "batch heads queries"], rows: slice, cols: slice, halvings: int = 0
+    call: AttentionCall,
+    lse: Float[Tensor, "batch heads queries"],
+    rows: slice | Int[Tensor, " rows"],
+    cols: slice,
+    halvings: int = 0,
 ) -> Iterator[Block]:
     """``exp(scores - lse)`` of some queries and keys for every batch row and head, without gradient.
 
-    ``halvings`` says how often the buffer's size is halved.
+    ``rows`` are a range of queries, or their positions. ``halvings`` says how often the buffer's size is halved.
     """
-    size = (rows.stop - rows.start) * (cols.stop - cols.start)
+    size = (rows.stop - rows.start if isinstance(rows, slice) else len(rows)) * (cols.stop - cols.start)
     if size == 0:
         return
     query = call.query[:, :, rows].detach()

@@ -46,7 +46,7 @@ class _Stack(threading.local):
     def __init__(self) -> None:
         self.active: list[_Active] = []
         self.mode: _AttentionMode | None = None
-        self.is_overheard = False
+        self.alone: Interceptor | _Ear | None = None  # who alone sees what this thread runs
 
     def push(self, active: _Active) -> None:
         if self.mode is None:
@@ -142,12 +142,12 @@ def active_probes() -> int:
 @contextmanager
 def overheard(hear: Callable[[AttentionCall], None]) -> Iterator[None]:
     """Inside, ``hear`` gets every attention call of this thread, of whatever module; interceptors get none."""
-    before, _stack.is_overheard = _stack.is_overheard, True
-    try:
-        with _Ear(hear):
+    with _Ear(hear) as ear:
+        before, _stack.alone = _stack.alone, ear
+        try:
             yield
-    finally:
-        _stack.is_overheard = before
+        finally:
+            _stack.alone = before
 
 
 class _Ear(TorchFunctionMode):
@@ -175,7 +175,18 @@ class Interceptor:
 
     @property
     def _is_watching(self) -> bool:
-        return not self.paused and not _stack.is_overheard and threading.get_ident() == self._thread
+        return not self.paused and threading.get_ident() == self._thread and _stack.alone in (None, self)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Open inside, and the only one that sees what this thread runs: for blocks that are run a second time."""
+        before, _stack.alone = _stack.alone, self
+        self.open()
+        try:
+            yield
+        finally:
+            self.close()
+            _stack.alone = before
 
     def open(self) -> None:
         """Register the hooks."""

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .blocks import Block, stream_blocks
 from .kernels import AttentionCall
 from .layout import TokenLayout
 from .scores import chunked_lse, lse_method, mask_block, needs_grad, row_chunk, row_lse, scores
+from .surroundings import UNKNOWN, Surroundings
 from .text_tokens import TextTokens
 
 
@@ -33,6 +34,7 @@ class JointAttention:
         step: the sampling step, from 0.
         text: what the text positions hold; None if unknown.
         conditional: (batch,) whether each batch row carries the prompt; None if unknown. As in ``text`` if that is known.
+        around: what stands around the call in its block, for the readouts that need it.
         halvings: how often the chunk sizes have been halved because memory ran out.
 
     `reductions.region_mass`, `i2t_maps` and `t2i_maps` summarize a call; readouts do so for every call of a model.
@@ -57,6 +59,7 @@ class JointAttention:
     text: TextTokens | None = None
     halvings: int = 0
     conditional: np.ndarray | None = None
+    around: Surroundings = UNKNOWN
 
     def __post_init__(self) -> None:
         if self.conditional is None and self.text is not None:
@@ -152,7 +155,8 @@ class JointAttention:
         own = slice(index, index + 1)
         text = None if self.text is None else self.text.rows(own)
         conditional = None if self.conditional is None else self.conditional[own]
-        return replace(self, call=self.call.part(own, self.lse), text=text, conditional=conditional)
+        call, around = self.call.part(own, self.lse), self.around.rows(own)
+        return replace(self, call=call, text=text, conditional=conditional, around=around)
 
     def scores(self, rows: slice, cols: slice) -> Float[Tensor, "batch heads rows cols"]:
         """Scores of some queries on some keys before the softmax, in fp32, mask included; carries gradients."""
@@ -166,6 +170,12 @@ class JointAttention:
     def blocks(self, rows: slice, cols: slice) -> Iterator[Block]:
         """`probs` in blocks of batch rows and heads, without gradient; see `Block` on how long they last."""
         return stream_blocks(self.call, self.lse, rows, cols, self.halvings)
+
+    def key_rows(self, queries: Int[Tensor, " queries"]) -> Iterator[tuple[Int[Tensor, " rows"], Block]]:
+        """Some queries, given by their positions, on all keys: a few at a time, each with its blocks."""
+        for rows in queries.split(self.row_chunk):
+            for block in stream_blocks(self.call, self.lse, rows, slice(0, self.layout.keys), self.halvings):
+                yield rows, block
 
     def text_columns(self) -> Iterator[Block]:
         """All queries on the text keys: I2T and T2T."""

@@ -95,6 +95,10 @@ def refined_counter(
     pipe: Pipeline, config: EvaluateConfig, baseline: RefineConfig, masks: Masks | None = None
 ) -> MapCounter:
     """Seg4Diff with a baseline's refinement; ``masks`` are for corrclip-vote, None takes connected parts of one color."""
+    if (config.read, config.aggregate) != ("i2t", "layer"):
+        raise ValueError(
+            f"evaluate: refine {config.refine} is for I2T maps of single layers; leave read and aggregate out"
+        )
     if config.heads != "mean":
         raise ValueError(f"evaluate: refine {config.refine} takes the mean over heads; leave heads out")
     if config.refine != "corrclip-vote" and not config.normalize.startswith("probs"):

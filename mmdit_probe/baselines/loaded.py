@@ -11,6 +11,7 @@ from ..configs import EvaluateConfig, GroupConfig, SegmentConfig, as_dict
 from ..evaluation.counter import Counter
 from ..families import Pipeline, is_unet_pipeline
 from ..segmentation.class_prompts import checked_classes, class_prompts
+from ..segmentation.reading import Reading
 from ..segmentation.result import Segmentation
 from ..segmentation.segmenters import OpenVocabularySegmenter, UnsupervisedSegmenter
 from ..storage.images import cropped
@@ -89,24 +90,39 @@ class LoadedMethod:
             return refined_counter(self.pipe, config, selection.refine_config(config.dataset), self.masks)
         return None
 
-    def by_names(self, names: Sequence[str], layer: int | None = None, config: SegmentConfig | None = None) -> Labeler:
-        """Segments images by class names; ``layer`` None is the model's expert layer. Bad names are refused at once."""
+    def by_names(
+        self,
+        names: Sequence[str],
+        layer: int | None = None,
+        config: SegmentConfig | None = None,
+        layers: Sequence[int] | None = None,
+    ) -> Labeler:
+        """Segments images by class names; ``layer`` None is the model's expert layer. Bad names are refused at once.
+
+        ``layers`` are those that ``config.aggregate`` puts together, None for all.
+        """
         classes, config = checked_classes(names), self.selection.fill(config or SegmentConfig())
         if self.is_whole:
+            refuse_map_settings(self.selection.method, changed_settings(config))
             system = self._whole(layer)
             labeler = _one_by_one(
                 lambda image: system.segment(image, classes), self.selection.method, system, config.crop
             )
             return labeler._replace(settings={**labeler.settings, "classes": classes})
-        segmenter, more = self._segmenter(layer, config)
+        segmenter, more = self._segmenter(layer, config, layers)
         class_prompts(self.pipe, classes, segmenter.reader.max_sequence_length)  # refuses names that do not fit
-        settings = {"layer": segmenter.layer, "classes": classes, **as_dict(config), **more}
+        settings = {"layer": segmenter.layer_name, "classes": classes, **as_dict(config), **more}
         return Labeler(lambda images: segmenter.batch(images, classes), settings)
 
-    def _segmenter(self, layer: int | None, config: SegmentConfig) -> tuple[OpenVocabularySegmenter, dict[str, Any]]:
+    def _segmenter(
+        self, layer: int | None, config: SegmentConfig, layers: Sequence[int] | None
+    ) -> tuple[OpenVocabularySegmenter, dict[str, Any]]:
         """Seg4Diff's segmenter, refined if asked for, and what its labels depend on in addition."""
         if self.selection.refine not in REFINERS:
-            return OpenVocabularySegmenter(self.pipe, layer, config), {}
+            segmenter = OpenVocabularySegmenter(self.pipe, layer, config, layers=layers)
+            return segmenter, segmenter.reader.settings
+        if not Reading(config.read, config.aggregate).plain:
+            raise ValueError(f"refine {config.refine} is for the I2T maps of one layer; leave read and aggregate out")
         refinement = self.selection.refine_config()
         segmenter = refined_segmenter(self.pipe, layer, config, refinement, self.masks)
         return segmenter, {"baseline": as_dict(refinement)}

@@ -16,7 +16,7 @@ from ..utils.choices import check_choice
 from .registry import SEG4DIFF, SYSTEMS, Method, Refine, System, Task, source_of, task_of
 
 Config = TypeVar("Config", EvaluateConfig, SegmentConfig, GroupConfig)
-MAP_SETTINGS = ("layer", "layers", "heads", "timesteps", "normalize")
+MAP_SETTINGS = ("layer", "layers", "heads", "timesteps", "normalize", "read", "aggregate")
 """Settings of an MM-DiT's maps, which whole systems do not have."""
 
 
@@ -131,7 +131,7 @@ def refuse_map_settings(method: str, given: Iterable[str]) -> None:
             raise ValueError(f"{name} is about an MM-DiT's maps; method {method} is a whole system here, leave it out")
 
 
-def changed_settings(config: EvaluateConfig) -> list[str]:
-    """Names of an evaluation's settings that are not at their defaults."""
+def changed_settings(config: EvaluateConfig | SegmentConfig) -> list[str]:
+    """Names of settings that are not at their defaults."""
     plain = type(config)()
     return [field.name for field in fields(config) if getattr(config, field.name) != getattr(plain, field.name)]

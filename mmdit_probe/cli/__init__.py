@@ -24,6 +24,7 @@ from .guide import guide
 from .magnet import app as magnet
 from .maps import maps
 from .models import models
+from .neglect import neglect
 from .options import flat_options
 from .patch import patch
 from .pca import pca
@@ -31,6 +32,7 @@ from .perturb import perturb
 from .report import report
 from .segment import group, segment
 from .session import release
+from .sinks import sinks
 from .terminal import flush, pipe_closed, prepare, say
 from .value_norms import value_norms
 
@@ -43,7 +45,7 @@ app = typer.Typer(
 LOOK, CAUSE, MASKS, TRAIN, COMPARE = "Look", "Cause", "Masks", "Train", "Compare"
 """The panels of ``mmdit-probe --help``."""
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    LOOK: (attention_budget, value_norms, maps, pca, report, analyze, explore),
+    LOOK: (attention_budget, value_norms, sinks, neglect, maps, pca, report, analyze, explore),
     CAUSE: (perturb, guide, patch, bind, find_expert, find_heads),
     MASKS: (segment, group, evaluate),
     COMPARE: (diff, models),

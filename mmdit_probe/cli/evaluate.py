@@ -83,8 +83,9 @@ def evaluate(
     config = replace(selection.fill(config), dataset=dataset_name(dataset), task=selection.task(method.task))
 
     from mmdit_probe.baselines.selection import changed_settings
+    from mmdit_probe.evaluation.counter import MapCounter
     from mmdit_probe.evaluation.run import check, run_evaluation
-    from mmdit_probe.evaluation.tables import summary, tabulate, without_settings
+    from mmdit_probe.evaluation.tables import named_layers, summary, tabulate, without_settings
     from mmdit_probe.metrics.inference import FEWEST
     from mmdit_probe.utils.distributed import launched_worker_share
 
@@ -98,6 +99,10 @@ def evaluate(
     with naming_options(EvaluateConfig):
         counter = found.counter(config)
     pipe = None if found.is_whole else found.pipe
+    together = ""
+    if counter is None and pipe is not None and config.aggregate != EvaluateConfig.aggregate:
+        counter = MapCounter(pipe, config)
+        together = f"{config.read}, {counter.reader.name}"
     if pipe is not None and config.task == "open-vocabulary" and share.first:
         name_unknown_words(pipe, images.classes)
     with Bar("batches of images", not share.first) as bar:
@@ -110,9 +115,11 @@ def evaluate(
     about = f"{dataset}, n = {len(images.samples)} images, mIoU over the classes of the ground truth"
     if len(images.samples) >= FEWEST and config.heads == "mean":
         about += "; bars: 95% intervals over images"
+    if together:
+        result = named_layers(result, together)
     if found.is_whole:
         result = without_settings(result, selection.method)
-    written = _write(result, config, found.is_whole, output.out, figure_line(model, (), about))
+    written = _write(result, config, found.is_whole or bool(together), output.out, figure_line(model, (), about))
     lines = summary(result, dataset, len(images.samples))
     finish(output, lines, written, table=result.settings, trivial=result.trivial)
 

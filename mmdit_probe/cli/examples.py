@@ -11,6 +11,8 @@ _SD3 = "--model stabilityai/stable-diffusion-3-medium-diffusers --device cuda --
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "attention-budget": (_CIRCLE, f"--prompts prompts.txt {_SD3}"),
     "value-norms": (_CIRCLE, "--prompts prompts.txt --timesteps 8,28"),
+    "sinks": (_CIRCLE, "--prompts prompts.txt --timesteps 2,28"),
+    "neglect": (_CIRCLE, "--prompts prompts.txt --layers 3-8"),
     "maps": (
         f"{_CIRCLE} --words circle,grass",
         f"{_CIRCLE} --words circle --layers 3-8 --timesteps 2,8,28 --heads all --format png",

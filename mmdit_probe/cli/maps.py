@@ -34,7 +34,8 @@ def maps(
 
     A given image is mixed with the noise of each timestep and passed through the transformer once.
     Words are found by their tokens; a word that is not in the prompt is an error that shows the tokens. Of a word that stands
-    in the prompt twice all occurrences are read; circle#2 is the second alone.
+    in the prompt twice all occurrences are read; circle#2 is the second alone. With --read concept words need not stand in the
+    prompt.
 
     Writes map_WORD.pdf / .png (one page a word: rows are timesteps, columns are layers, one color scale a page),
     with --heads all also map_WORD_heads_tN, and maps.csv, maps.nc and image.png.
@@ -65,5 +66,7 @@ def maps(
         save_record(record, output.out / "maps.nc"),
         save_image(recording.image, output.out / "image.png"),
     ]
-    again = occurrence_lines(pipe, config.prompt, config.words, config.generation)
-    finish(output, [*again, *summary(table)], files, table=table)
+    again = []
+    if config.direction != "concept":
+        again = occurrence_lines(pipe, config.prompt, config.words, config.generation)
+    finish(output, [*again, *summary(table, config.direction)], files, table=table)

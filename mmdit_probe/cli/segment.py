@@ -23,7 +23,7 @@ from mmdit_probe.configs import (
 from mmdit_probe.configs.segmentation import NamedMethod, RegionMethod
 from mmdit_probe.configs.setting import INPUT
 
-from .layers import check_layers, resolve_layer
+from .layers import check_layers, resolve_layer, resolve_layers
 from .methods import backbone, loaded, selected
 from .options import RESULTS, RunConfig
 from .session import Bar, finish, label, name_unknown_words
@@ -79,6 +79,7 @@ def segment(
 ) -> None:
     """Which of the given class names each pixel shows: one forward pass, no training (Seg4Diff, section 4.2).
 
+    --read takes other maps than the layer's I2T, --aggregate puts layers together: then all, or those of --layers.
     Names that do not fit into one prompt are split over several forward passes; none is cut.
 
     Writes for each image NAME_labels.png (palette PNG, pixel values are positions in --classes), NAME_legend.json,
@@ -96,7 +97,11 @@ def segment(
     model = backbone(selection, model)
     method = loaded(selection, model)
     unknown = () if method.is_whole else name_unknown_words(method.pipe, names)
-    labeler = method.by_names(names, _layer(method, layer.layers), config)
+    together = config.aggregate != "layer" and not method.is_whole
+    several = (
+        None if not together or layer.layers == OneLayerConfig.layers else resolve_layers(method.pipe, layer.layers)
+    )
+    labeler = method.by_names(names, None if together else _layer(method, layer.layers), config, several)
     _run(labeler, files, "segment", selection, model, batch.batch, output, unknown)
 
 
@@ -177,5 +182,6 @@ def _run(
     written.append(write_text(output.out / f"{study}.csv", table.to_csv(index=False)))
     how: str = selection.method
     if "layer" in settings:
-        how = f"layer {settings['layer']}, timestep {settings['timestep']} of {settings['steps']}"
+        layer = settings["layer"]
+        how = f"{layer if isinstance(layer, str) else f'layer {layer}'}, timestep {settings['timestep']} of {settings['steps']}"
     finish(output, [how, *summary(table)], written, table=table)

@@ -26,7 +26,9 @@ from .studies import (
     ExpertConfig,
     GuideConfig,
     MetricConfig,
+    NeglectConfig,
     PerturbConfig,
+    SinksConfig,
     ValueNormsConfig,
 )
 from .timesteps import PAPER_STEPS, Timesteps, scaled_timesteps
@@ -57,6 +59,7 @@ __all__ = [
     "MapsConfig",
     "MetricConfig",
     "ModelConfig",
+    "NeglectConfig",
     "OneLayerConfig",
     "PCAConfig",
     "PatchConfig",
@@ -67,6 +70,7 @@ __all__ = [
     "SegmentConfig",
     "Setting",
     "Settings",
+    "SinksConfig",
     "ThresholdConfig",
     "Timesteps",
     "ValueNormsConfig",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from .generation import BATCH, MAX_SEQUENCE_LENGTH, SEED, STEPS
 from .layers import Layers, layers_setting
+from .reading import AGGREGATE, READ, Read, check_aggregate
 from .setting import INPUT, Setting, Settings
 from .single_image import HEADS, Heads
 from .timesteps import PAPER_STEPS, TIMESTEP, Timesteps, chosen_timestep, chosen_timesteps, timesteps_setting
@@ -102,10 +103,17 @@ class ImagePassConfig(Settings):
 class SegmentConfig(ImagePassConfig):
     """Open-vocabulary segmentation (Seg4Diff, section 4.2).
 
-    ``refine`` is none, i2i, or a baseline's refinement (`baselines.on_mmdit`).
+    ``read`` and ``aggregate`` are explained in `configs.reading`; ``refine`` is none, i2i, or a baseline's refinement
+    (`baselines.on_mmdit`).
     """
 
+    read: Annotated[Read, READ] = "i2t"
+    aggregate: Annotated[str, AGGREGATE] = "layer"
     refine: Refine = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_aggregate(self.aggregate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +182,8 @@ class EvaluateConfig(Settings):
     normalize: Annotated[
         Normalize, Setting("Maps after or before the softmax, unchanged or each scaled to [0, 1] (Table 5).")
     ] = "probs"
+    read: Annotated[Read, READ] = "i2t"
+    aggregate: Annotated[str, AGGREGATE] = "layer"
     refine: Refine = "none"
     threshold: float = MERGE_THRESHOLD
     variant: Annotated[Variant, _VARIANT] = "released"
@@ -186,6 +196,7 @@ class EvaluateConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_aggregate(self.aggregate)
         _ = self.chosen_timesteps
 
     @property

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from .generation import GenerationConfig
 from .layers import Layers, layers_setting
+from .reading import AGGREGATE, READ, Read, check_aggregate
 from .setting import INPUT, METHOD, Setting, Settings
 from .timesteps import Timesteps, chosen_timesteps, timesteps_setting
 
@@ -43,7 +44,7 @@ class _SingleImage(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class MapsConfig(_SingleImage):
-    """Heat maps of words (Seg4Diff, Fig. 9, 16)."""
+    """Heat maps of words (Seg4Diff, Fig. 9, 16). ``direction`` is what is read, see `configs.reading`."""
 
     prompt: Annotated[str, Setting("The prompt.", INPUT, required=True)] = ""
     words: Annotated[
@@ -55,8 +56,13 @@ class MapsConfig(_SingleImage):
             required=True,
         ),
     ] = ()
-    direction: Annotated[Direction, Setting("i2t: image queries on the word; t2i: the word on the image.")] = "i2t"
+    direction: Annotated[Read, replace(READ, flags=("--read", "--direction"))] = "i2t"
+    aggregate: Annotated[str, AGGREGATE] = "layer"
     heads: Annotated[Heads, HEADS] = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_aggregate(self.aggregate)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from .generation import BATCH, SEEDS, GenerationConfig, SamplingConfig
 from .layers import Layers, layers_setting
-from .setting import METHOD, Setting, Settings
+from .setting import INPUT, METHOD, Setting, Settings
 from .timesteps import TIMESTEP, Timesteps, chosen_timestep, chosen_timesteps, timesteps_setting
 
 EditName = Literal[
@@ -58,6 +58,35 @@ class _TwoTimesteps(Settings):
 @dataclass(frozen=True, kw_only=True)
 class BudgetConfig(_TwoTimesteps):
     """The attention budget (Seg4Diff, section 3.2, Fig. 2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinksConfig(_TwoTimesteps):
+    """Attention sinks: the keys that take the most of the image's attention."""
+
+    layers: Annotated[Layers, layers_setting()] = "all"
+    every: Annotated[
+        int, Setting("Read every so many-th image query; above 1 masses have a standard error.", METHOD, low=1)
+    ] = 1
+    top: Annotated[int, Setting("Keys kept for each head, the most attended first.", METHOD, low=1)] = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeglectConfig(_TwoTimesteps):
+    """Words that add little to the image."""
+
+    words: Annotated[
+        tuple[str, ...],
+        Setting("Words to compare, separated by commas.", INPUT, commas=True, default="every content word of a prompt"),
+    ] = ()
+    layers: Annotated[Layers, layers_setting()] = "all"
+    neglected_below: Annotated[
+        float,
+        Setting("A word that adds less than this, times the prompt's other words, is neglected.", METHOD, above=0),
+    ] = 0.5
+    scene_sentences: Annotated[
+        int, Setting("tiny-sd3 without prompts: number of scenes whose sentences are taken.", INPUT, low=1, high=10_000)
+    ] = 20
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,7 @@ from ..configs import EvaluateConfig
 from ..families import Pipeline
 from ..pipelines.layers import chosen_layers
 from ..segmentation.map_reader import MapReader
-from ..segmentation.maps import make_readout
-from ..segmentation.segmenters import CorrectionOf, read_class_maps, read_token_maps
+from ..segmentation.segmenters import CorrectionOf, read_class_maps, read_token_maps, reader_of
 from .counts import count_classes, count_regions, offered
 
 Loaded = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -58,8 +57,9 @@ class MapCounter:
         correct: CorrectionOf | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.config, self.correct, self.settings = config, correct, settings or {}
+        self.config, self.correct = config, correct
         self.reader = reader or _map_reader(pipe, config)
+        self.settings: Mapping[str, Any] = {**(settings or {}), **self.reader.settings}
         self.timesteps, self.sigmas, self.layers = self.reader.timesteps, self.reader.sigmas, self.reader.layers
 
     def count(self, loaded: Loaded, classes: tuple[str, ...]) -> list[np.ndarray]:
@@ -95,12 +95,5 @@ class MapCounter:
 
 
 def _map_reader(pipe: Pipeline, config: EvaluateConfig) -> MapReader:
-    return MapReader(
-        pipe,
-        make_readout(config.normalize, config.heads, config.refine),
-        chosen_layers(pipe, config.layers),
-        config.chosen_timesteps,
-        steps=config.steps,
-        seed=config.seed,
-        max_sequence_length=config.max_sequence_length,
-    )
+    layers = chosen_layers(pipe, config.layers)
+    return reader_of(pipe, config, layers, config.chosen_timesteps, config.normalize, config.heads)

@@ -87,12 +87,11 @@ def run_evaluation(
 
 def check(config: EvaluateConfig) -> None:
     """`ValueError` if settings contradict each other."""
-    if config.task == "unsupervised" and (config.normalize, config.refine, config.vocabulary) != (
-        "probs",
-        "none",
-        "present",
-    ):
-        raise ValueError("evaluate: normalize, refine and vocabulary belong to the open-vocabulary task")
+    named = (config.normalize, config.refine, config.vocabulary, config.read, config.aggregate)
+    if config.task == "unsupervised" and named != ("probs", "none", "present", "i2t", "layer"):
+        raise ValueError(
+            "evaluate: normalize, refine, vocabulary, read and aggregate belong to the open-vocabulary task"
+        )
     if config.task != "unsupervised" and config.trivial:
         raise ValueError("evaluate: the trivial baselines belong to the unsupervised task")
     if not config.threshold > 0:

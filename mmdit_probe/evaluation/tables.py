@@ -123,6 +123,12 @@ def without_settings(evaluation: Evaluation, method: str) -> Evaluation:
     return replace(evaluation, **frames)
 
 
+def named_layers(evaluation: Evaluation, name: str) -> Evaluation:
+    """The tables of layers that were put together: their ``name`` in place of a layer's number."""
+    frames = {of: getattr(evaluation, of).assign(layer=name) for of in ("settings", "classes", "images")}
+    return replace(evaluation, **frames)
+
+
 def summary(evaluation: Evaluation, dataset: str, images: int) -> list[str]:
     """For each matching and timestep the best layer (or head) and its lead over the others; then the trivial baselines,
     the speed, and which mIoU it is.
@@ -153,7 +159,7 @@ def _best_layers(evaluation: Evaluation) -> list[str]:
         if lead is None:
             lines.append(f"{where}: no class is labeled, nothing can be compared.")
             continue
-        names = [f"layer {row['layer']}{_head(row)}" for _, row in rows.iterrows()]
+        names = [_layer(row) for _, row in rows.iterrows()]
         row, kind = rows.loc[lead.leader], "layer" if rows["head"].nunique() == 1 else "head"
         found = f"{_percent(row['miou'])} {_interval(row)}, {_accuracies(row)}"
         if len(lead.tied) > 1:
@@ -169,6 +175,11 @@ def _best_layers(evaluation: Evaluation) -> list[str]:
             else:
                 lines += [f"{where}: {line}" for line in lead_lines(lead, names, _PERCENT, "image", kind)]
     return lines
+
+
+def _layer(row: pd.Series) -> str:
+    name = row["layer"]
+    return f"{name if isinstance(name, str) else f'layer {name}'}{_head(row)}"
 
 
 def _accuracies(row: pd.Series) -> str:

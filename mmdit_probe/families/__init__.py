@@ -5,6 +5,16 @@ means.
 """
 
 from .backends import eager_and_native
+from .blocks import (
+    CONCEPT_FAMILIES,
+    IMAGE,
+    TEXT,
+    block_inputs,
+    block_of,
+    embedded_text,
+    output_weight,
+    run_text_stream,
+)
 from .family import PLAIN, Family, Inputs, TextPart, named_inputs
 from .hooks import Again, answering_hooks, caching_hooks, replayed_blocks
 from .image_input import ImageInput, vae_dtype
@@ -29,11 +39,14 @@ from .stable_diffusion import T5_PARTS, stable_diffusion_3_pipeline, without_t5
 from .unet import UNET_SELF, UNetPlace, is_unet_pipeline, run_unet, unet_latents, unet_places, unet_prompt
 
 __all__ = [
+    "CONCEPT_FAMILIES",
     "DENOISERS",
     "FAMILIES",
+    "IMAGE",
     "OUT_OF_SCOPE",
     "PLAIN",
     "T5_PARTS",
+    "TEXT",
     "UNET_SELF",
     "Again",
     "Family",
@@ -44,6 +57,8 @@ __all__ = [
     "TextPart",
     "UNetPlace",
     "answering_hooks",
+    "block_inputs",
+    "block_of",
     "caching_hooks",
     "call_default",
     "constant_shift",
@@ -51,6 +66,7 @@ __all__ = [
     "denoiser_of",
     "device_of",
     "eager_and_native",
+    "embedded_text",
     "family_of",
     "heads_of",
     "holds",
@@ -63,7 +79,9 @@ __all__ = [
     "loop_levels",
     "named_inputs",
     "output_projection",
+    "output_weight",
     "replayed_blocks",
+    "run_text_stream",
     "run_unet",
     "signal_share",
     "stable_diffusion_3_pipeline",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_IMAGE, _TEXT = "hidden_states", "encoder_hidden_states"
+from .blocks import IMAGE, TEXT, block_inputs, block_of
+
 _PAIRED = {
     "JointTransformerBlock",  # Stable Diffusion 3 and 3.5
     "FluxTransformerBlock",
@@ -44,15 +44,15 @@ class BlockStreams:
 
         ``image`` is the number of tokens of a joined stream that are not the text's.
         """
-        named = self._named(args, kwargs)
-        return self._apart(named[_IMAGE], image) if self.joined else (named[_IMAGE], named[_TEXT])
+        named = block_inputs(self.block, args, kwargs)
+        return self._apart(named[IMAGE], image) if self.joined else (named[IMAGE], named[TEXT])
 
     def with_given(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], streams: tuple[Tensor, Tensor]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The block's arguments with these streams."""
-        new = {_IMAGE: torch.cat(streams[::-1], 1)} if self.joined else dict(zip((_IMAGE, _TEXT), streams, strict=True))
-        return (), {**self._named(args, kwargs), **new}
+        new = {IMAGE: torch.cat(streams[::-1], 1)} if self.joined else dict(zip((IMAGE, TEXT), streams, strict=True))
+        return (), {**block_inputs(self.block, args, kwargs), **new}
 
     def made(self, output: Any, image: int) -> tuple[Tensor, Tensor | None]:
         """The image's and the text's stream of what the block returns; no text where it gives none on."""
@@ -66,10 +66,6 @@ class BlockStreams:
         image, text = streams
         return torch.cat([text, image], 1) if self.joined and text is not None else (text, image)
 
-    def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        names = list(inspect.signature(type(self.block).forward).parameters)[1:]
-        return {**dict(zip(names, args, strict=False)), **kwargs}
-
     @staticmethod
     def _apart(stream: Tensor, image: int) -> tuple[Tensor, Tensor]:
         text = stream.shape[1] - image
@@ -78,9 +74,8 @@ class BlockStreams:
 
 def block_streams(transformer: nn.Module, attention: nn.Module) -> BlockStreams | None:
     """The block that an attention module belongs to; None if its residual streams are not known."""
-    path = next((name for name, module in transformer.named_modules() if module is attention), "")
-    block = transformer.get_submodule(path.rpartition(".")[0])
+    block = block_of(transformer, attention)
     classes = {base.__name__ for base in type(block).__mro__}
-    if not classes & (_PAIRED | _JOINED):
+    if block is None or not classes & (_PAIRED | _JOINED):
         return None
     return BlockStreams(block, not classes & _PAIRED)

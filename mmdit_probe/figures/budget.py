@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOR, IMAGE_COLOR, SPREAD, TEXT_COLOR, house_style, spread_patch, time_label
+from .style import GUIDE_COLOR, IMAGE_COLOR, KIND_COLORS, SPREAD, TEXT_COLOR, house_style, spread_patch, time_label
 
 
 def plot_budget(ax: Axes, frame: pd.DataFrame, queries: str) -> None:
@@ -29,17 +32,36 @@ def plot_budget(ax: Axes, frame: pd.DataFrame, queries: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
 
 
-def budget_figure(table: pd.DataFrame, steps: int | None = None) -> Figure:
+def plot_kinds(ax: Axes, kinds: pd.DataFrame) -> None:
+    """Mass in percent on each kind of text token in each layer, stacked. ``kinds`` is a `kinds_table` of one timestep."""
+    below = None
+    for kind, color in KIND_COLORS.items():
+        rows = kinds[kinds["kind"] == kind].sort_values("layer")
+        if rows.empty:
+            continue
+        mass = 100 * rows["mass"].to_numpy()
+        below = np.zeros_like(mass) if below is None else below
+        ax.bar(rows["layer"], mass, bottom=below, width=0.85, color=color, label=kind)
+        below = below + mass
+    ax.set_ylim(0, 100)
+    ax.set_xlabel("layer")
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+
+
+def budget_figure(table: pd.DataFrame, steps: int | None = None, kinds: pd.DataFrame | None = None) -> Figure:
     """A row per timestep: image queries left, text queries right if the model has any (Seg4Diff, Fig. 2 b, c).
 
-    ``table`` is a `budget_table`. ``steps``, the number of sampling steps, is named with each timestep if it is given.
+    ``table`` is a `budget_table`. ``steps``, the number of sampling steps, is named with each timestep if it is given. With
+    ``kinds``, a `kinds_table`, as many rows follow that show the text's part by kinds of tokens.
     """
+    kinds = kinds if kinds is not None and len(kinds) else None
     with house_style():
         timesteps = sorted(table["timestep"].unique())
         asking = ["image", "text"] if table.loc[table["region"] == "T2I", "mass"].notna().any() else ["image"]
-        size = (6.3 if len(asking) == 2 else 3.8, 0.5 + 1.9 * len(timesteps))
-        figure, axes = plt.subplots(len(timesteps), len(asking), figsize=size, squeeze=False, sharey=True)
-        for row, timestep in zip(axes, timesteps, strict=True):
+        count = len(timesteps) * (1 if kinds is None else 2)
+        size = (6.3 if len(asking) == 2 else 3.8, 0.5 + 1.9 * count)
+        figure, axes = plt.subplots(count, len(asking), figsize=size, squeeze=False, sharey=True)
+        for row, timestep in zip(axes, timesteps, strict=False):
             frame = table[table["timestep"] == timestep]
             for ax, queries in zip(row, asking, strict=True):
                 plot_budget(ax, frame, queries)
@@ -47,14 +69,26 @@ def budget_figure(table: pd.DataFrame, steps: int | None = None) -> Figure:
             row[0].set_ylabel("share of attention (%)")
         handles = axes[0][0].get_legend_handles_labels()[0]
         guide = plt.Line2D([], [], color=GUIDE_COLOR, linestyle=":", linewidth=1)
-        names = ["I2I / T2I: to image", "I2T / T2T: to text"]
+        handles, names = [*handles, guide], ["I2I / T2I: to image", "I2T / T2T: to text", "uniform attention"]
         if (table["spread"] > 0).any():
-            handles.append(spread_patch())
-            names.append(SPREAD)
-        figure.legend(
-            [*handles, guide],
-            [*names, "uniform attention"],
-            loc="outside lower center",
-            ncols=2 if len(asking) == 2 else 1,
-        )
+            handles.insert(2, spread_patch())
+            names.insert(2, SPREAD)
+        if kinds is not None:
+            _add_kinds(axes[len(timesteps) :], kinds, asking, timesteps, steps)
+            found = axes[-1][0].get_legend_handles_labels()
+            handles, names = [*handles, *found[0]], [*names, *(f"to text: {kind}" for kind in found[1])]
+        columns = (3 if kinds is not None else 2) if len(asking) == 2 else 1
+        figure.legend(handles, names, loc="outside lower center", ncols=columns)
         return figure
+
+
+def _add_kinds(
+    axes: np.ndarray, kinds: pd.DataFrame, asking: Sequence[str], timesteps: Sequence[float], steps: int | None
+) -> None:
+    """The rows of the kinds, a timestep each."""
+    for row, timestep in zip(axes, timesteps, strict=True):
+        frame = kinds[kinds["timestep"] == timestep]
+        for ax, queries in zip(row, asking, strict=True):
+            plot_kinds(ax, frame[frame["queries"] == queries])
+            ax.set_title(f"{queries} to text, {time_label(timestep, frame['sigma'].iloc[0], steps)}")
+        row[0].set_ylabel("share of attention (%)")

@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from ..configs.single_image import Direction
+from ..configs.reading import Read
 from .style import house_style, time_label
 
 ACROSS = 8
@@ -25,25 +25,35 @@ _THICK = 0.08
 """Such a bar's height, in inches."""
 TOKENS_ACROSS = 10
 """Most tokens side by side."""
-HEAT: dict[str, Any] = {"cmap": "plasma", "interpolation": "nearest", "vmin": 0.0}
-DIRECTIONS: dict[Direction, str] = {"i2t": "image queries to the word", "t2i": "the word to image positions"}
+HEAT: dict[str, Any] = {"cmap": "plasma", "interpolation": "nearest"}
+DIRECTIONS: dict[Read, str] = {
+    "i2t": "image queries to the word",
+    "t2i": "the word to image positions",
+    "output": "similarity to the word in the attention's output",
+    "concept": "similarity to the concept in the attention's output",
+    "contribution": "length of what the word adds to the image stream",
+}
+LABELS: dict[Read, str] = {"i2t": "probability", "t2i": "probability", "contribution": "length, model's units"}
+"""What the color scale shows; a cosine similarity of all others, whose scale begins at the smallest value."""
 
 
-def plot_overlay(ax: Axes, grid: np.ndarray, image: np.ndarray | None, top: float) -> Any:
+def plot_overlay(ax: Axes, grid: np.ndarray, image: np.ndarray | None, top: float, low: float = 0.0) -> Any:
     """Draw a map (row, col) over the image in gray; row 0 is at the top, one unit is one token. Returns the map's image."""
     rows, cols = grid.shape
     where = (0, cols, rows, 0)
     if image is not None:
         gray = image.astype(float) @ (0.299, 0.587, 0.114)
         ax.imshow(gray, cmap="gray", vmin=-60, vmax=255, extent=where)
-        solid = 0.25 + 0.6 * np.sqrt(np.clip(np.nan_to_num(grid) / top, 0, 1))  # small probabilities hide little
-    shown = ax.imshow(grid, extent=where, vmax=top, alpha=None if image is None else solid, **HEAT)
+        solid = 0.25 + 0.6 * np.sqrt(
+            np.clip((np.nan_to_num(grid) - low) / (top - low), 0, 1)
+        )  # small probabilities hide little
+    shown = ax.imshow(grid, extent=where, vmin=low, vmax=top, alpha=None if image is None else solid, **HEAT)
     _bare(ax)
     return shown
 
 
 def word_page(
-    maps: xr.DataArray, image: np.ndarray | None, word: str, direction: Direction, steps: int | None = None
+    maps: xr.DataArray, image: np.ndarray | None, word: str, direction: Read, steps: int | None = None
 ) -> Figure:
     """One word's maps: rows are timesteps, columns are layers, one color scale for all.
 
@@ -51,13 +61,13 @@ def word_page(
         maps: (timestep, layer, row, col) probabilities with the coordinate ``sigma``.
         image: (height, width, 3) uint8 RGB, or None.
         word: the word, for the title.
-        direction: "i2t" or "t2i", see `DIRECTIONS`.
+        direction: what was read, see `DIRECTIONS`.
         steps: the number of sampling steps, named with each timestep if it is given.
     """
     values, layers = maps.values, maps["layer"].values
     bands = -(-len(layers) // ACROSS)
     across = -(-len(layers) // bands)
-    top = _top(values)
+    top, low = _top(values), _low(values, direction)
     with house_style():
         rows, cols = values.shape[-2:]
         tile = 0.95 * max(1.0, 4.0 / (across + 1)) * min(1.0, cols / rows)  # few panels are larger, tall ones narrower
@@ -75,14 +85,17 @@ def word_page(
             _image(axes[first, 0], image, label.replace(" (", "\n("))
             for index, layer in enumerate(layers):
                 ax = axes[first + index // across, 1 + index % across]
-                shown = plot_overlay(ax, values[number, index], image, top)
-                ax.set_title(f"layer {layer}", pad=2)
-        figure.suptitle(f"“{word}”: {DIRECTIONS[direction]}, mean over heads", fontsize=9)
-        _bar(figure, shown, axes, top, below=tile * (across + 1) if below else None)
+                shown = plot_overlay(ax, values[number, index], image, top, low)
+                ax.set_title(layer if isinstance(layer, str) else f"layer {layer}", pad=2)
+        figure.suptitle(
+            f"“{word}”: {DIRECTIONS[direction]}{', mean over heads' * (direction in ('i2t', 't2i'))}", fontsize=9
+        )
+        kind = LABELS.get(direction, "cosine similarity")
+        _bar(figure, shown, axes, top, low=low, kind=kind, below=tile * (across + 1) if below else None)
         return figure
 
 
-def heads_page(maps: xr.DataArray, word: str, direction: Direction, steps: int | None = None) -> Figure:
+def heads_page(maps: xr.DataArray, word: str, direction: Read, steps: int | None = None) -> Figure:
     """One word's maps at one timestep: rows are layers, columns are heads.
 
     ``maps`` is (layer, head, row, col); ``direction`` and ``steps`` are as in `word_page`.
@@ -136,6 +149,11 @@ def _top(values: np.ndarray) -> float:
     return float(np.nanmax(values)) if np.isfinite(values).any() and np.nanmax(values) > 0 else 1.0
 
 
+def _low(values: np.ndarray, direction: Read) -> float:
+    """The lower end of the color scale: 0, or of similarities the smallest value."""
+    return 0.0 if direction in LABELS or not np.isfinite(values).any() else float(np.nanmin(values)) - 1e-6
+
+
 def _image(ax: Axes, image: np.ndarray | None, label: str) -> None:
     if image is not None:
         ax.imshow(image)
@@ -152,12 +170,19 @@ def _bare(ax: Axes) -> None:
 
 
 def _bar(
-    figure: Figure, shown: Any, axes: np.ndarray, top: float, label: str | None = None, below: float | None = None
+    figure: Figure,
+    shown: Any,
+    axes: np.ndarray,
+    top: float,
+    label: str | None = None,
+    low: float = 0.0,
+    kind: str = "probability",
+    below: float | None = None,
 ) -> None:
     """A color bar as high as the panels, or below them where ``below``, their width in inches, is given."""
-    scale = ScalarMappable(Normalize(0, top), shown.get_cmap())  # in solid colors, even if the overlay is transparent
+    scale = ScalarMappable(Normalize(low, top), shown.get_cmap())  # in solid colors, even if the overlay is transparent
     if below is not None:
         bar = figure.colorbar(scale, ax=axes, location="bottom", fraction=0.12, pad=0.04, aspect=below / _THICK)
     else:
         bar = figure.colorbar(scale, ax=axes, fraction=0.03, pad=0.02, aspect=25)
-    bar.set_label(label or f"probability{chr(10) if below is None else ' '}(one scale, 0 to {top:.2g})")
+    bar.set_label(label or f"{kind}{chr(10) if below is None else ' '}(one scale, {low:.2g} to {top:.2g})")

@@ -21,6 +21,15 @@ from ..storage.invocation import running_command
 from .fonts import families, needs_more, text_of, warn_of_missing
 
 IMAGE_COLOR, TEXT_COLOR, GUIDE_COLOR = "#0072B2", "#D55E00", "#555555"  # Okabe-Ito: distinct for color-blind readers
+KIND_COLORS = {
+    "word": "#D55E00",
+    "start": "#009E73",
+    "end": "#CC79A7",
+    "padding": "#E69F00",
+    "template": "#56B4E9",
+    "absent": "#999999",
+}
+"""Kinds of text tokens."""
 STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,  # embedded TrueType: text stays text
     "svg.hashsalt": "mmdit-probe",  # so that equal data give equal files

@@ -23,6 +23,7 @@ from ..pipelines.loading import pipeline_of
 from ..readouts.base import Readout
 from ..readouts.fields import Fields
 from .block_hooks import BlockHooks, blocks_of
+from .blocks import BlockWatch
 from .calls import TransformerCall
 from .context import CallContext
 from .dataset import to_dataset
@@ -98,6 +99,7 @@ class Probe:
         self._block_hooks = BlockHooks(blocks, self._editor, self._block_call)
         self._recorder = Recorder(self.readouts, self.layers, self.steps)
         self._replaying: TransformerCall | None = None
+        self._blocks = BlockWatch(self.transformer, self.family, self.modules, self.layers, self.readouts, self.pipe)
         self._calls: list[TransformerCall] = []
         self._exit: ExitStack | None = None
         self._thread, self._elsewhere = threading.get_ident(), False
@@ -118,6 +120,7 @@ class Probe:
         modules = {layer: self.modules[layer] for layer in self._watched}
         self._thread, self._elsewhere, self._heard = threading.get_ident(), False, set()
         with ExitStack() as stack:
+            self._blocks.encode()  # before the pipeline's prompts are watched
             stack.enter_context(eager_and_native(list(modules.values())))
             stack.enter_context(replayed_blocks(self.transformer, self._replay))
             self.context.open(stack)
@@ -126,6 +129,7 @@ class Probe:
             after = self.transformer.register_forward_hook(self._end_call)
             stack.callback(after.remove)
             self._block_hooks.open(stack)
+            self._blocks.open(stack)  # last, to see what edits make of the streams
             self._interceptor = Interceptor(modules, self._handle, self._note_silence)
             stack.callback(self._interceptor.close)
             self._interceptor.open()
@@ -150,6 +154,7 @@ class Probe:
             if self._proof is not None:
                 self._proof.check(call.layout, call.view, args, kwargs or {})
             self._calls.append(call)
+            self._blocks.layout = call.layout
 
     def _end_call(self, module: nn.Module, args: Any, output: Any) -> None:
         if threading.get_ident() == self._thread and not in_backward() and self._calls:
@@ -172,7 +177,7 @@ class Probe:
             self._proof.follow(call, layer)
         self._editor.check_branches(layer, call, lambda: self.context.words([call]))
         attention, output = self._editor.prepared(attention, output)
-        attention = self._recorder.record(call, attention)
+        attention = self._recorder.record(call, self._blocks.surrounded(attention))
         output = self._editor.edited(attention, output)
         if self.stop_early and layer == self._watched[-1] and call.is_done(layer):
             raise StopForward(id(self))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .base import OverTextColumns, OverTextRows, Readout, Reduction, read
+from .base import OverImageRows, OverTextColumns, OverTextRows, Readout, Reduction, read
+from .concepts import ConceptMaps
+from .contributions import Contributions
 from .fields import Axis, Field, Fields
 from .head_groups import HeadGroupMaps
 from .head_stats import HeadStats
+from .image_queries import I2IMaps
+from .key_mass import KeyMass
+from .kind_mass import KindMass
 from .maps import I2TMaps, I2TScores, RefinedI2T, T2IMaps
+from .output_similarity import OutputMaps
 from .region_mass import RegionMass
+from .text_to_text import T2TMaps
 from .value_norms import ValueNorms
 from .word_maps import WordMaps
 
@@ -28,13 +35,20 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "Axis",
+    "ConceptMaps",
+    "Contributions",
     "FeaturePCA",
     "Field",
     "Fields",
     "HeadGroupMaps",
     "HeadStats",
+    "I2IMaps",
     "I2TMaps",
     "I2TScores",
+    "KeyMass",
+    "KindMass",
+    "OutputMaps",
+    "OverImageRows",
     "OverTextColumns",
     "OverTextRows",
     "Readout",
@@ -42,6 +56,7 @@ __all__ = [
     "RefinedI2T",
     "RegionMass",
     "T2IMaps",
+    "T2TMaps",
     "ValueNorms",
     "WordMaps",
     "read",

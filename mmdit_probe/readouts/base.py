@@ -1,7 +1,7 @@
 """Readouts: each observes a `JointAttention` and reduces it to named fields.
 
-Readouts that need the text columns or rows of the attention matrix return a `Reduction` instead of overriding
-`measure`: the blocks are then computed once for all readouts of a probe.
+Readouts that need the text columns or rows of the attention matrix, or some image queries' rows of it, return a
+`Reduction` instead of overriding `measure`: the blocks are then computed once for all readouts of a probe.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from ..attention.blocks import Block
 from ..attention.joint import JointAttention
@@ -42,6 +43,19 @@ class OverTextRows:
 
 
 @dataclass(frozen=True)
+class OverImageRows:
+    """A reduction over whole rows of the attention matrix: some image queries on all keys, a few queries at a time.
+
+    ``queries`` are the wanted positions in the flattened grid, in ascending order. ``add`` gets numbers into
+    ``queries``, (rows,) in ascending order, and a block with these rows and all keys.
+    """
+
+    queries: Tensor
+    add: Callable[[Tensor, Block], None]
+    result: Callable[[], Fields]
+
+
+@dataclass(frozen=True)
 class _Measured:
     fields: Fields
 
@@ -54,6 +68,10 @@ class Readout:
 
     Fields have the axes ``batch`` and then any others; the probe adds ``call`` and ``layer``.
 
+    Attributes:
+        reads_block: whether the calls' `attention.surroundings.Surroundings` are wanted.
+        concepts: words and phrases that ride along in the text stream; see `ConceptMaps`.
+
     >>> from mmdit_probe import Field, Probe, Readout, load_pipeline
     >>> class MeanLSE(Readout):
     ...     def measure(self, attention):
@@ -65,6 +83,9 @@ class Readout:
     ('call', 'batch', 'layer', 'head')
     """
 
+    reads_block: bool = False
+    concepts: tuple[str, ...] = ()
+
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({settings})"
@@ -74,7 +95,7 @@ class Readout:
         raise TypeError(f"{type(self).__name__}: a readout must override measure or reduction")
 
     def reduction(self, attention: JointAttention) -> Reduction:
-        """A reduction for one call: `OverTextColumns`, `OverTextRows`, or what `measure` returns."""
+        """A reduction for one call: `OverTextColumns`, `OverTextRows`, `OverImageRows`, or what `measure` returns."""
         return _Measured(self.measure(attention))
 
     def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
@@ -83,7 +104,7 @@ class Readout:
 
 
 def read(readouts: Sequence[Readout], attention: JointAttention) -> Fields:
-    """All readouts of one call; text columns and text rows are computed at most once."""
+    """All readouts of one call; text columns, text rows and image rows are computed at most once."""
     with torch.no_grad():
         reductions = [readout.reduction(attention) for readout in readouts]
         columns = [r for r in reductions if isinstance(r, OverTextColumns)]
@@ -94,4 +115,24 @@ def read(readouts: Sequence[Readout], attention: JointAttention) -> Fields:
         for block in attention.text_rows() if rows else ():
             for over_rows in rows:
                 over_rows.add(block)
+        _read_image_rows([r for r in reductions if isinstance(r, OverImageRows)], attention)
         return {name: field for r in reductions for name, field in r.result().items()}
+
+
+def _read_image_rows(reductions: Sequence[OverImageRows], attention: JointAttention) -> None:
+    """Compute the rows of every image query that a reduction wants, and give each reduction its own."""
+    if not reductions:
+        return
+    device, first = attention.query.device, attention.layout.image_queries.start
+    wanted = [reduction.queries.to(device) for reduction in reductions]
+    numbers = [torch.full((attention.layout.image,), -1, device=device) for _ in wanted]
+    for number, queries in zip(numbers, wanted, strict=True):
+        number[queries] = torch.arange(len(queries), device=device)
+    for rows, block in attention.key_rows(torch.cat(wanted).unique() + first):
+        for reduction, number in zip(reductions, numbers, strict=True):
+            own = number[rows - first]
+            known = own >= 0
+            if bool(known.all()):
+                reduction.add(own, block)
+            elif bool(known.any()):
+                reduction.add(own[known], block._replace(probs=block.probs[:, :, known]))

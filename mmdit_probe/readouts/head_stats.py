@@ -48,7 +48,7 @@ class HeadStats(Readout):
 class _Statistics:
     def __init__(self, attention: JointAttention) -> None:
         self.layout = attention.layout
-        self.is_kind = _is_kind(attention)
+        self.is_kind = is_kind(attention)
         size, kinds = (attention.batch, attention.heads), len(KINDS)
         self.entropy = attention.query.new_empty(*size, dtype=torch.float32)
         self.effective = torch.empty_like(self.entropy)
@@ -81,7 +81,7 @@ def row_entropy(rows: Tensor) -> Tensor:
     return (torch.special.entr(rows).sum(-1) / mass + mass.log()).clamp(min=0)
 
 
-def _is_kind(attention: JointAttention) -> Float[Tensor, "batch text kind"] | None:
+def is_kind(attention: JointAttention) -> Float[Tensor, "batch text kind"] | None:
     """1 if a text position is of a kind, else 0; None if the kinds are unknown."""
     if attention.text is None:
         return None

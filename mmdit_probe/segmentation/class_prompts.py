@@ -20,11 +20,13 @@ class ClassPrompt:
         prompt: the names joined by spaces.
         numbers: the names' positions in the list of all classes.
         spans: each name's positions among the text tokens.
+        names: the names.
     """
 
     prompt: str
     numbers: tuple[int, ...]
     spans: tuple[tuple[int, ...], ...]
+    names: tuple[str, ...]
 
 
 def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
@@ -87,4 +89,5 @@ def _prompt(part: TextPart, names: Sequence[str], numbers: tuple[int, ...]) -> C
     for number, span in zip(numbers, spans, strict=True):
         if not span:
             raise ValueError(f"classes: {names[number]!r} has no token of its own; write it another way")
-    return ClassPrompt(prompt, numbers, tuple(tuple(span) for span in spans))
+    chosen = tuple(names[number] for number in numbers)
+    return ClassPrompt(prompt, numbers, tuple(tuple(span) for span in spans), chosen)

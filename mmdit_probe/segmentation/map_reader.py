@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,6 +58,16 @@ class MapReader:
         self.sigmas = tuple(noise_level(pipe, timestep, steps) for timestep in timesteps)
         self.max_sequence_length = text_length(pipe, max_sequence_length)
         self.features = lru_cache(KEPT_PROMPTS)(self._features)
+
+    @property
+    def name(self) -> str:
+        """The layers read, in words."""
+        return f"layers {', '.join(map(str, self.layers))}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the maps depend on in addition to a command's settings."""
+        return {}
 
     def _features(self, prompts: tuple[str, ...]) -> PromptEmbeddings:
         return encode_prompts(self.pipe, prompts, self.max_sequence_length)

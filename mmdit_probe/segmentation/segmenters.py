@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..configs import GroupConfig, SegmentConfig
+from ..configs import EvaluateConfig, GroupConfig, SegmentConfig
+from ..configs.single_image import Heads
 from ..families import Pipeline
 from ..pipelines.defaults import expert_layer
 from ..pipelines.prompts import first_encoder
@@ -21,6 +22,7 @@ from .label_map import label_map
 from .layer_metrics import Correct
 from .map_reader import MapReader
 from .maps import make_readout
+from .reading import Reading, ReadingReader
 from .result import Segmentation
 
 ImageLike = np.ndarray | Image.Image
@@ -30,9 +32,16 @@ CorrectionOf = Callable[[np.ndarray], Correct]
 
 class _Segmenter:
     def __init__(
-        self, pipe: Pipeline, layer: int, config: Any, reader: MapReader, correct: CorrectionOf | None = None
+        self, pipe: Pipeline, layer: int | None, config: Any, reader: MapReader, correct: CorrectionOf | None = None
     ) -> None:
         self.pipe, self.layer, self.config, self.reader, self.correct = pipe, layer, config, reader, correct
+
+    @property
+    def layer_name(self) -> int | str:
+        """The layer's number, or which layers are put together."""
+        if isinstance(self.reader, ReadingReader) and self.reader.reading.aggregate != "layer":
+            return self.reader.name
+        return self.reader.layers[0] if self.layer is None else self.layer
 
     def _images(self, images: Sequence[ImageLike]) -> list[np.ndarray]:
         return [cropped(as_rgb(image), self.config.crop) for image in images]
@@ -40,7 +49,7 @@ class _Segmenter:
     def _segmentation(self, image: np.ndarray, maps: Tensor, classes: tuple[str, ...]) -> Segmentation:
         labels = label_map(maps, image.shape[:2]).numpy()
         labels = labels if self.correct is None else self.correct(image)(labels)
-        settings = {"layer": self.layer, "timestep": self.config.chosen_timestep, "sigma": self.reader.sigmas[0]}
+        settings = {"layer": self.layer_name, "timestep": self.config.chosen_timestep, "sigma": self.reader.sigmas[0]}
         kind = np.uint8 if len(classes) < 256 else np.int32
         return Segmentation(labels.astype(kind), maps.numpy(), classes, image, settings)
 
@@ -55,9 +64,10 @@ class OpenVocabularySegmenter(_Segmenter):
     Args:
         pipe: a pipeline whose family takes images as input.
         layer: layer number; None is the model's expert layer.
-        config: timestep, crop, refinement and seed.
+        config: timestep, crop, reading, refinement and seed.
         reader: replaces the maps that ``config`` describes by others, of one layer and timestep.
         correct: changes the label maps, which then need not be the argmax of the maps.
+        layers: which layers ``config.aggregate`` puts together; None is all.
 
     >>> from mmdit_probe import load_pipeline
     >>> from mmdit_probe.datasets.scenes import scene
@@ -77,18 +87,13 @@ class OpenVocabularySegmenter(_Segmenter):
         config: SegmentConfig | None = None,
         reader: MapReader | None = None,
         correct: CorrectionOf | None = None,
+        layers: Sequence[int] | None = None,
     ) -> None:
         config = config or SegmentConfig()
-        layer = expert_layer(pipe) if layer is None else layer
-        reader = reader or MapReader(
-            pipe,
-            make_readout("probs", "mean", config.refine),
-            [layer],
-            [config.chosen_timestep],
-            steps=config.steps,
-            seed=config.seed,
-            max_sequence_length=config.max_sequence_length,
-        )
+        if layer is None and config.aggregate == "layer":
+            layer = expert_layer(pipe)
+        several = layers if layer is None else [layer]
+        reader = reader or reader_of(pipe, config, several, [config.chosen_timestep], "probs", "mean")
         super().__init__(pipe, layer, config, reader, correct)
 
     def segment(self, image: ImageLike, classes: Sequence[str]) -> Segmentation:
@@ -103,6 +108,27 @@ class OpenVocabularySegmenter(_Segmenter):
         images = self._images(images)
         maps = [found[0, 0] for found in read_class_maps(self.reader, images, [names] * len(images))]
         return [self._segmentation(image, own, names) for image, own in zip(images, maps, strict=True)]
+
+
+def reader_of(
+    pipe: Pipeline,
+    config: SegmentConfig | EvaluateConfig,
+    layers: Sequence[int] | None,
+    timesteps: Sequence[int],
+    normalize: str,
+    heads: Heads,
+) -> MapReader:
+    """Reads the maps that the settings ask for; `ValueError` if they contradict each other."""
+    options: dict[str, Any] = {"steps": config.steps, "seed": config.seed}
+    options["max_sequence_length"] = config.max_sequence_length
+    reading = Reading(config.read, config.aggregate)
+    if reading.plain:
+        return MapReader(pipe, make_readout(normalize, heads, config.refine), layers, timesteps, **options)
+    if heads != "mean" or config.refine != "none" or not normalize.startswith("probs"):
+        raise ValueError(
+            "read and aggregate are for unrefined maps averaged over heads; leave heads, refine and normalize scores out"
+        )
+    return ReadingReader(pipe, reading, layers, timesteps, **options)
 
 
 def read_class_maps(

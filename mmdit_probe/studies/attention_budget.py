@@ -11,6 +11,7 @@ from ..configs import BudgetConfig
 from ..families import Pipeline
 from ..metrics.verdicts import Form, counted
 from ..probe.dataset import uniform_shares
+from ..readouts.kind_mass import KindMass
 from ..readouts.region_mass import RegionMass
 from ..storage.runs import RunFolder
 from ..utils.progress import Progress
@@ -19,8 +20,11 @@ from .recording import check_sampling, record_generated, run_prompts
 
 
 def measure_budget(pipe: Pipeline, prompt: str, config: BudgetConfig) -> xr.Dataset:
-    """One prompt: ``region_mass`` (timestep, layer, head, region) of the conditional half, in [0, 1]."""
-    return record_generated(pipe, prompt, [RegionMass()], config.chosen_timesteps, config.generation).record
+    """One prompt: ``region_mass`` (timestep, layer, head, region) of the conditional half, in [0, 1].
+
+    And the text's part by kinds of tokens, ``kind_mass`` and ``kind_tokens``; see `KindMass`.
+    """
+    return record_generated(pipe, prompt, [RegionMass(), KindMass()], config.chosen_timesteps, config.generation).record
 
 
 def run_budget(
@@ -28,7 +32,7 @@ def run_budget(
 ) -> xr.Dataset:
     """All prompts, each written to ``out`` as it is done; a run that was interrupted continues.
 
-    Returns ``region_mass`` (prompt, timestep, layer, head, region).
+    Returns ``region_mass`` (prompt, timestep, layer, head, region), and the same by kinds of text tokens.
     """
     check_sampling("attention budget", config)
     folder = RunFolder.for_study(out, "attention-budget", model, config)

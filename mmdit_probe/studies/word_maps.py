@@ -11,13 +11,14 @@ import pandas as pd
 import xarray as xr
 
 from ..configs import GenerationConfig, MapsConfig
+from ..configs.reading import Read
 from ..families import Pipeline, text_parts_of
 from ..pipelines.generation import generation_arguments
 from ..pipelines.layers import chosen_layers
 from ..pipelines.prompts import find_words, repeated_words
-from ..readouts.word_maps import WordMaps
 from ..utils.text import storable
 from .recording import Recording, record_generated, record_image
+from .word_readings import as_word_maps, check_reading, is_share, word_readout
 
 
 def word_positions(pipe: Pipeline, prompt: str, words: Sequence[str], generation: GenerationConfig) -> list[list[int]]:
@@ -41,19 +42,20 @@ def occurrence_lines(pipe: Pipeline, prompt: str, words: Sequence[str], generati
 
 
 def measure_maps(pipe: Pipeline, config: MapsConfig, image: np.ndarray | None = None) -> Recording:
-    """One image: ``word_map`` (timestep, layer, [head,] word, row, col), probabilities in [0, 1].
+    """One image: ``word_map`` (timestep, layer, [head,] word, row, col), for i2t and t2i probabilities in [0, 1].
 
     ``image`` (height, width, 3) uint8 RGB is read at each timestep's noise level; None generates one.
     """
-    spans = word_positions(pipe, config.prompt, config.words, config.generation)
-    readouts = [WordMaps(spans, config.direction, config.heads)]
+    check_reading(config)
+    concepts = config.direction == "concept"  # need not stand in the prompt
+    spans = [] if concepts else word_positions(pipe, config.prompt, config.words, config.generation)
+    readouts = [word_readout(config, spans)]
     where = (config.chosen_timesteps, config.generation, chosen_layers(pipe, config.layers))
     if image is None:
         recording = record_generated(pipe, config.prompt, readouts, *where, decode=True)
     else:
         recording = record_image(pipe, image, config.prompt, readouts, *where)
-    record = recording.record.assign_coords(word=list(config.words)).assign_attrs(direction=config.direction)
-    return Recording(record, recording.image)
+    return Recording(as_word_maps(recording.record, config, spans), recording.image)
 
 
 def head_mean(record: xr.Dataset) -> xr.DataArray:
@@ -71,38 +73,42 @@ def still(maps: xr.DataArray) -> xr.DataArray:
 def maps_table(record: xr.Dataset) -> pd.DataFrame:
     """One row per word, timestep and layer, of the mean over heads.
 
-    ``mean`` and ``peak`` are probabilities over the grid, ``peak_row`` and ``peak_col`` the token with the most, counted
-    from the top left; ``contrast`` is peak / mean: 1 for a word that is looked at from everywhere alike.
+    ``mean`` and ``peak`` are over the grid (probabilities, similarities or lengths, as they were read), ``peak_row`` and
+    ``peak_col`` the token with the most, counted from the top left; ``contrast`` is peak / mean: 1 for a word that is looked at
+    from everywhere alike, NaN unless the mean is above 0.
     """
     rows = []
     for (word, timestep, layer), grid in _grids(head_mean(record)):
         row, col = np.unravel_index(int(np.nanargmax(grid)), grid.shape) if np.isfinite(grid).any() else (-1, -1)
         mean, peak = float(grid.mean()), float(grid.max())
+        contrast = peak / mean if mean > 0 else float("nan")
         sigma = float(record["sigma"].sel(timestep=timestep))
-        rows.append([word, timestep, sigma, layer, mean, peak, int(row), int(col), peak / mean])
+        rows.append([word, timestep, sigma, layer, mean, peak, int(row), int(col), contrast])
     columns = ["word", "timestep", "sigma", "layer", "mean", "peak", "peak_row", "peak_col", "contrast"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _grids(maps: xr.DataArray) -> list[tuple[tuple[str, int, int], np.ndarray]]:
+def _grids(maps: xr.DataArray) -> list[tuple[tuple[str, int, int | str], np.ndarray]]:
     """((word, timestep, layer), grid (row, col)) in that order."""
     ordered = still(maps).transpose("word", "timestep", "layer", "row", "col")
     return [
-        ((str(word), int(timestep), int(layer)), ordered.values[i, j, k])
+        ((str(word), int(timestep), layer), ordered.values[i, j, k])
         for i, word in enumerate(ordered["word"].values)
         for j, timestep in enumerate(ordered["timestep"].values)
-        for k, layer in enumerate(ordered["layer"].values)
+        for k, layer in enumerate(ordered["layer"].values.tolist())
     ]
 
 
-def summary(table: pd.DataFrame) -> list[str]:
-    """A line per word: the layer whose map reaches the highest probability."""
+def summary(table: pd.DataFrame, read: Read = "i2t") -> list[str]:
+    """A line per word: the layer whose map reaches the highest value."""
     lines = []
     for word, rows in table.groupby("word", sort=False):
         best = rows.loc[rows["peak"].idxmax()]
+        peak = f"{best['peak']:.2%}" if is_share(read) else f"{best['peak']:.3g}"
+        layer = best["layer"] if isinstance(best["layer"], str) else f"layer {best['layer']}"
         lines.append(
-            f"{word!r} peaks in layer {best['layer']} at t = {best['timestep']} (sigma {best['sigma']:.3f}): "
-            f"{best['peak']:.2%} in row {best['peak_row']}, column {best['peak_col']}, "
+            f"{word!r} peaks in {layer} at t = {best['timestep']} (sigma {best['sigma']:.3f}): "
+            f"{peak} in row {best['peak_row']}, column {best['peak_col']}, "
             f"{best['contrast']:.1f} times its mean; averages over heads, the highest of {len(rows)} maps, no test."
         )
     return lines
