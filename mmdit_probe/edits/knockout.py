@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attention.layout import Region, TokenLayout
+from ..attention.layout import TEXT_AND_IMAGE, Region, TokenLayout
 from .base import AttentionBlock, Edit
 
 
@@ -49,8 +49,8 @@ class Knockout(Edit):
         **where: Any,
     ) -> None:
         super().__init__(layer, **where)
-        if region not in tuple(Region):
-            raise ValueError(f"Knockout: region must be one of {', '.join(Region)}, got {region!r}")
+        if region not in TEXT_AND_IMAGE:
+            raise ValueError(f"Knockout: region must be one of {', '.join(TEXT_AND_IMAGE)}, got {region!r}")
         self.region, self.renormalize = Region(region), renormalize
         if (self.words or self.kinds) and self.region in (Region.I2I, Region.T2I):
             raise ValueError(
@@ -59,7 +59,7 @@ class Knockout(Edit):
 
     def change(self, block: AttentionBlock) -> Tensor:
         layout = block.layout
-        if self.region not in layout.regions or (layout.extra and self.region in (Region.I2I, Region.T2I)):
+        if self.region not in layout.regions or (_others(layout) and self.region in (Region.I2I, Region.T2I)):
             raise ValueError(
                 f"Knockout: region {self.region} can't be edited in this model; choose from {_regions(layout)}"
             )
@@ -80,5 +80,9 @@ class Knockout(Edit):
 
 def _regions(layout: TokenLayout) -> str:
     """The regions whose mass follows from the text columns: with extra tokens in the softmax, those of text keys alone."""
-    known = (Region.I2T, Region.T2T) if layout.extra else tuple(Region)
+    known = (Region.I2T, Region.T2T) if _others(layout) else TEXT_AND_IMAGE
     return ", ".join(region for region in known if region in layout.regions)
+
+
+def _others(layout: TokenLayout) -> int:
+    return layout.reference + layout.extra
