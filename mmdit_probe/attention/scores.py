@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -29,7 +29,9 @@ def scores(call: AttentionCall, rows: slice, cols: slice) -> Float[Tensor, "batc
     return unmasked if mask is None else unmasked + mask
 
 
-def mask_block(call: AttentionCall, rows: slice, cols: slice) -> Float[Tensor, "batch heads rows cols"] | None:
+def mask_block(
+    call: AttentionCall, rows: slice | Int[Tensor, " rows"], cols: slice
+) -> Float[Tensor, "batch heads rows cols"] | None:
     """What is added to the scores of some queries and keys (0 or -inf for a boolean mask); None without a mask."""
     precision = torch.float64 if call.query.dtype == torch.float64 else torch.float32
     mask = additive_mask(call.arguments.attn_mask, precision)

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..attention.blocks import Block
+from ..attention.edges import on_edge
 from ..attention.joint import JointAttention
 from ..attention.kernels import exact
-from ..attention.layout import TokenLayout
+from ..attention.layout import Region, TokenLayout, TokenStream
 from ..attention.text_tokens import TextTokens
 
 BatchRows = Literal["conditional", "all"] | Collection[int]
@@ -33,6 +34,8 @@ class AttentionBlock:
         layout: which tokens are image and which are text.
         text: what the text positions of all batch rows hold; None if unknown.
         batch: which batch rows of the call these are.
+        heads: which heads of the call these are.
+        attention: the whole call.
     """
 
     probs: Float[Tensor, "batch heads queries text"]
@@ -42,6 +45,8 @@ class AttentionBlock:
     layout: TokenLayout
     text: TextTokens | None
     batch: slice
+    heads: slice
+    attention: JointAttention
 
     @property
     def image_probs(self) -> Float[Tensor, "batch heads image text"]:
@@ -63,12 +68,17 @@ class AttentionBlock:
 class Edit:
     """Base class of edits: override `change`.
 
+    An edit of another edge than I2T works on that region as if it were I2T: ``block.image_probs`` are its probabilities,
+    ``block.image_output`` the output of its queries, and ``block.values`` the values of its keys.
+
     Args:
         layer: a layer number or several.
         heads: head numbers; None for all.
         steps: sampling steps (0 is the first and noisiest); None for all.
         words: words of the prompt, whose text tokens are to be changed.
         kinds: kinds of text tokens to be changed: start, word, end, padding, absent.
+        edge: the region that is changed, queries to keys: image (I), text (T) or reference images (R), such as "R2T".
+        references: numbers of the reference images, from 1, that an edge with R means; None for all.
         batch: which batch rows to change. "conditional": those of the prompt, not those of the negative prompt (all if
             they are unknown because the transformer is called by itself; `ValueError` if a pipeline calls it in a way that
             does not tell); "all"; or row numbers.
@@ -92,21 +102,43 @@ class Edit:
         steps: Collection[int] | None = None,
         words: Sequence[str] = (),
         kinds: Sequence[str] = (),
+        edge: Region | str = Region.I2T,
+        references: Collection[int] | None = None,
         batch: BatchRows = "conditional",
     ) -> None:
         self.layers = frozenset([layer] if isinstance(layer, int) else layer)
         self.heads = None if heads is None else frozenset(heads)
         self.steps = None if steps is None else frozenset(steps)
         self.words, self.kinds = tuple(words), tuple(kinds)
+        self.edge = self._checked(edge, references)
+        self.references = None if references is None else frozenset(references)
         if isinstance(batch, str) and batch not in ("conditional", "all"):
             raise ValueError(f"{type(self).__name__}: batch must be 'conditional', 'all' or row numbers, got {batch!r}")
         self.batch: BatchRows = batch
 
     def __repr__(self) -> str:
         shown = {
-            name: sorted(v) if isinstance(v, frozenset) else v for name, v in vars(self).items() if v not in (None, ())
+            name: sorted(v) if isinstance(v, frozenset) else v
+            for name, v in vars(self).items()
+            if v not in (None, (), Region.I2T)
         }
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def _checked(self, edge: Region | str, references: Collection[int] | None) -> Region:
+        """The edge; `ValueError` if there is none of this name, or if words or references have nothing to do with it."""
+        name = type(self).__name__
+        if edge not in tuple(Region):
+            raise ValueError(f"{name}: edge must be one of {', '.join(Region)}, got {edge!r}")
+        edge = Region(edge)
+        if (self.words or self.kinds) and edge.answering != TokenStream.TEXT:
+            raise ValueError(f"{name}: words and kinds choose text keys; edge {edge} has none, use I2T, T2T or R2T")
+        if references is not None and TokenStream.REFERENCE not in (edge.asking, edge.answering):
+            raise ValueError(f"{name}: references choose reference images; edge {edge} has none, use I2R, R2I ...")
+        return edge
+
+    def viewed(self, attention: JointAttention) -> JointAttention:
+        """The call with the edit's edge as its I2T; `ValueError` if the model has no such edge."""
+        return on_edge(attention, self.edge, self.references)
 
     def change(self, block: AttentionBlock) -> Float[Tensor, "batch heads queries width"]:
         """The edited output of a block: ``block.output`` with other values for the queries that the edit changes."""
@@ -120,9 +152,10 @@ class Edit:
         """The edited output of one call; equal to ``output`` bit for bit wherever the edit does not apply."""
         if self.steps is not None and attention.step not in self.steps:
             return output
-        chosen = self._chosen(attention)
+        chosen = self.chosen(attention)
         if not chosen.any():
             return output
+        attention = self.viewed(attention)
         values = text_values(attention)
         edited = output.clone()
         for block in attention.text_columns():
@@ -134,7 +167,7 @@ class Edit:
             edited[block.batch, block.heads] = torch.where(where, changed, part)
         return edited
 
-    def _chosen(self, attention: JointAttention) -> Tensor:
+    def chosen(self, attention: JointAttention) -> Tensor:
         """(batch, heads): True where the edit applies."""
         unknown = sorted(self.heads - set(range(attention.heads))) if self.heads is not None else []
         if unknown:
@@ -159,9 +192,8 @@ def text_values(attention: JointAttention) -> Float[Tensor, "batch heads text wi
 
 def _attention_block(attention: JointAttention, block: Block, values: Tensor, output: Tensor) -> AttentionBlock:
     part = block.batch, block.heads
-    return AttentionBlock(
-        block.probs, values[part], exact(output), attention.lse[part], attention.layout, attention.text, block.batch
-    )
+    own = exact(output), attention.lse[part]
+    return AttentionBlock(block.probs, values[part], *own, attention.layout, attention.text, *part, attention)
 
 
 def chosen_tokens(block: AttentionBlock, words: Sequence[str], kinds: Sequence[str]) -> Float[Tensor, "batch 1 1 text"]:
