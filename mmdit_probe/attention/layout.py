@@ -50,6 +50,8 @@ REGIONS = tuple(Region)
 """In the order in which records list them."""
 TEXT_AND_IMAGE = REGIONS[:4]
 """The regions of a model without reference images."""
+OTHERS = "O"
+"""In tables, the letter of tokens that belong to no stream."""
 REFERENCE = "reference"
 """Name of the extra tokens that are a reference image."""
 

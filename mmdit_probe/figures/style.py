@@ -18,6 +18,7 @@ from ..storage.files import atomic_write
 from .fonts import families, needs_more, text_of, warn_of_missing
 
 IMAGE_COLOR, TEXT_COLOR, GUIDE_COLOR = "#0072B2", "#D55E00", "#555555"  # Okabe-Ito: distinct for color-blind readers
+REFERENCE_COLOR = "#CC79A7"
 STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,  # embedded TrueType: text stays text
     "font.size": 8,
