@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     from .readouts import Field as Field
     from .readouts import HeadGroupMaps as HeadGroupMaps
     from .readouts import HeadStats as HeadStats
+    from .readouts import I2RMaps as I2RMaps
     from .readouts import I2TMaps as I2TMaps
+    from .readouts import R2IMaps as R2IMaps
+    from .readouts import R2TMaps as R2TMaps
     from .readouts import Readout as Readout
     from .readouts import RegionMass as RegionMass
     from .readouts import T2IMaps as T2IMaps
+    from .readouts import T2RMaps as T2RMaps
     from .readouts import ValueNorms as ValueNorms
     from .readouts import WordMaps as WordMaps
     from .segmentation import OpenVocabularySegmenter as OpenVocabularySegmenter
@@ -54,10 +58,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "Field",
             "HeadGroupMaps",
             "HeadStats",
+            "I2RMaps",
             "I2TMaps",
+            "R2IMaps",
+            "R2TMaps",
             "Readout",
             "RegionMass",
             "T2IMaps",
+            "T2RMaps",
             "ValueNorms",
             "WordMaps",
         ],

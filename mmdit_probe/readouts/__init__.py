@@ -9,6 +9,7 @@ from .fields import Axis, Field, Fields
 from .head_groups import HeadGroupMaps
 from .head_stats import HeadStats
 from .maps import I2TMaps, I2TScores, RefinedI2T, T2IMaps
+from .reference_maps import I2RMaps, R2IMaps, R2TMaps, T2RMaps
 from .region_mass import RegionMass
 from .value_norms import ValueNorms
 from .word_maps import WordMaps
@@ -33,15 +34,19 @@ __all__ = [
     "Fields",
     "HeadGroupMaps",
     "HeadStats",
+    "I2RMaps",
     "I2TMaps",
     "I2TScores",
     "OverTextColumns",
     "OverTextRows",
+    "R2IMaps",
+    "R2TMaps",
     "Readout",
     "Reduction",
     "RefinedI2T",
     "RegionMass",
     "T2IMaps",
+    "T2RMaps",
     "ValueNorms",
     "WordMaps",
     "read",
