@@ -1,5 +1,7 @@
 """Which batch rows and calls are the prompt's, the negative prompt's or perturbed, whosever loop it is."""
 
+import contextlib
+
 import diffusers
 import numpy as np
 import pytest
@@ -209,3 +211,104 @@ def test_a_modular_pipelines_words_and_steps_are_known():
     record = probe.dataset("conditional")
     assert record["step"].values.tolist() == [0, 1, 2]
     assert list(record["token_text"].values[0, 1:4]) == ["a", "red", "circle"]
+
+
+def modular_qwen(guider):
+    from diffusers.modular_pipelines import QwenImageAutoBlocks
+
+    parts = small_pipeline("qwen-image").components
+    pipe = QwenImageAutoBlocks().init_pipeline()
+    known = {name: part for name, part in parts.items() if name in pipe._component_specs and part is not None}
+    pipe.update_components(**known, guider=guider)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def guided(pipe, *, probe=None, **arguments):
+    settings = {"height": 32, "width": 32, "num_inference_steps": 3, "max_sequence_length": 512, "output_type": "pt"}
+    with probe or contextlib.nullcontext(), torch.no_grad():
+        return pipe(output="images", generator=seeded(), **settings, **arguments)
+
+
+BOTH = ["conditional", "unconditional"]
+
+
+@pytest.mark.parametrize(
+    ("guider", "later"),
+    [
+        ("ClassifierFreeGuidance", BOTH),
+        ("AdaptiveProjectedGuidance", BOTH),
+        ("SkipLayerGuidance", [*BOTH, "perturbed"]),
+        ("PerturbedAttentionGuidance", [*BOTH, "perturbed"]),
+        ("SmoothedEnergyGuidance", [*BOTH, "perturbed"]),
+        ("AutoGuidance", BOTH),
+    ],
+)
+def test_the_calls_of_a_modular_pipelines_guider_are_told_apart(guider, later):
+    """A negative prompt has a call of its own, and so has the prompt with a layer left out or blurred."""
+    from diffusers import guiders
+    from diffusers.hooks import LayerSkipConfig, SmoothedEnergyGuidanceConfig
+
+    place = {"indices": [1], "fqn": "transformer_blocks"}
+    skip = LayerSkipConfig(**place, skip_attention=False, skip_ff=False, skip_attention_scores=True)
+    settings = {
+        "SkipLayerGuidance": {
+            "skip_layer_config": [skip],
+            "skip_layer_guidance_start": 0.0,
+            "skip_layer_guidance_stop": 1.0,
+        },
+        "PerturbedAttentionGuidance": {
+            "perturbed_guidance_config": skip,
+            "perturbed_guidance_start": 0.0,
+            "perturbed_guidance_stop": 1.0,
+        },
+        "SmoothedEnergyGuidance": {"seg_guidance_config": SmoothedEnergyGuidanceConfig(**place)},
+        "AutoGuidance": {"auto_guidance_config": skip},
+    }
+    pipe = modular_qwen(getattr(guiders, guider)(guidance_scale=3.0, **settings.get(guider, {})))
+    prompts = {"prompt": "a red circle", "negative_prompt": "blue"}
+    plain = guided(pipe, **prompts)
+    probe = Probe(pipe, [RegionMass()])
+    assert torch.equal(guided(pipe, probe=probe, **prompts)[0], plain[0])
+    calls = [(call.step, *call.branches) for call in probe._calls]
+    assert calls[-len(later) :] == [(2, branch) for branch in later]
+    record = probe.dataset("conditional")
+    assert record["step"].values.tolist() == [0, 1, 2]
+    assert not record["region_mass"].isnull().any()
+    assert "circle" in "".join(record["token_text"].values[0])
+
+
+def test_one_prompt_for_both_branches_is_told_by_the_guider():
+    from diffusers.guiders import ClassifierFreeGuidance
+
+    pipe = modular_qwen(ClassifierFreeGuidance(guidance_scale=3.0))
+    probe = Probe(pipe, [RegionMass()])
+    guided(pipe, probe=probe, prompt="a red circle", negative_prompt="a red circle")
+    assert [branch for call in probe._calls for branch in call.branches] == BOTH * 3
+
+
+def test_a_call_without_text_is_refused_in_one_line(random_pipe):
+    with (
+        Probe(random_pipe, [RegionMass()]),
+        pytest.raises(ValueError, match="was called without encoder_hidden_states"),
+    ):
+        random_pipe.transformer(hidden_states=torch.zeros(1, 16, 8, 8), timestep=torch.ones(1))
+
+
+def test_the_second_call_of_a_modular_sd3_is_the_guiders_unconditional_one(random_pipe):
+    """Its text step encodes no negative prompt, so that both calls carry the prompt's embeddings."""
+    from diffusers.modular_pipelines import StableDiffusion3AutoBlocks
+
+    pipe = StableDiffusion3AutoBlocks().init_pipeline()
+    parts = random_pipe.components.items()
+    pipe.update_components(**{name: part for name, part in parts if name in pipe._component_specs and part is not None})
+    pipe.set_progress_bar_config(disable=True)
+    with Probe(pipe, [RegionMass()]) as probe, torch.no_grad():
+        size = {"height": 32, "width": 32, "num_inference_steps": 2, "max_sequence_length": 16}
+        pipe(prompt="a red circle", output="images", output_type="pt", generator=seeded(), **size)
+    assert [(call.step, *call.branches) for call in probe._calls] == [
+        (0, BOTH[0]),
+        (0, BOTH[1]),
+        (1, BOTH[0]),
+        (1, BOTH[1]),
+    ]

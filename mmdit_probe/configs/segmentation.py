@@ -75,17 +75,16 @@ class BaselineConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentConfig(Settings):
-    """Open-vocabulary segmentation (Seg4Diff, section 4.2).
+class ImagePassConfig(Settings):
+    """One pass over a given image: noise for ``timestep`` of ``steps`` from ``seed``, then one call of the transformer.
 
     ``crop`` stretches the whole image to the model's square, as the released evaluation does, or takes its middle square, as
-    the paper says. ``refine`` is none, i2i, or a baseline's refinement (`baselines.on_mmdit`).
+    the paper says.
     """
 
     timestep: Annotated[int | None, TIMESTEP] = None
     steps: Annotated[int, STEPS] = PAPER_STEPS
     crop: Annotated[Crop, _CROP] = "stretch"
-    refine: Refine = "none"
     seed: Annotated[int, SEED] = 0
     max_sequence_length: Annotated[int | None, MAX_SEQUENCE_LENGTH] = None
 
@@ -100,7 +99,17 @@ class SegmentConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupConfig(Settings):
+class SegmentConfig(ImagePassConfig):
+    """Open-vocabulary segmentation (Seg4Diff, section 4.2).
+
+    ``refine`` is none, i2i, or a baseline's refinement (`baselines.on_mmdit`).
+    """
+
+    refine: Refine = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupConfig(ImagePassConfig):
     """Regions without words (Seg4Diff, section 4.3); the defaults are what the released code does.
 
     ``threshold`` is a symmetric KL divergence in nats. ``min_max`` scales each grid point's values over the tokens before the
@@ -110,20 +119,6 @@ class GroupConfig(Settings):
     threshold: float = MERGE_THRESHOLD
     variant: Annotated[Variant, _VARIANT] = "released"
     min_max: Annotated[bool, _MIN_MAX] = True
-    timestep: Annotated[int | None, TIMESTEP] = None
-    steps: Annotated[int, STEPS] = PAPER_STEPS
-    crop: Annotated[Crop, _CROP] = "stretch"
-    seed: Annotated[int, SEED] = 0
-    max_sequence_length: Annotated[int | None, MAX_SEQUENCE_LENGTH] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _ = self.chosen_timestep
-
-    @property
-    def chosen_timestep(self) -> int:
-        """The timestep that is read, in 1 to ``steps``."""
-        return chosen_timestep(self, self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,5 @@
-"""Sees what pipelines are called with: their `__call__` and `encode_prompt`, in the thread that looks and no other.
+"""Sees what pipelines are called with: their `__call__`, their `encode_prompt` and, of modular ones, the steps that encode
+prompts, in the thread that looks and no other.
 
 While somebody looks, the classes' methods are wrapped; the wrappers change nothing, and pass calls of other threads
 straight through.
@@ -7,7 +8,6 @@ straight through.
 from __future__ import annotations
 
 import inspect
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -18,9 +18,9 @@ from typing import Any, Protocol
 from diffusers import DiffusionPipeline
 
 from ..families import Pipeline
+from .modular_steps import encoded_in, pipeline_class, request_of, step_class
 
 Arguments = dict[str, Any]
-_MODULAR = "diffusers.modular_pipelines"
 
 
 class Observer(Protocol):
@@ -32,8 +32,13 @@ class Observer(Protocol):
     def running(self, pipe: Any, arguments: Arguments) -> AbstractContextManager[None]:
         """Entered while the pipeline generates with these arguments."""
 
-    def encoding(self, pipe: Any, arguments: Arguments) -> AbstractContextManager[Callable[[Any], None]]:
-        """Entered while the pipeline encodes prompts with these arguments; gives a function to call with the result."""
+    def encoding(
+        self, pipe: Any, arguments: Arguments, step: Any = None
+    ) -> AbstractContextManager[Callable[[Any], None]]:
+        """Entered while the pipeline encodes prompts with these arguments; gives a function to call with the result.
+
+        ``step`` is the step of a modular pipeline that encodes.
+        """
 
 
 class _Here(threading.local):
@@ -80,15 +85,9 @@ def _places(pipe: Pipeline | None) -> list[tuple[Any, str]]:
     ]
     if pipe is not None and "encode_prompt" in getattr(pipe, "__dict__", {}):
         places.append((pipe, "encode_prompt"))
-    modular = sys.modules.get(f"{_MODULAR}.modular_pipeline")
-    if modular is not None:
-        places += [(owner, "__call__") for owner in _subclasses(modular.ModularPipeline) if _defines(owner, "__call__")]
-        steps: list[Any] = [
-            owner for owner in _subclasses(modular.ModularPipelineBlocks) if _defines(owner, "encode_prompt")
-        ]
-        modules = [module for name, module in list(sys.modules.items()) if name.startswith(_MODULAR)]
-        steps += [module for module in modules if inspect.isfunction(vars(module).get("encode_prompt"))]
-        places += [(step, "encode_prompt") for step in steps]
+    for kind in (pipeline_class(), step_class()):
+        modular = [] if kind is None else _subclasses(kind)
+        places += [(owner, "__call__") for owner in modular if _defines(owner, "__call__")]
     return list({(id(owner), name): (owner, name) for owner, name in places}.values())  # some owners have no hash
 
 
@@ -125,7 +124,10 @@ def _unwrap(owner: Any, name: str) -> None:
 def _wrapper(owner: Any, name: str, original: Any) -> Any:
     """The method, which shows this thread's observers its calls; of an instance's own method the instance is the pipeline."""
     function = original.__func__ if isinstance(original, staticmethod) else original
-    bound = not inspect.isclass(owner) and not inspect.ismodule(owner)
+    steps = step_class()
+    if steps is not None and inspect.isclass(owner) and issubclass(owner, steps):
+        return _step_wrapper(function)
+    bound = not inspect.isclass(owner)
     signature = inspect.signature(function)
 
     @wraps(function)
@@ -151,6 +153,25 @@ def _wrapper(owner: Any, name: str, original: Any) -> Any:
         return _shown(name, pipe, arguments, lambda: function(*args, **kwargs))
 
     return staticmethod(watched) if isinstance(original, staticmethod) else watched
+
+
+def _step_wrapper(function: Any) -> Any:
+    """A modular pipeline's step, which shows this thread's observers the prompts that it encodes."""
+
+    @wraps(function)
+    def watched(step: Any, pipe: Any, state: Any, *rest: Any, **kwargs: Any) -> Any:
+        observers = [observer for observer in _here.observers if observer.concerns(pipe)]
+        arguments = request_of(step, state) if observers else None
+        if arguments is None:
+            return function(step, pipe, state, *rest, **kwargs)
+        with _tokenizing, ExitStack() as stack:
+            notes = [stack.enter_context(observer.encoding(pipe, arguments, step)) for observer in observers]
+            left = function(step, pipe, state, *rest, **kwargs)
+            for note in notes:
+                note(encoded_in(state))
+            return left
+
+    return watched
 
 
 def _shown(name: str, pipe: Any, arguments: Arguments, call: Callable[[], Any]) -> Any:

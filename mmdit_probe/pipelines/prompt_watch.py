@@ -16,6 +16,7 @@ from ..families import Family, Pipeline, denoiser_of, holds
 from .asked import Asked, Half
 from .call_watch import observed
 from .encoded import CONDITIONAL, UNCONDITIONAL, CarriedPrompts, Encoded, recognized, text_of
+from .modular_steps import WithStep, guided_branch
 
 _NEGATIVE = "negative_"
 
@@ -44,7 +45,7 @@ class PromptWatch:
         self._run: Mapping[str, Any] | None = None
         self._encoding = False
         self._recognizes = False  # whether a call's embeddings were recognized in this generation
-        self._latest: tuple[Any, int, int, int, CarriedPrompts] | None = None
+        self._latest: tuple[Any, tuple[Any, ...], CarriedPrompts] | None = None
         self._exit: ExitStack | None = None
 
     def __enter__(self) -> PromptWatch:
@@ -93,16 +94,22 @@ class PromptWatch:
         self._recognizes, self._latest = False, None
 
     @contextmanager
-    def encoding(self, pipe: Any, arguments: Mapping[str, Any]) -> Iterator[Callable[[Any], None]]:
-        """Entered while a pipeline encodes prompts; gives what takes the result."""
+    def encoding(self, pipe: Any, arguments: Mapping[str, Any], step: Any = None) -> Iterator[Callable[[Any], None]]:
+        """Entered while a pipeline, or a modular one's step, encodes prompts; gives what takes the result."""
         if self._run is None and self._used:
             self._begin()
         self.caller, self._encoding = pipe, True
-        halves = Asked(self.family, pipe, arguments, self._branch_by_run(arguments), self._given).halves(
-            self._encodings
-        )
+
+        def note(encoded: Any) -> None:
+            asked = pipe if step is None else WithStep(pipe, step)
+            known = dict(arguments)
+            if step is not None:
+                known["do_classifier_free_guidance"] = encoded[2] is not None
+            halves = Asked(self.family, asked, known, self._branch_by_run(known), self._given).halves(self._encodings)
+            self._note([self._seen(half, asked, known, encoded) for half in halves], encoded)
+
         try:
-            yield lambda encoded: self._note([self._seen(half, pipe, arguments, encoded) for half in halves], encoded)
+            yield note
         finally:
             self._encoding = False
 
@@ -149,10 +156,14 @@ class PromptWatch:
         """What a call with these text embeddings carries; ``length`` is the number of its text positions."""
         self._used = True
         version = getattr(embeddings, "_version", 0) if not isinstance(embeddings, Tensor) else _version(embeddings)
-        key = (batch, length, version)
-        if self._latest is None or self._latest[0] is not embeddings or self._latest[1:4] != key:
-            self._latest = (embeddings, *key, self._found(embeddings, batch, length))
-        return self._latest[4]
+        key = (batch, length, version, self._guided())
+        if self._latest is None or self._latest[0] is not embeddings or self._latest[1] != key:
+            self._latest = (embeddings, key, self._found(embeddings, batch, length))
+        return self._latest[2]
+
+    def _guided(self) -> str | None:
+        """The branch that the running pipeline's guider is at; None if it has none."""
+        return guided_branch(self.caller) if self.in_run else None
 
     def text(self, embeddings: Any, batch: int, length: int) -> TextTokens | None:
         """What the text positions of a call with these text embeddings hold; ``length`` is their number.
@@ -180,13 +191,17 @@ class PromptWatch:
         return CarriedPrompts(text, branches, source, prompts, vision.pop() if len(vision) == 1 else None)
 
     def _branches(self, known: Sequence[Encoded], rows: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray | None:
-        """Each batch row's branch; if a row can be of both, by the order in which one encoding fills the batch."""
+        """Each batch row's branch: what a modular pipeline's guider is at, else that of its embeddings; if these can be of both,
+        by the order in which one encoding fills the batch."""
+        guided = self._guided()
+        if guided is not None:
+            return np.full(len(rows), guided, object)
         possible = [{known[number].branch for number, _ in found} for found in rows]
-        order = self._by_number(len(rows), 0).branches
         if any(None in branches for branches in possible):
             return None
         if all(len(branches) == 1 for branches in possible):
             return np.array([next(iter(branches)) for branches in possible], object)
+        order = self._by_number(len(rows), 0).branches
         fits = order is not None and all(branch in found for branch, found in zip(order, possible, strict=True))
         return order if fits else None
 

@@ -91,8 +91,19 @@ class CallContext:
         return replace(layout, text=layout.text - carried.vision, extras=(images, *layout.extras))
 
     def layout(self, inputs: Inputs) -> TokenLayout:
-        """Where the tokens of a call are."""
-        return self.given or self.family.layout(self.transformer, inputs)
+        """Where the tokens of a call are; `ValueError` if it lacks what the family reads that from."""
+        if self.given is not None:
+            return self.given
+        try:
+            return self.family.layout(self.transformer, inputs)
+        except (AttributeError, KeyError, TypeError, IndexError) as error:
+            names = (self.family.image_argument, self.family.text_argument)
+            missing = [name for name in names if inputs.get(name) is None]
+            why = f"without {' and '.join(missing)}" if missing else f"in a way that is not known ({error!r})"
+            raise ValueError(
+                f"Probe: {type(self.transformer).__name__} was called {why}, so that it can't be told where its tokens are; "
+                "call it as its pipelines do, or give Probe(layout=TokenLayout(...))"
+            ) from error
 
     def attention_layout(self, layout: TokenLayout, queries: int, keys: int) -> TokenLayout | None:
         """The layout of an attention call in a forward pass with ``layout``; None to ignore the call."""

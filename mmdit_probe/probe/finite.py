@@ -34,7 +34,9 @@ class FiniteWatch:
         if bool(self._seen[-1].both):
             return
         first = next(known for known in self._seen if not known.both)
+        half = first.dtype == torch.float16
+        advice = "run the model in bf16 or fp32" if half else "look at the latents and the weights that it was given"
         raise ValueError(
             f"Probe: layer {first.layer} has {'values' if first.scores else 'attention scores'} that are not finite at "
-            f"step {first.step} ({first.dtype}), the first of the recorded layers to do so; run the model in bf16 or fp32"
+            f"step {first.step} ({first.dtype}), the first of the recorded layers to do so; {advice}"
         )
