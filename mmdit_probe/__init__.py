@@ -39,13 +39,17 @@ if TYPE_CHECKING:
     from .readouts import HeadGroupMaps as HeadGroupMaps
     from .readouts import HeadStats as HeadStats
     from .readouts import I2IMaps as I2IMaps
+    from .readouts import I2RMaps as I2RMaps
     from .readouts import I2TMaps as I2TMaps
     from .readouts import KeyMass as KeyMass
     from .readouts import KindMass as KindMass
     from .readouts import OutputMaps as OutputMaps
+    from .readouts import R2IMaps as R2IMaps
+    from .readouts import R2TMaps as R2TMaps
     from .readouts import Readout as Readout
     from .readouts import RegionMass as RegionMass
     from .readouts import T2IMaps as T2IMaps
+    from .readouts import T2RMaps as T2RMaps
     from .readouts import T2TMaps as T2TMaps
     from .readouts import ValueNorms as ValueNorms
     from .readouts import WordMaps as WordMaps
@@ -95,13 +99,17 @@ _exported, __dir__, __all__ = lazy_loader.attach(
             "HeadGroupMaps",
             "HeadStats",
             "I2IMaps",
+            "I2RMaps",
             "I2TMaps",
             "KeyMass",
             "KindMass",
             "OutputMaps",
+            "R2IMaps",
+            "R2TMaps",
             "Readout",
             "RegionMass",
             "T2IMaps",
+            "T2RMaps",
             "T2TMaps",
             "ValueNorms",
             "WordMaps",

@@ -25,6 +25,7 @@ class Case:
     ``patch`` say which key and which grid position must then change in layer 0, alone. ``still`` takes out of a model
     what mixes positions before layer 0, such as refiners; ``mixed`` says that normalization mixes the image even so.
     ``recorded`` are the layers of one size, if there are several.
+    ``references`` are the grids of the reference images, or their numbers of tokens where the grid is not known.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case:
     word: int = 3
     layers: int = 2
     extra: int = 0
+    references: tuple[tuple[int, ...] | int, ...] = ()
     still: Callable[[Any], None] = lambda model: None
     mixed: bool = False
     sigma: float = 0.25

@@ -20,10 +20,10 @@ SMALL = {
 }
 
 
-def inputs(ids: int = 3, reference: int = 0, **more: Any) -> dict[str, Any]:
+def inputs(ids: int = 3, references: tuple[tuple[int, int], ...] = (), **more: Any) -> dict[str, Any]:
     image_ids = position_ids(ROWS, COLS, width=ids)
-    if reference:
-        image_ids = torch.cat([image_ids, position_ids(1, reference, first=1, width=ids)])
+    for number, grid in enumerate(references):
+        image_ids = torch.cat([image_ids, position_ids(*grid, first=1 + number, width=ids)])
     return {
         "hidden_states": randn(BATCH, len(image_ids), 4),
         "encoder_hidden_states": randn(BATCH, TEXT, 16),
@@ -49,8 +49,8 @@ CASES = [
         "flux-kontext",
         "FluxTransformer2DModel",
         {"pooled_projection_dim": 8, "guidance_embeds": True},
-        lambda: pooled(reference=6, guidance=torch.full((BATCH,), 3.5)),
-        extra=6,
+        lambda: pooled(references=((2, 3),), guidance=torch.full((BATCH,), 3.5)),
+        references=((2, 3),),
     ),
     case(
         "flux2",
@@ -62,8 +62,8 @@ CASES = [
         "flux2-reference",
         "Flux2Transformer2DModel",
         {"axes_dims_rope": (2, 2, 2, 2), "timestep_guidance_channels": 8, "guidance_embeds": False},
-        lambda: inputs(4, reference=6),
-        extra=6,
+        lambda: inputs(4, references=((2, 3), (3, 1))),
+        references=((2, 3), (3, 1)),
     ),
     case(
         "chroma",

@@ -127,7 +127,7 @@ CASES = [
         lambda: qwen_inputs((1, 2, 3)),
         change_word(),
         change_packed(),
-        extra=6,
+        references=((2, 3),),
     ),
     Case("auraflow", aura_flow, lambda: given(latents(), 0.25), change_word(), change_pixel(4, 3), extra=8),
     Case(

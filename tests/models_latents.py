@@ -223,7 +223,7 @@ CASES = [
         lambda: given(randn(BATCH, 3, 4, 1, ROWS * 2, COLS * 2), 250.0),
         change_word(),
         joy_pixel,
-        extra=2 * ROWS * COLS,
+        references=((ROWS, COLS), (ROWS, COLS)),
     ),
     Case("ernie-image", ernie, ernie_inputs, change_word("text_bth"), PIXEL),
     Case("prx", prx, lambda: given(latents(), 0.25, attention_mask=mask()), change_word(), PIXEL),

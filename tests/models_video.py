@@ -211,7 +211,7 @@ CASES = [
         PATCH,
         text=TEXT + 2,
         word=2 + 3,
-        extra=3,
+        references=(3,),
         still=zero("token_refiner.*(to_out|ff)"),
     ),
     Case(
@@ -222,7 +222,8 @@ CASES = [
         change_pixel(1, 4, 3),
         GRID,
         PATCH,
-        extra=2 * ROWS * COLS + 2 * 2 + 1 + 3,
+        extra=2 * ROWS * COLS + 2 * 2 + 1,
+        references=(3,),
         still=zero("token_refiner.*(to_out|ff)"),
     ),
     Case(

@@ -304,7 +304,7 @@ def test_edits_of_plain_cross_attention(cross, edit):
 
 def test_a_region_that_the_model_lacks_is_not_knocked_out(cross):
     call, layout = cross
-    with pytest.raises(ValueError, match=r"region T2T can.t be edited in this model; choose from I2T"):
+    with pytest.raises(ValueError, match=r"edge T2T can.t be edited in this model; choose from I2T"):
         edited_by(Knockout(0, "T2T"), call, layout)
 
 
@@ -364,7 +364,7 @@ def test_bad_settings_are_explained(arguments, message):
 
 
 def test_settings_that_make_no_sense_are_explained():
-    with pytest.raises(ValueError, match="region must be one of I2I, I2T, T2I, T2T, got 'X2Y'"):
+    with pytest.raises(ValueError, match="edge must be one of I2I, I2T, T2I, T2T, I2R, T2R, R2I, R2T, R2R, got 'X2Y'"):
         Knockout(0, "X2Y")
     with pytest.raises(ValueError, match="words and kinds choose text keys"):
         Knockout(0, "I2I", words=["sand"])

@@ -21,6 +21,7 @@ from mmdit_probe.attention.folded import UnfoldedCall
 from mmdit_probe.attention.layout import Region
 from mmdit_probe.attention.reordered import PresentedCall
 from mmdit_probe.families import FAMILIES, family_of, named_inputs
+from mmdit_probe.probe.dataset import recorded_layout
 
 CASES = [
     *models_flux.CASES,
@@ -129,17 +130,23 @@ def test_numbers_are_those_of_the_full_softmax(case):
         seen = [attention for attention in keep.seen if attention.layer == layer]
         matrix, layout = torch.cat([matrix_of(a) for a in seen]), seen[0].layout  # some are called once a sample
         at = record.sel(layer=layer)
-        rows = {"I": layout.image_queries, "T": layout.text_queries}
-        cols = {"I": layout.image_keys, "T": layout.text_keys}
-        for region in Region:
+        references = _places(layout.reference_slices)
+        rows = {"I": _places([layout.image_queries]), "T": _places([layout.text_queries]), "R": references}
+        cols = {"I": _places([layout.image_keys]), "T": _places([layout.text_keys]), "R": references}
+        assert tuple(at["region"].values) == (tuple(Region) if case.references else tuple(Region)[:4])
+        for region in layout.listed_regions:
             mass = at["region_mass"].sel(region=region).values
             if region in layout.regions:
-                twin = matrix[:, :, rows[region[0]], cols[region[-1]]].sum(-1).mean(-1)
+                twin = matrix[:, :, rows[region[0]]][..., cols[region[-1]]].sum(-1).mean(-1)
                 np.testing.assert_allclose(mass, twin, atol=2e-5)
             else:
                 assert np.isnan(mass).all()
         maps = matrix[:, :, layout.image_queries, layout.text_keys].mean(1).unflatten(1, layout.grid)
         np.testing.assert_allclose(at["i2t"].values, maps, atol=2e-5)
+
+
+def _places(slices):
+    return [place for each in slices for place in range(each.start, each.stop)]
 
 
 @each_family
@@ -156,6 +163,8 @@ def test_layers_and_grid(case):
     assert record.sizes["token"] == case.text
     assert record.sizes["batch"] == case.batch
     assert record.attrs["extra_tokens"] == case.extra
+    found = [reference.grid or reference.tokens for reference in recorded_layout(record).references]
+    assert tuple(found) == case.references
     np.testing.assert_allclose(record["sigma"], [case.sigma])
 
 

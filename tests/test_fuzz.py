@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmdit_probe.attention.layout import Extra, Region, TokenLayout
+from mmdit_probe.attention.layout import Extra, TokenLayout, TokenStream
 from mmdit_probe.cli import app, main
 from mmdit_probe.datasets.coco_rle import decode_mask, encode_mask
 from mmdit_probe.datasets.registry import open_dataset
@@ -134,7 +134,12 @@ LAYOUTS = st.builds(
     text=st.integers(0, 9),
     order=st.sampled_from(["image-text", "text-image"]),
     extras=st.lists(
-        st.builds(Extra, st.just("others"), st.integers(0, 4), st.sampled_from(["first", "between", "last"])),
+        st.builds(
+            Extra,
+            st.sampled_from(["others", "reference"]),
+            st.integers(0, 4),
+            st.sampled_from(["first", "between", "last"]),
+        ),
         max_size=3,
     ).map(tuple),
     scope=st.sampled_from(["joint", "image-queries", "cross"]),
@@ -143,7 +148,7 @@ LAYOUTS = st.builds(
 
 @given(LAYOUTS)
 def test_every_token_of_a_layout_has_one_place(layout):
-    spans = [layout.image_slice, layout.text_slice, *layout._spans()["extra"]]
+    spans = [layout.image_slice, layout.text_slice, *layout.reference_slices, *layout._spans()["extra"]]
     places = [place for span in spans for place in range(span.start, span.stop)]
     assert sorted(places) == list(range(layout.tokens))
     assert (layout.image_slice.stop - layout.image_slice.start, layout.text_slice.stop - layout.text_slice.start) == (
@@ -154,8 +159,9 @@ def test_every_token_of_a_layout_has_one_place(layout):
     assert max(layout.text_keys.stop, layout.image_keys.stop, *(s.stop for s in layout.extra_keys)) <= layout.keys
     if layout.keys:
         extra = sum(s.stop - s.start for s in layout.extra_keys) / layout.keys
-        shares = [layout.uniform(region) for region in (Region.I2I, Region.I2T) if region in layout.regions]
-        assert sum(shares) + extra == pytest.approx(1)
+        for asking in TokenStream:
+            shares = [layout.uniform(region) for region in layout.regions if region.asking == asking]
+            assert not shares or sum(shares) + extra == pytest.approx(1)
 
 
 @given(st.tuples(st.integers(-2, 3), st.integers(-2, 3)), st.integers(-2, 3), st.text(max_size=5), st.text(max_size=5))

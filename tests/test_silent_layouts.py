@@ -77,7 +77,8 @@ def test_the_images_in_qwens_prompt_are_not_its_text():
         pipe("a red heart", image=object())
     record = probe.dataset("conditional")
     assert record.attrs["text_tokens"] == 5  # a red heart above sand
-    assert record.attrs["extra_tokens"] == 24 + 8
+    assert record.attrs["extra_tokens"] == 8
+    assert (record.attrs["reference_tokens"], record.attrs["reference_grids"]) == (24, "4 x 6")
     assert record.attrs["grid"] == [4, 6]
     mass = record["region_mass"].sel(region="I2T")
     np.testing.assert_allclose(record["i2t"].sum("token").mean(("row", "col")), mass.mean("head"), atol=1e-5)

@@ -66,9 +66,10 @@ class JointAttention:
             object.__setattr__(self, "conditional", self.text.conditional.astype(bool))
         queries, keys, layout = self.query.shape[-2], self.key.shape[-2], self.layout
         if (queries, keys) != (layout.queries, layout.keys):
+            references = f"{layout.reference} reference + " if layout.reference else ""
             raise ValueError(
                 f"JointAttention: the layout has {layout.tokens} tokens ({layout.image} image + {layout.text} text + "
-                f"{layout.extra} others), the call {queries} queries and {keys} keys; "
+                f"{references}{layout.extra} others), the call {queries} queries and {keys} keys; "
                 f"give the right TokenLayout to Probe(layout=...)"
             )
 

@@ -1,4 +1,4 @@
-"""Which positions of an attention call are image and which are text: known here and nowhere else."""
+"""Which positions of an attention call are image, text and reference images: known here and nowhere else."""
 
 from __future__ import annotations
 
@@ -10,20 +10,50 @@ from typing import Literal
 Order = Literal["image-text", "text-image"]
 Place = Literal["first", "between", "last"]
 Scope = Literal["joint", "image-queries", "cross"]
+_PLACES: tuple[Place, ...] = ("first", "between", "last")
 _NOWHERE = slice(0, 0)
 
 
+class TokenStream(StrEnum):
+    """The tokens that a region's queries or keys are, by the letter that regions name them with."""
+
+    IMAGE = "I"
+    TEXT = "T"
+    REFERENCE = "R"
+
+
 class Region(StrEnum):
-    """The four blocks of the joint attention matrix, named query-to-key."""
+    """The blocks of the joint attention matrix, named query-to-key; R stands for all reference images together."""
 
     I2I = "I2I"
     I2T = "I2T"
     T2I = "T2I"
     T2T = "T2T"
+    I2R = "I2R"
+    T2R = "T2R"
+    R2I = "R2I"
+    R2T = "R2T"
+    R2R = "R2R"
+
+    @property
+    def asking(self) -> TokenStream:
+        """The stream of the region's queries."""
+        return TokenStream(self[0])
+
+    @property
+    def answering(self) -> TokenStream:
+        """The stream of the region's keys."""
+        return TokenStream(self[2])
 
 
 REGIONS = tuple(Region)
 """In the order in which records list them."""
+TEXT_AND_IMAGE = REGIONS[:4]
+"""The regions of a model without reference images."""
+OTHERS = "O"
+"""In tables, the letter of tokens that belong to no stream."""
+REFERENCE = "reference"
+"""Name of the extra tokens that are a reference image."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +61,30 @@ class Extra:
     """Consecutive tokens that are neither text nor the generated image.
 
     Attributes:
-        name: what they are, such as register, padding or reference.
+        name: what they are, such as register, padding or vision. Those named "reference" are a reference image each, and
+            as such a stream of their own beside image and text; all others only take their share of the softmax.
         tokens: how many.
         place: "first" (before image and text), "between" them or "last".
+        grid: a reference's tokens as (rows, cols), or (frames, rows, cols); None if that is not known.
 
     >>> from mmdit_probe import Extra, TokenLayout
     >>> layout = TokenLayout((4, 6), text=7, extras=(Extra("register", 2, "first"),))
     >>> layout.image_slice, layout.text_slice, layout.extra_keys
     (slice(2, 26, None), slice(26, 33, None), [slice(0, 2, None)])
+    >>> layout = TokenLayout((4, 6), text=7, extras=(Extra("reference", 6, "last", grid=(2, 3)),))
+    >>> layout.reference_slices, layout.extra
+    ([slice(31, 37, None)], 0)
     """
 
     name: str
     tokens: int
     place: Place
+    grid: tuple[int, ...] | None = None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether these tokens are a reference image."""
+        return self.name == REFERENCE and self.tokens > 0
 
 
 @dataclass(frozen=True)
@@ -55,7 +96,7 @@ class TokenLayout:
         text: number of text positions, including start, end and padding tokens and anything else that the model puts
             into its text stream.
         order: which of the two comes first.
-        extras: tokens that take part in the softmax but are neither image nor text.
+        extras: tokens that take part in the softmax but are neither image nor text: reference images, and others.
         scope: which queries attend to which keys. "joint": all to all; "image-queries": the image to all; "cross": the
             image to the text.
 
@@ -85,8 +126,15 @@ class TokenLayout:
             raise ValueError(f"TokenLayout: order must be 'image-text' or 'text-image', got {self.order!r}")
         if self.scope not in ("joint", "image-queries", "cross"):
             raise ValueError(f"TokenLayout: scope must be 'joint', 'image-queries' or 'cross', got {self.scope!r}")
-        if any(extra.tokens < 0 or extra.place not in ("first", "between", "last") for extra in self.extras):
+        if any(extra.tokens < 0 or extra.place not in _PLACES for extra in self.extras):
             raise ValueError(f"TokenLayout: extras need 0 or more tokens, first, between or last, got {self.extras}")
+        for extra in self.extras:
+            grid = extra.grid
+            if grid is not None and (len(grid) not in (2, 3) or min(grid) < 1 or math.prod(grid) != extra.tokens):
+                raise ValueError(
+                    f"TokenLayout: the grid of {extra.tokens} {extra.name} tokens must be (rows, cols) or "
+                    f"(frames, rows, cols) with as many places, got {grid}"
+                )
 
     @property
     def image(self) -> int:
@@ -95,13 +143,24 @@ class TokenLayout:
 
     @property
     def extra(self) -> int:
-        """Number of tokens that are neither image nor text."""
-        return sum(extra.tokens for extra in self.extras)
+        """Number of tokens that are neither image, nor text, nor reference images."""
+        return sum(extra.tokens for extra in self.extras if not extra.is_reference)
+
+    @property
+    def references(self) -> tuple[Extra, ...]:
+        """The reference images, in the order in which their tokens stand."""
+        found = [extra for extra in self.extras if extra.is_reference]
+        return tuple(sorted(found, key=lambda extra: _PLACES.index(extra.place)))
+
+    @property
+    def reference(self) -> int:
+        """Number of tokens of all reference images."""
+        return sum(extra.tokens for extra in self.references)
 
     @property
     def tokens(self) -> int:
         """Number of all tokens."""
-        return self.image + self.text + self.extra
+        return self.image + self.text + self.reference + self.extra
 
     @property
     def queries(self) -> int:
@@ -124,6 +183,11 @@ class TokenLayout:
         return self._spans()["text"][0]
 
     @property
+    def reference_slices(self) -> list[slice]:
+        """Positions of each reference image's tokens among all tokens, in the order of `references`."""
+        return self._spans()["reference"]
+
+    @property
     def image_queries(self) -> slice:
         """Positions of the image tokens among a call's queries."""
         return self.image_slice if self.scope == "joint" else slice(0, self.image)
@@ -132,6 +196,11 @@ class TokenLayout:
     def text_queries(self) -> slice:
         """Positions of the text tokens among a call's queries; empty if text does not attend."""
         return self.text_slice if self.scope == "joint" else _NOWHERE
+
+    @property
+    def reference_queries(self) -> list[slice]:
+        """Positions of each reference image among a call's queries; none if references do not attend."""
+        return self.reference_slices if self.scope == "joint" else []
 
     @property
     def image_keys(self) -> slice:
@@ -145,7 +214,7 @@ class TokenLayout:
 
     @property
     def extra_keys(self) -> list[slice]:
-        """Positions among a call's keys of the tokens that are neither image nor text."""
+        """Positions among a call's keys of the tokens that are neither image, nor text, nor reference images."""
         return [] if self.scope == "cross" else self._spans()["extra"]
 
     def keys_named(self, stream: str) -> list[slice]:
@@ -163,11 +232,33 @@ class TokenLayout:
         return [] if self.scope == "cross" else found
 
     @property
+    def reference_keys(self) -> list[slice]:
+        """Positions of each reference image among a call's keys; none in plain cross-attention."""
+        return [] if self.scope == "cross" else self.reference_slices
+
+    def queries_of(self, stream: TokenStream) -> list[slice]:
+        """Positions of a stream's tokens among a call's queries: one slice, or one for each reference image."""
+        of = {TokenStream.IMAGE: [self.image_queries], TokenStream.TEXT: [self.text_queries]}
+        return of.get(stream, self.reference_queries)
+
+    def keys_of(self, stream: TokenStream) -> list[slice]:
+        """Positions of a stream's tokens among a call's keys: one slice, or one for each reference image."""
+        of = {TokenStream.IMAGE: [self.image_keys], TokenStream.TEXT: [self.text_keys]}
+        return of.get(stream, self.reference_keys)
+
+    @property
     def regions(self) -> frozenset[Region]:
         """The regions that exist in this model."""
-        if self.scope == "joint":
-            return frozenset(Region)
-        return frozenset([Region.I2T] if self.scope == "cross" else [Region.I2I, Region.I2T])
+        asking = set(TokenStream) if self.scope == "joint" else {TokenStream.IMAGE}
+        answering = {TokenStream.TEXT} if self.scope == "cross" else set(TokenStream)
+        if not self.references:
+            asking, answering = asking - {TokenStream.REFERENCE}, answering - {TokenStream.REFERENCE}
+        return frozenset(region for region in Region if region.asking in asking and region.answering in answering)
+
+    @property
+    def listed_regions(self) -> tuple[Region, ...]:
+        """The regions that a record lists, in order: those with references only if there are any."""
+        return REGIONS if Region.I2R in self.regions else TEXT_AND_IMAGE
 
     @property
     def grid_dims(self) -> tuple[str, ...]:
@@ -178,12 +269,13 @@ class TokenLayout:
         """The region's mass if every query attended to all keys alike, in [0, 1]; NaN if the model has no such region."""
         if region not in self.regions:
             return math.nan
-        return (self.image if region in (Region.I2I, Region.T2I) else self.text) / self.keys
+        sizes = {TokenStream.IMAGE: self.image, TokenStream.TEXT: self.text, TokenStream.REFERENCE: self.reference}
+        return sizes[region.answering] / self.keys
 
     def _spans(self) -> dict[str, list[slice]]:
         """Positions of each kind of token, in order."""
         runs = [*self._extra("first"), *self._streams(), *self._extra("last")]
-        spans: dict[str, list[slice]] = {"image": [], "text": [], "extra": []}
+        spans: dict[str, list[slice]] = {"image": [], "text": [], "reference": [], "extra": []}
         start = 0
         for kind, size in runs:
             spans[kind].append(slice(start, start + size))
@@ -197,4 +289,5 @@ class TokenLayout:
         return [first, *self._extra("between"), second]
 
     def _extra(self, place: Place) -> list[tuple[str, int]]:
-        return [("extra", extra.tokens) for extra in self.extras if extra.place == place]
+        here = [extra for extra in self.extras if extra.place == place]
+        return [("reference" if extra.is_reference else "extra", extra.tokens) for extra in here]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..attention.edges import on_edge
 from ..attention.joint import JointAttention
+from ..attention.layout import Region, TokenStream
 from ..attention.text_tokens import TextTokens
 from .attention_block import AttentionBlock as AttentionBlock
 from .attention_block import streamed
@@ -25,12 +27,17 @@ class Edit:
     Edits of one probe are applied in order: first all that stand before the kernel, then, after it, those of its output.
     Batch rows, heads and steps where an edit does not apply stay bit for bit as they are.
 
+    An edit of another edge than I2T works on that region as if it were I2T: ``block.image_probs`` are its probabilities,
+    ``block.image_output`` the output of its queries, and ``block.values`` the values of its keys.
+
     Args:
         layer: a layer number or several; None for every layer.
         heads: head numbers; None for all.
         steps: sampling steps (0 is the first and noisiest); None for all.
         words: words of the prompt, whose text tokens are to be changed.
         kinds: kinds of text tokens to be changed: start, word, end, padding, absent.
+        edge: the region that is changed, queries to keys: image (I), text (T) or reference images (R), such as "R2T".
+        references: numbers of the reference images, from 1, that an edge with R means; None for all.
         batch: which batch rows to change. "conditional": those of the prompt, not those of the negative prompt (all if
             they are unknown because the transformer is called by itself; `ValueError` if a pipeline calls it in a way that
             does not tell); "all"; or row numbers.
@@ -50,6 +57,9 @@ class Edit:
     ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
     """
 
+    takes_edge: ClassVar[bool] = True
+    """Whether the edit changes one edge, which may be another than I2T."""
+
     def __init__(
         self,
         layer: int | Collection[int] | None,
@@ -58,12 +68,16 @@ class Edit:
         steps: Collection[int] | None = None,
         words: Sequence[str] = (),
         kinds: Sequence[str] = (),
+        edge: Region | str = Region.I2T,
+        references: Collection[int] | None = None,
         batch: BatchRows = "conditional",
     ) -> None:
         self.layers = None if layer is None else frozenset([layer] if isinstance(layer, int) else layer)
         self.heads = None if heads is None else frozenset(heads)
         self.steps = None if steps is None else frozenset(steps)
         self.words, self.kinds = tuple(words), tuple(kinds)
+        self.edge = self._checked(edge, references)
+        self.references = None if references is None else frozenset(references)
         if isinstance(batch, str) and batch not in ("conditional", "all"):
             raise ValueError(f"{type(self).__name__}: batch must be 'conditional', 'all' or row numbers, got {batch!r}")
         self.batch: BatchRows = batch
@@ -73,9 +87,24 @@ class Edit:
         shown = {
             name: sorted(v) if isinstance(v, frozenset) else v
             for name, v in public.items()
-            if v is not None and not (isinstance(v, tuple) and not v)
+            if v is not None and v != Region.I2T and not (isinstance(v, tuple) and not v)
         }
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def _checked(self, edge: Region | str, references: Collection[int] | None) -> Region:
+        """The edge; `ValueError` if there is none of this name, or if words or references have nothing to do with it."""
+        name = type(self).__name__
+        if edge not in tuple(Region):
+            raise ValueError(f"{name}: edge must be one of {', '.join(Region)}, got {edge!r}")
+        edge = Region(edge)
+        has_edge = self.takes_edge and type(self).before is Edit.before
+        if not has_edge and (edge != Region.I2T or references is not None):
+            raise ValueError(f"{name}: this edit does not change one edge alone; leave edge and references out")
+        if (self.words or self.kinds) and edge.answering != TokenStream.TEXT:
+            raise ValueError(f"{name}: words and kinds choose text keys; edge {edge} has none, use I2T, T2T or R2T")
+        if references is not None and TokenStream.REFERENCE not in (edge.asking, edge.answering):
+            raise ValueError(f"{name}: references choose reference images; edge {edge} has none, use I2R, R2I ...")
+        return edge
 
     @property
     def is_identity(self) -> bool:
@@ -88,6 +117,10 @@ class Edit:
         Only what it says of the batch rows and heads where the edit applies is taken.
         """
         return call
+
+    def viewed(self, attention: JointAttention) -> JointAttention:
+        """The call with the edit's edge as its I2T; `ValueError` if the model has no such edge."""
+        return on_edge(attention, self.edge, self.references)
 
     def change(self, block: AttentionBlock) -> Float[Tensor, "batch heads queries width"] | AttentionBlock:
         """The edited output of a block: ``block.output`` with other values for the queries that the edit changes.
@@ -133,12 +166,12 @@ class Edit:
 
 
 def apply_in_order(edits: Sequence[Edit], attention: JointAttention, output: Tensor) -> Tensor:
-    """The output of a call after the `change` of each edit, in one pass over its blocks."""
+    """The output of a call after the `change` of each edit, all of the same edge, in one pass over its blocks."""
     acting = [(edit, edit.chosen(attention)) for edit in edits if edit.acts_at(attention.step)]
     acting = [(edit, chosen) for edit, chosen in acting if chosen.any()]
     if not acting:
         return output
-    edited = output.clone()
+    attention, edited = acting[0][0].viewed(attention), output.clone()
     for block in streamed(attention, output):
         for edit, chosen in acting:
             where = chosen[block.batch, block.heads, None, None]

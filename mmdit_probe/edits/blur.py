@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..attention.edges import EdgeLayout
+from ..attention.layout import TokenStream
 from ..configs.studies import Padding
 from .base import AttentionBlock, Edit
 
@@ -27,8 +29,8 @@ class BlurText(Edit):
         kernel: number of taps, odd.
         padding: "reflect", the paper's, mirrors without repeating the edge, so that the first and last tokens lose mass
             to their neighbors; "symmetric" repeats the edge and keeps each query's mass exactly.
-        where: heads, steps, words, kinds and batch, see `Edit`. With ``words`` or ``kinds`` only those tokens get their
-            blurred probabilities.
+        where: heads, steps, words, kinds, edge (I2T, T2T or R2T) and batch, see `Edit`. With ``words`` or ``kinds`` only
+            those tokens get their blurred probabilities.
 
     >>> from mmdit_probe import BlurText, Probe, load_pipeline
     >>> pipe = load_pipeline("tiny-sd3")
@@ -48,6 +50,10 @@ class BlurText(Edit):
     ) -> None:
         super().__init__(layer, **where)
         _check(self, sigma, kernel, padding)
+        if self.edge.answering != TokenStream.TEXT:
+            raise ValueError(
+                f"BlurText: edge must be I2T, T2T or R2T, whose keys are text, got {self.edge}; see BlurGrid"
+            )
         self.sigma, self.kernel, self.padding = sigma, kernel, padding
 
     def change(self, block: AttentionBlock) -> Tensor:
@@ -60,7 +66,8 @@ class BlurGrid(Edit):
     """Blur each text token's I2T map over the image grid by a Gaussian, as smoothed energy guidance does with I2I.
 
     With S the blur over image queries, the output becomes ``out + (S - I) (P_I2T V_text)``. ``sigma`` is in image
-    tokens; ``kernel`` None takes 3 sigma to each side. Symmetric padding keeps each text token's total mass exactly.
+    tokens; ``kernel`` None takes 3 sigma to each side. Symmetric padding keeps each text token's total mass exactly. Any
+    ``edge`` from the image (I2I, I2R), or from a reference over its own grid (R2I, R2T, R2R), can be blurred the same way.
     """
 
     def __init__(
@@ -74,9 +81,16 @@ class BlurGrid(Edit):
         super().__init__(layer, **where)
         kernel = 2 * int(np.ceil(3 * sigma)) + 1 if kernel is None else kernel
         _check(self, sigma, kernel, padding)
+        if self.edge.asking == TokenStream.TEXT:
+            raise ValueError(f"BlurGrid: text queries have no grid, got edge {self.edge}; take one from I or R")
         self.sigma, self.kernel, self.padding = sigma, kernel, padding
 
     def change(self, block: AttentionBlock) -> Tensor:
+        if isinstance(block.layout, EdgeLayout) and not block.layout.on_grid:
+            raise ValueError(
+                "BlurGrid: several references have no common grid, or the grid is not known; edit one whose grid is "
+                "known, with references=[number]"
+            )
         from_text = (block.image_probs * self.chosen_tokens(block)) @ block.values
         blurred = from_text.unflatten(2, block.layout.grid)
         first = blurred.dim() - 3  # of the grid's axes only rows and columns: frame by frame

@@ -17,6 +17,8 @@ class HeadScale(Edit):
     HRV (arXiv 2412.02237) weakens heads in the order of their relevance for a concept.
     """
 
+    takes_edge = False
+
     def __init__(
         self, layer: int | Collection[int] | None, heads: int | Collection[int] | None, factor: float, **where: Any
     ) -> None:

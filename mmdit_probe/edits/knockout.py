@@ -1,20 +1,26 @@
-"""Removing attention to words, other text tokens or whole regions; or spreading it evenly."""
+"""Removing attention to words, other text tokens or along whole edges; or spreading it evenly."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..attention.layout import Region, TokenLayout
+from ..attention.edges import EdgeLayout, on_edge
+from ..attention.joint import JointAttention
+from ..attention.kernels import exact
+from ..attention.layout import Region, TokenLayout, TokenStream
+from ..attention.scores import mask_block
 from .base import AttentionBlock, Edit
 
 
 class Uniform(Edit):
     """Replace the I2T probabilities by their mean over the text tokens: each query keeps its mass on the text.
 
-    With ``words`` or ``kinds`` the mean is over those tokens alone.
+    The same on any other ``edge``, such as I2R: each query keeps its mass on the reference images. With ``words`` or
+    ``kinds`` the mean is over those tokens alone.
     """
 
     def change(self, block: AttentionBlock) -> Tensor:
@@ -25,14 +31,15 @@ class Uniform(Edit):
 
 
 class Knockout(Edit):
-    """Set the probabilities of a region, or of some of its text keys, to 0.
+    """Set the probabilities of an edge, or of some of its text keys, to 0.
 
     Args:
         layer: a layer number or several.
-        region: I2I, I2T, T2I or T2T.
+        edge: I2I, I2T, T2I, T2T and, where there are reference images, I2R, T2R, R2I, R2T or R2R.
         renormalize: scale what is left so that each query's probabilities sum to 1 again. A query that loses all of
             its attention gets 0.
-        where: heads, steps, words, kinds and batch, see `Edit`. ``words`` and ``kinds`` choose text keys of I2T or T2T.
+        where: heads, steps, words, kinds, references and batch, see `Edit`. ``words`` and ``kinds`` choose text keys of I2T,
+            T2T or R2T, ``references`` the reference images of an edge with R.
 
     >>> from mmdit_probe import Knockout, Probe, load_pipeline
     >>> pipe = load_pipeline("tiny-sd3")
@@ -43,42 +50,63 @@ class Knockout(Edit):
     def __init__(
         self,
         layer: int | Collection[int],
-        region: Region | str = Region.I2T,
+        edge: Region | str = Region.I2T,
         *,
         renormalize: bool = True,
         **where: Any,
     ) -> None:
-        super().__init__(layer, **where)
-        if region not in tuple(Region):
-            raise ValueError(f"Knockout: region must be one of {', '.join(Region)}, got {region!r}")
-        self.region, self.renormalize = Region(region), renormalize
-        if (self.words or self.kinds) and self.region in (Region.I2I, Region.T2I):
-            raise ValueError(
-                f"Knockout: words and kinds choose text keys, but region {self.region} has image keys; use I2T or T2T"
-            )
+        super().__init__(layer, edge=edge, **where)
+        self.renormalize = renormalize
+
+    def viewed(self, attention: JointAttention) -> JointAttention:
+        if not self._by_the_rest(attention.layout):
+            return super().viewed(attention)
+        return on_edge(attention, Region(f"{self.edge.asking}2{TokenStream.TEXT}"))
 
     def change(self, block: AttentionBlock) -> Tensor:
-        layout = block.layout
-        if self.region not in layout.regions or (layout.extra and self.region in (Region.I2I, Region.T2I)):
-            raise ValueError(
-                f"Knockout: region {self.region} can't be edited in this model; choose from {_regions(layout)}"
-            )
-        rows = layout.image_queries if self.region in (Region.I2I, Region.I2T) else layout.text_queries
-        probs = block.probs[:, :, rows] * self.chosen_tokens(block)
+        probs, output = block.image_probs * self.chosen_tokens(block), block.image_output
         mass, from_chosen = probs.sum(-1, keepdim=True), probs @ block.values
-        output = block.output[:, :, rows]
-        if self.region in (Region.I2I, Region.T2I):  # image keys get what the text columns leave
+        whole = block.layout.whole if isinstance(block.layout, EdgeLayout) else block.layout
+        if self._by_the_rest(whole):
             kept, left = from_chosen, mass
-        else:
-            kept, left = output - from_chosen, 1 - mass
+            return block.with_image(kept / left.clamp(min=1e-6) * (left > 1e-6) if self.renormalize else kept)
+        kept, left = output - from_chosen, 1 - mass
         if self.renormalize:
-            kept = kept / left.clamp(min=1e-6) * (left > 1e-6)
-        edited = block.output.clone()
-        edited[:, :, rows] = kept
-        return edited
+            kept = _renormalized(block, self.chosen_tokens(block), kept, left)
+        return block.with_image(kept)
+
+    def _by_the_rest(self, layout: TokenLayout) -> bool:
+        """Whether the text keys are all that is left without the edge: they are fewer, and nothing is lost by subtraction."""
+        return self.edge in layout.regions & {Region.I2I, Region.T2I} and not layout.reference + layout.extra
 
 
-def _regions(layout: TokenLayout) -> str:
-    """The regions whose mass follows from the text columns: with extra tokens in the softmax, those of text keys alone."""
-    known = (Region.I2T, Region.T2T) if layout.extra else tuple(Region)
-    return ", ".join(region for region in known if region in layout.regions)
+_LITTLE = 0.1
+"""Where less of a query's attention is left, what is left is computed by itself: as a difference it would lose digits."""
+
+
+def _renormalized(block: AttentionBlock, chosen: Tensor, kept: Tensor, left: Tensor) -> Tensor:
+    """``kept / left``, 0 for queries that lose all of their attention."""
+    plain = block.attention.output[block.batch, block.heads][:, :, block.layout.image_queries]
+    few = (left < _LITTLE).flatten(0, 1).any(0)[:, 0].nonzero()[:, 0]
+    scaled = kept / left.clamp(min=1e-6) * (left > 1e-6)
+    if torch.equal(block.image_output, exact(plain)):  # else an edit before this one has changed what is left
+        for rows in few.split(block.attention.row_chunk):
+            scaled[:, :, rows] = _without(block, chosen, rows)
+    return scaled
+
+
+def _without(block: AttentionBlock, chosen: Tensor, rows: Tensor) -> Tensor:
+    """The output of some image queries whose attention to the chosen keys is forbidden, from explicit scores."""
+    call, part, every = block.attention.call, (block.batch, block.heads), slice(0, block.layout.keys)
+    rows = rows + block.layout.image_queries.start
+    key, value = (
+        exact(tensor[block.batch].repeat_interleave(call.heads // tensor.shape[1], 1)[:, block.heads])
+        for tensor in (call.key, call.value)
+    )
+    scores = exact(call.query[part][:, :, rows]) @ (key * call.scale).transpose(-1, -2)
+    mask = mask_block(call, rows, every)
+    if mask is not None:
+        scores += mask[part]
+    removed = torch.zeros(len(chosen), 1, 1, every.stop, dtype=torch.bool, device=scores.device)
+    removed[..., block.layout.text_keys] = chosen > 0
+    return scores.masked_fill(removed, -torch.inf).softmax(-1).nan_to_num(0) @ value

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from ..attention.edges import EdgeLayout
 from ..attention.layout import TokenLayout
 
 Place = Any
@@ -32,7 +33,14 @@ def place_mask(name: str, place: Place) -> np.ndarray:
 
 
 def on_grid(mask: np.ndarray, layout: TokenLayout) -> torch.Tensor:
-    """(image,): the share of each image token that a mask covers, in [0, 1]; the same in every frame."""
+    """(image,): the share of each image token that a mask covers, in [0, 1]; the same in every frame.
+
+    `ValueError` if these are the queries of an edge without a grid.
+    """
+    if isinstance(layout, EdgeLayout) and not layout.on_grid:
+        raise ValueError(
+            "edit: a place needs queries on a grid: the image's, or one reference's, with references=[number]"
+        )
     rows, cols = layout.grid[-2:]
     if mask.shape != (rows, cols):
         source = torch.from_numpy(mask)[None, None]

@@ -44,6 +44,8 @@ class RemoveKeys(Edit):
     ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
     """
 
+    takes_edge = False
+
     def __init__(
         self,
         layer: int | Collection[int] | None,

@@ -24,6 +24,8 @@ class SelfAttend(Edit):
     ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
     """
 
+    takes_edge = False
+
     def __init__(self, layer: int | Collection[int] | None, amount: float, **where: Any) -> None:
         super().__init__(layer, **where)
         if not 0 <= amount <= 1:

@@ -60,6 +60,8 @@ class BlockEdit(Edit):
     ...     _ = pipe("a red circle on grass", num_inference_steps=1, output_type="latent")
     """
 
+    takes_edge = False
+
     def __init__(self, layer: Any, **where: Any) -> None:
         if where.get("heads") is not None:
             raise ValueError(f"{type(self).__name__}: a block's residual streams have no heads; leave heads out")

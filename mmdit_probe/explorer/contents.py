@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ..attention.layout import Extra
 from ..attention.text_tokens import Kind
 from ..probe.dataset import recorded_layout, uniform_shares
 from ..studies.recording import one_call_a_step
@@ -52,6 +53,7 @@ class Contents:
         uniform: each region's mass if every query attended to all tokens alike.
         uniform_token: one token's probability in that case.
         attrs: the record's attributes.
+        references: the reference images that the model was given.
     """
 
     maps: xr.DataArray
@@ -62,6 +64,7 @@ class Contents:
     uniform: dict[str, float]
     uniform_token: float
     attrs: dict[str, Any]
+    references: tuple[Extra, ...] = ()
 
     @property
     def kinds(self) -> list[str]:
@@ -139,8 +142,8 @@ def contents_of(record: xr.Dataset, layers: tuple[int, ...] | None = None) -> Co
     tokens = _tokens(record, maps) if whole else tuple(_words(record))
     curves = record[[v for v in ("region_mass", "value_norm") if v in record]]
     sizes = _sizes(record, maps)
-    uniform = uniform_shares(record)
-    return Contents(maps, sizes, tokens, whole, curves, uniform, 1 / recorded_layout(record).keys, dict(record.attrs))
+    uniform, layout = uniform_shares(record), recorded_layout(record)
+    return Contents(maps, sizes, tokens, whole, curves, uniform, 1 / layout.keys, dict(record.attrs), layout.references)
 
 
 def _one_image(record: xr.Dataset) -> xr.Dataset:

@@ -256,7 +256,7 @@ function mark(context, ...box) {
 // ---- the pixel: its whole budget, then word by word
 
 function budgetParts(at) {
-  const image = data.others ? "image and other tokens" : "image";
+  const image = data.others ? `image, ${data.others}` : "image";
   const parts = data.cross ? [] : [{ label: image, hue: "var(--image)", share: share(0, at) }];
   data.kinds.forEach((kind, index) => {
     const count = countOf(kind);
@@ -419,6 +419,10 @@ function budgetLines() {
   const lines = budget === null ? [] : [
     { label: "I2T, image to text", values: curve(budget, 1), hue: "var(--word)", uniform: uniform.I2T },
     { label: "T2I, text to image", values: curve(budget, 2), hue: "var(--image)", uniform: uniform.T2I },
+    ...(uniform.I2R === undefined ? [] : [
+      { label: "I2R, image to references", values: curve(budget, 4), hue: "var(--reference)", uniform: uniform.I2R },
+      { label: "T2R, text to references", values: curve(budget, 5), hue: "var(--reference)", dash: true, uniform: uniform.T2R },
+    ]),
   ].map((line) => ({ ...line, layers }));
   if (data.whole && !data.cross) {
     const values = data.layers.map((_, layer) => 1 - share(0, place(), layer));
@@ -440,6 +444,7 @@ function drawCharts() {
   $("norm-figure").hidden = data.curves.norms === null;
   if (data.curves.norms === null) return;
   const names = [["image tokens", "--image", false], ["all text tokens", "--word", false], ["words of the prompt", "--template", true]];
+  data.references.forEach((_, index) => names.push([`reference ${index + 1}`, "--reference", index > 0]));
   const norms = names
     .map(([label, color, dash], which) => ({ label, hue: `var(${color})`, dash, layers, values: curve(data.curves.norms, which) }))
     .filter((line) => line.values.some((level) => level !== null));

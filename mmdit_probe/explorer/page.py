@@ -140,7 +140,8 @@ def _description(contents: Contents, image: np.ndarray | None) -> dict[str, Any]
         "tokens": [{"text": t.text, "kind": t.kind, "encoder": t.encoder, "count": t.count} for t in contents.tokens],
         "kinds": contents.kinds,
         "whole": contents.whole,
-        "others": int(attrs["extra_tokens"]) > 0,
+        "others": _others(attrs),
+        "references": [extra.tokens for extra in contents.references],
         "cross": attrs["scope"] == "cross",
         "uniformToken": contents.uniform_token,
         "curves": {
@@ -151,6 +152,12 @@ def _description(contents: Contents, image: np.ndarray | None) -> dict[str, Any]
         },
         "start": contents.start(),
     }
+
+
+def _others(attrs: dict[str, Any]) -> str:
+    """What shares the image's part of a pixel's attention, in words; empty if nothing does."""
+    found = {"reference images": int(attrs.get("reference_tokens", 0)), "other tokens": int(attrs["extra_tokens"])}
+    return " and ".join(name for name, tokens in found.items() if tokens)
 
 
 def _facts(attrs: dict[str, Any]) -> list[str]:

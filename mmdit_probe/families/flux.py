@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..attention.layout import Extra, TokenLayout
+from ..attention.layout import REFERENCE, Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, fraction, modules, t5
 from .grids import grid_of_positions
 from .image_input import ImageInput, Text, guidance_of, packed, places, position_ids, same
@@ -40,17 +41,51 @@ def grid_from_ids(ids: Tensor) -> tuple[int, ...]:
     return grid_of_positions(images[0])
 
 
-def with_references(grid: tuple[int, ...], text: int, packed: int) -> TokenLayout:
-    """Text, then ``packed`` image tokens; those beyond the grid belong to reference images."""
-    target = TokenLayout(grid, text, "text-image")
-    references = packed - target.image
-    return TokenLayout(grid, text, "text-image", (Extra("reference", references, "last"),) if references else ())
+def reference_grids(ids: Tensor) -> list[tuple[int, int] | None]:
+    """The grids of the reference images behind the target, from (tokens, 3 or 4) position ids: the first id numbers images.
+
+    A single None if an image's ids are not row after row those of a grid.
+    """
+    ids = ids.cpu()
+    behind = ids[(ids[:, 0] == ids[0, 0]).long().cumprod(0).sum() :]
+    if not len(behind):
+        return []
+    _, counts = behind[:, 0].unique_consecutive(return_counts=True)
+    grids = [_full_grid(image[:, 1:3]) for image in behind.split(counts.tolist())]
+    return grids if all(grids) and len(behind[:, 0].unique()) == len(grids) else [None]
+
+
+def _full_grid(places: Tensor) -> tuple[int, int] | None:
+    """Rows and columns if (tokens, 2) places run through a grid row by row, else None."""
+    places = places - places[0]
+    rows, cols = (int(last) + 1 for last in places[-1])
+    if rows < 1 or cols < 1 or rows * cols != len(places):
+        return None
+    token = torch.arange(rows * cols)
+    return (rows, cols) if torch.equal(places.long(), torch.stack([token // cols, token % cols], 1)) else None
+
+
+def with_references(
+    grid: tuple[int, ...], text: int, packed: int, references: Sequence[tuple[int, ...] | None] = ()
+) -> TokenLayout:
+    """Text, then ``packed`` image tokens: those beyond the grid belong to reference images.
+
+    ``references`` are their grids; if these are not as many tokens, the references stay one stream without a grid.
+    """
+    behind = packed - TokenLayout(grid, text, "text-image").image
+    sizes = [0 if known is None else math.prod(known) for known in references]
+    if behind and sum(sizes) == behind and all(sizes):
+        extras = [Extra(REFERENCE, size, "last", known) for size, known in zip(sizes, references, strict=True)]
+    else:
+        extras = [Extra(REFERENCE, behind, "last")] if behind else []
+    return TokenLayout(grid, text, "text-image", tuple(extras))
 
 
 def position_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     ids = inputs["img_ids"]
-    grid = grid_from_ids(ids[0] if ids.ndim == 3 else ids)
-    return with_references(grid, inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1])
+    ids = ids[0] if ids.ndim == 3 else ids
+    text, packed = inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1]
+    return with_references(grid_from_ids(ids), text, packed, reference_grids(ids))
 
 
 def _second_t5(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..attention.layout import TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, fraction, modules, t5
-from .flux import BLOCKS, grid_from_ids, position_layout, with_references
+from .flux import BLOCKS, grid_from_ids, position_layout, reference_grids, with_references
 from .image_input import ImageInput, Text, packed, position_ids, same
 from .pipeline import FamilyPipeline, from_module
 from .schedule import even_sigmas, given_sigmas
@@ -25,7 +25,7 @@ def _krea2_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     """The position ids are the text's, then the image's."""
     text, packed = inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1]
     _, image_ids = inputs["position_ids"].split([text, packed])
-    return with_references(grid_from_ids(image_ids), text, packed)
+    return with_references(grid_from_ids(image_ids), text, packed, reference_grids(image_ids))
 
 
 def _bria_text(pipe: FamilyPipeline, max_sequence_length: int, negative_prompt: Any = None) -> list[TextPart]:

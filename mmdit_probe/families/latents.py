@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attention.layout import Extra, Order, Scope, TokenLayout
+from ..attention.layout import REFERENCE, Extra, Order, Scope, TokenLayout
 from .family import Family, Inputs, Layout, TextPart, fraction, grid_of, modules, t5
 from .grids import without_one_frame
 from .pipeline import FamilyPipeline
@@ -74,8 +74,8 @@ def _joyimage_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     frames, rows, cols = grid_of(latents.shape[-3:], transformer.config.patch_size)
     grid = (frames, rows, cols) if frames > 1 else (rows, cols)
     items = latents.shape[1] if latents.ndim == 6 else 1  # the model moves the target to the front
-    references = (Extra("reference", (items - 1) * frames * rows * cols, "between"),) if items > 1 else ()
-    return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "image-text", references)
+    references = [Extra(REFERENCE, frames * rows * cols, "between", grid)] * (items - 1)
+    return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "image-text", tuple(references))
 
 
 def _joyimage_plus_layout(transformer: Any, inputs: Inputs) -> TokenLayout:

@@ -21,16 +21,32 @@ def grid_from_shapes(shapes: Any, layered: bool = False) -> tuple[int, ...]:
 
     In layered models all images but the last are made, and count as frames.
     """
-    first = shapes if isinstance(shapes[0], int) else shapes[0]
-    images = [first] if isinstance(first[0], int) else list(first)
+    images = _images(shapes)
     frames, rows, cols = images[0]
     frames = len(images) - 1 if layered and len(images) > 1 else frames
+    return _without_single_frame(frames, rows, cols)
+
+
+def references_from_shapes(shapes: Any, layered: bool = False) -> list[tuple[int, ...]]:
+    """The grids of the first sample's reference images: all images but the target; in layered models, the last."""
+    images = _images(shapes)
+    return [_without_single_frame(*shape) for shape in (images[1:][-1:] if layered else images[1:])]
+
+
+def _images(shapes: Any) -> list[tuple[int, int, int]]:
+    """(frames, rows, cols) of the first sample's images."""
+    first = shapes if isinstance(shapes[0], int) else shapes[0]
+    return [first] if isinstance(first[0], int) else list(first)
+
+
+def _without_single_frame(frames: int, rows: int, cols: int) -> tuple[int, ...]:
     return (frames, rows, cols) if frames > 1 else (rows, cols)
 
 
 def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
-    grid = grid_from_shapes(inputs["img_shapes"], transformer.config.use_layer3d_rope)
-    return with_references(grid, inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1])
+    given = inputs["img_shapes"], transformer.config.use_layer3d_rope
+    text, packed = inputs["encoder_hidden_states"].shape[1], inputs["hidden_states"].shape[1]
+    return with_references(grid_from_shapes(*given), text, packed, references_from_shapes(*given))
 
 
 def _text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention.layout import Extra, TokenLayout
+from ..attention.layout import REFERENCE, Extra, TokenLayout
 from ..attention.reordered import Arrangement
 from .family import CALL_DEFAULT, PLAIN, Family, Inputs, TextPart, grid_of, modules, t5
 from .pipeline import FamilyPipeline, call_default, from_module
@@ -61,7 +61,7 @@ def _hunyuan15_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     image = inputs["image_embeds"]
     if not bool(image.any()):  # text to video: the image's positions are masked and stand at the end
         return TokenLayout(_grid(transformer, inputs), text + image.shape[1], "image-text")
-    extras = (Extra("reference", image.shape[1], "between"),)
+    extras = (Extra(REFERENCE, image.shape[1], "between"),)
     return TokenLayout(_grid(transformer, inputs), text, "image-text", extras)
 
 
@@ -78,7 +78,7 @@ def _framepack_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     )
     mask = inputs["encoder_attention_mask"]
     text = mask.shape[1] if len(mask) > 1 else int(mask.sum())  # the padding of a single sample is left out
-    extras = Extra("history", history, "first"), Extra("reference", inputs["image_embeds"].shape[1], "between")
+    extras = Extra("history", history, "first"), Extra(REFERENCE, inputs["image_embeds"].shape[1], "between")
     return TokenLayout(_grid(transformer, inputs), text, "image-text", extras)
 
 

@@ -11,19 +11,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import GUIDE_COLOR, IMAGE_COLOR, KIND_COLORS, SPREAD, TEXT_COLOR, house_style, spread_patch, time_label
+from ..attention.layout import OTHERS
+from .style import (
+    GUIDE_COLOR,
+    IMAGE_COLOR,
+    KIND_COLORS,
+    REFERENCE_COLOR,
+    SPREAD,
+    TEXT_COLOR,
+    house_style,
+    spread_patch,
+    time_label,
+)
+
+_ANSWERING = {
+    "I": ("image", IMAGE_COLOR),
+    "T": ("text", TEXT_COLOR),
+    "R": ("references", REFERENCE_COLOR),
+    OTHERS: ("other tokens", GUIDE_COLOR),
+}
 
 
 def plot_budget(ax: Axes, frame: pd.DataFrame, queries: str) -> None:
-    """Mass in percent that ``queries`` ("image" or "text") give to image and text in each layer, with its spread.
+    """Mass in percent that ``queries`` ("image", "text" or "reference") give to each stream in each layer, with its spread.
 
+    The streams are image and text, reference images if there are any, and the tokens of no stream if the table tells them.
     Dotted lines show the mass under uniform attention. ``frame`` is a `budget_table` of one timestep.
     """
     start = queries[0].upper()
-    for key, color in (("I", IMAGE_COLOR), ("T", TEXT_COLOR)):
+    for key, (name, color) in _ANSWERING.items():
         rows = frame[frame["region"] == f"{start}2{key}"].sort_values("layer")
+        if rows.empty and key not in "IT":
+            continue
         mass, spread = 100 * rows["mass"], 100 * rows["spread"]
-        label = f"{start}2{key}: {queries} to {'image' if key == 'I' else 'text'}"
+        label = f"{start}2{key}: {queries} to {name}"
         ax.plot(rows["layer"], mass, color=color, marker="o", markersize=2.5, label=label)
         ax.fill_between(rows["layer"], mass - spread, mass + spread, color=color, alpha=0.2, lw=0)
         ax.axhline(100 * rows["uniform"].iloc[0], color=color, linestyle=":", linewidth=1)
@@ -51,15 +72,16 @@ def plot_kinds(ax: Axes, kinds: pd.DataFrame) -> None:
 def budget_figure(table: pd.DataFrame, steps: int | None = None, kinds: pd.DataFrame | None = None) -> Figure:
     """A row per timestep: image queries left, text queries right if the model has any (Seg4Diff, Fig. 2 b, c).
 
-    ``table`` is a `budget_table`. ``steps``, the number of sampling steps, is named with each timestep if it is given. With
-    ``kinds``, a `kinds_table`, as many rows follow that show the text's part by kinds of tokens.
+    With reference images, a third column shows their queries. ``table`` is a `budget_table`. ``steps``, the number of sampling
+    steps, is named with each timestep if it is given. With ``kinds``, a `kinds_table`, as many rows follow that show the text's
+    part by kinds of tokens.
     """
     kinds = kinds if kinds is not None and len(kinds) else None
     with house_style():
         timesteps = sorted(table["timestep"].unique())
-        asking = ["image", "text"] if table.loc[table["region"] == "T2I", "mass"].notna().any() else ["image"]
+        asking = ["image", *(name for name, region in (("text", "T2I"), ("reference", "R2I")) if _has(table, region))]
         count = len(timesteps) * (1 if kinds is None else 2)
-        size = (6.3 if len(asking) == 2 else 3.8, 0.5 + 1.9 * count)
+        size = ({1: 3.8, 2: 6.3, 3: 8.8}[len(asking)], 0.5 + 1.9 * count)
         figure, axes = plt.subplots(count, len(asking), figsize=size, squeeze=False, sharey=True)
         for row, timestep in zip(axes, timesteps, strict=False):
             frame = table[table["timestep"] == timestep]
@@ -69,15 +91,17 @@ def budget_figure(table: pd.DataFrame, steps: int | None = None, kinds: pd.DataF
             row[0].set_ylabel("share of attention (%)")
         handles = axes[0][0].get_legend_handles_labels()[0]
         guide = plt.Line2D([], [], color=GUIDE_COLOR, linestyle=":", linewidth=1)
-        handles, names = [*handles, guide], ["I2I / T2I: to image", "I2T / T2T: to text", "uniform attention"]
+        handles.append(guide)
+        names = [_legend(table, key) for key in _ANSWERING if key in "IT" or _has(table, f"I2{key}")]
+        names.append("uniform attention")
         if (table["spread"] > 0).any():
-            handles.insert(2, spread_patch())
-            names.insert(2, SPREAD)
+            handles.append(spread_patch())
+            names.append(SPREAD)
         if kinds is not None:
             _add_kinds(axes[len(timesteps) :], kinds, asking, timesteps, steps)
             found = axes[-1][0].get_legend_handles_labels()
             handles, names = [*handles, *found[0]], [*names, *(f"to text: {kind}" for kind in found[1])]
-        columns = (3 if kinds is not None else 2) if len(asking) == 2 else 1
+        columns = len(asking) if len(names) < 5 else 1 if len(asking) == 1 else 3
         figure.legend(handles, names, loc="outside lower center", ncols=columns)
         return figure
 
@@ -89,6 +113,20 @@ def _add_kinds(
     for row, timestep in zip(axes, timesteps, strict=True):
         frame = kinds[kinds["timestep"] == timestep]
         for ax, queries in zip(row, asking, strict=True):
-            plot_kinds(ax, frame[frame["queries"] == queries])
+            of_these = frame[frame["queries"] == queries]
+            if of_these.empty:
+                ax.axis("off")
+                continue
+            plot_kinds(ax, of_these)
             ax.set_title(f"{queries} to text, {time_label(timestep, frame['sigma'].iloc[0], steps)}")
         row[0].set_ylabel("share of attention (%)")
+
+
+def _has(table: pd.DataFrame, region: str) -> bool:
+    """Whether the model has the region."""
+    return bool(table.loc[table["region"] == region, "mass"].notna().any())
+
+
+def _legend(table: pd.DataFrame, key: str) -> str:
+    regions = ["I2", "T2", *(["R2"] if _has(table, "R2I") else [])]
+    return f"{' / '.join(region + key for region in regions)}: to {_ANSWERING[key][0]}"

@@ -30,6 +30,7 @@ KIND_COLORS = {
     "absent": "#999999",
 }
 """Kinds of text tokens."""
+REFERENCE_COLOR = "#CC79A7"
 STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,  # embedded TrueType: text stays text
     "svg.hashsalt": "mmdit-probe",  # so that equal data give equal files

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ..attention.layout import REGIONS, Extra, TokenLayout
+from ..attention.layout import REFERENCE, Extra, TokenLayout
 from ..pipelines.encoded import CONDITIONAL, PERTURBED
 from ..readouts.fields import Field
 from ..storage.records import FORMAT, versions
@@ -40,6 +41,7 @@ def to_dataset(chosen: Sequence[Chosen], layers: Sequence[int], attrs: Mapping[s
         "text_tokens": layout.text,
         "token_order": layout.order,
         "extra_tokens": layout.extra,
+        **_references(layout),
         "scope": layout.scope,
         "kernels": ", ".join(sorted(set().union(*(call.kernels for call, _ in chosen)))),
         **versions(),
@@ -52,6 +54,29 @@ def _shared_layout(call: TransformerCall) -> TokenLayout:
     """The recorded layers' layout, or the forward pass's own if layers differ, as in a U-Net."""
     layouts = set(call.layouts.values())
     return layouts.pop() if len(layouts) == 1 else call.layout
+
+
+_UNKNOWN_GRID = "tokens without a known grid"
+
+
+def _references(layout: TokenLayout) -> dict[str, Any]:
+    """Attributes that say which reference images there are; none if there are no references."""
+    grids = [
+        f"{extra.tokens} {_UNKNOWN_GRID}" if extra.grid is None else " x ".join(map(str, extra.grid))
+        for extra in layout.references
+    ]
+    return {"reference_tokens": layout.reference, "reference_grids": "; ".join(grids)} if grids else {}
+
+
+def _recorded_references(record: xr.Dataset) -> list[Extra]:
+    found = []
+    for text in filter(None, record.attrs.get("reference_grids", "").split("; ")):
+        if text.endswith(_UNKNOWN_GRID):
+            found.append(Extra(REFERENCE, int(text.split()[0]), "last"))
+        else:
+            grid = tuple(int(size) for size in text.split(" x "))
+            found.append(Extra(REFERENCE, math.prod(grid), "last", grid))
+    return found
 
 
 def _axes(fields: Iterable[Field]) -> Coordinates:
@@ -100,11 +125,11 @@ def _shared(name: str, dims: tuple[str, ...], values: Sequence[np.ndarray]) -> t
 def uniform_shares(record: xr.Dataset) -> dict[str, float]:
     """Each region's mass if every query attended to all keys alike, in [0, 1]; NaN if the model has no such region."""
     layout = recorded_layout(record)
-    return {str(region): layout.uniform(region) for region in REGIONS}
+    return {str(region): layout.uniform(region) for region in layout.listed_regions}
 
 
 def recorded_layout(record: xr.Dataset) -> TokenLayout:
-    """A record's grid and numbers of text and extra tokens, from its attributes."""
-    extras = (Extra("others", int(record.attrs["extra_tokens"]), "last"),)
+    """A record's grid, its reference images, and its numbers of text and extra tokens, from its attributes."""
+    extras = (Extra("others", int(record.attrs["extra_tokens"]), "last"), *_recorded_references(record))
     grid = tuple(int(n) for n in record.attrs["grid"])
     return TokenLayout(grid, int(record.attrs["text_tokens"]), extras=extras, scope=record.attrs["scope"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class Editor:
 
     def edited(self, attention: JointAttention, output: Tensor | None) -> Tensor | None:
         """The output of a `prepared` call after all edits; ``output`` is the one so far, None if it is the call's own."""
-        for streamed, run in groupby(self._of(attention.layer), lambda edit: type(edit).apply is Edit.apply):
+        for (streamed, *_), run in groupby(self._of(attention.layer), _kind):
             output = _apply(list(run), streamed, attention, output)
         return output
 
@@ -77,6 +78,11 @@ class Editor:
 
     def _acting(self, streams: Streams) -> list[BlockEdit]:
         return [edit for edit in self._around if edit.covers(streams.layer) and edit.acts_at(streams.step)]
+
+
+def _kind(edit: Edit) -> tuple[Any, ...]:
+    """Whether an edit works on streamed blocks, and what of: edits that agree share the blocks."""
+    return type(edit).apply is Edit.apply, edit.edge, edit.references, type(edit).viewed
 
 
 def own_call(attention: JointAttention) -> AttentionCall:

@@ -15,6 +15,7 @@ from .key_mass import KeyMass
 from .kind_mass import KindMass
 from .maps import I2TMaps, I2TScores, RefinedI2T, T2IMaps
 from .output_similarity import OutputMaps
+from .reference_maps import I2RMaps, R2IMaps, R2TMaps, T2RMaps
 from .region_mass import RegionMass
 from .text_to_text import T2TMaps
 from .value_norms import ValueNorms
@@ -43,6 +44,7 @@ __all__ = [
     "HeadGroupMaps",
     "HeadStats",
     "I2IMaps",
+    "I2RMaps",
     "I2TMaps",
     "I2TScores",
     "KeyMass",
@@ -51,11 +53,14 @@ __all__ = [
     "OverImageRows",
     "OverTextColumns",
     "OverTextRows",
+    "R2IMaps",
+    "R2TMaps",
     "Readout",
     "Reduction",
     "RefinedI2T",
     "RegionMass",
     "T2IMaps",
+    "T2RMaps",
     "T2TMaps",
     "ValueNorms",
     "WordMaps",

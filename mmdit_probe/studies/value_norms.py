@@ -10,7 +10,7 @@ import xarray as xr
 from ..configs import ValueNormsConfig
 from ..families import Pipeline
 from ..metrics.verdicts import Form, counted
-from ..readouts.value_norms import ValueNorms
+from ..readouts.value_norms import STREAMS, ValueNorms
 from ..storage.runs import RunFolder
 from ..utils.progress import Progress
 from .layer_lead import layer_lead, over_prompts
@@ -47,18 +47,20 @@ def norms_table(record: xr.Dataset) -> pd.DataFrame:
     """One row per timestep and layer, of ``n`` prompts.
 
     ``image``, ``text`` (all text positions) and ``prompt`` (words alone) are mean L2 norms over heads and prompts,
-    ``*_spread`` their standard deviation over prompts; ``text_to_image`` and ``prompt_to_image`` are ratios of the means.
+    ``*_spread`` their standard deviation over prompts; ``text_to_image`` and ``prompt_to_image`` are ratios of the means. With
+    reference images, ``reference 1`` and so on, and their ratios, follow.
     """
     norms = record["value_norm"].mean("head")
     if "prompt" not in norms.dims:
         norms = norms.expand_dims("prompt")
     mean, spread = norms.mean("prompt").to_dataset("stream"), norms.std("prompt").to_dataset("stream")
-    ratios = {f"{name}_to_image": mean[name] / mean["image"] for name in ("text", "prompt")}
+    references = [str(name) for name in mean.data_vars if name not in STREAMS]
+    ratios = {f"{name}_to_image": mean[name] / mean["image"] for name in ("text", "prompt", *references)}
     spreads = {f"{name}_spread": spread[name] for name in spread.data_vars}
     frame = mean.assign(ratios).assign(spreads).to_dataframe().reset_index()
     frame = frame.drop(columns=["step", "scheduler_timestep"], errors="ignore")
     frame["n"] = norms.sizes["prompt"]
-    columns = ["timestep", "sigma", "layer", "n", "image", "text", "prompt", *ratios, *sorted(spreads)]
+    columns = ["timestep", "sigma", "layer", "n", *STREAMS, *references, *ratios, *sorted(spreads)]
     return frame[columns].sort_values(["timestep", "layer"], ignore_index=True)
 
 
@@ -85,6 +87,12 @@ def summary(table: pd.DataFrame) -> list[str]:
         f"(median over layers {median:.2f}); averages over tokens, heads, {counted(table['timestep'].nunique(), 'timestep')} "
         f"and {over_prompts(table)}, as are all below."
     ]
+    for name in [column for column in table if column.startswith("reference") and "_" not in column]:
+        ratio = table.groupby("layer")[f"{name}_to_image"].mean()
+        lines.append(
+            f"Values of {name}: {ratio.median():.2f} times those of the image in the median layer, most in layer "
+            f"{ratio.idxmax()} ({ratio.max():.2f})."
+        )
     if words.empty:
         return [*lines, "Which text positions are words is not known here, so there is no ratio for the prompt alone."]
     return [
