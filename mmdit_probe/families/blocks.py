@@ -45,7 +45,8 @@ def block_of(transformer: nn.Module, attention: nn.Module) -> nn.Module | None:
 
 def block_inputs(block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a block's call by name."""
-    return dict(inspect.signature(type(block).forward).bind_partial(block, *args, **kwargs).arguments)
+    bound = inspect.signature(type(block).forward).bind_partial(block, *args, **kwargs).arguments
+    return dict(list(bound.items())[1:])  # without self
 
 
 def embedded_text(transformer: nn.Module, embeddings: Tensor) -> Tensor:
