@@ -277,7 +277,7 @@ def behind_words(name: str, make: Any, inputs: Any, **more: Any) -> Case:
 QWEN21 = {"pixels": change_packed(2 * 6 + 1), "grid": (4, 6)}
 CASES = [
     image("flux3", flux3, flux3_inputs, change_packed(), still=REFINER),
-    image("flux3-reference", flux3, lambda: flux3_inputs(True), change_packed(), extra=6, still=REFINER),
+    image("flux3-reference", flux3, lambda: flux3_inputs(True), change_packed(), references=((2, 3),), still=REFINER),
     image("hunyuan-image", hunyuan_image, hunyuan_image_inputs, change_pixel(2, 1), **GLYPHS),
     image(
         "hunyuan-image-refiner",
@@ -290,7 +290,15 @@ CASES = [
     ),
     behind_words("ideogram4", ideogram4, ideogram4_inputs),
     image("omnigen", omnigen, omnigen_inputs, change_pixel(4, 3), other_word(3), extra=1),
-    image("omnigen-reference", omnigen, lambda: omnigen_inputs(6), change_pixel(4, 3), other_word(9), extra=7),
+    image(
+        "omnigen-reference",
+        omnigen,
+        lambda: omnigen_inputs(6),
+        change_pixel(4, 3),
+        other_word(9),
+        extra=1,
+        references=(6,),
+    ),
     image(
         "minimax-h3",
         minimax_h3,
@@ -308,7 +316,8 @@ CASES = [
         change_packed(IMAGE + PACKED),
         grid=GRID,
         patch=PATCH,
-        extra=4 + IMAGE,
+        extra=4,
+        references=((ROWS, COLS),),
         still=REFINER,
     ),
     image("cosmos3", cosmos3, cosmos3_inputs, cosmos3_pixel(1), other_word(3), grid=GRID, patch=PATCH, batch=1),
@@ -320,7 +329,7 @@ CASES = [
         other_word(3),
         grid=GRID,
         patch=PATCH,
-        extra=IMAGE,
+        references=((ROWS, COLS),),
         batch=1,
     ),
     Case("qwen21", qwen21, qwen21_inputs, change_word(), **QWEN21),
@@ -331,7 +340,7 @@ CASES = [
         change_word(word=7),
         change_packed(16 + 2 * 6 + 1),
         (4, 6),
-        extra=16,
+        references=((4, 4),),
     ),
     *[
         image(f"bria-fibo-2{name}", fibo2, inputs, change_pixel(4, 3), fibo2_word, still=zero(STILL))
@@ -350,8 +359,8 @@ CASES = [
         lambda: motif_inputs(image_embeds=randn(BATCH, 3, 6)),
         change_word(),
         **VIDEO_PIXEL,
-        extra=3,
+        references=(3,),
     ),
-    image("joyimage-plus", joyimage_plus, joyimage_plus_inputs, change_packed(), extra=8),
+    image("joyimage-plus", joyimage_plus, joyimage_plus_inputs, change_packed(), extra=2, references=((2, 3),)),
     image("consisid", consisid, consisid_inputs, cogvideox_pixel(1), grid=GRID, patch=PATCH),
 ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from ..attention.layout import REFERENCE, Extra, Place
 
 _GIVE = "give Probe(layout=TokenLayout((rows, cols), text tokens, order))"
 
@@ -28,6 +31,27 @@ def grid_of_positions(positions: Tensor, what: str = "position ids") -> tuple[in
             f"image tokens in order"
         )
     return sizes
+
+
+def reference_images(shapes: Iterable[tuple[int, ...]], place: Place) -> tuple[Extra, ...]:
+    """Reference images of (frames, rows, cols) tokens, one behind the other."""
+    return tuple(Extra(REFERENCE, math.prod(shape), place, without_one_frame(shape)) for shape in shapes)
+
+
+def references_at(positions: Tensor, numbers: Tensor, place: Place) -> tuple[Extra, ...]:
+    """Reference images by their tokens' positions (tokens, 3), and the number (tokens,) of the image of each.
+
+    One without a known grid if its positions form none.
+    """
+    counts = numbers.unique_consecutive(return_counts=True)[1].tolist()
+    return tuple(Extra(REFERENCE, len(own), place, _grid_or_none(own)) for own in positions.split(counts) if len(own))
+
+
+def _grid_or_none(positions: Tensor) -> tuple[int, ...] | None:
+    try:
+        return without_one_frame(grid_of_positions(positions))
+    except ValueError:
+        return None
 
 
 def without_one_frame(grid: tuple[int, ...]) -> tuple[int, ...]:

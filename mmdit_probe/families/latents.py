@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..attention.layout import REFERENCE, Extra, Order, Scope, TokenLayout
 from .family import Family, Inputs, Layout, TextPart, fraction, grid_of, modules, t5
-from .grids import without_one_frame
+from .grids import reference_images, without_one_frame
 from .pipeline import FamilyPipeline
 from .tokenizers import own_length
 
@@ -86,10 +86,9 @@ def _joyimage_plus_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
             "Probe: the images of a JoyImage-Edit-Plus batch differ in size; call it with one size at a time"
         )
     grid, *others = shapes.pop()
-    given = sum(math.prod(shape) for shape in others)
-    padding = inputs["hidden_states"].shape[1] - math.prod(grid) - given
-    kinds = (("reference", given), ("padding", padding))
-    extras = tuple(Extra(name, count, "between") for name, count in kinds if count)
+    references = reference_images(others, "between")
+    padding = inputs["hidden_states"].shape[1] - math.prod(grid) - sum(one.tokens for one in references)
+    extras = (*references, Extra("padding", padding, "between")) if padding else references
     return TokenLayout(without_one_frame(grid), inputs["encoder_hidden_states"].shape[1], "image-text", extras)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..attention.layout import Extra, TokenLayout
+from ..attention.layout import REFERENCE, Extra, TokenLayout
 from ..attention.reordered import Arrangement, View
 from .family import PLAIN, Family, Inputs, TextPart, fraction, grid_of, modules, reversed_fraction
-from .grids import grid_of_positions, without_one_frame
+from .grids import grid_of_positions, reference_images, references_at, without_one_frame
 from .pipeline import FamilyPipeline
 from .tokenizers import Front, own_length
 
@@ -51,10 +50,11 @@ def _omnigen_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     """Words, with reference images among them; one token for the timestep; the image."""
     grid = grid_of(inputs["hidden_states"].shape[-2:], transformer.config.patch_size)
     before = inputs["input_ids"].shape[-1]
-    counts = [sum(end - start for start, end in spans) for spans in _omnigen_references(inputs)]
-    extras: tuple[Extra, ...] = (Extra("time", 1, "between"),)
-    if any(counts):
-        extras = (*extras, Extra("reference", max(counts), "last"))
+    sizes = [[end - start for start, end in spans] for spans in _omnigen_references(inputs)]
+    counts = [sum(row) for row in sizes]
+    alike = all(row == sizes[0] for row in sizes)  # else the images of one number differ in size
+    images = sizes[0] if alike else [max(counts)]
+    extras = (Extra("time", 1, "between"), *(Extra(REFERENCE, count, "last") for count in images))
     return TokenLayout(grid, before - min(counts), "text-image", extras)
 
 
@@ -92,8 +92,9 @@ def _minimax_places(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _minimax_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     text, made, given, audio = _minimax_places(inputs)
     grid = grid_of_positions(inputs["position_ids"][made])
-    kinds = (("reference", len(given)), ("audio", len(audio)))
-    extras = tuple(Extra(name, count, "last") for name, count in kinds if count)
+    images = inputs["position_ids"][given]
+    references = references_at(images, torch.zeros(len(images)), "last")
+    extras = (*references, Extra("audio", len(audio), "last")) if len(audio) else references
     return TokenLayout(without_one_frame(grid), len(text), "text-image", extras)
 
 
@@ -120,8 +121,9 @@ def _cosmos3_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     """Words are a prefix that attends to itself; what is made attends to all."""
     (frames, rows, cols), made = _cosmos3_frames(inputs)
     text, others = inputs["und_len"], inputs["sequence_length"] - inputs["und_len"] - frames * rows * cols
-    kinds = (("reference", int((~made).sum()) * rows * cols), ("others", others))
-    extras = tuple(Extra(name, count, "last") for name, count in kinds if count)
+    given = int((~made).sum())
+    extras = reference_images([(given, rows, cols)] if given else [], "last")
+    extras = (*extras, Extra("others", others, "last")) if others else extras
     grid = without_one_frame((int(made.sum()), rows, cols))
     return TokenLayout(grid, text, "text-image", extras, "image-queries")
 
@@ -142,10 +144,8 @@ def _qwen21_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     """Words, with reference images among them, are a prefix that attends to itself; the image attends to all."""
     *references, (frames, rows, cols) = inputs["img_shapes"][0]
     words = int((~inputs["img_mask"][0].bool()).sum())
-    given = sum(math.prod(shape) for shape in references)
-    extras = (Extra("reference", given, "last"),) if given else ()
     grid = without_one_frame((frames, rows, cols))
-    return TokenLayout(grid, words, "text-image", extras, "image-queries")
+    return TokenLayout(grid, words, "text-image", reference_images(references, "last"), "image-queries")
 
 
 def _qwen21_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:

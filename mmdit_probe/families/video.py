@@ -99,7 +99,7 @@ def _motif_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     """The video, a given image's features, the text."""
     patch, image = transformer.config.patch_size, inputs.get("image_embeds")
     grid = grid_of(inputs["hidden_states"].shape[-3:], (transformer.config.patch_size_t, patch, patch))
-    extras = () if image is None else (Extra("reference", image.shape[1], "between"),)
+    extras = () if image is None else (Extra(REFERENCE, image.shape[1], "between"),)
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], "image-text", extras)
 
 
