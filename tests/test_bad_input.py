@@ -181,7 +181,7 @@ def test_an_emoji_in_a_prompt_is_drawn_as_a_box_and_dollars_are_no_formula(run, 
     code, _, err = run("maps", *prompt, *FEW, "--layers", "1")
     assert code == 0, err
     kinds = [line.split(":")[0] for line in err.splitlines()]
-    assert set(kinds) == {"memory", "words that this model does not know", "figures"}  # the emoji, and that it is a box
+    assert set(kinds) == {"words that this model does not know", "figures"}  # the emoji, and that it is a box
     assert kinds.count("figures") == 1
     assert {"map_word.png", "map_4.png"} <= {path.name for path in (stage / "results" / "maps").iterdir()}
 

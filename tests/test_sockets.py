@@ -31,6 +31,7 @@ from mmdit_probe import (
 from mmdit_probe.attention.layout import Extra
 from mmdit_probe.attention.reordered import Arrangement
 from mmdit_probe.attention.text_tokens import Kind, TextTokens
+from mmdit_probe.edits.attention_block import Rows
 from mmdit_probe.edits.base import apply_in_order
 from mmdit_probe.edits.places import on_grid, place_mask
 from mmdit_probe.probe.editor import Editor
@@ -243,7 +244,7 @@ def test_edits_before_the_kernel_come_before_those_of_the_output(attention):
     keys, word = GroupKeys(0, "text", 0.5, 2), Bias(0, "red", 2)
     assert torch.equal(run(attention, word, keys), run(attention, keys, word))
     moved = keys.before(attention)
-    torch.testing.assert_close(run(attention, keys, word), apply_in_order([word], moved, moved.output))
+    torch.testing.assert_close(run(attention, keys, word), apply_in_order([word], moved, moved.output, Rows(moved)))
 
 
 class Negative(Edit):

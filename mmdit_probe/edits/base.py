@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..attention.edges import on_edge
 from ..attention.joint import JointAttention
-from ..attention.layout import Region, TokenStream
+from ..attention.layout import Region, TokenLayout, TokenStream
 from ..attention.text_tokens import TextTokens
 from .attention_block import AttentionBlock as AttentionBlock
-from .attention_block import streamed
+from .attention_block import Rows, streamed
 
 BatchRows = Literal["conditional", "all"] | Collection[int]
 """Which batch rows an edit changes."""
@@ -129,13 +129,17 @@ class Edit:
         """
         raise TypeError(f"{type(self).__name__}: an edit must override change or before")
 
+    def changes(self, layout: TokenLayout) -> tuple[tuple[slice, slice], ...]:
+        """Positions of the queries and keys whose probabilities the edit changes by themselves; ``layout`` is as `viewed`."""
+        return ((layout.image_queries, layout.text_keys),)
+
     def chosen_tokens(self, block: AttentionBlock) -> Float[Tensor, "batch 1 1 text"]:
         """1 at the text tokens to be changed, else 0; all 1 if the edit names neither words nor kinds."""
         return chosen_tokens(block, self.words, self.kinds)
 
     def apply(self, attention: JointAttention, output: Tensor) -> Tensor:
         """The edited output of one call; equal to ``output`` bit for bit wherever the edit does not apply."""
-        return apply_in_order([self], attention, output)
+        return apply_in_order([self], attention, output, Rows(attention))
 
     def covers(self, layer: int) -> bool:
         """Whether the edit is for this layer."""
@@ -165,19 +169,27 @@ class Edit:
         return conditional.astype(bool) if known and conditional is not None else np.ones(batch, bool)
 
 
-def apply_in_order(edits: Sequence[Edit], attention: JointAttention, output: Tensor) -> Tensor:
-    """The output of a call after the `change` of each edit, all of the same edge, in one pass over its blocks."""
+def apply_in_order(edits: Sequence[Edit], attention: JointAttention, output: Tensor, rows: Rows) -> Tensor:
+    """The output of a call after the `change` of each edit, all of the same edge, in one pass over its blocks.
+
+    ``rows`` is what edits before these have made of the call's queries; what these make is added.
+    """
     acting = [(edit, edit.chosen(attention)) for edit in edits if edit.acts_at(attention.step)]
     acting = [(edit, chosen) for edit, chosen in acting if chosen.any()]
     if not acting:
         return output
     attention, edited = acting[0][0].viewed(attention), output.clone()
-    for block in streamed(attention, output):
+    rows.check(attention.layout, type(acting[0][0]).__name__)
+    for block in streamed(attention, output, rows):
         for edit, chosen in acting:
             where = chosen[block.batch, block.heads, None, None]
             if where.any():
                 block = block.where(where, edit.change(block))
         edited[block.batch, block.heads] = block.output.to(output.dtype)
+        rows.keep(block)
+    for edit, _ in acting:
+        for part in edit.changes(attention.layout):
+            rows.change(*part, type(edit).__name__)
     return edited
 
 

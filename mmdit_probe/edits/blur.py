@@ -56,10 +56,12 @@ class BlurText(Edit):
             )
         self.sigma, self.kernel, self.padding = sigma, kernel, padding
 
-    def change(self, block: AttentionBlock) -> Tensor:
-        values = self.chosen_tokens(block).movedim(-1, -2) * block.values
+    def change(self, block: AttentionBlock) -> AttentionBlock:
+        chosen, probs = self.chosen_tokens(block), block.image_probs
+        values = chosen.movedim(-1, -2) * block.values
         blur = torch.from_numpy(blur_matrix(block.layout.text, self.sigma, self.kernel, self.padding)).to(values)
-        return block.with_image(block.image_output + block.image_probs @ (blur @ values - values))
+        output = block.image_output + probs @ (blur @ values - values)
+        return block.with_image_probs(torch.where(chosen > 0, probs @ blur, probs), output)
 
 
 class BlurGrid(Edit):
@@ -85,19 +87,25 @@ class BlurGrid(Edit):
             raise ValueError(f"BlurGrid: text queries have no grid, got edge {self.edge}; take one from I or R")
         self.sigma, self.kernel, self.padding = sigma, kernel, padding
 
-    def change(self, block: AttentionBlock) -> Tensor:
+    def change(self, block: AttentionBlock) -> AttentionBlock:
         if isinstance(block.layout, EdgeLayout) and not block.layout.on_grid:
             raise ValueError(
                 "BlurGrid: several references have no common grid, or the grid is not known; edit one whose grid is "
                 "known, with references=[number]"
             )
-        from_text = (block.image_probs * self.chosen_tokens(block)) @ block.values
-        blurred = from_text.unflatten(2, block.layout.grid)
-        first = blurred.dim() - 3  # of the grid's axes only rows and columns: frame by frame
-        for axis, size in zip((first, first + 1), block.layout.grid[-2:], strict=True):
+        chosen, probs = self.chosen_tokens(block), block.image_probs
+        from_text = (probs * chosen) @ block.values
+        output = block.image_output + self._blurred(from_text, block.layout.grid) - from_text
+        return block.with_image_probs(torch.where(chosen > 0, self._blurred(probs, block.layout.grid), probs), output)
+
+    def _blurred(self, values: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """(batch, heads, image, ...) values blurred over the rows and columns of the grid, frame by frame."""
+        blurred = values.unflatten(2, grid)
+        first = blurred.dim() - 3
+        for axis, size in zip((first, first + 1), grid[-2:], strict=True):
             blur = torch.from_numpy(blur_matrix(size, self.sigma, self.kernel, self.padding).T).to(blurred)
             blurred = torch.tensordot(blurred, blur, dims=([axis], [1])).movedim(-1, axis)
-        return block.with_image(block.image_output + blurred.flatten(2, -2) - from_text)
+        return blurred.flatten(2, -2)
 
 
 def _check(edit: Edit, sigma: float, kernel: int, padding: str) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
+from ..attention.layout import TokenLayout
 from .attention_block import AttentionBlock
 from .base import Edit
 
@@ -33,5 +33,9 @@ class HeadScale(Edit):
     def is_identity(self) -> bool:
         return self.factor == 1
 
-    def change(self, block: AttentionBlock) -> Tensor:
-        return self.factor * block.output
+    def change(self, block: AttentionBlock) -> AttentionBlock:
+        names = ("probs", "total", "scale", "own", "output")
+        return replace(block, **{name: self.factor * getattr(block, name) for name in names})
+
+    def changes(self, layout: TokenLayout) -> tuple[tuple[slice, slice], ...]:
+        return ()

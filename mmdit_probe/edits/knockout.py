@@ -6,14 +6,12 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..attention.edges import EdgeLayout, on_edge
+from ..attention.edges import on_edge
 from ..attention.joint import JointAttention
-from ..attention.kernels import exact
 from ..attention.layout import Region, TokenLayout, TokenStream
-from ..attention.scores import mask_block
 from .base import AttentionBlock, Edit
+from .removal import noted, whole, without_keys
 
 
 class Uniform(Edit):
@@ -23,11 +21,12 @@ class Uniform(Edit):
     ``kinds`` the mean is over those tokens alone.
     """
 
-    def change(self, block: AttentionBlock) -> Tensor:
+    def change(self, block: AttentionBlock) -> AttentionBlock:
         chosen = self.chosen_tokens(block)
         probs = block.image_probs * chosen
         mean = probs.sum(-1, keepdim=True) * (chosen / chosen.sum(-1, keepdim=True).clamp(min=1))
-        return block.with_image(block.image_output + (mean - probs) @ block.values)
+        output = block.image_output + (mean - probs) @ block.values
+        return block.with_image_probs(torch.where(chosen > 0, mean, block.image_probs), output)
 
 
 class Knockout(Edit):
@@ -63,50 +62,36 @@ class Knockout(Edit):
             return super().viewed(attention)
         return on_edge(attention, Region(f"{self.edge.asking}2{TokenStream.TEXT}"))
 
-    def change(self, block: AttentionBlock) -> Tensor:
-        probs, output = block.image_probs * self.chosen_tokens(block), block.image_output
-        mass, from_chosen = probs.sum(-1, keepdim=True), probs @ block.values
-        whole = block.layout.whole if isinstance(block.layout, EdgeLayout) else block.layout
-        if self._by_the_rest(whole):
-            kept, left = from_chosen, mass
-            return block.with_image(kept / left.clamp(min=1e-6) * (left > 1e-6) if self.renormalize else kept)
-        kept, left = output - from_chosen, 1 - mass
+    def change(self, block: AttentionBlock) -> AttentionBlock:
+        chosen, layout = self.chosen_tokens(block), whole(block.layout)
+        removed = torch.zeros_like(block.removed)
+        if self._by_the_rest(layout):
+            removed[:, :, layout.image_keys] = True
+            return self._only_text(noted(block, removed))
+        removed[:, :, block.layout.text_keys] = (chosen > 0)[:, :, 0]
         if self.renormalize:
-            kept = _renormalized(block, self.chosen_tokens(block), kept, left)
-        return block.with_image(kept)
+            return without_keys(block, removed)
+        probs = block.image_probs * chosen
+        return noted(block, removed).with_image_probs(
+            block.image_probs - probs, block.image_output - probs @ block.values
+        )
+
+    def _only_text(self, block: AttentionBlock) -> AttentionBlock:
+        probs, sums = block.image_probs, block.image_total
+        mass = probs.sum(-1, keepdim=True)
+        if not self.renormalize:
+            return block.with_image_probs(probs, probs @ block.values, mass[..., 0])
+        left = mass / sums
+        scale = (left > 0) / left.where(left > 0, 1)
+        total, gain = (sums * (left > 0))[..., 0], left.where(left > 0, 1).log()[..., 0]
+        return block.with_image_probs(probs * scale, probs @ block.values * scale, total, gain)
+
+    def changes(self, layout: TokenLayout) -> tuple[tuple[slice, slice], ...]:
+        if self.edge.asking == TokenStream.IMAGE:
+            return ()  # what is removed for the image is known without
+        call = whole(layout)
+        return ((layout.image_queries, call.image_keys if self._by_the_rest(call) else layout.text_keys),)
 
     def _by_the_rest(self, layout: TokenLayout) -> bool:
         """Whether the text keys are all that is left without the edge: they are fewer, and nothing is lost by subtraction."""
         return self.edge in layout.regions & {Region.I2I, Region.T2I} and not layout.reference + layout.extra
-
-
-_LITTLE = 0.1
-"""Where less of a query's attention is left, what is left is computed by itself: as a difference it would lose digits."""
-
-
-def _renormalized(block: AttentionBlock, chosen: Tensor, kept: Tensor, left: Tensor) -> Tensor:
-    """``kept / left``, 0 for queries that lose all of their attention."""
-    plain = block.attention.output[block.batch, block.heads][:, :, block.layout.image_queries]
-    few = (left < _LITTLE).flatten(0, 1).any(0)[:, 0].nonzero()[:, 0]
-    scaled = kept / left.clamp(min=1e-6) * (left > 1e-6)
-    if torch.equal(block.image_output, exact(plain)):  # else an edit before this one has changed what is left
-        for rows in few.split(block.attention.row_chunk):
-            scaled[:, :, rows] = _without(block, chosen, rows)
-    return scaled
-
-
-def _without(block: AttentionBlock, chosen: Tensor, rows: Tensor) -> Tensor:
-    """The output of some image queries whose attention to the chosen keys is forbidden, from explicit scores."""
-    call, part, every = block.attention.call, (block.batch, block.heads), slice(0, block.layout.keys)
-    rows = rows + block.layout.image_queries.start
-    key, value = (
-        exact(tensor[block.batch].repeat_interleave(call.heads // tensor.shape[1], 1)[:, block.heads])
-        for tensor in (call.key, call.value)
-    )
-    scores = exact(call.query[part][:, :, rows]) @ (key * call.scale).transpose(-1, -2)
-    mask = mask_block(call, rows, every)
-    if mask is not None:
-        scores += mask[part]
-    removed = torch.zeros(len(chosen), 1, 1, every.stop, dtype=torch.bool, device=scores.device)
-    removed[..., block.layout.text_keys] = chosen > 0
-    return scores.masked_fill(removed, -torch.inf).softmax(-1).nan_to_num(0) @ value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,10 @@ import torch
 from torch import Tensor
 
 from ..attention.joint import JointAttention
-from ..attention.kernels import exact
-from ..attention.scores import mask_block
-from .attention_block import AttentionBlock, values_at
+from ..attention.layout import TokenLayout
+from .attention_block import AttentionBlock
 from .base import Edit, spelled_tokens
-
-_THIN = 0.2
-"""Queries that keep less than this are computed from the keys that are left: what is left of 1 - p would be rounding."""
+from .removal import without_keys
 
 
 class RemoveKeys(Edit):
@@ -66,31 +62,10 @@ class RemoveKeys(Edit):
         return not (self.keys or self.sinks or self.random or self.words or self.kinds)
 
     def change(self, block: AttentionBlock) -> AttentionBlock:
-        removed = self.removed(block)
-        places = removed.flatten(0, 1).any(0).nonzero().flatten()  # removed for some batch row or head
-        every_row = torch.arange(block.layout.image, device=places.device)
-        probs = probs_at(block, every_row, places) * removed[..., places][:, :, None]
-        values = values_at(block.attention, slice(0, block.layout.keys))[block.batch, block.heads]
-        left = 1 - probs.sum(-1, keepdim=True)
-        kept = (block.image_output - probs @ values[:, :, places]) / left
-        self._compute_thin(block, removed, values, left, kept)
-        rows, text, lse = block.layout.image_queries, block.probs.clone(), block.lse.clone()
-        alive = left > 0
-        text[:, :, rows] *= torch.where(alive, 1 / left, 0) * ~removed[:, :, None, block.layout.text_keys]
-        lse[:, :, rows] += torch.where(alive, left, 1).log()[..., 0]
-        return replace(block, probs=text, lse=lse, output=block.with_image(kept.where(alive, 0)))
+        return without_keys(block, self.removed(block))
 
-    @staticmethod
-    def _compute_thin(block: AttentionBlock, removed: Tensor, values: Tensor, left: Tensor, kept: Tensor) -> None:
-        """Fill in what queries that lose almost everything keep, and what they get from it."""
-        thin = left[..., 0] < _THIN
-        every_key = torch.arange(block.layout.keys, device=left.device)
-        for rows in thin.flatten(0, 1).any(0).nonzero().flatten().split(block.attention.row_chunk):
-            probs = probs_at(block, rows, every_key) * ~removed[:, :, None]
-            total = probs.sum(-1, keepdim=True)
-            where = thin[:, :, rows, None]
-            left[:, :, rows] = torch.where(where, total, left[:, :, rows])
-            kept[:, :, rows] = torch.where(where, probs @ values / total, kept[:, :, rows])
+    def changes(self, layout: TokenLayout) -> tuple[tuple[slice, slice], ...]:
+        return ()  # what is removed for the image is known without
 
     def removed(self, block: AttentionBlock) -> Tensor:
         """(batch, heads, keys) bool: the keys that are taken out."""
@@ -128,22 +103,3 @@ def mean_mass(block: AttentionBlock) -> Tensor:
         for found in attention.blocks(rows, slice(0, layout.keys)):
             mass[found.batch, found.heads] += found.probs.sum(2) / layout.image
     return mass[block.batch, block.heads]
-
-
-def probs_at(block: AttentionBlock, rows: Tensor, places: Tensor) -> Tensor:
-    """(batch, heads, rows, places): the probabilities so far of some image queries on some keys.
-
-    On text keys as earlier edits left them; on others their scores against the log-sum-exp so far.
-    """
-    call, image = block.attention.call, block.layout.image_queries
-    query = exact(call.query[block.batch, block.heads, image][:, :, rows])
-    key = exact(call.full_key[block.batch, block.heads][:, :, places])
-    scores = query @ (key * call.scale).transpose(-1, -2)
-    mask = mask_block(call, image, slice(0, block.layout.keys))
-    if mask is not None:
-        scores = scores + mask[block.batch, block.heads][:, :, rows][..., places]
-    probs = (scores - block.lse[:, :, image, None][:, :, rows]).exp()
-    text = block.layout.text_keys
-    is_text = (places >= text.start) & (places < text.stop)
-    probs[..., is_text] = block.image_probs[:, :, rows][..., places[is_text] - text.start]
-    return probs

@@ -34,5 +34,6 @@ class Scale(Edit):
 
     def change(self, block: AttentionBlock) -> AttentionBlock:
         probs, lse = block.image_probs, block.lse[:, :, block.layout.image_queries, None]
-        scores = torch.where(probs > 0, probs.log() + lse, 0)
+        shares = probs / block.image_total
+        scores = torch.where(shares > 0, shares.log() + lse, 0)
         return block.reweighted((self.factor - 1) * self.chosen_tokens(block) * scores)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+from ..attention.layout import TokenLayout
 from .attention_block import AttentionBlock, values_at
 from .base import Edit
 
@@ -14,9 +15,8 @@ class SelfAttend(Edit):
     """Each image query attends to its own token by ``amount`` and as before by the rest: ``o' = (1 - u) o + u v``.
 
     At 1 the attention of the image becomes the identity matrix (perturbed-attention guidance), between 0 and 1 it is the
-    soft form of HeadHunter (arXiv 2506.10978); 0 changes nothing. Text queries stay as they are. Give it after
-    edits that take away image keys: these do not see what it adds. `ValueError` in cross-attention, whose image tokens have
-    no value of their own.
+    soft form of HeadHunter (arXiv 2506.10978); 0 changes nothing. Text queries stay as they are. `ValueError` in
+    cross-attention, whose image tokens have no value of their own.
 
     >>> from mmdit_probe import Probe, SelfAttend, load_pipeline
     >>> pipe = load_pipeline("tiny-sd3")
@@ -45,6 +45,13 @@ class SelfAttend(Edit):
         if layout.scope == "cross":
             raise ValueError("SelfAttend: this is cross-attention, whose image tokens have no values to attend to")
         own = values_at(block.attention, layout.image_keys)[block.batch, block.heads]
-        probs = block.probs.clone()
-        probs[:, :, layout.image_queries] *= 1 - self.amount
-        return replace(block, probs=probs, output=block.with_image(block.image_output.lerp(own, self.amount)))
+        rows, kept = layout.image_queries, 1 - self.amount
+        scale, given = block.scale.clone(), block.own.clone()
+        scale[:, :, rows] *= kept
+        given[:, :, rows] = kept * given[:, :, rows] + self.amount
+        total = kept * block.total[:, :, rows] + self.amount
+        output = block.image_output.lerp(own, self.amount)
+        return replace(block.with_image_probs(kept * block.image_probs, output, total), scale=scale, own=given)
+
+    def changes(self, layout: TokenLayout) -> tuple[tuple[slice, slice], ...]:
+        return ()

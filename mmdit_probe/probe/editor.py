@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..attention.joint import JointAttention
 from ..attention.kernels import AttentionCall
+from ..attention.layout import TokenLayout
 from ..attention.reordered import PresentedCall
 from ..attention.scores import mask_block
 from ..edits import BlockEdit, Edit
+from ..edits.attention_block import Rows
 from ..edits.base import apply_in_order
 from ..edits.streams import Streams
 from .calls import TransformerCall
@@ -57,9 +58,8 @@ class Editor:
 
     def edited(self, attention: JointAttention, output: Tensor | None) -> Tensor | None:
         """The output of a `prepared` call after all edits; ``output`` is the one so far, None if it is the call's own."""
-        for (streamed, *_), run in groupby(self._of(attention.layer), _kind):
-            output = _apply(list(run), streamed, attention, output)
-        return output
+        edits = [edit for edit in self._of(attention.layer) if edit.acts_at(attention.step) and _changes_output(edit)]
+        return _apply(edits, attention, output) if edits else output
 
     def _of(self, layer: int) -> list[Edit]:
         return [edit for edit in self.edits if edit.covers(layer)]
@@ -80,30 +80,28 @@ class Editor:
         return [edit for edit in self._around if edit.covers(streams.layer) and edit.acts_at(streams.step)]
 
 
-def _kind(edit: Edit) -> tuple[Any, ...]:
-    """Whether an edit works on streamed blocks, and what of: edits that agree share the blocks."""
-    return type(edit).apply is Edit.apply, edit.edge, edit.references, type(edit).viewed
-
-
 def own_call(attention: JointAttention) -> AttentionCall:
     """The attention's call with its tokens in the model's own order."""
     return attention.call.original if isinstance(attention.call, PresentedCall) else attention.call
 
 
-def _apply(edits: list[Edit], streamed: bool, attention: JointAttention, output: Tensor | None) -> Tensor | None:
+def _apply(edits: list[Edit], attention: JointAttention, output: Tensor | None) -> Tensor | None:
     """Edits of the output, in the layout's order of tokens; the output stays in the call's own."""
-    active = [edit for edit in edits if edit.acts_at(attention.step) and _changes_output(edit)]
-    if not active:
-        return output
-    call = attention.call
+    call, rows = attention.call, Rows(attention)
     plain = call.attended.output
     before = plain if output is None else call.presented(output) if isinstance(call, PresentedCall) else output
     after = before
-    if streamed:
-        after = apply_in_order(active, attention, before)
-    else:
-        for edit in active:
-            after = edit.apply(attention, after)
+
+    def kind(edit: Edit) -> TokenLayout | None:
+        """What an edit works on in blocks, which it shares with those of the same; None if it has its own way."""
+        return edit.viewed(attention).layout if type(edit).apply is Edit.apply else None
+
+    for layout, run in groupby(edits, kind):
+        if layout is not None:
+            after = apply_in_order(list(run), attention, after, rows)
+        else:
+            for edit in run:
+                after = edit.apply(attention, after)
     if after is before:
         return output
     return call.restored(after) if isinstance(call, PresentedCall) else after

@@ -1,0 +1,85 @@
+"""Edits of one layer, one after the other: each works on the probabilities that those before it have left."""
+
+import math
+
+import pytest
+import torch
+from naive import full_matrix
+from test_sockets import attention as attention
+from test_sockets import columns, full_values, run
+
+from mmdit_probe import Bias, BlurGrid, BlurText, HeadScale, Knockout, RemoveKeys, Scale, SelfAttend, Uniform
+from mmdit_probe.edits.blur import blur_matrix
+
+ORDERED = {
+    "Bias": Bias(0, "red", 1.5),
+    "Scale": Scale(0, 1.7, words=["red"]),
+    "Knockout word": Knockout(0, words=["red"]),
+    "Knockout word, not renormalized": Knockout(0, words=["red"], renormalize=False),
+    "Knockout I2I": Knockout(0, "I2I"),
+    "Uniform": Uniform(0),
+    "BlurText": BlurText(0, padding="symmetric"),
+    "BlurGrid": BlurGrid(0, 1.0),
+    "SelfAttend": SelfAttend(0, 0.4),
+    "RemoveKeys": RemoveKeys(0, keys=[0, 5, 6]),
+    "HeadScale": HeadScale(0, None, -0.5),
+}
+"""Edits of the image queries; each by its matrix in `edited_matrix`."""
+CHANGING_TEXT = {"Bias", "Scale", "Uniform", "BlurText", "BlurGrid"}
+"""Those that change probabilities on text keys by themselves."""
+
+
+def edited_matrix(name, edit, matrix, scores, attention):
+    """What an edit makes of the rows of the image queries, (batch, heads, image, keys) with any sum; ``scores`` change along."""
+    layout, word = attention.layout, columns(attention, 1)
+    text, image = layout.text_keys, layout.image_keys
+    total = matrix.sum(-1, keepdim=True)
+    gain = torch.zeros_like(matrix)
+    if name == "Bias":
+        gain[..., word] = 1.5
+    elif name == "Scale":
+        gain[..., word] = 0.7 * ((matrix[..., word] / total).log() + scores)
+    elif name.startswith("Knockout word"):
+        gain[..., word] = -math.inf
+    elif name == "Knockout I2I":
+        gain[..., image] = -math.inf
+    elif name == "RemoveKeys":
+        gain[..., list(edit.keys)] = -math.inf
+    else:
+        changed = matrix.clone()
+        if name == "Uniform":
+            changed[..., text] = matrix[..., text].mean(-1, keepdim=True)
+        elif name == "BlurText":
+            blur = torch.from_numpy(blur_matrix(layout.text, 9.0, 5, "symmetric"))
+            changed[..., text] = matrix[..., text] @ blur
+        elif name == "BlurGrid":
+            rows, cols = (torch.from_numpy(blur_matrix(n, 1.0, 7, "symmetric")) for n in layout.grid)
+            maps = matrix[..., text].unflatten(2, layout.grid)
+            changed[..., text] = torch.einsum("bhrct,rs,cd->bhsdt", maps, rows, cols).flatten(2, 3)
+        elif name == "SelfAttend":
+            changed *= 0.6
+            changed[..., image] += 0.4 * torch.eye(layout.image, dtype=torch.float64)
+        else:
+            changed *= -0.5
+        return changed, scores
+    changed = matrix * gain.exp()
+    if "not renormalized" in name:
+        return changed, scores
+    left = changed.sum(-1, keepdim=True) / total
+    return changed / left, scores + left.log()
+
+
+@pytest.mark.parametrize("second", ORDERED)
+@pytest.mark.parametrize("first", ORDERED)
+def test_any_two_edits_compose_as_their_matrices_do(attention, first, second):
+    layout, matrix = attention.layout, full_matrix(attention.call)
+    rows, lse = (of[:, :, layout.image_queries] for of in (matrix, attention.lse.double()[..., None]))
+    for name in (first, second):
+        rows, lse = edited_matrix(name, ORDERED[name], rows, lse, attention)
+    assert rows.isfinite().all()
+    matrix *= math.prod(-0.5 for name in (first, second) if name == "HeadScale")  # of all queries
+    matrix[:, :, layout.image_queries] = rows
+    ours = run(attention, ORDERED[first], ORDERED[second]).double()
+    two_edges = second == "Knockout I2I" and attention.layout.reference and first in CHANGING_TEXT
+    atol = 2e-4 if two_edges else 1e-5  # what is left of 1 - p is not computed anew where another edge has been changed
+    torch.testing.assert_close(ours, matrix @ full_values(attention), atol=atol, rtol=0)
