@@ -25,20 +25,22 @@ def server(tmp_path_factory):
     """Its address."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     folder = tmp_path_factory.mktemp("server")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mmdit_probe", "serve", "--steps", "4"],
-        cwd=folder,
-        env={**environment, "PYTHONPATH": os.getcwd(), "GRADIO_TEMP_DIR": str(folder / "uploads")},
-        stdout=subprocess.PIPE,
-        stderr=(folder / "log").open("w"),
-        text=True,
-    )
-    ready, _, _ = select.select([process.stdout], [], [], 180)
-    line = process.stdout.readline() if ready else ""
-    assert line.startswith("http://127.0.0.1:"), (folder / "log").read_text()
-    yield line.split()[0]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mmdit_probe", "serve", "--steps", "4"],
+            cwd=folder,
+            env={**environment, "PYTHONPATH": os.getcwd(), "GRADIO_TEMP_DIR": str(folder / "uploads")},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    with process.stdout:
+        ready, _, _ = select.select([process.stdout], [], [], 180)
+        line = process.stdout.readline() if ready else ""
+        assert line.startswith("http://127.0.0.1:"), (folder / "log").read_text()
+        yield line.split()[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
     assert "Traceback" not in (folder / "log").read_text()
 
 

@@ -29,10 +29,15 @@ TITLE = "mmdit-probe"
 _INTRODUCTION = (
     "# mmdit-probe\n"
     "Where each word of a prompt is looked at: how much of its attention every part of the image gives to it, "
-    "in the layer, at the timestep and in the heads that you choose. Model: {model}."
+    "in the layer, at the timestep and in the heads that you choose. Give a prompt to generate from; or an image, and a prompt "
+    "that says what it shows. Model: {model}."
 )
 _EXAMPLES = ("a red circle on grass", "a blue square and a yellow star on sand", "a green triangle on snow")
 _KEPT_SECONDS = 3600
+_BUTTONS = ["download", "fullscreen"]
+"""Of pictures: not Gradio's third, which uploads them."""
+CSS = "#layers .grid-wrap { height: auto; max-height: none; min-height: 0 }"
+"""The gallery of layers is as high as its rows."""
 
 
 def make_page(gr: Any, reader: Reader, folder: Path) -> Any:
@@ -64,7 +69,7 @@ def make_page(gr: Any, reader: Reader, folder: Path) -> Any:
             control.input(draw, [seen, *chosen], drawn, show_progress="hidden")
         picked = shown["layers"].select(_picked(gr), seen, shown["layer"], show_progress="hidden")
         picked.success(draw, [seen, *chosen], drawn, show_progress="hidden")
-        write = _said(gr, lambda found: _write(found, folder))
+        write = _said(gr, lambda found: _write(gr, found, folder))
         shown["button"].click(write, seen, [shown["explorer"], shown["files"]])
     return page
 
@@ -74,7 +79,7 @@ def _inputs(gr: Any, reader: Reader) -> dict[str, Any]:
     prompt = gr.Textbox(label="Prompt", lines=2, max_lines=6, value=_EXAMPLES[0], elem_id="prompt")
     gr.Examples([[text] for text in _EXAMPLES], prompt, label="Such as")
     photo = gr.Image(
-        label="An image of yours to read instead; the prompt then says what it shows",
+        label="Or an image of yours",
         type="filepath",
         sources=["upload", "clipboard"],
         height=180,
@@ -89,8 +94,9 @@ def _inputs(gr: Any, reader: Reader) -> dict[str, Any]:
 
 def _outputs(gr: Any) -> dict[str, Any]:
     with gr.Row():
-        image = gr.Image(label="Image", format="png", interactive=False, height=420, elem_id="image")
-        overlay = gr.Image(label="Where the word is", format="png", interactive=False, height=420, elem_id="overlay")
+        shown: dict[str, Any] = {"format": "png", "interactive": False, "height": 420, "buttons": _BUTTONS}
+        image = gr.Image(label="Image", elem_id="image", **shown)
+        overlay = gr.Image(label="Where the word is", elem_id="overlay", **shown)
     line = gr.Textbox(label="The overlay shows", interactive=False, elem_id="says")
     word = gr.Radio([], label="Word", elem_id="word")
     with gr.Row():
@@ -98,8 +104,9 @@ def _outputs(gr: Any) -> dict[str, Any]:
         timestep = gr.Dropdown([], label="Timestep, from the clean end", elem_id="timestep", min_width=120)
         heads = gr.Dropdown([], label="Heads", elem_id="heads", min_width=120)
         smooth = gr.Checkbox(True, label="Smooth between tokens", elem_id="smooth", min_width=120)
+    gr.Markdown("The word in each layer, on one color scale: click to choose one")
     layers = gr.Gallery(
-        label="The word in each layer, on one color scale: click to choose one",
+        show_label=False,
         format="png",
         columns=6,
         height="auto",
@@ -112,7 +119,9 @@ def _outputs(gr: Any) -> dict[str, Any]:
         table = gr.Dataframe(label="Shares of the image's attention", interactive=False, elem_id="words")
         why = gr.Textbox(label="What was read, and why", lines=3, max_lines=12, interactive=False)
     button = gr.Button("Make the explorer page and the report", elem_id="pages")
-    files = gr.File(label="Each is one file that needs no server", file_count="multiple", interactive=False)
+    files = gr.File(
+        label="Each is one file that needs no server", file_count="multiple", interactive=False, visible=False
+    )
     explorer = gr.HTML(elem_id="explorer")
     return {
         **{"image": image, "overlay": overlay, "says": line, "word": word, "layer": layer, "timestep": timestep},
@@ -145,7 +154,7 @@ def _run(
         table_of(seen),
         "\n".join([*unknown, *seen.why]),
         "",
-        None,
+        gr.File(None, visible=False),
     )
 
 
@@ -159,16 +168,14 @@ def _draw(
     return overlay_of(seen, view), says(seen, view), layer_pictures(seen, view)
 
 
-def _write(seen: Seen | None, folder: Path) -> tuple[str, list[str]]:
+def _write(gr: Any, seen: Seen | None, folder: Path) -> tuple[str, Any]:
     """The explorer page in a frame, and the files."""
     if seen is None:
         raise ValueError("run a prompt first")
     explorer, report = write_pages(seen, folder / f"image-{len(list(folder.iterdir())) + 1}")
-    frame = html.escape(explorer.read_text(encoding="utf-8"))
-    return f'<iframe srcdoc="{frame}" style="width:100%;height:900px;border:0" title="explorer"></iframe>', [
-        str(explorer),
-        str(report),
-    ]
+    page = html.escape(explorer.read_text(encoding="utf-8"))
+    frame = f'<iframe srcdoc="{page}" style="width:100%;height:900px;border:0" title="explorer"></iframe>'
+    return frame, gr.File([str(explorer), str(report)], visible=True)
 
 
 def _picked(gr: Any) -> Callable[..., Any]:

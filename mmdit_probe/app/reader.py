@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,11 @@ class Reader:
 
     def __init__(self, pipe: Pipeline, config: ServeConfig = ServeConfig(), model: str = "") -> None:
         self.pipe, self.config, self.model = pipe, config, model
-        self._kept = {"layers": config.layers, "timesteps": config.timesteps, "head_groups": config.head_groups}
+        self._kept: dict[str, Any] = {
+            "layers": config.layers,
+            "timesteps": config.timesteps,
+            "head_groups": config.head_groups,
+        }
 
     def generate(self, prompt: str, steps: int, seed: int, progress: Progress | None = None) -> Seen:
         """Generate an image and read it.
@@ -142,9 +147,10 @@ def overlay_of(seen: Seen, view: View) -> Image.Image | None:
 
 def layer_pictures(seen: Seen, view: View) -> list[tuple[Image.Image, str]]:
     """The word in each layer that was kept, on one color scale, and the layer's name; none without a word or an image."""
-    if seen.image is None or view.word is None:
+    shown = picture_of(seen)
+    if shown is None or view.word is None:
         return []
-    small = Image.fromarray(picture_of(seen))
+    small = Image.fromarray(shown)
     small.thumbnail((_TILE, _TILE))
     layers = seen.plan.layers
     grids = [grid_of(seen, replace(view, layer=layer)) for layer in layers]
@@ -166,7 +172,7 @@ def says(seen: Seen, view: View) -> str:
     heads = "mean over heads" if view.heads == ALL_HEADS else f"heads {view.heads}"
     return (
         f"{view.word} in {layer}, timestep {view.timestep} of {seen.plan.steps} (1 is the cleanest), {heads}: "
-        f"it gets {tokens * float(grid.mean()):.2%} of the image's attention, at its peak {float(grid.max()):.2%} a token."
+        f"it gets {tokens * float(grid.mean()):.2%} of the image's attention; the largest value of its map is {float(grid.max()):.2%}."
     )
 
 

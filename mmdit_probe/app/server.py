@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configs.serve import ServeConfig
-from .page import make_page
+from .page import CSS, make_page
 from .reader import Reader
 
 
@@ -53,6 +53,7 @@ def _launched(gr: Any, page: Any, config: ServeConfig, folder: str) -> str:
             server_name=config.host,
             server_port=config.port,
             inbrowser=config.browser,
+            css=CSS,
             theme=gr.themes.Default(primary_hue="blue"),
             share=False,
             quiet=True,
