@@ -142,7 +142,8 @@ def test_the_explorer_page_opens_below(page):
         assert "a red circle on grass" in page.driver.execute_script("return document.title")
     finally:
         page.driver.switch_to.default_content()
-    page.until(lambda: "report.html" in page.text("body"))
+    links = page.until(lambda: page.all("#files a"))
+    assert {link.get_property("href").rsplit("/", 1)[-1] for link in links} == {"explore.html", "report.html"}
 
 
 def test_what_is_wrong_is_told_on_the_page(page):

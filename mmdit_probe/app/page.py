@@ -119,9 +119,8 @@ def _outputs(gr: Any) -> dict[str, Any]:
         table = gr.Dataframe(label="Shares of the image's attention", interactive=False, elem_id="words")
         why = gr.Textbox(label="What was read, and why", lines=3, max_lines=12, interactive=False)
     button = gr.Button("Make the explorer page and the report", elem_id="pages")
-    files = gr.File(
-        label="Each is one file that needs no server", file_count="multiple", interactive=False, visible=False
-    )
+    label = "Each is one file that needs no server"
+    files = gr.File(label=label, file_count="multiple", interactive=False, visible=False, elem_id="files")
     explorer = gr.HTML(elem_id="explorer")
     return {
         **{"image": image, "overlay": overlay, "says": line, "word": word, "layer": layer, "timestep": timestep},

@@ -172,7 +172,8 @@ def says(seen: Seen, view: View) -> str:
     heads = "mean over heads" if view.heads == ALL_HEADS else f"heads {view.heads}"
     return (
         f"{view.word} in {layer}, timestep {view.timestep} of {seen.plan.steps} (1 is the cleanest), {heads}: "
-        f"it gets {tokens * float(grid.mean()):.2%} of the image's attention; the largest value of its map is {float(grid.max()):.2%}."
+        f"it gets {tokens * float(grid.mean()):.2%} of the image's attention; "
+        f"the largest value of its map is {float(grid.max()):.2%}."
     )
 
 
