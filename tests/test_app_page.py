@@ -33,6 +33,7 @@ def server(tmp_path_factory):
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what runs in the background
         )
     with process.stdout:
         ready, _, _ = select.select([process.stdout], [], [], 180)
