@@ -1,5 +1,6 @@
 """Each command as a user runs it: what it prints, what it leaves, and how it refuses."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -127,10 +128,37 @@ def test_models_lists_the_embedded_model_and_the_families(run):
     assert not families["unet"]["images"]
 
 
-def test_help_needs_no_torch():
+@pytest.mark.parametrize("arguments", [["--help"], ["maps", "--help"], ["magnet", "train", "-h"], ["--version"]])
+def test_help_needs_no_torch(arguments):
     """--help answers at once, because nothing heavy is imported for it."""
-    code = "import sys, mmdit_probe.cli; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'matplotlib', 'xarray')))"
-    assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
+    code = (
+        f"import sys, mmdit_probe.cli; sys.argv[1:] = {arguments}\n"
+        "try: mmdit_probe.cli.main()\n"
+        "finally: print([m for m in ('torch', 'diffusers', 'matplotlib', 'xarray', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_says_of_all_commands_what_it_would_if_they_were_imported(run):
+    """Summaries are read from the commands' files."""
+    from typer.testing import CliRunner
+
+    from mmdit_probe.cli.program import COMMANDS, summary, whole
+
+    whole_help = CliRunner().invoke(whole(), ["--help"], prog_name="mmdit-probe").stdout
+    assert run("--help", model=False)[1].split() == whole_help.split()
+    for command in whole().registered_commands:
+        name = command.name or command.callback.__name__.replace("_", "-")
+        assert summary(name) == inspect.getdoc(command.callback).split("\n\n")[0].replace("\n", " ")
+    listed = [name for names in COMMANDS.values() for name in names]
+    assert len(listed) == len(set(listed)) == len(whole().registered_commands) + len(whole().registered_groups)
+
+
+def test_a_command_that_does_not_exist_is_named(run):
+    code, _, err = run("mapz", model=False)
+    assert code == 2
+    assert "mapz" in err
 
 
 def test_help_teaches(run):

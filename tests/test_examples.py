@@ -8,13 +8,14 @@ import typing
 import pytest
 import typer
 
-from mmdit_probe.cli import app, magnet
 from mmdit_probe.cli.examples import EXAMPLES, TASKS, tasks
+from mmdit_probe.cli.magnet import app as magnet
+from mmdit_probe.cli.program import whole
 from mmdit_probe.configs.formats import formats_of
 
 COMMANDS = {
     f"{group} {command.name or command.callback.__name__.replace('_', '-')}".strip(): command
-    for group, of in (("", app), ("magnet", magnet))
+    for group, of in (("", whole()), ("magnet", magnet))
     for command in of.registered_commands
 }
 SHOWN = [(name, arguments) for name, found in EXAMPLES.items() for arguments in found]

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmdit_probe.attention.layout import Extra, TokenLayout, TokenStream
-from mmdit_probe.cli import app, main
+from mmdit_probe.cli import main
+from mmdit_probe.cli.program import whole
 from mmdit_probe.datasets.coco_rle import decode_mask, encode_mask
 from mmdit_probe.datasets.registry import open_dataset
 from mmdit_probe.storage.records import load_record, save_record
 
 EXAMPLES = 150
-GROUPS = {(): app, **{(group.name,): group.typer_instance for group in app.registered_groups}}
+APP = whole()
+GROUPS = {(): APP, **{(group.name,): group.typer_instance for group in APP.registered_groups}}
 COMMANDS = [
     (*names, command.name or command.callback.__name__.replace("_", "-"))
     for names, group in GROUPS.items()

@@ -15,16 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mmdit_probe.configs as configs
-from mmdit_probe.cli import app, magnet
+from mmdit_probe.cli.magnet import app as magnet
 from mmdit_probe.cli.options import Overrides, flat_options
 from mmdit_probe.cli.parsing import numbers
+from mmdit_probe.cli.program import whole
 from mmdit_probe.configs import GenerationConfig, MapsConfig, Setting, Settings, as_dict, scaled_timesteps
 from mmdit_probe.configs.setting import GENERATION, INPUT, METHOD, MODEL, OUTPUT, settings_of
 from mmdit_probe.configs.timesteps import chosen_timesteps
 
 COMMANDS = {
     command.name or command.callback.__name__.replace("_", "-"): command.callback
-    for group in (app, magnet)
+    for group in (whole(), magnet)
     for command in group.registered_commands
 }
 OWN_WORDING = {

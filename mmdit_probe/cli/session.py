@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from mmdit_probe.utils.tables import json_rows
 from mmdit_probe.utils.text import checked_once, checked_text, repaired
 
 from .collector import resume_collector
+from .held import held
 from .options import OutputConfig
 from .terminal import say, silence
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mmdit_probe.families import Pipeline
     from mmdit_probe.storage.runs import RunFolder
 
-_held = ExitStack()
 _SHOWN = 2
 """Memory estimates printed: of one image or batch, and of all of them."""
 
@@ -150,11 +149,6 @@ def content(*files: Path | None) -> dict[str, str]:
     return {"content": digest(given)} if given else {}
 
 
-def release() -> None:
-    """The command has ended: give up the messages of its memory."""
-    _held.close()
-
-
 class _Echo(logging.Handler):
     """To the standard error of the moment."""
 
@@ -178,7 +172,7 @@ def show_memory() -> None:
     logger = logging.getLogger("mmdit_probe.utils.memory")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
-    _held.callback(logger.removeHandler, handler)
+    held.callback(logger.removeHandler, handler)
     _show_fonts()
 
 
@@ -186,7 +180,7 @@ def _show_fonts() -> None:
     """Print on standard error which characters of a figure no font has."""
     handler, logger = _Echo(), logging.getLogger("mmdit_probe.figures.fonts")
     logger.addHandler(handler)
-    _held.callback(logger.removeHandler, handler)
+    held.callback(logger.removeHandler, handler)
 
 
 class Bar:

@@ -14,24 +14,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def steps_shown(pipe: Pipeline, config: Any, is_given: bool) -> Iterator[None]:
-    """A bar of the transformer's calls while an image is generated (``config.generation.steps``) or a given one is read.
-
-    Pipelines that call the transformer for the negative prompt too take two calls a step: the total then grows.
-    """
-    from mmdit_probe.families import denoiser_of
+    """A bar of the transformer's calls while an image is generated (``config.generation.steps``) or a given one is read."""
+    from mmdit_probe.pipelines.call_count import counted_calls
 
     times = getattr(config, "chosen_timesteps", None)
     total = 0 if is_given and times is None else len(times) if is_given and times else config.generation.steps
-    with Bar("steps") as bar:
-        done = 0
-
-        def count(*_: object) -> None:
-            nonlocal done
-            done += 1
-            bar.update(done, max(done, total))
-
-        handle = denoiser_of(pipe).register_forward_hook(count)
-        try:
-            yield
-        finally:
-            handle.remove()
+    with Bar("steps") as bar, counted_calls(pipe, bar.update, total):
+        yield

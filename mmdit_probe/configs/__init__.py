@@ -18,6 +18,7 @@ from .segmentation import (
     SegmentConfig,
     ThresholdConfig,
 )
+from .serve import ServeConfig
 from .setting import LARGEST_SEED, Setting, Settings, as_dict
 from .single_image import AnalyzeConfig, ExploreConfig, MapsConfig, PCAConfig, ReportConfig
 from .studies import (
@@ -68,6 +69,7 @@ __all__ = [
     "ReportConfig",
     "SamplingConfig",
     "SegmentConfig",
+    "ServeConfig",
     "Setting",
     "Settings",
     "SinksConfig",

@@ -105,7 +105,7 @@ class FindHeadsConfig(Settings):
     layers: Annotated[Layers, layers_setting()] = "expert"
     score: Annotated[
         HeadScore,
-        Setting("What is to rise: clip_t by --clip, or scene, the share of a prompt's facts (tiny-sd3 alone)."),
+        Setting("The score to raise: clip_t by --clip, or scene, the share of a prompt's facts (tiny-sd3 alone)."),
     ] = "clip_t"
     most: Annotated[int, Setting("Heads that are chosen at most.", METHOD, low=1)] = 3
     scale: Annotated[float, Setting("Guidance scale.", METHOD, above=0, high=100)] = 2.0

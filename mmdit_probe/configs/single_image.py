@@ -18,8 +18,8 @@ Stream = Literal["image", "text", "both"]
 
 HEADS = Setting("The mean over heads, or all: each head separately too.")
 HEAD_GROUPS = Setting("Most groups of heads, in addition to the mean over all heads.", low=1)
-_KEPT_LAYERS = layers_setting("all of a small grid, else 6")
-_KEPT_TIMESTEPS = timesteps_setting("all of a small grid, else 8 and 28 of 28, scaled to --steps")
+KEPT_LAYERS = layers_setting("all of a small grid, else 6")
+KEPT_TIMESTEPS = timesteps_setting("all of a small grid, else 8 and 28 of 28, scaled to --steps")
 _READ = layers_setting()
 _TIMESTEPS = timesteps_setting()
 
@@ -114,8 +114,8 @@ class ExploreConfig(Settings):
     """
 
     prompt: Annotated[str | None, Setting("The prompt.", INPUT, default="tiny-sd3: that of a built-in scene")] = None
-    layers: Annotated[Layers | None, _KEPT_LAYERS] = None
-    timesteps: Annotated[Timesteps | None, _KEPT_TIMESTEPS] = None
+    layers: Annotated[Layers | None, KEPT_LAYERS] = None
+    timesteps: Annotated[Timesteps | None, KEPT_TIMESTEPS] = None
     head_groups: Annotated[int, HEAD_GROUPS] = 8
     megabytes: Annotated[
         float, Setting("Largest size of the page; fewer groups of heads are kept if need be.", low=0.1)
@@ -138,8 +138,8 @@ class ReportConfig(Settings):
         tuple[str, ...],
         Setting("Words to map, separated by commas.", INPUT, commas=True, default="every content word of the prompt"),
     ] = ()
-    layers: Annotated[Layers | None, _KEPT_LAYERS] = None
-    timesteps: Annotated[Timesteps | None, _KEPT_TIMESTEPS] = None
+    layers: Annotated[Layers | None, KEPT_LAYERS] = None
+    timesteps: Annotated[Timesteps | None, KEPT_TIMESTEPS] = None
     head_groups: Annotated[int, HEAD_GROUPS] = 8
     generation: GenerationConfig = GenerationConfig()
 

@@ -66,7 +66,7 @@ class SinksConfig(_TwoTimesteps):
 
     layers: Annotated[Layers, layers_setting()] = "all"
     every: Annotated[
-        int, Setting("Read every so many-th image query; above 1 masses have a standard error.", METHOD, low=1)
+        int, Setting("Read only every Nth image query; above 1, masses have a standard error.", METHOD, low=1)
     ] = 1
     top: Annotated[int, Setting("Keys kept for each head, the most attended first.", METHOD, low=1)] = 8
 

@@ -1,4 +1,7 @@
-"""mmdit-probe magnet: train, compare, and what goes with it. One command a file."""
+"""MAGNET: a LoRA trained with a mask loss on the expert layer's attention, and what it changes.
+
+One command a file.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from .import_official import import_official
 from .train import train
 
 app = typer.Typer(
-    help="MAGNET: a LoRA trained with a mask loss on the expert layer's attention, and what it changes.",
+    help=(__doc__ or "").split("\n")[0],
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )

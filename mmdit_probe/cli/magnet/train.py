@@ -20,10 +20,16 @@ def _by_preset(name: str) -> str:
     if name == "data":
         return MagnetConfig.data
     values = {preset: getattr(config, name) for preset, config in MAGNET_PRESETS.items()}
-    shown = {preset: "all" if value is None else f"{value}" for preset, value in values.items()}
+    shown = {preset: _worded(value) for preset, value in values.items()}
     if len(set(shown.values())) == 1:
         return "none" if next(iter(values.values())) is None else next(iter(shown.values()))
     return ", ".join(f"{preset} {value}" for preset, value in shown.items())
+
+
+def _worded(value: Any) -> str:
+    if value is None:
+        return "all"
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
