@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
+
 from ..attention.joint import JointAttention
 from ..attention.kernels import exact
 from .base import Edit
@@ -57,9 +59,9 @@ class GroupKeys(Edit):
             )
         key = call.key.clone()
         seen = call.seen_keys[:, None, :, None].to(exact(key[:0]))
-        count = sum(seen[:, :, keys].sum(2, keepdim=True) for keys in places)
-        mean = sum((seen[:, :, keys] * exact(key[:, :, keys])).sum(2, keepdim=True) for keys in places)
-        mean = mean / count.clamp(min=1)
+        count = torch.stack([seen[:, :, keys].sum(2, keepdim=True) for keys in places]).sum(0)
+        sums = [(seen[:, :, keys] * exact(key[:, :, keys])).sum(2, keepdim=True) for keys in places]
+        mean = torch.stack(sums).sum(0) / count.clamp(min=1)
         for keys in places:
             key[:, :, keys] = (self.base * mean + self.delta * (exact(key[:, :, keys]) - mean)).to(key.dtype)
         return call.changed(key=key)
