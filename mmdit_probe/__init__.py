@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .edits import Uniform as Uniform
     from .explorer import explore as explore
     from .pipelines import load_pipeline as load_pipeline
+    from .probe import AttentionLoss as AttentionLoss
     from .probe import Probe as Probe
     from .probe import record_states as record_states
     from .readouts import ConceptMaps as ConceptMaps
@@ -90,7 +91,7 @@ _exported, __dir__, __all__ = lazy_loader.attach(
         ],
         "explorer": ["explore"],
         "pipelines": ["load_pipeline"],
-        "probe": ["Probe", "record_states"],
+        "probe": ["AttentionLoss", "Probe", "record_states"],
         "readouts": [
             "ConceptMaps",
             "Contributions",

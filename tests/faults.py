@@ -1,13 +1,14 @@
 """Commands that are killed at random moments and resumed: ``python tests/faults.py evaluate perturb --kills 20 --work DIR``.
 
 Each time the command is started in an empty folder, killed after a random part of its whole time, every file that it
-left is read, and it is started again and runs to its end: its tables must be those of a run that nobody disturbed.
+left is read, and it is started again and runs to its end: its tables (or figures) must be those of a run that nobody disturbed.
 A new command is a line in `COMMANDS`. The commands run in forks of this process, which has loaded the libraries.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -33,22 +34,19 @@ IMAGES = [
     "--max-sequence-length",
     "0",
 ]
+SHORT = ["--steps", "2", "--max-sequence-length", "0"]
 TRAINING = ["--batch", "2", "--warmup", "1"]
 COMMANDS: dict[str, list[str]] = {
     "evaluate": ["evaluate", "scenes", "--limit", "8", "--batch", "1"],
     "perturb": ["perturb", "--layers", "all", "--batch", "1", *IMAGES, "--clip", "tiny-clip"],
-    "sinks": ["sinks", "--prompt", "a red circle", "--prompt", "sand", "--steps", "2", "--max-sequence-length", "0"],
-    "neglect": [
-        "neglect",
-        "--prompt",
-        "a red circle",
-        "--prompt",
-        "a star on sand",
-        "--steps",
-        "2",
-        "--max-sequence-length",
-        "0",
+    "patch": ["patch", "--from", "a red circle", "--to", "a blue star", *SHORT, "--clip", "tiny-clip"],
+    "bind": [
+        *("bind", "--prompt", "a red circle", "--prompt", "a circle on sand", "--region", "circle=0,0,0.5,1"),
+        *("--seeds", "0,1", *SHORT),
     ],
+    "find-heads": ["find-heads", *IMAGES, "--layer", "1", "--most", "1", "--clip", "tiny-clip"],
+    "sinks": ["sinks", "--prompt", "a red circle", "--prompt", "sand", *SHORT],
+    "neglect": ["neglect", "--prompt", "a red circle", "--prompt", "a star on sand", *SHORT],
     "magnet": ["magnet", "train", "--steps", "8", "--save-every", "2", "--layer", "1", "--rank", "2", *TRAINING],
 }
 """Name -> arguments; --model and --out are added."""
@@ -85,7 +83,7 @@ def ended(child: int) -> int:
 
 
 def finish(arguments: list[str], out: Path) -> dict[str, str]:
-    """Run to the end; the tables by file name."""
+    """Run to the end; the tables by file name, or the pixels' digests of a command that leaves figures alone."""
     log = out.with_suffix(".log")
     code = ended(in_fork([*arguments, "--out", str(out)], log))
     if code != 0:
@@ -93,7 +91,16 @@ def finish(arguments: list[str], out: Path) -> dict[str, str]:
     left = [str(file) for file in out.rglob("*.part")]
     if left:
         raise SystemExit(f"left behind: {left}")
-    return {file.name: file.read_text() for file in sorted(out.glob("*.csv"))}
+    tables = {file.name: file.read_text() for file in sorted(out.glob("*.csv"))}
+    return tables or {file.name: pixels_digest(file) for file in sorted(out.glob("*.png"))}
+
+
+def pixels_digest(file: Path) -> str:
+    """Of an image's pixels, whatever else its file says."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
 
 
 def check_readable(out: Path) -> int:

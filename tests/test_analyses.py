@@ -24,6 +24,7 @@ FILES = {
     "layers_side_by_side": ["layers_side_by_side.csv", "layers_side_by_side.pdf"],
     "baselines_on_mmdit": ["baselines_on_mmdit.csv", "baselines_on_mmdit_tuning.csv"],
     "reading": ["reading.csv"],
+    "subjects_apart": ["subjects_apart.csv"],
     "table1": ["table1.csv"],
     "table2": ["table2.csv"],
     "table3": ["table3_clipscore.csv"],

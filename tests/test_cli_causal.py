@@ -81,6 +81,10 @@ def test_layer_auto_is_found(run, clip):
         (["--layer", "1", "--seeds", "a"], "--seeds: expected numbers"),
         (["--layer", "1", "--kernel", "4"], "kernel must be odd"),
         (["--layer", "1", "--sigma", "0"], "--sigma must be above 0"),
+        (["--layer", "1", "--edit", "bypass", "--edge", "T2I"], "Bypass: this edit does not change one edge alone"),
+        (["--layer", "1", "--edit", "knockout", "--edge", "I2R"], "edge I2R is of reference images, which"),
+        (["--layer", "1", "--edge", "I2X"], "'I2X' is not one of 'I2I', 'I2T'"),
+        (["--layer", "1", "--references", "1"], "references choose reference images; edge I2T has none"),
     ],
 )
 def test_perturb_refuses_in_one_line(run, tmp_path, clip, arguments, message):

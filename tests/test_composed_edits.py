@@ -48,7 +48,9 @@ def edited_matrix(name, edit, matrix, scores, attention):
     else:
         changed = matrix.clone()
         if name == "Uniform":
-            changed[..., text] = matrix[..., text].mean(-1, keepdim=True)
+            seen = attention.seen_keys[:, None, None, text]
+            mean = (matrix[..., text] * seen).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True)
+            changed[..., text] = torch.where(seen, mean, matrix[..., text])
         elif name == "BlurText":
             blur = torch.from_numpy(blur_matrix(layout.text, 9.0, 5, "symmetric"))
             changed[..., text] = matrix[..., text] @ blur

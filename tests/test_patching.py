@@ -6,6 +6,8 @@ import pytest
 
 from mmdit_probe.configs import PatchConfig, SamplingConfig
 from mmdit_probe.configs.generation import seeded
+from mmdit_probe.datasets.shapes import COLORS
+from mmdit_probe.metrics.object_place import color_mask, object_center
 from mmdit_probe.metrics.scene_reader import prompt_facts
 from mmdit_probe.pipelines.generation import generation_arguments
 from mmdit_probe.studies.image_grid import generate_batch
@@ -76,11 +78,49 @@ def test_a_move_is_zero_at_the_target_and_one_at_the_source():
         return 1 - abs(made[:, 0, 0, 0].astype(float) - references[:, 0, 0, 0]) / 4
 
     measured = measure_moves(images, {"clip_i": alike}, Reader())
-    assert set(measured["metric"]) == {"clip_i", "color", "shape", "ground"}
+    assert set(measured["metric"]) == {"clip_i", "color", "shape", "ground", "place"}
+    assert measured[measured["metric"] == "place"]["moved"].isna().all()  # these images show no object
+    measured = measured[measured["metric"] != "place"]
     assert measured.groupby("steps_from")["moved"].unique().map(list).to_dict() == {0: [0.0], 1: [1.0]}
     table = move_table(measured)
     assert (table["n"] == 2).all()
     assert table[["low", "high", "p"]].isna().all(axis=None)  # of two pairs
+
+
+def scene_at(col, row, color="red"):
+    """A square of a color around a place of an image of 64 x 64."""
+    image = np.full((64, 64, 3), 230, np.uint8)
+    image[row - 6 : row + 6, col - 6 : col + 6] = np.multiply(COLORS[color], 255)
+    image[:3, :3] = np.multiply(COLORS[color], 255)  # a speck elsewhere
+    return image
+
+
+class OneObject:
+    """Reads one square of the color that most of an image's middle part has."""
+
+    def read(self, images):
+        return [
+            frozenset(
+                {("square",), *((color, "square") for color in ("red", "blue") if color_mask(image, color).sum() > 50)}
+            )
+            for image in images
+        ]
+
+
+def test_an_object_goes_to_the_sources_place():
+    facts = OneObject().read([scene_at(16, 32)])[0]
+    np.testing.assert_allclose(object_center(scene_at(16, 32), facts), [0.25, 0.5])
+    assert np.isnan(object_center(scene_at(16, 32), facts | {("blue", "star")})).all()
+    assert np.isnan(object_center(scene_at(16, 32), {("blue", "square")})).all()
+    source, target = (np.stack([scene_at(*place) for place in places]) for places in ([(48, 16)] * 3, [(16, 16)] * 3))
+    target[2] = scene_at(46, 16, "blue")  # where the source's stands, nearly
+    patched = np.stack([scene_at(24, 40), scene_at(48, 16, "blue"), scene_at(16, 16)])
+    images = PatchedImages(PAIRS[:3], (4,), (0,), source, target, patched[:, None, None])
+    measured = measure_moves(images, {}, OneObject())
+    moved = measured[measured["metric"] == "place"]["moved"].tolist()
+    assert moved[:2] == pytest.approx([0.25, 1])  # along the way alone; whatever its color
+    assert np.isnan(moved[2])
+    assert most_moving(measured[measured["pair"] == 2], "place")[0].startswith("place: no pair has one object in both")
 
 
 def effects(moved):

@@ -1,12 +1,15 @@
 """The causal test on a small random pipeline, and its statistics on made-up scores."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from mmdit_probe.attention.layout import Region
 from mmdit_probe.configs import GenerationConfig, PerturbConfig
+from mmdit_probe.configs.studies import EdgeName
 from mmdit_probe.edits import BlurGrid, BlurText, Knockout, Uniform
 from mmdit_probe.families import heads_of
 from mmdit_probe.figures.contact import contact_sheet
@@ -15,7 +18,7 @@ from mmdit_probe.probe.probe import Probe
 from mmdit_probe.studies import image_grid as images_module
 from mmdit_probe.studies.image_grid import generate_batch
 from mmdit_probe.studies.paired_metrics import drop_table, measure_images
-from mmdit_probe.studies.perturbation import Place, make_edit, most_harmful, run_perturbation
+from mmdit_probe.studies.perturbation import Place, edited_part, make_edit, most_harmful, run_perturbation
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=0)
 CONFIG = PerturbConfig(
@@ -248,3 +251,39 @@ def test_blocks_have_no_heads_to_sweep(random_pipe, tmp_path):
     config = PerturbConfig(prompts=("sand",), layers=(1,), edit="bypass", by="head", generation=GENERATION)
     with pytest.raises(ValueError, match="bypass changes a whole block, which has no heads"):
         run_perturbation(random_pipe, config, tmp_path, "m")
+
+
+def test_settings_name_every_edge():
+    assert get_args(EdgeName) == tuple(Region)
+
+
+@pytest.mark.parametrize("name", ["uniform", "knockout", "scale", "blur-text", "blur-grid"])
+def test_edges_are_edited_that_the_edit_takes(random_pipe, tmp_path, name):
+    edge = {"blur-text": "T2T", "blur-grid": "I2I"}.get(name, "T2I")
+    config = PerturbConfig(prompts=("a red circle",), layers=(1,), edit=name, seeds=(0,), generation=GENERATION)
+    assert make_edit(replace(config, edge=edge), Place(1)).edge == edge
+    usual = run_perturbation(random_pipe, config, tmp_path / "usual", "m").images
+    other = run_perturbation(random_pipe, replace(config, edge=edge), tmp_path / "other", "m").images
+    assert (other["layer01"] != usual["layer01"]).any()
+    assert (other["layer01"] != other["plain"]).any()
+    assert edited_part(replace(config, edge=edge)) == f"{name}, {edge}"
+    assert edited_part(config) == name
+
+
+@pytest.mark.parametrize("name", [*EDITS[1:], "knockout"])
+def test_edges_are_refused_where_an_edit_or_the_model_has_none(random_pipe, tmp_path, name):
+    config = PerturbConfig(prompts=("sand",), layers=(1,), edit=name, edge="I2R", generation=GENERATION)
+    with pytest.raises(ValueError, match=r"does not change one edge alone|which Stable Diffusion 3.* does not take"):
+        run_perturbation(random_pipe, config, tmp_path, "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_references_are_those_of_an_edge_with_references():
+    config = PerturbConfig(layers=(1,), edit="knockout", edge="I2R", references=(2,))
+    edit = make_edit(config, Place(1))
+    assert (edit.edge, edit.references) == ("I2R", {2})
+    assert edited_part(config) == "knockout, I2R of reference 2"
+    with pytest.raises(ValueError, match="references choose reference images; edge T2I has none"):
+        make_edit(replace(config, edge="T2I"), Place(1))
+    with pytest.raises(ValueError, match="references must be 1 or more"):
+        replace(config, references=(0,))

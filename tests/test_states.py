@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from naive import full_matrix
+from small_pipelines import small_pipeline
 
 from mmdit_probe import Patch, Probe, States, record_states
 from mmdit_probe.edits import BlockEdit, Edit
@@ -24,6 +25,51 @@ def generate(pipe, prompt=TO, edits=(), seed=0, **more):
 def test_a_run_patched_with_its_own_states_is_the_same_bit_for_bit(random_pipe, what):
     states = record_states(random_pipe, TO, what=what, seed=3, **CALL)
     assert torch.equal(generate(random_pipe, seed=3, edits=[Patch(states)]), generate(random_pipe, seed=3))
+
+
+@pytest.mark.parametrize("tokens", ["image", "text", "blue square"])
+@pytest.mark.parametrize("what", WHATS)
+def test_so_it_is_whatever_tokens_are_patched(random_pipe, what, tokens):
+    """Recorded with all others and alone, written where they stand."""
+    plain = generate(random_pipe)
+    everything = record_states(random_pipe, TO, what=what, **CALL)
+    alone = record_states(random_pipe, TO, what=what, tokens=tokens, **CALL)
+    for states, chosen in ((everything, tokens), (alone, "all")):
+        assert torch.equal(generate(random_pipe, edits=[Patch(states, tokens=chosen)]), plain)
+
+
+SMALL = {"height": 32, "width": 32, "max_sequence_length": 32}
+
+
+@pytest.mark.parametrize("what", WHATS)
+@pytest.mark.parametrize("name", ["flux", "auraflow", "qwen-image", "lumina2"])
+def test_so_it_is_in_other_families(name, what):
+    """Streams that are joined, tokens in another order, negative prompts in calls of their own."""
+    if what == "block" and name == "lumina2":
+        pytest.skip("its blocks' streams are not known")
+    pipe = small_pipeline(name)
+    options = {**SMALL, "num_inference_steps": 2, "output_type": "latent"}
+    if name != "flux":
+        guided = "true_cfg_scale" if name == "qwen-image" else "guidance_scale"
+        options |= {guided: 3.0, "negative_prompt": "a moon on sand"}
+
+    def run(*edits, prompt="a red heart"):
+        with Probe(pipe, [], edits=edits):
+            return pipe(prompt, generator=torch.Generator().manual_seed(0), **options).images
+
+    plain = run()
+    states = record_states(pipe, "a red heart", what=what, **options)
+    for tokens in ("all", "image", "text", "heart"):
+        assert torch.equal(run(Patch(states, tokens=tokens)), plain)
+    assert not torch.equal(run(Patch(states), prompt="a blue heart"), run(prompt="a blue heart"))
+
+
+def test_steps_are_counted_as_the_call_gives_them(random_pipe, caplog):
+    caplog.set_level("DEBUG", "mmdit_probe.utils.memory")
+    given = {name: value for name, value in CALL.items() if name != "num_inference_steps"}
+    states = record_states(random_pipe, FROM, sigmas=[1.0, 0.7, 0.3], **given)
+    assert "states of 9 layers and steps" in caplog.messages[0]
+    assert memory.readable_bytes(states.nbytes) in caplog.messages[0]
 
 
 @pytest.mark.parametrize("what", WHATS)

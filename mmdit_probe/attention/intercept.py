@@ -134,6 +134,11 @@ def _autocast(tensor: Tensor) -> Tensor:
 _stack = _Stack()
 
 
+def runs_apart() -> bool:
+    """Whether what this thread runs now is for one interceptor alone, or overheard: no part of the pipeline's own call."""
+    return _stack.alone is not None
+
+
 def active_probes() -> int:
     """Number of handlers active in this thread; 0 outside of attention modules."""
     return len(_stack.active)

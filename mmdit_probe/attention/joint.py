@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .blocks import Block, stream_blocks
 from .kernels import AttentionCall
 from .layout import TokenLayout
-from .scores import chunked_lse, lse_method, mask_block, needs_grad, row_chunk, row_lse, scores
+from .scores import chunked_lse, lse_method, mask_block, needs_grad, row_chunk, row_lse, scores, seen_keys
 from .surroundings import UNKNOWN, Surroundings
 from .text_tokens import TextTokens
 
@@ -112,6 +112,11 @@ class JointAttention:
     def lse(self) -> Float[Tensor, "batch heads queries"]:
         """Log-sum-exp of each query's scores, fp32, without gradient."""
         return row_lse(self.call, self.row_chunk)
+
+    @property
+    def seen_keys(self) -> Bool[Tensor, "batch keys"]:
+        """True at the keys that some query may attend to: neither masked for all nor left out by the call."""
+        return seen_keys(self.call)
 
     @property
     def method(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -40,6 +40,16 @@ def mask_block(
         causal = torch.ones(queries, keys, dtype=torch.bool, device=call.query.device).tril()
         mask = additive_mask(causal, precision)
     return None if mask is None else mask.expand(call.batch, call.heads, queries, keys)[:, :, rows, cols]
+
+
+def seen_keys(call: AttentionCall) -> Bool[Tensor, "batch keys"]:
+    """True at the keys that the call's mask allows to some query of some head."""
+    mask, keys = call.arguments.attn_mask, call.key.shape[2]
+    if mask is None:
+        return torch.ones(call.batch, keys, dtype=torch.bool, device=call.key.device)
+    allowed = mask if mask.dtype == torch.bool else mask > -torch.inf
+    allowed = allowed.reshape(*(1,) * (4 - allowed.ndim), *allowed.shape).flatten(1, 2).any(1)
+    return allowed.expand(call.batch, keys)
 
 
 def chunked_lse(call: AttentionCall, chunk: int) -> Float[Tensor, "batch heads queries"]:

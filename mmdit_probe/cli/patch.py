@@ -33,7 +33,7 @@ def patch(
 
     Both prompts start from the same noise. Each layer is patched by itself, from each of --steps-from on to the end. How
     far: CLIP-I by --clip and DINO by --dino, 0 the target's image and 1 the source's; for tiny-sd3 also which of the source's
-    colors, shapes and grounds a scene reader finds.
+    colors, shapes and grounds a scene reader finds, and how far the object goes to the source's place.
 
     Writes patch_moves.pdf / .png (layers by steps), patch_sheet.pdf / .png, patch_moves.csv with 95% bootstrap intervals
     over pairs of prompts (from 5 on), and patch_pairs.csv with every pair's numbers.

@@ -39,7 +39,7 @@ def perturb(
     from mmdit_probe.metrics.verdicts import counted
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.studies.paired_metrics import drop_table, measure_images
-    from mmdit_probe.studies.perturbation import most_harmful, run_perturbation, swept_places
+    from mmdit_probe.studies.perturbation import edited_part, most_harmful, run_perturbation, swept_places
 
     check_layers(config.layers, model)
     pipe = load(model)
@@ -54,7 +54,7 @@ def perturb(
     table = drop_table(measured, list(metrics))
     titles = {"plain": "plain", **{place.name: f"{config.by} {place.value}" for place in places}}
     shown = config.prompts[:_SHEET_ROWS]
-    how = (config.edit, f"{config.generation.steps} steps, all timesteps edited")
+    how = (edited_part(config), f"{config.generation.steps} steps, all timesteps edited")
     line = figure_line(
         model, config.prompts, *how, f"averages over {counted(len(config.seeds), 'seed')}", dots_and_bars(table)
     )

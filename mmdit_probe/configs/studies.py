@@ -25,6 +25,7 @@ EditName = Literal[
     "scale-text",
 ]
 SweepBy = Literal["layer", "head", "step"]
+EdgeName = Literal["I2I", "I2T", "T2I", "T2T", "I2R", "T2R", "R2I", "R2T", "R2R"]
 Padding = Literal["reflect", "symmetric"]
 EditedBranch = Literal["conditional", "all"]
 
@@ -120,6 +121,17 @@ class PerturbConfig(Settings):
         SweepBy,
         Setting("What is edited by itself: each layer, each head of the layers, or each quarter of the steps in them."),
     ] = "layer"
+    edge: Annotated[
+        EdgeName,
+        Setting(
+            "Which queries' attention to which keys is changed: image (I), text (T), reference images (R). For knockout, uniform "
+            "and scale; blur-text takes keys of text, blur-grid queries of the image or of a reference."
+        ),
+    ] = "I2T"
+    references: Annotated[
+        tuple[int, ...],
+        Setting("Which reference images R means, from 1, separated by commas.", METHOD, low=1, default="all"),
+    ] = ()
     sigma: Annotated[float, _SIGMA] = 9.0
     kernel: Annotated[int | None, _KERNEL] = 5
     blur_edge: Annotated[Padding, _BLUR_EDGE] = "reflect"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
+
 from ..attention.joint import JointAttention
 from ..attention.kernels import exact
 from .base import Edit
@@ -14,7 +16,7 @@ class GroupKeys(Edit):
     """Scale the mean of a stream's keys, and what each key differs from it: ``k <- base mean(k) + delta (k - mean(k))``.
 
     GRAG (arXiv 2510.24657): for a reference image, ``delta`` of 0.8 to 2 is a slider for how much it binds. Keys are those
-    after norms and rotary embeddings; 1 and 1 change nothing.
+    after norms and rotary embeddings; the mean is over those that the model does not mask. 1 and 1 change nothing.
 
     Args:
         layer: a layer number or several; None for every layer.
@@ -56,8 +58,10 @@ class GroupKeys(Edit):
                 f"GroupKeys: there are no {self.stream} keys in this layer; give one of {', '.join(named)}"
             )
         key = call.key.clone()
-        count = sum(keys.stop - keys.start for keys in places)
-        mean = sum(exact(key[:, :, keys]).sum(2, keepdim=True) for keys in places) / count
+        seen = call.seen_keys[:, None, :, None].to(exact(key[:0]))
+        count = torch.stack([seen[:, :, keys].sum(2, keepdim=True) for keys in places]).sum(0)
+        sums = [(seen[:, :, keys] * exact(key[:, :, keys])).sum(2, keepdim=True) for keys in places]
+        mean = torch.stack(sums).sum(0) / count.clamp(min=1)
         for keys in places:
             key[:, :, keys] = (self.base * mean + self.delta * (exact(key[:, :, keys]) - mean)).to(key.dtype)
         return call.changed(key=key)

@@ -18,11 +18,12 @@ class Uniform(Edit):
     """Replace the I2T probabilities by their mean over the text tokens: each query keeps its mass on the text.
 
     The same on any other ``edge``, such as I2R: each query keeps its mass on the reference images. With ``words`` or
-    ``kinds`` the mean is over those tokens alone.
+    ``kinds`` the mean is over those tokens alone. Tokens that the model masks, such as padding, get nothing.
     """
 
     def change(self, block: AttentionBlock) -> AttentionBlock:
-        chosen = self.chosen_tokens(block)
+        seen = block.attention.seen_keys[block.batch, None, None, block.layout.text_keys]
+        chosen = self.chosen_tokens(block) * seen
         probs = block.image_probs * chosen
         mean = probs.sum(-1, keepdim=True) * (chosen / chosen.sum(-1, keepdim=True).clamp(min=1))
         output = block.image_output + (mean - probs) @ block.values

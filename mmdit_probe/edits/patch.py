@@ -92,6 +92,8 @@ class Patch(BlockEdit):
         if self.what != "output":
             return output
         chosen = self.chosen(attention)[..., None, None]
+        if not chosen.any():  # a call of the negative prompt, which may be shorter
+            return output
         layout = attention.layout
         written = self._written(output, attention, layout.image_queries, layout.text_queries)
         return torch.where(chosen, written, output)

@@ -27,7 +27,7 @@ class RemoveKeys(Edit):
         layer: a layer number or several; None for every layer.
         keys: positions among the call's keys, in the layout's order (`TokenLayout.image_keys`, ``text_keys``).
         sinks: so many keys, those of all keys that the image queries attend to most, on average over the queries.
-        random: so many keys drawn from all, each head its own, the same at every step.
+        random: so many keys drawn from all that the model does not mask, each head its own, the same at every step.
         seed: of the draw.
         where: heads, steps, words, kinds and batch, see `Edit`. ``words`` and ``kinds`` name text keys to take out.
 
@@ -81,15 +81,21 @@ class RemoveKeys(Edit):
         if self.sinks:
             removed.scatter_(-1, mean_mass(block).topk(self.sinks, -1).indices, True)
         if self.random:
-            removed |= torch.from_numpy(self._drawn(attention)[None, block.heads]).to(removed.device)
+            removed |= torch.from_numpy(self._drawn(attention)[block.batch, block.heads]).to(removed.device)
         return removed
 
     def _drawn(self, attention: JointAttention) -> np.ndarray:
-        """(heads, keys) bool: random keys of each head, the same in every call of the layer."""
+        """(batch, heads, keys) bool: random keys of each head, the same in every call of the layer, none that is masked."""
         stream = np.random.default_rng([self.seed, attention.layer])
-        drawn = np.zeros((attention.heads, attention.layout.keys), bool)
-        for head in range(attention.heads):
-            drawn[head, stream.choice(attention.layout.keys, self.random, replace=False)] = True
+        seen = attention.seen_keys.cpu().numpy()
+        fewest = int(seen.sum(1).min())
+        if self.random > fewest:
+            raise ValueError(
+                f"RemoveKeys: layer {attention.layer} has {fewest} keys that are not masked, {self.random} are asked for"
+            )
+        order = np.argsort(stream.random((1, attention.heads, attention.layout.keys)) + ~seen[:, None], -1)
+        drawn = np.zeros(order.shape, bool)
+        np.put_along_axis(drawn, order[..., : self.random], True, -1)
         return drawn
 
 

@@ -34,7 +34,15 @@ from .pipeline import (
 )
 from .projections import image_projections, output_projection
 from .registry import FAMILIES, family_of, heads_of, image_input_of, layers_of, text_parts_of, token_latents
-from .schedule import constant_shift, levels_passed, loop_levels, signal_share, training_steps
+from .schedule import (
+    changed_steps,
+    constant_shift,
+    levels_passed,
+    loop_levels,
+    predicts_noise,
+    signal_share,
+    training_steps,
+)
 from .stable_diffusion import T5_PARTS, stable_diffusion_3_pipeline, without_t5
 from .unet import UNET_SELF, UNetPlace, is_unet_pipeline, run_unet, unet_latents, unet_places, unet_prompt
 
@@ -61,6 +69,7 @@ __all__ = [
     "block_of",
     "caching_hooks",
     "call_default",
+    "changed_steps",
     "constant_shift",
     "default_latent_side",
     "denoiser_of",
@@ -80,6 +89,7 @@ __all__ = [
     "named_inputs",
     "output_projection",
     "output_weight",
+    "predicts_noise",
     "replayed_blocks",
     "run_text_stream",
     "run_unet",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -102,3 +106,52 @@ def _timesteps(pipe: Pipeline | None) -> np.ndarray | None:
 def _starts(timesteps: np.ndarray) -> np.ndarray:
     """True at the first of equal neighbors."""
     return np.concatenate([[True], timesteps[1:] != timesteps[:-1]])
+
+
+Stepped = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From what a scheduler's step is given, the model's prediction and the latents, to what it is to be given in their place."""
+
+
+@contextmanager
+def changed_steps(pipe: Pipeline, change: Stepped) -> Iterator[None]:
+    """Inside, each step of the pipeline's scheduler starts from what ``change`` makes of its prediction and its latents.
+
+    `ValueError` if the scheduler's step takes no such two.
+    """
+    scheduler: Any = pipe.scheduler
+    plain, own = scheduler.step, vars(scheduler).get("step")
+    signature = inspect.signature(plain)
+    missing = {"model_output", "sample"} - set(signature.parameters)
+    if missing:
+        raise ValueError(
+            f"{type(scheduler).__name__}'s step takes no {' and no '.join(sorted(missing))}, so that its latents can't be moved; "
+            f"take one of diffusers' flow-matching or diffusion schedulers"
+        )
+
+    @functools.wraps(plain)  # pipelines look at its parameters
+    def step(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        named = given.arguments
+        named["model_output"], named["sample"] = change(named["model_output"], named["sample"])
+        return plain(*given.args, **given.kwargs)
+
+    scheduler.step = step
+    try:
+        yield
+    finally:
+        if own is None:
+            del scheduler.step
+        else:
+            scheduler.step = own
+
+
+_TOWARD_NOISE = (None, "epsilon", "v_prediction", "flow_prediction")
+
+
+def predicts_noise(pipe: Pipeline) -> bool:
+    """Whether what the scheduler is given points from image to noise, so that a step goes against it.
+
+    So do a velocity of flow matching, a noise and a v-prediction; the image itself does not.
+    """
+    config = pipe.scheduler.config
+    return config.get("prediction_type") in _TOWARD_NOISE and not config.get("invert_sigmas", False)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attention.intercept import Interceptor, in_backward
+from ..attention.intercept import Interceptor, in_backward, runs_apart
 from ..attention.joint import JointAttention
 from ..attention.kernels import AttentionCall, exact
 from ..attention.layout import TokenLayout
@@ -106,7 +106,7 @@ class BlockWatch:
         stack.callback(self._states.clear)
 
     def _enter(self, layer: int, attention: nn.Module, block: nn.Module, args: Any, kwargs: Any) -> None:
-        if in_backward():
+        if in_backward() or runs_apart():
             return
         inputs = block_inputs(block, args, kwargs)
         residual, weight = inputs.get(IMAGE), output_weight(attention, block)

@@ -77,7 +77,8 @@ class Editor:
         return made
 
     def _acting(self, streams: Streams) -> list[BlockEdit]:
-        return [edit for edit in self._around if edit.covers(streams.layer) and edit.acts_at(streams.step)]
+        here = [edit for edit in self._around if edit.covers(streams.layer) and edit.acts_at(streams.step)]
+        return [edit for edit in here if edit.chosen_rows(len(streams.image), streams.conditional).any()]
 
 
 def own_call(attention: JointAttention) -> AttentionCall:

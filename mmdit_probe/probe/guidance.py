@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,12 +10,12 @@ from types import TracebackType
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..edits import Edit
 from ..families import Pipeline, denoiser_of, named_inputs
 from ..pipelines.encoded import CONDITIONAL
+from .batch_rows import alike, by_name, stacked, with_rows
 from .probe import Probe
 
 
@@ -93,19 +92,19 @@ class PerturbedGuidance:
     def _widen(self, module: nn.Module, args: Any, kwargs: Any = None) -> Any:
         if self._inside or threading.get_ident() != self._thread:
             return None
-        given = _by_name(module, args, kwargs)
+        given = by_name(module, args, kwargs)
         again = self._is_same_step(given)
         self._given, self._rows = given, None if again else self._prompt_rows(module, given)
         if self._rows is None or not self.batched:
             return None
         batch = self._batch(given)
         self._edit_rows(range(batch, batch + len(self._rows)))
-        return (), _with_rows(given, batch, [*range(batch), *self._rows])
+        return (), with_rows(given, batch, [*range(batch), *self._rows])
 
     def _guide(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> Any:
         if self._inside or threading.get_ident() != self._thread:
             return None
-        predicted, batch = _stacked(output[0]), self._batch(self._given)
+        predicted, batch = stacked(output[0]), self._batch(self._given)
         plain = predicted[:batch]
         if self._rows is not None:
             perturbed = predicted[batch:] if self.batched else self._perturbed(module, batch)
@@ -122,7 +121,7 @@ class PerturbedGuidance:
     def _is_same_step(self, given: Mapping[str, Any]) -> bool:
         """Whether the previous call had the same latents and noise level."""
         names = self.probe.family.image_argument, self.probe.family.timestep_argument
-        return self._term is not None and all(_alike(given[name], self._given[name]) for name in names)
+        return self._term is not None and all(alike(given[name], self._given[name]) for name in names)
 
     def _prompt_rows(self, module: nn.Module, given: Mapping[str, Any]) -> list[int]:
         """The batch rows that carry the prompt.
@@ -134,7 +133,7 @@ class PerturbedGuidance:
         branches = self.probe.context.carried(named_inputs(module, (), given)).branches
         if branches is None:
             latents = given[self.probe.family.image_argument]
-            twice = batch % 2 == 0 and _alike(latents[: batch // 2], latents[batch // 2 :])
+            twice = batch % 2 == 0 and alike(latents[: batch // 2], latents[batch // 2 :])
             if twice and isinstance(latents, list):
                 raise ValueError("guidance: which batch rows carry the prompt is unknown; give prompts, not embeddings")
             return list(range(batch // 2, batch)) if twice else list(range(batch))
@@ -151,49 +150,10 @@ class PerturbedGuidance:
         self._inside = True
         try:
             self._edit_rows(range(len(rows)))
-            return _stacked(module(**_with_rows(self._given, batch, rows))[0])
+            return stacked(module(**with_rows(self._given, batch, rows))[0])
         finally:
             self._inside = False
 
     def _edit_rows(self, rows: Sequence[int]) -> None:
         for edit in self.edits:
             edit.batch = tuple(rows)
-
-
-def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    names = list(inspect.signature(type(module).forward).parameters)[1:]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _stacked(samples: Tensor | list[Tensor]) -> Tensor:
-    """(batch, ...) from a tensor or a list of samples."""
-    return torch.stack(samples) if isinstance(samples, list) else samples
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two batches begin with the same values; one may hold the other several times."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        if one.dim() == 0 or other.dim() == 0:
-            return torch.equal(one.reshape(-1)[:1], other.reshape(-1)[:1])
-        fewest = min(len(one), len(other))
-        return torch.equal(one[:fewest], other[:fewest])
-    if isinstance(one, list) and isinstance(other, list):
-        return all(_alike(a, b) for a, b in zip(one, other, strict=False))
-    return bool(one == other)
-
-
-def _with_rows(given: Mapping[str, Any], batch: int, rows: list[int]) -> dict[str, Any]:
-    """The arguments with these batch rows; those without a batch axis stay as they are."""
-
-    def chosen(name: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return _with_rows(value, batch, rows)
-        if isinstance(value, Tensor):
-            positions = name.endswith("_ids") and value.dim() < 3
-            return value if value.dim() == 0 or len(value) != batch or positions else value[rows]
-        if isinstance(value, list) and name.endswith("_layers"):  # one for each layer
-            return [chosen("layer", one) for one in value]
-        by_row = isinstance(value, list) and len(value) == batch
-        return [value[row] for row in rows] if by_row else value
-
-    return {name: chosen(name, value) for name, value in given.items()}

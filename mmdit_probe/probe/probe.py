@@ -13,7 +13,7 @@ from typing import Any
 import xarray as xr
 from torch import Tensor, nn
 
-from ..attention.intercept import Interceptor, StopForward, in_backward
+from ..attention.intercept import Interceptor, StopForward, in_backward, runs_apart
 from ..attention.kernels import AttentionCall
 from ..attention.layout import TokenLayout
 from ..attention.text_tokens import TextTokens
@@ -184,8 +184,8 @@ class Probe:
         return own_call(attention), output
 
     def _block_call(self) -> TransformerCall | None:
-        """The call whose blocks run now; None in other threads."""
-        if threading.get_ident() != self._thread or not self._calls:
+        """The call whose blocks run now; None in other threads, and while blocks run for something else."""
+        if threading.get_ident() != self._thread or not self._calls or runs_apart():
             return None
         if in_backward():
             return self._replaying or self._only_call()

@@ -67,6 +67,9 @@ def record_states(
 def _step_count(pipe: Pipeline, steps: Collection[int] | None, call: dict[str, Any]) -> int:
     if steps is not None:
         return len(set(steps))
+    for levels in ("sigmas", "timesteps"):
+        if call.get(levels) is not None:
+            return len(call[levels])
     known = inspect.signature(type(pipe).__call__).parameters.get("num_inference_steps")
     return int(call.get("num_inference_steps") or (known.default if known is not None else 1))
 

@@ -18,6 +18,7 @@ from ..edits import Regions
 from ..edits.places import Place, place_mask
 from ..families import Pipeline
 from ..metrics.inference import FEWEST, mean_interval
+from ..metrics.object_place import FEWEST_PIXELS, color_mask
 from ..metrics.scene_reader import SceneReader
 from ..metrics.verdicts import Form, in_words
 from ..pipelines.layers import chosen_layers
@@ -36,10 +37,6 @@ _SHAPES, _COLORS, _GROUNDS = (
     ("red", "blue", "green", "purple"),
     ("sand", "snow"),
 )
-_FEWEST_PIXELS = 24
-"""Pixels of an object's color below which it counts as not drawn, and where it stands is not known."""
-_CLOSE = 70.0
-"""Distance of RGB values up to which a pixel has a color."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +127,14 @@ def drawn_layout(layout: Layout, height: int, width: int) -> np.ndarray:
         mask = place_mask(word, place)
         rows, cols = (np.arange(size) * of // size for size, of in ((height, mask.shape[0]), (width, mask.shape[1])))
         color = _color_of(word)
-        paint = np.full(3, 90 + 60 * (number % 3)) if color is None else color
+        paint = np.full(3, 90 + 60 * (number % 3)) if color is None else 255 * np.asarray(COLORS[color])
         shown = np.where(mask[rows][:, cols, None] > 0.5, paint, shown)
     return shown.astype(np.uint8)
 
 
-def _color_of(word: str) -> np.ndarray | None:
-    """RGB in 0 to 255 of the first color among the words of a phrase."""
-    named = [COLORS[part] for part in word.lower().split() if part in COLORS]
-    return 255 * np.asarray(named[0], float) if named else None
+def _color_of(word: str) -> str | None:
+    """The first color among the words of a phrase."""
+    return next((part for part in word.lower().split() if part in COLORS), None)
 
 
 def inside_share(image: np.ndarray, word: str, place: Place) -> float:
@@ -150,8 +146,8 @@ def inside_share(image: np.ndarray, word: str, place: Place) -> float:
     if color is None:
         return float("nan")
     rows, cols = (np.arange(size) * of // size for size, of in zip(image.shape[:2], mask.shape, strict=True))
-    own = np.sqrt(((image.astype(float) - color) ** 2).sum(-1)) < _CLOSE
-    return float(mask[rows][:, cols][own].mean()) if own.sum() >= _FEWEST_PIXELS else float("nan")
+    own = color_mask(image, color)
+    return float(mask[rows][:, cols][own].mean()) if own.sum() >= FEWEST_PIXELS else float("nan")
 
 
 def measure_binding(layouts: Sequence[Layout], images: Mapping[str, np.ndarray], reader: SceneReader) -> pd.DataFrame:

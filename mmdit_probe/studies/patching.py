@@ -16,6 +16,7 @@ from ..edits import Patch
 from ..families import Pipeline
 from ..metrics.image_metrics import ImageMetric
 from ..metrics.inference import best, mean_interval, picked_p
+from ..metrics.object_place import object_center
 from ..metrics.scene_reader import Fact, SceneReader, prompt_facts
 from ..metrics.verdicts import Form, in_words, lead_lines
 from ..pipelines.generation import generation_arguments
@@ -39,8 +40,11 @@ PAIRS = (
 )
 """Pairs for tiny-sd3, word by word alike, that differ in color, shape and ground: source and target."""
 KINDS = ("color", "shape", "ground")
+PLACE = "place"
 _NEAR = 0.02
 """Images whose similarity is this near to 1 are too much alike to say how far one has moved toward the other."""
+_NEARBY = 0.1
+"""Objects whose centers are nearer than this, in fractions of the image, stand in the same place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +146,9 @@ def measure_moves(
     One row for each ``layer``, start (``steps_from``), ``pair`` and ``metric``; ``moved`` is 0 for the target's own image
     and 1 for the source's. Of a similarity s it is (s(patched, source) - s(target, source)) / (1 - s(target, source)), NaN
     for images that are alike anyway. With a reader, of "color", "shape" and "ground": the share of the facts that only the
-    source's prompt states which the patched image shows, less that of the target's image; NaN if the prompts agree.
+    source's prompt states which the patched image shows, less that of the target's image; NaN if the prompts agree. And of
+    "place": how far the object has gone from where it stands in the target's image toward where it stands in the source's,
+    NaN if these are the same place or an image does not show one object.
     """
     rows = []
     for place, layer in enumerate(images.layers):
@@ -174,7 +180,20 @@ def _fact_moves(reader: SceneReader, images: PatchedImages, patched: np.ndarray)
             own = of_kind(source, kind) - of_kind(target, kind)
             gained = len(own & of_kind(new, kind)) - len(own & of_kind(old, kind))
             found[kind].append(gained / len(own) if own else np.nan)
-    return {kind: np.array(values) for kind, values in found.items()}
+    facts = reader.read(images.source), before, after
+    centers = [
+        np.array([object_center(*one) for one in zip(made, read, strict=True)])
+        for made, read in zip((images.source, images.target, patched), facts, strict=True)
+    ]
+    return {**{kind: np.array(values) for kind, values in found.items()}, PLACE: _share_of_way(*centers)}
+
+
+def _share_of_way(source: np.ndarray, target: np.ndarray, patched: np.ndarray) -> np.ndarray:
+    """(pairs,): how far places (pairs, 2) have gone along the way from ``target`` to ``source``; NaN for hardly any way."""
+    way = source - target
+    length = (way**2).sum(1)
+    share: np.ndarray = ((patched - target) * way).sum(1) / np.where(length > _NEARBY**2, length, np.nan)
+    return share
 
 
 def of_kind(facts: frozenset[Fact], kind: str) -> set[str]:
@@ -208,6 +227,10 @@ def most_moving(measured: pd.DataFrame, name: str) -> list[str]:
     own = measured[(measured["metric"] == name) & (measured["steps_from"] == measured["steps_from"].min())]
     wide = own.pivot_table(index="layer", columns="pair", values="moved", dropna=False).dropna(axis=1)
     if wide.empty:
+        if name == PLACE:
+            return [
+                f"{name}: no pair has one object in both images, in two places, that is also found with each layer patched."
+            ]
         return [f"{name}: the two prompts' images don't differ in it."]
     lead, form = best(wide.to_numpy()[..., None]), Form(2)
     names = [f"layer {layer}" for layer in wide.index]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..attention.layout import Region, TokenStream
 from ..configs import PerturbConfig
 from ..edits import (
     BlurGrid,
@@ -28,7 +29,7 @@ from ..edits import (
     SelfAttend,
     Uniform,
 )
-from ..families import Pipeline, heads_of
+from ..families import Pipeline, denoiser_of, family_of, heads_of
 from ..metrics.inference import FEWEST, Lead, best
 from ..metrics.verdicts import Form, in_words, lead_lines, listed
 from ..pipelines.layers import chosen_layers
@@ -85,7 +86,7 @@ def swept_places(pipe: Pipeline, config: PerturbConfig) -> list[Place]:
 
 def make_edit(config: PerturbConfig, place: Place) -> Edit:
     """The edit of one layer, or of a part of it, that the config asks for."""
-    where: dict[str, Any] = {"batch": config.edit_branch, **place.where}
+    where: dict[str, Any] = {"batch": config.edit_branch, **place.where, **_edge_of(config)}
     layer, heads = place.layer, place.where.get("heads")
     amount = _AMOUNTS.get(config.edit, 0.0) if config.amount is None else config.amount
     if config.edit in ("bypass", "scale-text") and heads is not None:
@@ -113,6 +114,18 @@ def make_edit(config: PerturbConfig, place: Place) -> Edit:
     return Knockout(layer, **where)
 
 
+def _edge_of(config: PerturbConfig) -> dict[str, Any]:
+    """The edge, and which reference images it means, as edits take them; nothing where the usual one is meant."""
+    references = {"references": list(config.references)} if config.references else {}
+    return {**({} if config.edge == Region.I2T else {"edge": config.edge}), **references}
+
+
+def edited_part(config: PerturbConfig) -> str:
+    """What is done, and where: the edit's name, with its edge if that is another than I2T."""
+    numbers = f" of reference {listed([str(number) for number in config.references])}" if config.references else ""
+    return config.edit + ("" if config.edge == Region.I2T else f", {config.edge}") + numbers
+
+
 def layer_name(layer: int) -> str:
     """The name of a layer's images in files and in `ImageGrid.images`."""
     return f"layer{layer:02d}"
@@ -125,6 +138,7 @@ def run_perturbation(
     config = replace(config, layers=chosen_layers(pipe, config.layers))
     if not config.layers:
         raise ValueError("perturb: give at least one layer")
+    _check_references(pipe, config)
     edits = {place: make_edit(config, place) for place in swept_places(pipe, config)}
     Probe(pipe, [], edits=list(edits.values()))  # bad layers fail before any work
     variants = [Variant(PLAIN, nullcontext)]
@@ -134,6 +148,13 @@ def run_perturbation(
         return generate_grid(
             pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress, axis=config.by
         )
+
+
+def _check_references(pipe: Pipeline, config: PerturbConfig) -> None:
+    """`ValueError` for an edge of reference images in a model that has none."""
+    edge, family = Region(config.edge), family_of(denoiser_of(pipe))
+    if TokenStream.REFERENCE in (edge.asking, edge.answering) and not family.references:
+        raise ValueError(f"perturb: edge {edge} is of reference images, which {family.models} does not take")
 
 
 def most_harmful(measured: pd.DataFrame, name: str) -> list[str]:
