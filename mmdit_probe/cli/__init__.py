@@ -13,6 +13,7 @@ from .analyze import analyze
 from .attention_budget import attention_budget
 from .bind import bind
 from .collector import collector_paused
+from .correspondence import correspondence
 from .diff import diff
 from .errors import user_message
 from .evaluate import evaluate
@@ -21,6 +22,7 @@ from .explore import explore
 from .find_expert import find_expert
 from .find_heads import find_heads
 from .guide import guide
+from .leakage import leakage
 from .magnet import app as magnet
 from .maps import maps
 from .models import models
@@ -45,9 +47,9 @@ app = typer.Typer(
 LOOK, CAUSE, MASKS, TRAIN, COMPARE = "Look", "Cause", "Masks", "Train", "Compare"
 """The panels of ``mmdit-probe --help``."""
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    LOOK: (attention_budget, value_norms, sinks, neglect, maps, pca, report, analyze, explore),
+    LOOK: (attention_budget, value_norms, sinks, neglect, maps, correspondence, pca, report, analyze, explore),
     CAUSE: (perturb, guide, patch, bind, find_expert, find_heads),
-    MASKS: (segment, group, evaluate),
+    MASKS: (segment, group, evaluate, leakage),
     COMPARE: (diff, models),
 }
 for panel, commands in COMMANDS.items():
