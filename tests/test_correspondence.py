@@ -203,11 +203,11 @@ def made(pair, going, back=None):
 
 @pytest.mark.parametrize("within", [0, 1])
 def test_accuracy_is_that_of_the_known_shift(monkeypatch, random_pipe, within):
-    pair = moved("test", 0)  # two tokens up, one to the left
+    pair = moved("test", 1)  # two tokens down, three to the left
     config = CorrespondenceConfig(within=within, timesteps=(1,), generation=GENERATION)
     cases = {
-        "right": (lambda r, c: (np.clip(r - 2, 0, 7), np.clip(c - 1, 0, 7)), 1.0),
-        "one off": (lambda r, c: (np.clip(r - 2, 0, 7), c), float(within == 1)),
+        "right": (lambda r, c: (np.clip(r + 2, 0, 7), np.clip(c - 3, 0, 7)), 1.0),
+        "one off": (lambda r, c: (np.clip(r + 2, 0, 7), np.clip(c - 2, 0, 7)), float(within == 1)),
         "stays": (lambda r, c: (r, c), 0.0),
     }
     for name, (going, accuracy) in cases.items():
@@ -220,7 +220,7 @@ def test_accuracy_is_that_of_the_known_shift(monkeypatch, random_pipe, within):
         assert found["returned"].item() == pytest.approx(1.0 if name == "stays" else found["returned"].item())
         if name == "right":
             assert found["on_thing"].item() == 1.0
-        tokens = np.argwhere(thing_tokens(pair.mask(pair.before), (8, 8))) + np.array([-2, -1])
+        tokens = np.argwhere(thing_tokens(pair.mask(pair.before), (8, 8))) + np.array([2, -3])
         slow = [((abs(np.argwhere(np.ones((8, 8))) - token) <= within).all(1)).mean() for token in tokens]
         assert found["chance"].item() == pytest.approx(np.mean(slow))
 
@@ -228,7 +228,7 @@ def test_accuracy_is_that_of_the_known_shift(monkeypatch, random_pipe, within):
 def test_a_match_is_returned_if_it_is_matched_back():
     right = lambda r, c: (r, np.clip(c + 3, 0, 7))  # noqa: E731
     left = lambda r, c: (r, np.clip(c - 3, 0, 7))  # noqa: E731
-    record = made(None, right, left).assign_coords(row=range(8), col=range(8))
+    record = made(None, right, left)
     assert returned(record, 0).isel(timestep=0, layer=0).values[0].tolist() == [True] * 5 + [False] * 3
     assert returned(record, 1).isel(timestep=0, layer=0).values[0].tolist() == [True] * 6 + [False] * 2
 

@@ -44,7 +44,7 @@ def moved(split: Split, index: int) -> Moved | None:
 
     >>> pair = moved("test", 0)
     >>> pair.name, pair.shift
-    ('square', (-16, -8))
+    ('square', (0, -8))
     >>> inside = pair.mask(pair.before)
     >>> bool((np.roll(inside, pair.shift, (0, 1)) == pair.mask(pair.after)).all())
     True
@@ -53,9 +53,8 @@ def moved(split: Split, index: int) -> Moved | None:
     if not parts.things:
         return None
     thing, *others = parts.things
-    places = [
-        shift for shift in itertools.product(range(-SIZE, SIZE + 1, STEP), repeat=2) if _fits(thing, others, shift)
-    ]
+    ways = range(-SIZE, SIZE + 1, STEP)
+    places = [shift for shift in itertools.product(ways, ways) if _fits(thing, others, shift)]
     if not places:
         return None
     down, across = places[int(stream(split, index, purpose=_PURPOSE).integers(len(places)))]

@@ -103,29 +103,21 @@ class Correspondence(Readout):
             )
         frames, size = layout.grid[0], layout.image // layout.grid[0]
         first = layout.image_queries.start + frame * size
-        masses: list[Tensor] = []
+        found, masses = [], []
         if self.match != "qk":
             vectors = functional.normalize(vectors_of(attention, self.match), dim=-1).unflatten(1, (frames, size))
-        found = []
         for number in range(frames):
             if self.match == "qk":
                 start = layout.image_keys.start + number * size
-                keys, given = slice(start, start + size), []
-
-                def alike(rows: slice, keys: slice = keys, given: list[Tensor] = given) -> Tensor:
-                    own = slice(first + rows.start, first + rows.stop)
-                    scores = attention.scores(own, keys)
-                    given.append((scores - attention.lse[:, :, own, None]).exp().sum(-1).mean(1).sum(-1) / size)
-                    return scores.softmax(-1).mean(1)
-
-                found.append(_best(alike, size, attention.row_chunk))
-                masses.append(torch.stack(given).sum(0))
+                own = _FrameProbs(attention, first, slice(start, start + size))
+                found.append(_best(own, size, attention.row_chunk))
+                masses.append(own.mass / size)
             else:
 
-                def compared(rows: slice, number: int = number) -> Tensor:
+                def alike(rows: slice, number: int = number) -> Tensor:
                     return vectors[:, frame, rows] @ vectors[:, number].transpose(-1, -2)
 
-                found.append(_best(compared, size, attention.row_chunk))
+                found.append(_best(alike, size, attention.row_chunk))
         best, place = (torch.stack(parts, 1).unflatten(-1, layout.grid[1:]) for parts in zip(*found, strict=True))
         axis = Axis(
             "to_frame", tuple(map(str, range(frames))), f"frame in which the tokens of frame {frame} are looked for"
@@ -154,6 +146,24 @@ class Correspondence(Readout):
 
     def stored_numbers(self, layout: TokenLayout, heads: int) -> int:
         return 3 * layout.image + (0 if self.frame is None else layout.grid[0])
+
+
+class _FrameProbs:
+    """The softmax (batch, rows, keys) of a frame's queries over some keys alone, mean over heads.
+
+    ``mass`` (batch,) is the sum over the rows asked for of what these keys get in the joint softmax.
+    """
+
+    def __init__(self, attention: JointAttention, first: int, keys: slice) -> None:
+        self.attention, self.first, self.keys = attention, first, keys
+        self.mass = attention.query.new_zeros(attention.batch, dtype=torch.float32)
+
+    def __call__(self, rows: slice) -> Tensor:
+        own = slice(self.first + rows.start, self.first + rows.stop)
+        scores = self.attention.scores(own, self.keys)
+        joint = (scores - self.attention.lse[:, :, own, None]).exp()
+        self.mass += joint.sum((-2, -1)).mean(1)
+        return scores.softmax(-1).mean(1)
 
 
 def vectors_of(attention: JointAttention, match: Match) -> Float[Tensor, "batch image channels"]:

@@ -50,11 +50,12 @@ def match_images(
     latents = encode_images(pipe, [squared(image, native_size(pipe)) for image in (first, second)])
     length = generation_arguments(pipe, generation).get("max_sequence_length", 0)
     layers = chosen_layers(pipe, config.layers)
-    with Probe(pipe, [Correspondence(config.match)], layers=layers, stop_early=True) as probe:
-        prompts = encode_prompts(pipe, [prompt, prompt], length)
-        for timestep in timesteps:
+    prompts, records = encode_prompts(pipe, [prompt, prompt], length), []
+    for timestep in timesteps:
+        with Probe(pipe, [Correspondence(config.match)], layers=layers, stop_early=True) as probe:
             forward_noisy(pipe, latents, noise_level(pipe, timestep, generation.steps), prompts, generation.seed)
-    record = probe.dataset("both")
+        records.append(probe.dataset("both"))
+    record = xr.concat(records, "call", coords="minimal", compat="override", combine_attrs="override")
     times = {"timestep": list(timesteps), "step": list(steps_at(timesteps, generation.steps))}
     record = record.assign_coords({name: coordinate(name, "call", values) for name, values in times.items()})
     about = {"long_name": "which of the two images is matched to the other, from 0", "units": "1"}
@@ -69,14 +70,17 @@ def returned(record: xr.Dataset, within: int) -> xr.DataArray:
 
     Or to a token at most ``within`` rows and columns off.
     """
-    (row, col), (back_row, back_col) = (
-        (record["match_row"].sel(image=image), record["match_col"].sel(image=image)) for image in (0, 1)
-    )
-    there = {"row": row.astype(int).drop_vars("image"), "col": col.astype(int).drop_vars("image")}
-    off = [
-        abs(back.isel(there).drop_vars("image") - record[name]) for name, back in (("row", back_row), ("col", back_col))
+    dims = ("timestep", "layer", "row", "col")
+    forward, back = (record.sel(image=image, drop=True).transpose(*dims) for image in (0, 1))
+    shape = tuple(forward.sizes[dim] for dim in dims)
+    row, col = (forward[name].values.astype(int) for name in ("match_row", "match_col"))
+    matched = (row * shape[3] + col).reshape(*shape[:2], -1)
+    again = [
+        np.take_along_axis(back[name].values.reshape(matched.shape), matched, -1).reshape(shape)
+        for name in ("match_row", "match_col")
     ]
-    return (off[0] <= within) & (off[1] <= within)
+    found = _near(np.stack(again, -1), np.stack(np.indices(shape[2:]), -1), within)
+    return xr.DataArray(found, {name: forward[name] for name in ("timestep", "layer", "sigma")}, dims)
 
 
 def measure_moved(pipe: Pipeline, pair: Moved, config: CorrespondenceConfig) -> xr.Dataset:
@@ -87,7 +91,6 @@ def measure_moved(pipe: Pipeline, pair: Moved, config: CorrespondenceConfig) -> 
     """
     scenes, prompt = (pair.before, pair.after), " ".join(pair.before.classes)
     record = match_images(pipe, scenes[0].image, scenes[1].image, prompt, config)
-    record = record.assign_coords(row=np.arange(record.sizes["row"]), col=np.arange(record.sizes["col"]))
     grid = (record.sizes["row"], record.sizes["col"])
     here, there = (thing_tokens(pair.mask(scene), grid) for scene in scenes)
     tokens = np.argwhere(here)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -58,10 +57,9 @@ def moved_summary(record: xr.Dataset, table: pd.DataFrame, match: str, within: i
 
 def images_table(record: xr.Dataset, within: int) -> pd.DataFrame:
     """One row for each timestep and layer of two images: ``confidence`` and ``returned``, means over the first one's tokens."""
-    placed = record.assign_coords(row=np.arange(record.sizes["row"]), col=np.arange(record.sizes["col"]))
     grid = ["row", "col"]
-    confidence = placed["match_confidence"].sel(image=0, drop=True).mean(grid)
-    found = xr.Dataset({"confidence": confidence, "returned": returned(placed, within).mean(grid)})
+    confidence = record["match_confidence"].sel(image=0, drop=True).mean(grid)
+    found = xr.Dataset({"confidence": confidence, "returned": returned(record, within).mean(grid)})
     return found.to_dataframe().reset_index()[[*KEYS, "confidence", "returned"]]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +107,12 @@ def object_numbers(classes: Sequence[str], objects: Sequence[str]) -> tuple[int,
     return tuple(number for number, name in enumerate(classes) if not objects or name in objects)
 
 
-def _reader(pipe: Pipeline, config: LeakageConfig, read: str) -> MapReader:
-    shared = {name: getattr(config, name) for name in ("steps", "seed", "max_sequence_length")}
-    own = replace(EvaluateConfig(), read=read, aggregate=config.aggregate, **shared)
+def _reader(pipe: Pipeline, config: LeakageConfig, read: Any) -> MapReader:
+    own: dict[str, Any] = {
+        name: getattr(config, name) for name in ("aggregate", "steps", "seed", "max_sequence_length")
+    }
     layers = chosen_layers(pipe, config.layers)
-    return reader_of(pipe, own, layers, config.chosen_timesteps, "probs", "mean")
+    return reader_of(pipe, EvaluateConfig(read=read, **own), layers, config.chosen_timesteps, "probs", "mean")
 
 
 def _measure_batch(
