@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .probe import record_states as record_states
     from .readouts import ConceptMaps as ConceptMaps
     from .readouts import Contributions as Contributions
+    from .readouts import Correspondence as Correspondence
     from .readouts import FeaturePCA as FeaturePCA
     from .readouts import Field as Field
     from .readouts import HeadGroupMaps as HeadGroupMaps
@@ -95,6 +96,7 @@ _exported, __dir__, __all__ = lazy_loader.attach(
         "readouts": [
             "ConceptMaps",
             "Contributions",
+            "Correspondence",
             "FeaturePCA",
             "Field",
             "HeadGroupMaps",

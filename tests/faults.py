@@ -38,6 +38,8 @@ SHORT = ["--steps", "2", "--max-sequence-length", "0"]
 TRAINING = ["--batch", "2", "--warmup", "1"]
 COMMANDS: dict[str, list[str]] = {
     "evaluate": ["evaluate", "scenes", "--limit", "8", "--batch", "1"],
+    "correspondence": ["correspondence", "--pairs", "4", "--steps", "4", "--max-sequence-length", "0"],
+    "leakage": ["leakage", "scenes", "--limit", "8", "--batch", "1"],
     "perturb": ["perturb", "--layers", "all", "--batch", "1", *IMAGES, "--clip", "tiny-clip"],
     "patch": ["patch", "--from", "a red circle", "--to", "a blue star", *SHORT, "--clip", "tiny-clip"],
     "bind": [

@@ -61,6 +61,33 @@ def test_a_script_leaves_its_figures_and_tables(analysis, tmp_path, name):
         assert b"/FontFile2" in pdf.read_bytes()  # TrueType, embedded
 
 
+def test_the_readings_means_are_those_of_evaluate(analysis, tmp_path):
+    """The script reads every mean in one pass; the commands read each by itself."""
+    import pandas as pd
+
+    from mmdit_probe import load_pipeline
+    from mmdit_probe.configs import EvaluateConfig
+    from mmdit_probe.datasets.registry import open_dataset
+    from mmdit_probe.evaluation.run import run_evaluation
+    from mmdit_probe.evaluation.tables import tabulate
+
+    assert "The highest:" in analysis("reading")
+    results = tmp_path / "results" / "quick"
+    table = pd.read_csv(results / "reading.csv").set_index(["read", "layers"])["miou"]
+    pipe, images = load_pipeline("model"), open_dataset("scenes", limit=2)
+    for read, aggregate, name in (
+        ("i2t", "mean", "mean of all layers"),
+        (
+            "contribution",
+            f"weights:{results / 'reading_weights_contribution.csv'}",
+            "mean weighted by mIoU (validation)",
+        ),
+    ):
+        config = EvaluateConfig(read=read, aggregate=aggregate, timesteps=(2,), limit=2, batch=4)
+        found = tabulate(run_evaluation(pipe, images, config, tmp_path / read, "random"))
+        assert found.settings["miou"].item() == pytest.approx(table[read, name])
+
+
 def test_a_mistake_is_one_line(analysis, capsys):
     with pytest.raises(SystemExit) as stopped:
         analysis("table3", "--lora", "no-equals-sign")

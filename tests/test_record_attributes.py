@@ -7,6 +7,7 @@ import xarray as xr
 from mmdit_probe import (
     ConceptMaps,
     Contributions,
+    Correspondence,
     FeaturePCA,
     Field,
     HeadGroupMaps,
@@ -34,6 +35,7 @@ SHARES = {"1"}
 READOUTS = {  # each with the units of its variables
     ConceptMaps(["lava"]): SHARES,
     Contributions([[1, 2]]): SHARES,
+    Correspondence("output"): SHARES,
     FeaturePCA(stream="both"): SHARES,
     HeadGroupMaps(): SHARES,
     HeadStats(): {"nat", "1"},

@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from mmdit_probe.evaluation.tables import Evaluation
 
 
+Dataset = Annotated[
+    str,
+    typer.Argument(
+        help="scenes (built in), voc20, voc21, context (PC59), coco-object, coco-object-background, coco-stuff-27, ade20k, "
+        "cityscapes (19 classes), cityscapes-27, or folder (images/, labels/, classes.json)."
+    ),
+]
+"""A labeled data set."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedMethod(Settings):
     """The method, and which of its tasks."""
@@ -49,13 +59,7 @@ class EvaluatedMethod(Settings):
 
 
 def evaluate(
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            help="scenes (built in), voc20, voc21, context (PC59), coco-object, coco-object-background, coco-stuff-27, ade20k, "
-            "cityscapes (19 classes), cityscapes-27, or folder (images/, labels/, classes.json)."
-        ),
-    ],
+    dataset: Dataset,
     files: DatasetConfig,
     method: EvaluatedMethod,
     baseline: BaselineConfig,

@@ -16,11 +16,11 @@ LOOK, CAUSE, MASKS, TRAIN, COMPARE = "Look", "Cause", "Masks", "Train", "Compare
 """The panels of ``mmdit-probe --help``."""
 COMMANDS: dict[str, tuple[str, ...]] = {
     LOOK: (
-        *("attention-budget", "value-norms", "sinks", "neglect", "maps", "pca"),
-        *("report", "analyze", "explore", "serve"),
+        *("attention-budget", "value-norms", "sinks", "neglect", "maps", "correspondence"),
+        *("pca", "report", "analyze", "explore", "serve"),
     ),
     CAUSE: ("perturb", "guide", "patch", "bind", "find-expert", "find-heads"),
-    MASKS: ("segment", "group", "evaluate"),
+    MASKS: ("segment", "group", "evaluate", "leakage"),
     COMPARE: ("diff", "models"),
     TRAIN: ("magnet",),
 }

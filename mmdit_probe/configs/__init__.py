@@ -3,9 +3,11 @@
 Nothing here imports PyTorch, so that ``--help`` is instant.
 """
 
+from .correspondence import CorrespondenceConfig
 from .generation import GenerationConfig, ImageConfig, PromptConfig, SamplingConfig
 from .interventions import BindConfig, FindHeadsConfig, PatchConfig
 from .layers import Layers
+from .leakage import LeakageConfig
 from .magnet import MAGNET_PRESETS, CompareConfig, MagnetConfig
 from .model import EMBEDDED, ModelConfig
 from .segmentation import (
@@ -46,6 +48,7 @@ __all__ = [
     "BindConfig",
     "BudgetConfig",
     "CompareConfig",
+    "CorrespondenceConfig",
     "DatasetConfig",
     "EvaluateConfig",
     "ExpertConfig",
@@ -56,6 +59,7 @@ __all__ = [
     "GuideConfig",
     "ImageConfig",
     "Layers",
+    "LeakageConfig",
     "MagnetConfig",
     "MapsConfig",
     "MetricConfig",

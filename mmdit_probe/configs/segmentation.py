@@ -26,7 +26,8 @@ Vocabulary = Literal["present", "full"]
 MERGE_THRESHOLD = 0.1
 """Maps closer than this become one region (symmetric KL, nats): Seg4Diff's, as released."""
 
-_CROP = Setting("stretch: the whole image, as the released code; center: its middle square, as the paper.")
+CROP = Setting("stretch: the whole image, as the released code; center: its middle square, as the paper.")
+LIMIT = Setting("Only the first images.", INPUT, low=1, default="all; 300 of scenes")
 _VARIANT = Setting(
     "The regions' merge: released is what the released code does; in paper-text each map joins one region only.",
     flags=("--merge",),
@@ -85,7 +86,7 @@ class ImagePassConfig(Settings):
 
     timestep: Annotated[int | None, TIMESTEP] = None
     steps: Annotated[int, STEPS] = PAPER_STEPS
-    crop: Annotated[Crop, _CROP] = "stretch"
+    crop: Annotated[Crop, CROP] = "stretch"
     seed: Annotated[int, SEED] = 0
     max_sequence_length: Annotated[int | None, MAX_SEQUENCE_LENGTH] = None
 
@@ -178,7 +179,7 @@ class EvaluateConfig(Settings):
         Vocabulary,
         Setting("Classes that the prompt offers: those in the image, as the paper, or all of the data set."),
     ] = "present"
-    crop: Annotated[Crop, _CROP] = "stretch"
+    crop: Annotated[Crop, CROP] = "stretch"
     normalize: Annotated[
         Normalize, Setting("Maps after or before the softmax, unchanged or each scaled to [0, 1] (Table 5).")
     ] = "probs"
@@ -191,7 +192,7 @@ class EvaluateConfig(Settings):
     trivial: Annotated[bool, Setting("Unsupervised: also one region, k-means on colors and on positions.")] = False
     batch: Annotated[int, BATCH] = 8
     seed: Annotated[int, SEED] = 0
-    limit: Annotated[int | None, Setting("Only the first images.", INPUT, low=1, default="all; 300 of scenes")] = None
+    limit: Annotated[int | None, LIMIT] = None
     max_sequence_length: Annotated[int | None, MAX_SEQUENCE_LENGTH] = None
 
     def __post_init__(self) -> None:

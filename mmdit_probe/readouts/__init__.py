@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .base import OverImageRows, OverTextColumns, OverTextRows, Readout, Reduction, read
 from .concepts import ConceptMaps
 from .contributions import Contributions
+from .correspondence import Correspondence
 from .fields import Axis, Field, Fields
 from .head_groups import HeadGroupMaps
 from .head_stats import HeadStats
@@ -38,6 +39,7 @@ __all__ = [
     "Axis",
     "ConceptMaps",
     "Contributions",
+    "Correspondence",
     "FeaturePCA",
     "Field",
     "Fields",
