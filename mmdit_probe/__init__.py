@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .readouts import KeyMass as KeyMass
     from .readouts import KindMass as KindMass
     from .readouts import OutputMaps as OutputMaps
+    from .readouts import PairMaps as PairMaps
     from .readouts import R2IMaps as R2IMaps
     from .readouts import R2TMaps as R2TMaps
     from .readouts import Readout as Readout
@@ -107,6 +108,7 @@ _exported, __dir__, __all__ = lazy_loader.attach(
             "KeyMass",
             "KindMass",
             "OutputMaps",
+            "PairMaps",
             "R2IMaps",
             "R2TMaps",
             "Readout",

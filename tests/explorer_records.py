@@ -54,5 +54,35 @@ def random_record(kinds=("start", "word", "word", "end"), words=None, maps=None,
     return xr.Dataset({"i2t_group": (dims, maps), **curves}, coordinates, attrs)
 
 
+def with_regions(record, references=((2, 3),), every=1):
+    """The same with T2I, T2T, I2I of every pixel, the masses of all keys, and maps of references, all random numbers."""
+    generator = np.random.default_rng(1)
+    rows, cols, tokens = record.sizes["row"], record.sizes["col"], record.sizes["token"]
+    times = (record.sizes["timestep"], record.sizes["map_layer"])
+    on, grid = ("timestep", "map_layer"), ("row", "col")
+    pixels = [f"{row},{col}" for row in range(rows) for col in range(cols)]
+
+    def numbers(*sizes):
+        values = generator.random((*times, *sizes)).astype(np.float32) ** 4
+        return values / values.sum(tuple(range(2, values.ndim)), keepdims=True)
+
+    found = {
+        "t2i": ((*on, *grid, "token"), numbers(rows, cols, tokens)),
+        "t2t": ((*on, "token", "to_token"), numbers(tokens, tokens)),
+        "i2i": ((*on, "query", *grid), numbers(len(pixels), rows, cols)),
+        "image_key_mass": ((*on, *grid), numbers(rows, cols) / 2),
+        "text_key_mass": ((*on, "token"), numbers(tokens) / 2),
+    }
+    for number, (down, across) in enumerate(references, 1):
+        places = [f"reference_{number}_{axis}" for axis in grid]
+        asks = [f"{row},{col}" for row in range(down) for col in range(across)]
+        record = record.assign_coords({f"reference_{number}_query": asks})
+        found[f"i2r_pair_{number}"] = ((*on, "query", *places), numbers(len(pixels), down, across))
+        found[f"r2i_pair_{number}"] = ((*on, f"reference_{number}_query", *grid), numbers(len(asks), rows, cols))
+    if every > 1:
+        found["text_key_mass_error"] = found["text_key_mass"]
+    return record.assign_coords(query=pixels).assign(found)
+
+
 def random_contents(**changes) -> Contents:
     return contents_of(random_record(**changes))

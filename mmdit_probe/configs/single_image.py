@@ -16,6 +16,8 @@ Heads = Literal["mean", "all"]
 """Maps averaged over heads, or one for each head."""
 Stream = Literal["image", "text", "both"]
 
+REGIONS_SHOWN = ("t2i", "t2t", "i2i", "sinks")
+"""What a page shows beside I2T maps."""
 HEADS = Setting("The mean over heads, or all: each head separately too.")
 HEAD_GROUPS = Setting("Most groups of heads, in addition to the mean over all heads.", low=1)
 KEPT_LAYERS = layers_setting("all of a small grid, else 6")
@@ -120,11 +122,32 @@ class ExploreConfig(Settings):
     megabytes: Annotated[
         float, Setting("Largest size of the page; fewer groups of heads are kept if need be.", low=0.1)
     ] = 15.0
+    regions: Annotated[
+        tuple[str, ...],
+        Setting(
+            "What the page shows beside I2T, separated by commas: t2i, t2t, i2i (with it references), sinks; none of them "
+            "with none.",
+            METHOD,
+            commas=True,
+        ),
+    ] = REGIONS_SHOWN
+    reference: Annotated[
+        tuple[str, ...],
+        Setting(
+            "The picture of a reference image that a record has maps of, to be drawn under them; repeatable.",
+            INPUT,
+            default="none",
+            is_place=True,
+        ),
+    ] = ()
     small: int = 256
     generation: GenerationConfig = GenerationConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        unknown = [name for name in self.regions if name not in REGIONS_SHOWN]
+        if unknown and self.regions != ("none",):
+            raise ValueError(f"regions must be some of {', '.join(REGIONS_SHOWN)}, or none, got {unknown[0]!r}")
         if self.timesteps is not None:
             chosen_timesteps(self.timesteps, (), self.generation.steps)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..probe.dataset import recorded_layout, uniform_shares
 from ..studies.recording import one_call_a_step
 from ..utils.text import is_content_word
 from .quantize import MAP_ERROR
+from .regions import Regions, regions_of
 
 MAPS = ("i2t_group", "i2t", "word_map")
 UNKNOWN = "text"
@@ -54,6 +55,7 @@ class Contents:
         uniform_token: one token's probability in that case.
         attrs: the record's attributes.
         references: the reference images that the model was given.
+        regions: what the record holds beside I2T.
     """
 
     maps: xr.DataArray
@@ -65,6 +67,7 @@ class Contents:
     uniform_token: float
     attrs: dict[str, Any]
     references: tuple[Extra, ...] = ()
+    regions: Regions = field(default_factory=Regions.none)
 
     @property
     def kinds(self) -> list[str]:
@@ -81,6 +84,15 @@ class Contents:
     def token_maps(self, maps: np.ndarray) -> np.ndarray:
         """Maps (1 + groups, token, pixel) of `tokens`, from `group_maps`."""
         return np.stack([maps[:, list(token.places)].mean(1) for token in self.tokens], 1)
+
+    def token_matrix(self, name: str, timestep: int, layer: int) -> np.ndarray:
+        """A region's probabilities at one timestep and layer (query, key), text positions joined to `tokens`."""
+        values = self.regions.matrices[name].values[timestep, layer]
+        if name in ("t2i", "t2t"):
+            values = np.stack([values[list(token.places)].mean(0) for token in self.tokens])
+        if name == "t2t":
+            values = np.stack([values[:, list(token.places)].mean(1) for token in self.tokens], 1)
+        return values
 
     def shares(self, maps: np.ndarray) -> np.ndarray:
         """Each pixel's attention to the image and to each kind of token, (1 + groups, 1 + kinds, pixel); the sum is 1."""
@@ -143,7 +155,9 @@ def contents_of(record: xr.Dataset, layers: tuple[int, ...] | None = None) -> Co
     curves = record[[v for v in ("region_mass", "value_norm") if v in record]]
     sizes = _sizes(record, maps)
     uniform, layout = uniform_shares(record), recorded_layout(record)
-    return Contents(maps, sizes, tokens, whole, curves, uniform, 1 / layout.keys, dict(record.attrs), layout.references)
+    regions = regions_of(record, maps["layer"].values.tolist()) if whole else Regions.none()
+    each = 1 / layout.keys
+    return Contents(maps, sizes, tokens, whole, curves, uniform, each, dict(record.attrs), layout.references, regions)
 
 
 def _one_image(record: xr.Dataset) -> xr.Dataset:

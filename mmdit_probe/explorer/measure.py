@@ -15,11 +15,19 @@ from ..pipelines.generation import steps_at
 from ..pipelines.image_size import native_size, token_pixels
 from ..pipelines.layers import chosen_layers, layer_numbers
 from ..probe.probe import Probe
+from ..readouts.base import Readout
 from ..readouts.head_groups import HeadGroupMaps, group_labels, group_sizes
+from ..readouts.key_mass import KeyMass
+from ..readouts.maps import T2IMaps
+from ..readouts.pair_maps import PairMaps
 from ..readouts.region_mass import RegionMass
+from ..readouts.text_to_text import T2TMaps
 from ..readouts.value_norms import ValueNorms
 from ..studies.recording import Recording, by_timestep, record_generated, record_image
+from .where_text import WhereText
 
+_QUERIES, _UNKNOWN = 1024, 4096
+"""About how many image queries the mass of single keys is read of, and the size of an image if it is not known."""
 FEW_LAYERS = 6
 FEW_TIMESTEPS = (8, 28)
 """What a page of a large image holds by default."""
@@ -29,10 +37,12 @@ def measure_exploration(pipe: Pipeline, config: ExploreConfig, image: np.ndarray
     """Measure one image: ``image`` (height, width, 3) uint8 RGB, or a generated one if None.
 
     The record has ``i2t_group`` (timestep, map_layer, head_group, row, col, token), probabilities in [0, 1] of the chosen
-    layers, and ``region_mass`` and ``value_norm`` of every layer.
+    layers, and ``region_mass`` and ``value_norm`` of every layer; of the chosen layers also what ``config.regions`` names,
+    see `region_readouts`.
     """
     layers, timesteps = chosen(pipe, config, image)
-    readouts, generation = [HeadGroupMaps(config.head_groups)], config.generation
+    further = region_readouts(config.regions, _image_tokens(pipe, config, image))
+    readouts, generation = [HeadGroupMaps(config.head_groups), *further], config.generation
     steps = steps_at(timesteps, generation.steps)
     calls = steps if image is None else tuple(range(len(steps)))
     with Probe(pipe, [RegionMass(), ValueNorms()], steps=calls) as everywhere:
@@ -45,12 +55,29 @@ def measure_exploration(pipe: Pipeline, config: ExploreConfig, image: np.ndarray
     return Recording(joined(pipe, recording.record, curves, config.head_groups), recording.image)
 
 
+def region_readouts(regions: Sequence[str], image_tokens: float) -> list[Readout]:
+    """The readouts of what a page shows beside I2T, of about so many image tokens; means over heads.
+
+    t2i: ``t2i``; t2t: ``t2t``; i2i: `PairMaps`, with those of references; sinks: `KeyMass`. A model that lacks a region has none
+    of its fields.
+    """
+    every = max(1, round(min(image_tokens, _UNKNOWN) / _QUERIES))
+    known: dict[str, Readout] = {
+        "t2i": WhereText(T2IMaps()),
+        "t2t": WhereText(T2TMaps()),
+        "i2i": PairMaps(),
+        "sinks": KeyMass(every=every),
+    }
+    return [readout for name, readout in known.items() if name in regions]
+
+
 def joined(pipe: Pipeline, maps: xr.Dataset, curves: xr.Dataset, head_groups: int) -> xr.Dataset:
     """The record of a page: ``i2t_group`` of chosen layers, with ``region_mass`` and ``value_norm`` of every layer.
 
     ``maps`` has the attributes of the whole, and ``head_groups`` is the most groups that `HeadGroupMaps` was given.
     """
-    record = curves.merge(maps.rename(layer="map_layer"), compat="override", join="outer", combine_attrs="override")
+    maps = maps.rename(layer="map_layer")
+    record = curves.merge(maps, compat="override", join="outer", combine_attrs="override")
     sizes = group_sizes(record.sizes["head"], head_groups)
     record = record.assign_coords(head_group=group_labels(sizes), heads=("head_group", sizes))
     expert = model_defaults(pipe).expert_layer

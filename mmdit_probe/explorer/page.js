@@ -1,4 +1,3 @@
-"use strict";
 // The page's state is four positions (timestep, layer, group, and what is shown), everything else is drawn from it.
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -107,7 +106,9 @@ function value(entry, place) {
 const state = {
   ...data.start, group: 0, scale: "own", strength: 0.9, order: "prompt",
   pinnedPlace: data.start.place, pinnedEntry: entries.find((entry) => entry.token === data.start.token),
-  hoverPlace: null, hoverEntry: null,
+  hoverPlace: null, hoverEntry: null, view: "i2t", column: null, marks: true,
+  reference: null, pinnedReference: null, toReference: false,
+  followed: true,
 };
 const place = () => state.hoverPlace ?? state.pinnedPlace;
 const shown = () => state.hoverEntry ?? state.pinnedEntry;
@@ -118,7 +119,7 @@ let drawing = 0;
 /** Draw what the state says, once its maps are unpacked. */
 async function update() {
   const mine = ++drawing;
-  const needed = [blob("largest", Float32Array), mapsAt(state.timestep, state.layer)];
+  const needed = [blob("largest", Float32Array), mapsAt(state.timestep, state.layer), ...regionBlobs()];
   if (data.whole) needed.push(sharesAt(state.timestep));
   if (needed.some((entry) => entry.values === null)) await Promise.all(needed.map((entry) => entry.ready));
   if (mine === drawing) draw();
@@ -131,7 +132,9 @@ function draw() {
   drawPixel();
   drawChips();
   drawCharts();
+  drawRegions();
   document.body.dataset.drawn = [state.timestep, state.layer, state.group, place(), shown().id].join(" ");
+  tellChosen();
 }
 
 // ---- words and numbers
@@ -190,9 +193,7 @@ function colorTop(entry, values) {
 }
 
 function drawMap() {
-  const entry = shown();
-  const values = Array.from({ length: places }, (_, at) => value(entry, at));
-  const top = colorTop(entry, values);
+  const { values, top, name } = viewMap();
   const image = new ImageData(cols, rows);
   values.forEach((probability, at) => {
     const level = probability / top;
@@ -201,7 +202,8 @@ function drawMap() {
   });
   $("heat").getContext("2d").putImageData(image, 0, 0);
   $("image").style.setProperty("--grey", Math.min(1, 2 * state.strength)); // no overlay: the image as it is
-  $("map-name").replaceChildren("Map of ", element("b", { textContent: entry.label }));
+  $("map-name").replaceChildren(name[0], element("b", { textContent: name[1] }), name[2]);
+  $("map-note").textContent = viewNote();
   $("top").textContent = percent(top);
 }
 
@@ -211,12 +213,11 @@ function drawRamp() {
   $("ramp").getContext("2d").putImageData(image, 0, 0);
 }
 
-function put(mark, at) {
-  const [row, col] = rowCol(at);
-  mark.style.left = `${(100 * col) / cols}%`;
-  mark.style.top = `${(100 * row) / rows}%`;
-  mark.style.width = `${100 / cols}%`;
-  mark.style.height = `${100 / rows}%`;
+function put(mark, at, [down, across] = [rows, cols]) {
+  mark.style.left = `${(100 * (at % across)) / across}%`;
+  mark.style.top = `${(100 * Math.floor(at / across)) / down}%`;
+  mark.style.width = `${100 / across}%`;
+  mark.style.height = `${100 / down}%`;
 }
 
 function drawCursor() {
@@ -474,12 +475,17 @@ function drawControls() {
   $("timestep").value = state.timestep;
   $("layer-name").textContent = data.layers[state.layer];
   $("timestep-name").textContent = timestepName(state.timestep);
+  $("heads").selectedIndex = state.group;
+  $("scale").value = state.scale;
+  $("order").value = state.order;
+  $("strength").value = Math.round(100 * state.strength);
+  $("mark-sinks").checked = state.marks;
   $("layer").setAttribute("aria-valuetext", `layer ${data.layers[state.layer]}`);
   $("timestep").setAttribute("aria-valuetext", timestepName(state.timestep));
 }
 
 function set(changes) {
-  Object.assign(state, changes);
+  Object.assign(state, { followed: false }, changes);
   update();
 }
 
@@ -529,7 +535,7 @@ function watchImage() {
   frame.addEventListener("pointerleave", () => set({ hoverPlace: null }));
   frame.addEventListener("click", (event) => {
     announce();
-    set({ pinnedPlace: placeUnder(event), hoverPlace: null });
+    set({ pinnedPlace: placeUnder(event), hoverPlace: null, reference: null, pinnedReference: null });
   });
   frame.addEventListener("keydown", moveCursor);
   $("image").addEventListener("load", drawPatch);
@@ -592,10 +598,12 @@ function begin() {
   $("heads").replaceChildren(...data.groups.map((_, group) => element("option", { textContent: groupName(group) })));
   drawRamp();
   makeChips();
+  makeRegions();
   watchImage();
   watchEntries($("chips"));
   watchEntries($("bars"));
   watchControls();
+  watchOther();
   return update();
 }
 

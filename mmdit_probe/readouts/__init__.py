@@ -16,6 +16,7 @@ from .key_mass import KeyMass
 from .kind_mass import KindMass
 from .maps import I2TMaps, I2TScores, RefinedI2T, T2IMaps
 from .output_similarity import OutputMaps
+from .pair_maps import PairMaps
 from .reference_maps import I2RMaps, R2IMaps, R2TMaps, T2RMaps
 from .region_mass import RegionMass
 from .text_to_text import T2TMaps
@@ -55,6 +56,7 @@ __all__ = [
     "OverImageRows",
     "OverTextColumns",
     "OverTextRows",
+    "PairMaps",
     "R2IMaps",
     "R2TMaps",
     "Readout",

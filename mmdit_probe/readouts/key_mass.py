@@ -18,8 +18,8 @@ class KeyMass(Readout):
 
     - ``image_key_mass`` (batch, [head,] row, col): mass on each image position; NaN in plain cross-attention.
     - ``text_key_mass`` (batch, [head,] token): mass on each text token.
-    - ``extra_key_mass`` (batch, [head,] extra): mass on each token that is neither, such as registers; only where
-      there are any.
+    - ``extra_key_mass`` (batch, [head,] extra): mass on each token that is neither, such as registers and the
+      places of reference images; only where there are any.
 
     In [0, 1]; together they sum to 1. A key that gets 1 / keys is attended to as under uniform attention; attention
     sinks get many times that. With ``every`` above 1 each has a ``..._error``, the standard error of the mean over the
@@ -75,8 +75,8 @@ class KeyMass(Readout):
         }
         labels = extra_labels(layout)
         if labels:
-            others = torch.cat([values[..., keys] for keys in layout.extra_keys], -1)
-            axis = Axis("extra", labels, "tokens that are neither image nor text, such as registers")
+            others = torch.cat([values[..., keys] for keys in (*layout.extra_keys, *layout.reference_keys)], -1)
+            axis = Axis("extra", labels, "tokens that are neither image nor text, such as registers and references")
             long_name = f"{name}, neither image nor text{over}"
             fields[f"extra_key_mass{suffix}"] = Field((*leading, "extra"), others, long_name, axes=(axis,))
         return fields
@@ -96,13 +96,23 @@ def sampled_queries(layout: TokenLayout, every: int) -> Tensor:
 
 
 def extra_labels(layout: TokenLayout) -> tuple[str, ...]:
-    """A name for each key that is neither image nor text, in the order of ``layout.extra_keys``: register 1, register 2."""
-    if not layout.extra_keys:
-        return ()
+    """A name for each key that is neither image nor text: register 1, register 2, then reference 1 place 1.
+
+    In the order of ``layout.extra_keys`` and, after them, ``layout.reference_keys``.
+    """
     ordered: list[Extra] = [
-        extra for place in ("first", "between", "last") for extra in layout.extras if extra.place == place
+        extra
+        for place in ("first", "between", "last")
+        for extra in layout.extras
+        if extra.place == place and not extra.is_reference
     ]
-    return tuple(f"{extra.name} {number + 1}" for extra in ordered for number in range(extra.tokens))
+    others = [f"{extra.name} {number + 1}" for extra in ordered for number in range(extra.tokens)]
+    places = [
+        f"reference {number} place {place + 1}"
+        for number, reference in enumerate(layout.references, 1)
+        for place in range(reference.tokens)
+    ]
+    return (*(others if layout.extra_keys else ()), *(places if layout.reference_keys else ()))
 
 
 class _KeySum:

@@ -89,7 +89,7 @@ def name_keys(record: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     names += [f"token {number}{f' {text!r}' if text else ''}" for number, text in enumerate(texts)]
     if "extra" in record.coords:
         labels = [str(label) for label in record["extra"].values]
-        kinds, names = kinds + [label.rpartition(" ")[0] for label in labels], names + labels
+        kinds, names = kinds + [label.split(" ")[0] for label in labels], names + labels
     return np.array(kinds, dtype=str), np.array(names, dtype=str)
 
 
