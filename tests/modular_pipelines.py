@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import torch
 from small_pipelines import CHAT, LENGTH, small_pipeline
-from transformers import CLIPImageProcessor, CLIPProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import CLIPImageProcessor, LlavaProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from mmdit_probe.tiny.tokenizer import make_tokenizer
 
@@ -54,7 +54,9 @@ def flux3() -> Any:
     }  # fmt: skip
     text_encoder = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=words, vision_config=vision)).eval()
     tokenizer = make_tokenizer(LENGTH)
-    processor = CLIPProcessor(image_processor=CLIPImageProcessor(), tokenizer=tokenizer, chat_template=CHAT)
+    processor = LlavaProcessor(
+        CLIPImageProcessor(), tokenizer, patch_size=14, vision_feature_select_strategy="default", chat_template=CHAT
+    )
     vae = diffusers.AutoencoderKLFlux2(
         block_out_channels=(4, 4), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4, norm_num_groups=2,

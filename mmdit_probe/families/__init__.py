@@ -33,6 +33,7 @@ from .modular import (
     steps_of,
     takes_images,
     verbatim,
+    without_tracebacks,
 )
 from .out_of_scope import OUT_OF_SCOPE
 from .pipeline import (
@@ -129,4 +130,5 @@ __all__ = [
     "vae_dtype",
     "verbatim",
     "without_t5",
+    "without_tracebacks",
 ]

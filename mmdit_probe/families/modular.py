@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,13 +95,9 @@ def needed_parts(pipe: Any) -> list[str]:
 
 
 def text_step(pipe: Any) -> Any:
-    """The step that encodes a prompt that comes alone; `ValueError` if a modular pipeline has none."""
-    found = [step for step in steps_in(for_a_prompt(pipe)) if encodes_prompts(step)]
-    if not found:
-        raise ValueError(
-            f"{type(pipe).__name__} has no step that encodes a prompt without an image; give it embeddings"
-        )
-    return found[0]
+    """The step of a modular pipeline that encodes a prompt that comes alone; None if it has none."""
+    steps = (step for step in steps_in(for_a_prompt(pipe)) if encodes_prompts(step))
+    return next((step for step in steps if set(step.required_inputs) <= {"prompt"}), None)
 
 
 def takes_images(step: Any) -> bool:
@@ -144,6 +141,8 @@ def encoded_prompts(pipe: Any, prompts: Sequence[str], max_sequence_length: int,
 
 def _encoded(pipe: Any, prompts: str | list[str], max_sequence_length: int) -> Mapping[str, Any]:
     step, state = text_step(pipe), sys.modules[_MODULE].PipelineState()
+    if step is None:
+        raise ValueError(f"prompts: {type(pipe).__name__} has no step that encodes a prompt without an image")
     given: dict[str, Any] = {"prompt": prompts}
     if max_sequence_length:
         given["max_sequence_length"] = max_sequence_length
@@ -157,6 +156,18 @@ def _encoded(pipe: Any, prompts: str | list[str], max_sequence_length: int) -> M
 def guider_of(pipe: Any) -> Any:
     """A modular pipeline's guider; None if it has none."""
     return getattr(pipe, "guider", None) if is_modular(pipe) else None
+
+
+@contextmanager
+def without_tracebacks() -> Iterator[None]:
+    """Inside, an error in a step is raised alone; modular pipelines log it too, with its traceback, once for each step around."""
+    logger = logging.getLogger(_MODULE)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

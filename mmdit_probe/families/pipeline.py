@@ -36,15 +36,15 @@ class Pipeline(Protocol):
     @property
     def _execution_device(self) -> torch.device: ...
 
-    def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
-        """Text embeddings of prompts; arguments and results differ from class to class."""
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Generate."""
 
 
 class FamilyPipeline(Pipeline, Protocol):
     """A pipeline as its own family sees it, with all the attributes of its class."""
+
+    def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+        """Text embeddings of prompts; arguments and results differ from class to class."""
 
     def __getattr__(self, name: str) -> Any: ...
 

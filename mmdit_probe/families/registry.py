@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,7 +24,7 @@ from .modular import WithStep, encoded_prompts, is_modular, text_step
 from .one_sequence import ONE_SEQUENCE
 from .other_unets import OTHER_UNETS
 from .out_of_scope import OUT_OF_SCOPE
-from .pipeline import Pipeline, denoiser_of, unwrapped
+from .pipeline import Pipeline, call_arguments, denoiser_of, unwrapped
 from .qwen import QWEN
 from .single_stream import SINGLE_STREAM
 from .stable_diffusion import STABLE_DIFFUSION_3
@@ -97,7 +96,10 @@ def text_parts_of(pipe: Pipeline, max_sequence_length: int = 0) -> list[TextPart
     ``max_sequence_length`` is the number of positions of the encoders whose length is free; 0 is the pipeline's own.
     """
     family = family_of(denoiser_of(pipe))
-    return family.text_parts(WithStep(pipe, text_step(pipe)) if is_modular(pipe) else pipe, max_sequence_length)
+    if not is_modular(pipe):
+        return family.text_parts(pipe, max_sequence_length)
+    step = text_step(pipe)
+    return [] if step is None else family.text_parts(WithStep(pipe, step), max_sequence_length)
 
 
 def token_latents(pipe: Pipeline) -> int:
@@ -117,7 +119,7 @@ def image_input_of(pipe: Pipeline) -> ImageInput:
         raise ValueError(f"image: images can be read by {able}; this is a model of {family.models}")
     if is_modular(pipe):
         return _modular_image_input(pipe, family, family.image_input)
-    if "image" in inspect.signature(type(pipe).encode_prompt).parameters:
+    if "image" in call_arguments(pipe, "encode_prompt"):
         raise ValueError(
             f"image: {type(pipe).__name__} takes images as part of the prompt; load the model's text-to-image pipeline"
         )
@@ -135,7 +137,10 @@ def _modular_image_input(pipe: Pipeline, family: Family, own: ImageInput) -> Ima
         raise ValueError(
             f"image: of modular pipelines, images can be read by {able}; load the {family.models} as an ordinary pipeline"
         )
-    text_step(pipe)  # refuses a pipeline whose prompts are never without an image
+    if text_step(pipe) is None:
+        raise ValueError(
+            f"image: {type(pipe).__name__} takes images as part of the prompt; load the model's text-to-image pipeline"
+        )
 
     def text(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
         return from_state(encoded_prompts(pipe, prompts, max_sequence_length, family.batches))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..families import Pipeline, call_arguments, denoiser_of, family_of, guided_by, is_modular
+from ..families import Pipeline, call_arguments, denoiser_of, family_of, guided_by, is_modular, without_tracebacks
 
 _KINDS = ("images", "videos")
 """Under which names modular pipelines leave what they have made."""
@@ -46,7 +45,7 @@ def call_pipeline(pipe: Pipeline, prompt: str | Sequence[str], **arguments: Any)
         arguments["output_type"] = "pt"
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     one_by_one = len(prompts) == 1 or not family_of(denoiser_of(pipe)).batches
-    with nullcontext() if scale is None else guided_by(pipe, scale):
+    with guided_by(pipe, scale), without_tracebacks():
         if not one_by_one:
             return _made(pipe(prompt=prompts, output=_outputs(pipe), **arguments))
         each = [

@@ -107,7 +107,12 @@ def _load(spec: Any, dtype: torch.dtype, variant: str | None) -> Any:
         options["trust_remote_code"] = False
     if kind is None or issubclass(kind, nn.Module):
         options |= {"dtype": dtype, "use_safetensors": True, **({} if variant is None else {"variant": variant})}
-    return spec.load(**options)
+    try:
+        return spec.load(**options)
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise _code(f"a part {spec.name} with code of its own") from error
+        raise
 
 
 def _refuse_code(source: str, revision: str | None, local: bool) -> None:
@@ -123,10 +128,14 @@ def _refuse_code(source: str, revision: str | None, local: bool) -> None:
         except OSError:
             brings = False
     if brings:
-        raise ModularError(
-            f"load_pipeline: {source} brings steps of its own ({_BLOCKS}), whose code is not run here; if you trust them, load "
-            "the pipeline with diffusers.ModularPipeline, and give that to the probe"
-        )
+        raise _code(f"steps of its own ({_BLOCKS})")
+
+
+def _code(what: str) -> ModularError:
+    return ModularError(
+        f"load_pipeline: this model brings {what}, which is not run here; if you trust it, load the pipeline with "
+        "diffusers.ModularPipeline, and give that to the probe"
+    )
 
 
 def _classes(source: str, index: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -140,6 +149,10 @@ def _classes(source: str, index: Mapping[str, Any]) -> tuple[Any, Any]:
                 f"load_pipeline: {source} was made of {name}, which are no steps of diffusers {diffusers.__version__}; make the "
                 "pipeline in Python, and give that to the probe"
             )
+    for name, part in index.items():
+        library = part[0] if isinstance(part, list) and len(part) == 3 else None
+        if library not in (None, "diffusers", "transformers") and not hasattr(diffusers.pipelines, str(library)):
+            raise _code(f"a part {name} of {library}")
     return kind, steps
 
 
