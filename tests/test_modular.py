@@ -24,6 +24,7 @@ from mmdit_probe.pipelines.defaults import model_defaults
 from mmdit_probe.pipelines.forward import encode_images, encode_prompts, forward_once, noise_level
 from mmdit_probe.pipelines.generation import generation_arguments
 from mmdit_probe.pipelines.layer_count import layer_count
+from mmdit_probe.pipelines.loading import embedded_folder
 from mmdit_probe.pipelines.modular_call import call_pipeline
 from mmdit_probe.probe.states import record_states
 from mmdit_probe.studies.image_grid import generate_batch
@@ -377,12 +378,13 @@ def run(monkeypatch, capsys, tmp_path):
 
 SMALL = ["--height", "32", "--width", "32", "--steps", "2"]
 ONE = ["--prompt", PROMPT, *SMALL, "--timesteps", "1"]
+CLIP = embedded_folder().parent / "tiny-clip"
 COMMANDS = {
     "attention-budget": ONE,
     "value-norms": ONE,
     "maps": [*ONE, "--words", "circle", "--layers", "1"],
     "pca": ONE,
-    "perturb": ["--prompt", PROMPT, *SMALL, "--layers", "1"],
+    "perturb": ["--prompt", PROMPT, *SMALL, "--layers", "1", "--seeds", "0", "--clip", CLIP],
     "analyze": [*ONE, "--layers", "1", "--words", "circle"],
 }
 
