@@ -201,6 +201,7 @@ def test_families_that_cannot_be_given_images_say_which_can():
         "bria",
         "longcat-image",
         "ovis-image",
+        "flux3",
         "qwen-image",
         "auraflow",
         "z-image",

@@ -138,6 +138,7 @@ class Family:
             pipeline, the arguments of its `encode_prompt` and the result. None if the family can't tell.
         verbatim_prompt_args: arguments of the pipeline's call that disable prompt rewriting.
         frames: whether its models make videos, or several images at once, whose grid is (frames, rows, cols).
+        batches: whether its pipelines take several prompts in one call.
         references: whether its models attend to reference images beside the text and what they make.
         guessed: whether the layers and the layout are read off an unknown model, so that a probe checks them by what it does.
     """
@@ -161,6 +162,7 @@ class Family:
     vision_tokens: Callable[[FamilyPipeline, Mapping[str, Any], Any], int | None] = unknown_vision
     verbatim_prompt_args: Mapping[str, Any] = field(default_factory=dict)
     frames: bool = False
+    batches: bool = True
     references: bool = False
     guessed: bool = False
 

@@ -121,12 +121,18 @@ def _flux_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_len
     return {"encoder_hidden_states": embeddings, "pooled_projections": pooled, "txt_ids": ids}
 
 
+def _flux_state(state: Text) -> dict[str, Any]:
+    embeddings = state["prompt_embeds"]
+    ids = torch.zeros(embeddings.shape[1], 3, device=embeddings.device, dtype=embeddings.dtype)
+    return {"encoder_hidden_states": embeddings, "pooled_projections": state["pooled_prompt_embeds"], "txt_ids": ids}
+
+
 def _flux_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:
     image = {"hidden_states": packed(noisy), "img_ids": position_ids(noisy)}
     return {**image, **guidance_of(pipe, len(noisy)), **text}
 
 
-def _flux2_latents(pipe: FamilyPipeline, pixels: Tensor) -> Tensor:
+def flux2_latents(pipe: FamilyPipeline, pixels: Tensor) -> Tensor:
     """(batch, 4 channels, rows / 2, cols / 2): a token each, normalized by the autoencoder's running statistics."""
     encoded = pipe.vae.encode(pixels).latent_dist.mean
     patched = rearrange(
@@ -183,7 +189,7 @@ FLUX = (
         text_parts=_second_t5,
         expert=12,
         depth=57,  # 19 double-stream and 38 single-stream blocks
-        image_input=ImageInput(_flux_prompts, _flux_arguments, sigmas=even_sigmas, time=same),
+        image_input=ImageInput(_flux_prompts, _flux_arguments, sigmas=even_sigmas, time=same, modular_text=_flux_state),
     ),
     Family(
         name="flux2",
@@ -194,7 +200,7 @@ FLUX = (
         layout=position_layout,
         sigmas=fraction,
         text_parts=_flux2_text,
-        image_input=ImageInput(_flux2_prompts, _flux2_arguments, _flux2_latents, _flux2_sigmas, same),
+        image_input=ImageInput(_flux2_prompts, _flux2_arguments, flux2_latents, _flux2_sigmas, same),
     ),
     Family(
         name="chroma",

@@ -87,6 +87,8 @@ class ImageInput:
         latents: clean latents (batch, channels, rows, cols) of pixels (batch, 3, height, width) in [-1, 1].
         sigmas: the noise levels of a sampling run, from first to last, then 0, for a number of steps and of image tokens.
         time: the timestep argument at a noise level, one number or a tensor.
+        modular_text: the transformer's arguments that come from prompts, from what the text step of a modular pipeline leaves, by
+            name; None if modular pipelines can't read images.
     """
 
     text: Callable[[Any, Sequence[str], int], dict[str, Any]]
@@ -94,3 +96,4 @@ class ImageInput:
     latents: Callable[[Any, Tensor], Tensor] = latents_of
     sigmas: Callable[[Any, int, int], list[float]] = shifted_sigmas
     time: Callable[[Any], Any] = thousand
+    modular_text: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None

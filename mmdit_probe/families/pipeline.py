@@ -11,6 +11,8 @@ import torch
 from diffusers import ModelMixin
 from torch import nn
 
+from .modular import call_inputs, is_modular, steps_of
+
 DENOISERS = ("transformer", "unet")
 """The names under which a pipeline holds the module that is probed."""
 
@@ -19,7 +21,8 @@ DENOISERS = ("transformer", "unet")
 class Pipeline(Protocol):
     """A text-to-image or text-to-video pipeline: it encodes prompts, and generates when called.
 
-    Every `diffusers.DiffusionPipeline` of a supported family is one. Only `families` reads its autoencoder, scheduler and
+    Every `diffusers.DiffusionPipeline` of a supported family is one. A `diffusers.ModularPipeline` takes its place, though it has
+    steps instead of `encode_prompt`. Only `families` reads its autoencoder, scheduler and
     device; all other packages call the functions of `families` that do. `isinstance` checks that the members exist.
     """
 
@@ -33,15 +36,15 @@ class Pipeline(Protocol):
     @property
     def _execution_device(self) -> torch.device: ...
 
-    def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
-        """Text embeddings of prompts; arguments and results differ from class to class."""
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Generate."""
 
 
 class FamilyPipeline(Pipeline, Protocol):
     """A pipeline as its own family sees it, with all the attributes of its class."""
+
+    def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+        """Text embeddings of prompts; arguments and results differ from class to class."""
 
     def __getattr__(self, name: str) -> Any: ...
 
@@ -112,15 +115,32 @@ def default_latent_side(pipe: Pipeline) -> int | None:
     return None if side is None else int(side)
 
 
+def call_arguments(pipe: Pipeline, method: str = "__call__") -> Mapping[str, Any]:
+    """The arguments of the pipeline's call, or of another method, with their defaults; None where there is none."""
+    if is_modular(pipe):
+        return call_inputs(pipe)
+    parameters = inspect.signature(getattr(type(pipe), method)).parameters
+    return {name: None if given.default is given.empty else given.default for name, given in parameters.items()}
+
+
 def call_default(pipe: Pipeline, name: str, method: str = "__call__") -> Any:
     """The default of one argument of the pipeline's call, or of another method; None if there is none."""
-    parameter = inspect.signature(getattr(type(pipe), method)).parameters.get(name)
-    return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
+    return call_arguments(pipe, method).get(name)
+
+
+def source_of(pipe: Pipeline) -> str:
+    """The folder or hub id that a pipeline was loaded from; empty if it was made of parts."""
+    name = "_pretrained_model_name_or_path" if is_modular(pipe) else "name_or_path"
+    return str(getattr(pipe, name, None) or "")
 
 
 def from_module(pipe: Pipeline, name: str) -> Any:
-    """``name`` from the module that defines the pipeline's class, or from that of a base class; None if it is in neither."""
-    modules = (sys.modules[base.__module__] for base in type(pipe).__mro__)
+    """``name`` from the module that defines the pipeline's class, or from that of a base class; None if it is in neither.
+
+    Of a modular pipeline, from the modules that define its steps.
+    """
+    owners = map(type, steps_of(pipe)) if is_modular(pipe) else type(pipe).__mro__
+    modules = (sys.modules[owner.__module__] for owner in owners)
     return next((getattr(module, name) for module in modules if hasattr(module, name)), None)
 
 

@@ -96,6 +96,10 @@ def _prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: 
     return {"encoder_hidden_states": embeddings, "encoder_hidden_states_mask": mask}
 
 
+def _state(state: Text) -> dict[str, Any]:
+    return {"encoder_hidden_states": state["prompt_embeds"], "encoder_hidden_states_mask": state["prompt_embeds_mask"]}
+
+
 def _arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:
     rows, cols = (size // 2 for size in noisy.shape[-2:])
     image = {"hidden_states": packed(noisy), "img_shapes": [[(1, rows, cols)]] * len(noisy)}
@@ -113,7 +117,7 @@ QWEN = (
         layout=_layout,
         sigmas=fraction,
         text_parts=_text,
-        image_input=ImageInput(_prompts, _arguments, _latents, even_sigmas, same),
+        image_input=ImageInput(_prompts, _arguments, _latents, even_sigmas, same, _state),
         vision_tokens=_vision,
     ),
     Family(

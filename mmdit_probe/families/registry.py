@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -18,10 +20,11 @@ from .gists import BRIA_FIBO_2
 from .hunyuan_image import HUNYUAN_IMAGE
 from .image_input import ImageInput
 from .latents import LATENTS
+from .modular import WithStep, encoded_prompts, is_modular, text_step
 from .one_sequence import ONE_SEQUENCE
 from .other_unets import OTHER_UNETS
 from .out_of_scope import OUT_OF_SCOPE
-from .pipeline import Pipeline, denoiser_of, unwrapped
+from .pipeline import Pipeline, call_arguments, denoiser_of, unwrapped
 from .qwen import QWEN
 from .single_stream import SINGLE_STREAM
 from .stable_diffusion import STABLE_DIFFUSION_3
@@ -92,7 +95,11 @@ def text_parts_of(pipe: Pipeline, max_sequence_length: int = 0) -> list[TextPart
 
     ``max_sequence_length`` is the number of positions of the encoders whose length is free; 0 is the pipeline's own.
     """
-    return family_of(denoiser_of(pipe)).text_parts(pipe, max_sequence_length)
+    family = family_of(denoiser_of(pipe))
+    if not is_modular(pipe):
+        return family.text_parts(pipe, max_sequence_length)
+    step = text_step(pipe)
+    return [] if step is None else family.text_parts(WithStep(pipe, step), max_sequence_length)
 
 
 def token_latents(pipe: Pipeline) -> int:
@@ -110,8 +117,32 @@ def image_input_of(pipe: Pipeline) -> ImageInput:
     if family.image_input is None:
         able = ", ".join(family.models for family in FAMILIES if family.image_input is not None)
         raise ValueError(f"image: images can be read by {able}; this is a model of {family.models}")
-    if "image" in inspect.signature(type(pipe).encode_prompt).parameters:
+    if is_modular(pipe):
+        return _modular_image_input(pipe, family, family.image_input)
+    if "image" in call_arguments(pipe, "encode_prompt"):
         raise ValueError(
             f"image: {type(pipe).__name__} takes images as part of the prompt; load the model's text-to-image pipeline"
         )
     return family.image_input
+
+
+def _modular_image_input(pipe: Pipeline, family: Family, own: ImageInput) -> ImageInput:
+    """How a modular pipeline reads a given image: as its family does, with prompts through the pipeline's own text step."""
+    from_state = own.modular_text
+    if from_state is None:
+        inputs = ((other, other.image_input) for other in FAMILIES)
+        able = ", ".join(
+            other.models for other, given in inputs if given is not None and given.modular_text is not None
+        )
+        raise ValueError(
+            f"image: of modular pipelines, images can be read by {able}; load the {family.models} as an ordinary pipeline"
+        )
+    if text_step(pipe) is None:
+        raise ValueError(
+            f"image: {type(pipe).__name__} takes images as part of the prompt; load the model's text-to-image pipeline"
+        )
+
+    def text(pipe: Any, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Any]:
+        return from_state(encoded_prompts(pipe, prompts, max_sequence_length, family.batches))
+
+    return replace(own, text=text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -116,10 +116,10 @@ def unet_latents(pipe: Pipeline, pixels: Tensor, noise: torch.Generator | None =
 
 def unet_prompt(pipe: Pipeline, prompt: str, side: int) -> tuple[Tensor, dict[str, Any]]:
     """Text embeddings (1, tokens, width) of a prompt, and the U-Net's further arguments for an image of ``side`` px."""
-    device = device_of(pipe)
+    device, own = device_of(pipe), cast(FamilyPipeline, pipe)
     if not hasattr(pipe, "text_encoder_2"):
-        return pipe.encode_prompt(prompt, device, 1, False)[0], {}
-    found = pipe.encode_prompt(prompt, device=device, do_classifier_free_guidance=False)
+        return own.encode_prompt(prompt, device, 1, False)[0], {}
+    found = own.encode_prompt(prompt, device=device, do_classifier_free_guidance=False)
     size = [side, side, 0, 0, side, side]  # original size, crop, target size
     times = torch.tensor([size], dtype=found[2].dtype, device=found[2].device)
     return found[0], {"added_cond_kwargs": {"text_embeds": found[2], "time_ids": times}}

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from diffusers import DiffusionPipeline
 
-from ..families import Pipeline
-from .modular_steps import encoded_in, pipeline_class, request_of, step_class
+from ..families import Pipeline, pipeline_class, step_class
+from .modular_steps import encoded_in, request_of
 
 Arguments = dict[str, Any]
 
@@ -164,7 +164,7 @@ def _step_wrapper(function: Any) -> Any:
     @wraps(function)
     def watched(step: Any, pipe: Any, state: Any, *rest: Any, **kwargs: Any) -> Any:
         observers = [observer for observer in _here.observers if observer.concerns(pipe)]
-        arguments = request_of(step, state) if observers else None
+        arguments = request_of(pipe, step, state) if observers else None
         if arguments is None:
             return function(step, pipe, state, *rest, **kwargs)
         with _tokenizing, ExitStack() as stack:

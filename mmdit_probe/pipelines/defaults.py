@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..families import Pipeline, call_default, denoiser_of, family_of
+from ..families import Pipeline, call_default, denoiser_of, family_of, source_of
 from ..storage.files import read_text
 
 
@@ -36,7 +36,7 @@ def model_defaults(pipe: Pipeline) -> ModelDefaults:
     >>> defaults.expert_layer, defaults.guidance_scale
     (7, 7.5)
     """
-    file = Path(str(getattr(pipe, "name_or_path", ""))) / "probe_defaults.json"
+    file = Path(source_of(pipe)) / "probe_defaults.json"
     if file.is_file():
         try:
             return ModelDefaults(**json.loads(read_text(file)))

@@ -17,7 +17,7 @@ from ..families import Pipeline, denoiser_of, device_of, family_of, image_input_
 from .image_size import native_size, token_pixels
 from .prompts import describe
 
-LONGEST = 1024
+LONGEST = 8192
 """The most text positions that any of the pipelines takes."""
 
 
@@ -79,7 +79,7 @@ def add_noise(latents: Tensor, sigma: float, seed: int) -> Tensor:
 def encode_prompts(pipe: Pipeline, prompts: Sequence[str], max_sequence_length: int = 77) -> PromptEmbeddings:
     """Prompts through the pipeline's own text encoders, without classifier-free guidance.
 
-    ``max_sequence_length``, 0 to 1024, is the number of positions of the encoders whose length is free, such as T5; 0
+    ``max_sequence_length``, 0 to 8192, is the number of positions of the encoders whose length is free, such as T5; 0
     leaves it to the pipeline.
     """
     if not 0 <= max_sequence_length <= LONGEST:

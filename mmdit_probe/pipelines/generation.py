@@ -1,19 +1,18 @@
-"""The arguments of an ordinary pipeline call, with the model's defaults filled in, and which steps are recorded."""
+"""The arguments of a pipeline's call, with the model's defaults filled in, and which steps are recorded."""
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 
 from ..configs import GenerationConfig, SamplingConfig
-from ..families import Pipeline, denoiser_of, family_of
+from ..families import Pipeline, call_arguments, denoiser_of, family_of, guider_of
 from .defaults import model_defaults, text_length
 
 
 def generation_arguments(pipe: Pipeline, config: SamplingConfig) -> dict[str, Any]:
-    """The arguments of the pipeline's call; those that its class does not take are left out.
+    """The arguments of the pipeline's call, for `call_pipeline`; those that its class does not take are left out.
 
     The random generator is the CPU's, so that a seed means the same on every device. Prompt rewriting is disabled where a
     pipeline offers it.
@@ -29,7 +28,7 @@ def generation_arguments(pipe: Pipeline, config: SamplingConfig) -> dict[str, An
     if isinstance(config, GenerationConfig):
         wanted["generator"] = torch.Generator().manual_seed(config.seed)
     wanted |= family_of(denoiser_of(pipe)).verbatim_prompt_args
-    known = inspect.signature(type(pipe).__call__).parameters
+    known = {*call_arguments(pipe), *(() if guider_of(pipe) is None else ("guidance_scale",))}
     return {name: value for name, value in wanted.items() if name in known and value is not None}
 
 

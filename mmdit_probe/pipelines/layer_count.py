@@ -6,12 +6,12 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
 
 from ..configs import EMBEDDED
 from ..families import DENOISERS, layers_of
 from .hub import local_only
 from .loading import embedded_folder
+from .modular_loading import index_of
 from .pretrained import quiet_loading
 
 
@@ -35,9 +35,9 @@ def layer_count(model: str = EMBEDDED, revision: str | None = None) -> int | Non
 def _without_weights(source: str, revision: str | None) -> Any:
     """The pipeline's transformer or U-Net on the meta device."""
     options: dict[str, Any] = {"revision": revision, "local_files_only": local_only(source)}
-    index = DiffusionPipeline.load_config(source, **options)
+    index = index_of(source, revision, options["local_files_only"])
     part = next(part for part in DENOISERS if index.get(part))
-    library, name = index[part]
+    library, name = index[part][:2]
     if library != "diffusers":
         raise ValueError(f"{source}: {name} is no class of diffusers")
     kind = getattr(diffusers, name)

@@ -17,6 +17,7 @@ from ..families import Pipeline, denoiser_of, unwrapped, without_t5
 from ..utils.text import shown
 from .hub import is_hub_id, local_only, missing_on_hub
 from .model_folder import check_folder
+from .modular_loading import ModularError, index_is_modular, index_of, load_modular
 from .pretrained import load_error, quiet_loading
 from .quantization import quantization
 
@@ -43,7 +44,10 @@ def load_pipeline(
     quantize: Quantize = "none",
     **options: Any,
 ) -> DiffusionPipeline:
-    """A diffusers pipeline, ready to generate and to be probed.
+    """A diffusers pipeline, ordinary or modular, ready to generate and to be probed.
+
+    A modular one is made of the steps of diffusers, without those that rewrite prompts (Flux.3's). Code that comes with it, an
+    offload or a quantization are refused: load it with `diffusers.ModularPipeline` then, and give that to the probe.
 
     Args:
         model: "tiny-sd3" (embedded), a folder, or a hub id.
@@ -57,7 +61,7 @@ def load_pipeline(
             or "sequential" (one layer at a time: slow, least memory).
         quantize: the transformer's weights in fewer bits: "none", "int8" (torchao) or "nf4" (bitsandbytes, CUDA).
         lora: a LoRA's .safetensors file, folder or hub id, loaded on top.
-        options: passed on to `DiffusionPipeline.from_pretrained`.
+        options: passed on to `DiffusionPipeline.from_pretrained`; none for a modular pipeline.
 
     Raises:
         ValueError: the model, dtype, device, offload, quantization or LoRA is not available; one line says what to do.
@@ -85,20 +89,22 @@ def load_pipeline(
         check_folder(Path(source), variant)
     try:
         with quiet_loading():
-            index = DiffusionPipeline.load_config(source, revision=revision, local_files_only=local)
-            options = {**({} if t5 else without_t5(index)), **options}
-            pipe = DiffusionPipeline.from_pretrained(
-                source,
-                dtype=DTYPES[dtype],
-                revision=revision,
-                variant=variant,
-                local_files_only=local,
-                **{**_SAFE, **bits, **options},
-            )
+            index = index_of(source, revision, local)
+            where: dict[str, Any] = {"dtype": DTYPES[dtype], "revision": revision, "variant": variant}
+            if index_is_modular(index):
+                refused = {
+                    *options,
+                    *([] if quantize == "none" else ["quantize"]),
+                    *([] if offload == "none" else ["offload"]),
+                }
+                pipe = load_modular(source, index, **where, t5=t5, local=local, refused=refused)
+            else:
+                options = {**_SAFE, **bits, **({} if t5 else without_t5(index)), **options}
+                pipe = DiffusionPipeline.from_pretrained(source, **where, local_files_only=local, **options)
             if lora is not None:
                 _load_lora(pipe, lora)
             _PLACING[offload](pipe, place)
-    except LoraError as error:
+    except (LoraError, ModularError) as error:
         raise ValueError(str(error)) from error
     except Exception as error:
         raise ValueError(load_error("model", source, error)) from error

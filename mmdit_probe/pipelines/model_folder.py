@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from ..families import T5_PARTS
 from ..storage.files import read_text
+from .modular_loading import INDEX, MODULAR_INDEX, parts_in
 
 _PICKLED = "has its weights in pickle files (.bin), which can run code; only .safetensors files are read"
 _VOCABULARIES = (
@@ -24,15 +25,15 @@ _VOCABULARIES = (
 
 def check_folder(folder: Path, variant: str | None = None) -> None:
     """`ValueError` if a pipeline's folder lacks a part or the ``variant`` of its weights, or one of its files is cut short."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        kind = "folder: it has no model_index.json" if folder.is_dir() else "folder but a file"
+    index = next((folder / name for name in (INDEX, MODULAR_INDEX) if (folder / name).is_file()), None)
+    if index is None:
+        kind = f"folder: it has no {INDEX} or {MODULAR_INDEX}" if folder.is_dir() else "folder but a file"
         raise ValueError(f"load_pipeline: {str(folder)!r} is no diffusers pipeline {kind}")
     for file in (index, *folder.glob("*/*.json"), *folder.glob("*/*.safetensors")):
         if not file.name.startswith("."):
             _check_file(file)
     found = set()
-    for part, kind in json.loads(read_text(index)).items():
+    for part, kind in parts_in(folder, index).items():
         files = [file.name for file in (folder / part).glob("*") if not file.name.startswith(".")]
         if any(name.endswith(".bin") for name in files) and not any(name.endswith(".safetensors") for name in files):
             raise ValueError(f"load_pipeline: {folder / part} {_PICKLED}")

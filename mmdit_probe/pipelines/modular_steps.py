@@ -1,41 +1,31 @@
-"""The steps of modular pipelines that encode prompts: what they are given, and what they leave in the pipeline's state."""
+"""The steps of modular pipelines that have prompts: what they are given, and what they leave in the pipeline's state."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
+from ..families import encodes_prompts, inputs_of, passes_embeddings, steps_of, takes_images
 from .encoded import CONDITIONAL, UNCONDITIONAL
 
-_MODULE = "diffusers.modular_pipelines.modular_pipeline"
 _EMBEDDINGS = ("prompt_embeds", "prompt_embeds_mask", "negative_prompt_embeds")
 
 
-def pipeline_class() -> type | None:
-    """The class of modular pipelines; None while nobody has loaded it."""
-    module = sys.modules.get(_MODULE)
-    return None if module is None else module.ModularPipeline
-
-
-def step_class() -> type | None:
-    """The class of modular pipelines' steps; None while nobody has loaded it."""
-    module = sys.modules.get(_MODULE)
-    return None if module is None else module.ModularPipelineBlocks
-
-
-def request_of(step: Any, state: Any) -> dict[str, Any] | None:
-    """By name what the step is given, if it is one that encodes prompts; else None.
+def request_of(pipe: Any, step: Any, state: Any) -> dict[str, Any] | None:
+    """By name what the step is given, if it encodes prompts, or takes the embeddings of prompts that nobody gave; else None.
 
     The image of an editing model's prompt is ``image``, whatever the step calls it.
     """
-    if step.sub_blocks or "prompt_embeds" not in {output.name for output in step.intermediate_outputs}:
+    own = encodes_prompts(step)
+    if not own and not (passes_embeddings(step) and state.get("prompt") is None):
         return None
-    inputs = {given.name: given.default for given in step.inputs if given.name}
-    if "prompt" not in inputs:
-        return None
+    inputs = inputs_of(step)
     values = {name: state.get(name) for name in inputs}
     arguments = {name: inputs[name] if value is None else value for name, value in values.items()}
-    images = [value for name, value in arguments.items() if "image" in name.split("_") and value is not None]
+    if own:
+        images = [value for name, value in arguments.items() if "image" in name.split("_") and value is not None]
+    else:
+        with_images = any(encodes_prompts(other) and takes_images(other) for other in steps_of(pipe))
+        images = [state.get("image")] if with_images else []
     return {**arguments, "image": images[0] if images else None}
 
 
@@ -55,13 +45,3 @@ def guided_branch(pipe: Any) -> str | None:
     if not 0 < at <= len(predictions) == getattr(guider, "num_conditions", 0):
         return None
     return UNCONDITIONAL if predictions[at - 1] == "pred_uncond" else CONDITIONAL
-
-
-class WithStep:
-    """A modular pipeline, and what its step that encodes prompts says of itself: its template, its lengths."""
-
-    def __init__(self, pipe: Any, step: Any) -> None:
-        self._pipe, self._step = pipe, step
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pipe if hasattr(self._pipe, name) else self._step, name)

@@ -12,11 +12,11 @@ import numpy as np
 from torch import Tensor
 
 from ..attention.text_tokens import TextTokens, join_rows
-from ..families import Family, Pipeline, denoiser_of, holds
+from ..families import Family, Pipeline, WithStep, denoiser_of, holds
 from .asked import Asked, Half
 from .call_watch import observed
 from .encoded import CONDITIONAL, UNCONDITIONAL, CarriedPrompts, Encoded, recognized, text_of
-from .modular_steps import WithStep, guided_branch
+from .modular_steps import guided_branch
 
 _NEGATIVE = "negative_"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -16,7 +15,8 @@ from ..attention.text_tokens import TextTokens
 from ..edits.base import spelled_tokens
 from ..edits.states import States, Stream, Tokens, What, checked_what, streams_of
 from ..edits.streams import BlockEdit, Streams
-from ..families import Pipeline
+from ..families import Pipeline, call_default
+from ..pipelines.modular_call import call_pipeline
 from ..utils.memory import check_room
 from .probe import Probe
 
@@ -57,7 +57,7 @@ def record_states(
     recorder.count = len(probe.modules if layers is None else set(layers)) * _step_count(pipe, steps, call)
     call.setdefault("output_type", "latent")
     with probe, torch.no_grad():
-        pipe(prompt=prompt, generator=torch.Generator().manual_seed(seed), **call)
+        call_pipeline(pipe, prompt, generator=torch.Generator().manual_seed(seed), **call)
     if recorder.layout is None:
         raise ValueError("record_states: nothing was recorded; the run has no such steps")
     layout = recorder.layout
@@ -70,8 +70,7 @@ def _step_count(pipe: Pipeline, steps: Collection[int] | None, call: dict[str, A
     for levels in ("sigmas", "timesteps"):
         if call.get(levels) is not None:
             return len(call[levels])
-    known = inspect.signature(type(pipe).__call__).parameters.get("num_inference_steps")
-    return int(call.get("num_inference_steps") or (known.default if known is not None else 1))
+    return int(call.get("num_inference_steps") or call_default(pipe, "num_inference_steps") or 1)
 
 
 class _Recorder(BlockEdit):

@@ -24,6 +24,7 @@ from ..metrics.rank_correlation import rank_correlations
 from ..metrics.verdicts import Form, counted, in_words, lead_lines, listed
 from ..pipelines.defaults import model_defaults
 from ..pipelines.generation import generation_arguments, steps_at
+from ..pipelines.modular_call import call_pipeline
 from ..pipelines.vocabulary import unknown_words
 from ..probe.probe import Probe
 from ..readouts.maps import I2TMaps
@@ -161,7 +162,7 @@ def _generate(pipe: Pipeline, prompt: str, config: ExpertConfig, step: int) -> t
 
     with Probe(pipe, [I2TMaps(), ValueNorms()], steps=[step]) as probe, ExitStack() as stack:
         stack.callback(denoiser_of(pipe).register_forward_pre_hook(keep, with_kwargs=True).remove)
-        pipe(prompt=prompt, output_type="latent", **generation_arguments(pipe, config.generation))
+        call_pipeline(pipe, prompt, output_type="latent", **generation_arguments(pipe, config.generation))
     if not seen:
         raise ValueError("find-expert: this pipeline's prompt tokens are not known; give a layer number instead")
     return probe.dataset("conditional").isel(call=-1), seen[-1]

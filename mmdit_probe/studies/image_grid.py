@@ -18,6 +18,7 @@ from ..configs import SamplingConfig
 from ..families import Pipeline, default_latent_side
 from ..pipelines.generation import generation_arguments
 from ..pipelines.image_size import native_size
+from ..pipelines.modular_call import call_pipeline
 from ..pipelines.vocabulary import unknown_words
 from ..probe.probe import Probe
 from ..readouts.region_mass import RegionMass
@@ -95,7 +96,7 @@ def _made(pipe: Pipeline, prompts: Sequence[str], seed: int, generation: Samplin
     arguments["generator"] = [torch.Generator().manual_seed(seed) for _ in prompts]
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of what is not finite: looked for afterwards
-        return pipe(prompt=list(prompts), output_type=form, **arguments).images
+        return call_pipeline(pipe, prompts, output_type=form, **arguments).images
 
 
 def generate_grid(

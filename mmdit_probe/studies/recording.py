@@ -13,6 +13,7 @@ from ..configs import GenerationConfig
 from ..families import Pipeline
 from ..pipelines.forward import encode_images, encode_prompts, forward_noisy, noise_level
 from ..pipelines.generation import generation_arguments, steps_at
+from ..pipelines.modular_call import call_pipeline
 from ..pipelines.vocabulary import unknown_words
 from ..probe.coordinates import coordinate
 from ..probe.probe import Probe
@@ -60,7 +61,7 @@ def record_generated(
     steps = steps_at(timesteps, generation.steps)
     with Probe(pipe, readouts, steps=steps, layers=layers) as probe:
         form = "np" if decode else "latent"
-        output = pipe(prompt=prompt, output_type=form, **generation_arguments(pipe, generation))
+        output = call_pipeline(pipe, prompt, output_type=form, **generation_arguments(pipe, generation))
     check_steps(pipe, probe, generation.steps)
     record = by_timestep(probe, steps, timesteps, steps)
     image = _image(output) if decode else np.empty((0, 0, 3), np.uint8)

@@ -14,9 +14,10 @@ from PIL import Image
 
 from ..configs import GenerationConfig, Layers, Timesteps
 from ..explorer.page import Page
-from ..families import Pipeline, denoiser_of, holds, text_parts_of
+from ..families import Pipeline, call_default, denoiser_of, holds, text_parts_of
 from ..pipelines.call_watch import observed
 from ..pipelines.generation import generation_arguments
+from ..pipelines.modular_call import as_ordinary, call_pipeline
 from ..pipelines.prompts import find_words
 from ..pipelines.vocabulary import unknown_words
 from ..utils.html import grid
@@ -83,7 +84,7 @@ def read_generated(
     if words:
         find_words(text_parts_of(pipe, arguments.get("max_sequence_length", 0)), prompt, words)
     with trace(pipe, layers=layers, timesteps=timesteps, head_groups=head_groups) as found:
-        pipe(prompt=prompt, **arguments)
+        call_pipeline(pipe, prompt, **arguments)
     seen = found.only
     return replace(seen, named=tuple(words), record=seen.record.assign_attrs(seed=generation.seed))
 
@@ -225,7 +226,7 @@ def steps_of(pipe: Any, arguments: Arguments) -> int:
     for name in ("sigmas", "timesteps"):
         if arguments.get(name) is not None:
             return len(arguments[name])
-    steps = arguments.get("num_inference_steps")
+    steps = arguments.get("num_inference_steps") or call_default(pipe, "num_inference_steps")
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(
             f"trace: {type(pipe).__name__} does not say how many sampling steps it takes; give num_inference_steps"
@@ -236,6 +237,7 @@ def steps_of(pipe: Any, arguments: Arguments) -> int:
 
 def images_of(output: Any) -> list[np.ndarray | None]:
     """The images of a pipeline's output as (height, width, 3) uint8 RGB, of videos the middle frames; None for what is no image."""
+    output = as_ordinary(output)
     frames = getattr(output, "frames", None)
     made = output[0] if isinstance(output, tuple) else getattr(output, "images", None)
     if frames is not None:
