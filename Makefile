@@ -9,7 +9,7 @@ demo: $(VENV)/.run
 	$(BIN)/mmdit-probe attention-budget
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

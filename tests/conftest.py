@@ -31,7 +31,7 @@ from hypothesis import settings
 
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("suite")
-torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, len(os.sched_getaffinity(0))))
 
 
 @pytest.fixture(autouse=True)
