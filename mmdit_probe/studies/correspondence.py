@@ -79,7 +79,7 @@ def returned(record: xr.Dataset, within: int) -> xr.DataArray:
         np.take_along_axis(back[name].values.reshape(matched.shape), matched, -1).reshape(shape)
         for name in ("match_row", "match_col")
     ]
-    found = _near(np.stack(again, -1), np.stack(np.indices(shape[2:]), -1), within)
+    found = _near(np.stack(again, -1), np.moveaxis(np.indices(shape[2:]), 0, -1), within)
     return xr.DataArray(found, {name: forward[name] for name in ("timestep", "layer", "sigma")}, dims)
 
 
