@@ -21,6 +21,10 @@ from mmdit_probe.storage.images import save_image
 
 def region_record(**changes):
     record = with_regions(random_record(kinds=KINDS, words=WORDS), **changes)
+    dims = ("timestep", "layer", "head")
+    curves = {"region_mass": ((*dims, "region"), np.full((2, 6, 2, 9), 0.25))}
+    curves["value_norm"] = ((*dims, "stream"), np.ones((2, 6, 2, 4)))
+    record = record.drop_vars(list(curves)).assign(curves)  # of image, text and one reference
     return record.assign_attrs(expert_layer=5, reference_tokens=6, reference_grids="2 x 3")
 
 

@@ -22,7 +22,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "pca": (_CIRCLE, "--scenes 0,1,2 --layers all"),
     "report": (_CIRCLE, f"--image photo.jpg --words dog,bench --out dog.html {_SD3}"),
     "analyze": (_CIRCLE, f"{_CIRCLE} --words circle --timesteps 2,8 --format png"),
-    "explore": (_CIRCLE, "results/analyze/analyze.nc --out again.html"),
+    "explore": (_CIRCLE, "results/analyze/analyze.nc --out again.html", "one.nc other.nc --out both.html"),
     "serve": ("--browser", f"--port 7860 {_SD3}"),
     "diff": ("one/analyze.nc other/analyze.nc",),
     "perturb": (f"--layers all {_CIRCLE} --seeds 0,1", "--layer 7 --edit knockout --prompts prompts.txt"),
