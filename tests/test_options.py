@@ -29,6 +29,7 @@ COMMANDS = {
     for command in group.registered_commands
 }
 OWN_WORDING = {
+    "--amount": "how much of an edit; find-heads knows one edit alone",
     "--out": "a folder, a file, or a folder that a long run continues in",
     "--prompt": "one prompt, or any number of them",
     "--model": "caption's is an image-to-text model",
