@@ -35,7 +35,7 @@ def call_pipeline(pipe: Pipeline, prompt: str | Sequence[str], **arguments: Any)
         ValueError: a modular pipeline takes no argument of such a name, or its guider has no single scale.
     """
     if not is_modular(pipe):
-        return pipe(prompt=prompt, **arguments)
+        return pipe(prompt=prompt if isinstance(prompt, str) else list(prompt), **arguments)
     known = call_arguments(pipe)
     scale = None if "guidance_scale" in known else arguments.pop("guidance_scale", None)
     unknown = sorted(arguments.keys() - known.keys())
