@@ -101,8 +101,9 @@ def _images(
     down, across = (sorted({(2 * place + 1) * size // (2 * SHOWN) for place in range(SHOWN)}) for size in grid)
     tokens = [(row, col) for row in down for col in across]
     places = matched_places(record, timestep, layer, tokens)
-    figure = images_figure(images[0], images[1], tokens, places, grid, f"{config.match}, layer {layer}, t = {timestep}")
-    line = figure_line(model, prompts, "the layer and timestep with the most matches that are matched back")
+    figure = images_figure(images[0], images[1], tokens, places, grid)
+    where = f"{config.match}, layer {layer}, t = {timestep}: the most matches that are matched back"
+    line = figure_line(model, prompts, where)
     saved = save_record(record, output.out / "correspondence.nc")
     _finish(figure, table, images_summary(table), line, output, saved)
 
