@@ -30,7 +30,7 @@ def test_json_is_the_only_thing_on_standard_output(run):
     code, out, _ = run("attention-budget", *FEW, "--json")
     assert code == 0
     result = json.loads(out)
-    assert len(result["summary"]) == 4
+    assert len(result["summary"]) == 5
     assert len(result["table"]) == 24
     assert {"timestep", "sigma", "layer", "region", "mass", "spread", "uniform", "ratio", "n"} == set(
         result["table"][0]

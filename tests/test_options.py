@@ -36,6 +36,7 @@ OWN_WORDING = {
     "--timesteps": "one, or several",
     "--method": "each command's own methods",
     "--words": "maps needs them, analyze takes all words without",
+    "--amount": "perturb takes edits that are not find-heads'",
     "--read": "magnet train says what its loss reads, the others which maps",
 }
 

@@ -113,7 +113,8 @@ class AttentionCall:
     @cached_property
     def full_key(self) -> Tensor:
         """(batch, heads, keys, width): the keys with as many heads as the queries."""
-        return self.key.repeat_interleave(self.heads // self.key.shape[1], dim=1)
+        with torch.enable_grad():  # kept, and so not to be made without gradients where the key has some
+            return self.key.repeat_interleave(self.heads // self.key.shape[1], dim=1)
 
     def changed(
         self,

@@ -30,7 +30,7 @@ def without_keys(block: AttentionBlock, removed: Bool[Tensor, "batch heads keys"
     left = 1 - probs.sum(-1, keepdim=True)
     kept = (block.image_output / sums - probs @ values[:, :, places]) / left
     if block.others_by_scores:
-        _compute_thin(block, removed, values, left, kept)
+        left, kept = _with_thin(block, removed, values, left, kept)
     alive = left > (0 if block.others_by_scores else _NOTHING)
     text = block.image_probs * torch.where(alive, 1 / left, 0) * ~removed[:, :, None, block.layout.text_keys]
     total, gain = (sums * alive)[..., 0], torch.where(alive, left, 1).log()[..., 0]
@@ -47,16 +47,20 @@ def noted(block: AttentionBlock, removed: Bool[Tensor, "batch heads keys"]) -> A
     return replace(block, removed=block.removed | removed, own=own)
 
 
-def _compute_thin(block: AttentionBlock, removed: Tensor, values: Tensor, left: Tensor, kept: Tensor) -> None:
-    """Fill in what queries that lose almost everything keep, and what they get from it."""
+def _with_thin(
+    block: AttentionBlock, removed: Tensor, values: Tensor, left: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What queries keep and what they get from it, with those that lose almost everything computed anew."""
     thin = left[..., 0] < _THIN
     every_key = torch.arange(block.layout.keys, device=left.device)
+    left, kept = left.clone(), kept.clone()
     for rows in thin.flatten(0, 1).any(0).nonzero().flatten().split(block.attention.row_chunk):
         probs = probs_at(block, rows, every_key) / block.image_total[:, :, rows] * ~removed[:, :, None]
         total = probs.sum(-1, keepdim=True)
         where = thin[:, :, rows, None]
         left[:, :, rows] = torch.where(where, total, left[:, :, rows])
         kept[:, :, rows] = torch.where(where, probs @ values / total, kept[:, :, rows])
+    return left, kept
 
 
 def probs_at(block: AttentionBlock, rows: Tensor | None, places: Tensor) -> Float[Tensor, "batch heads rows places"]:
