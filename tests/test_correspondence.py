@@ -247,7 +247,7 @@ def test_images_are_matched_by_a_forward_pass_of_both(random_pipe):
     assert table.columns.tolist() == ["timestep", "sigma", "layer", "confidence", "returned"]
     assert "no accuracy" in images_summary(table)[0]
     places = np.array([[0.0, 1.0], [0.0, 1.0]])
-    figure = images_figure(*drawn, [(1, 1), (4, 6)], places, (8, 8), "layer 1")
+    figure = images_figure(*drawn, [(1, 1), (4, 6)], places, (8, 8))
     assert [text.get_text() for text in figure.axes[1].texts] == ["1,2"]
 
 

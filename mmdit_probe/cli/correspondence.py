@@ -57,6 +57,7 @@ def correspondence(
 def _moved(config: CorrespondenceConfig, model: ModelConfig, output: RunConfig) -> None:
     from mmdit_probe.datasets.scenes import CLASSES
     from mmdit_probe.figures.correspondence import moved_figure
+    from mmdit_probe.metrics.verdicts import counted
     from mmdit_probe.studies.correspondence import run_moved
     from mmdit_probe.studies.correspondence_tables import moved_summary, moved_table
 
@@ -66,7 +67,7 @@ def _moved(config: CorrespondenceConfig, model: ModelConfig, output: RunConfig) 
         record = run_moved(pipe, config, output.out, label(model), bar.update)
     table = moved_table(record)
     lines = moved_summary(record, table, config.match, config.within)
-    right = f"right: within {config.within} tokens"
+    right = f"right: within {counted(config.within, 'token')}"
     line = figure_line(model, (), f"{config.match}; n = {config.pairs} pairs of scenes", right)
     _finish(moved_figure(table, config.generation.steps), table, lines, line, output)
 
@@ -100,8 +101,9 @@ def _images(
     down, across = (sorted({(2 * place + 1) * size // (2 * SHOWN) for place in range(SHOWN)}) for size in grid)
     tokens = [(row, col) for row in down for col in across]
     places = matched_places(record, timestep, layer, tokens)
-    figure = images_figure(images[0], images[1], tokens, places, grid, f"{config.match}, layer {layer}, t = {timestep}")
-    line = figure_line(model, prompts, "the layer and timestep with the most matches that are matched back")
+    figure = images_figure(images[0], images[1], tokens, places, grid)
+    where = f"{config.match}, layer {layer}, t = {timestep}: the most matches that are matched back"
+    line = figure_line(model, prompts, where)
     saved = save_record(record, output.out / "correspondence.nc")
     _finish(figure, table, images_summary(table), line, output, saved)
 

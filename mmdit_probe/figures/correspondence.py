@@ -55,7 +55,6 @@ def images_figure(
     tokens: Sequence[tuple[int, int]],
     places: np.ndarray,
     grid: tuple[int, int],
-    title: str,
 ) -> Figure:
     """Two images; numbered dots are places of the first, and of the second where they are matched to.
 
@@ -64,7 +63,6 @@ def images_figure(
         tokens: (row, col) of the first image's grid.
         places: (tokens, 2) rows and columns of the second.
         grid: rows and columns of tokens.
-        title: the layer and timestep.
     """
     colors = plt.get_cmap("hsv")(np.linspace(0, 0.9, len(tokens)))
     with house_style():
@@ -73,15 +71,17 @@ def images_figure(
             ax.imshow(
                 image, extent=(0, grid[1], grid[0], 0), aspect=image.shape[0] / image.shape[1] * grid[1] / grid[0]
             )
-            ax.scatter(dots[:, 1] + 0.5, dots[:, 0] + 0.5, s=70, color=colors, edgecolors="black", linewidths=0.8)
+            ax.scatter(dots[:, 1] + 0.5, dots[:, 0] + 0.5, s=28, color=colors, edgecolors="black", linewidths=0.8)
             taken: dict[tuple[float, float], list[str]] = {}
             for number, (row, col) in enumerate(dots):
                 taken.setdefault((float(row), float(col)), []).append(str(number + 1))
             for (row, col), numbers in taken.items():
-                ax.annotate(",".join(numbers), (col + 0.5, row + 0.5), ha="center", va="center", fontsize=6)
+                place = {"xytext": (0, 4.5), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+                box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+                ax.annotate(",".join(numbers), (col + 0.5, row + 0.5), fontsize=6, bbox=box, **place)
             ax.set_axis_off()
         axes[0].set_title("first image")
-        axes[1].set_title(f"matches in the second\n{title}")
+        axes[1].set_title("matches in the second image")
         return figure
 
 

@@ -31,7 +31,7 @@ def neglect_figure(table: pd.DataFrame, words: pd.DataFrame, threshold: float) -
         axes[0].axhline(threshold, color=GUIDE_COLOR, linestyle="--", linewidth=1)
         axes[0].set_ylabel("times the other words")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        figure.legend(handles, labels, loc="outside lower center", ncols=4 if len(words) <= MOST else 2)
         return figure
 
 
