@@ -15,23 +15,16 @@ import numpy as np
 import pandas as pd
 import torch
 from _analysis import Analysis, main
+from _readings import DIFFERENCE, READS, WEIGHTED, chosen_means, compared
 
 from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import held_out_scenes
 from mmdit_probe.evaluation.counter import MapCounter
 from mmdit_probe.evaluation.run import run_evaluation
-from mmdit_probe.metrics.bootstrap import bootstrap_weights
-from mmdit_probe.metrics.inference import best_drawn, drawn_interval
 from mmdit_probe.metrics.iou import mean_iou
-from mmdit_probe.metrics.verdicts import Form, lead_lines
 from mmdit_probe.segmentation.reading import Reading, ReadingReader
 
 SCENES, VALIDATION, SEEDS, TIMESTEP = 300, 100, (0, 1, 2), 2
-READS = ("i2t", "t2i", "output", "contribution", "concept")
-BEST = 3
-"""Layers in the mean of the best on validation scenes."""
-DRAWS = 2000
-DIFFERENCE = ("over_i2t", "over_low", "over_high")
 
 
 class WithMeans(ReadingReader):
@@ -80,20 +73,6 @@ def run(analysis: Analysis) -> list[str]:
     ]
 
 
-WEIGHTED = "mean weighted by mIoU (validation)"
-
-
-def chosen_means(tried: np.ndarray) -> dict[str, np.ndarray]:
-    """By name, a weight for each layer, from the layers' mIoU on validation scenes."""
-    best = sorted(np.argsort(-tried, kind="stable")[:BEST].tolist())
-    above = tried - tried.min() if np.ptp(tried) > 0 else np.ones(len(tried))
-    return {
-        "mean of all layers": np.full(len(tried), 1 / len(tried)),
-        f"mean of layers {', '.join(map(str, best))} (validation)": np.isin(np.arange(len(tried)), best) / len(best),
-        WEIGHTED: above / above.sum(),
-    }
-
-
 def counts(analysis, pipe, split, images, seeds, read, means=None) -> np.ndarray:
     """Pixel counts (image, layer, count, class), summed over the seeds; the means of ``means`` stand behind the layers."""
     config = settings(analysis, images, read)
@@ -125,26 +104,6 @@ def counted(analysis, pipe, split, counter, part) -> np.ndarray:
     batches = run_evaluation(pipe, scenes, config, analysis.folder(f"/{part}"), analysis.label, counter=counter)
     own = [batch["counts"].isel(matching=0, timestep=0, head=0).values.astype(np.int64) for batch in batches]
     return np.concatenate(own)
-
-
-def compared(found: dict[tuple[str, str], np.ndarray], seeds: int) -> tuple[pd.DataFrame, list[str]]:
-    """A row for each reading: mIoU with its interval over images, and its difference to the first; the highest's lead."""
-    images = len(next(iter(found.values())))
-    weights = bootstrap_weights(images, DRAWS)
-    drawn = {key: mean_iou(np.tensordot(weights, own.astype(float), 1)) for key, own in found.items()}
-    miou = {key: float(mean_iou(own.sum(0))) for key, own in found.items()}
-    first, rows = next(iter(found)), []
-    for key in found:
-        _, low, high, n = drawn_interval(miou[key], drawn[key], images)
-        row = {"read": key[0], "layers": key[1], "n": n, "seeds": seeds, "miou": miou[key], "low": low, "high": high}
-        if key != first:
-            over = drawn_interval(miou[key] - miou[first], drawn[key] - drawn[first], images)
-            row |= dict(zip(DIFFERENCE, over[:3], strict=True))
-        rows.append(row)
-    names = [f"{read}, {layers}" for read, layers in found]
-    lead = best_drawn(np.array(list(miou.values())), np.stack(list(drawn.values()), 1), images)
-    said = [f"The highest: {names[lead.leader]};", *lead_lines(lead, names, Form(1, 100), "image", "reading")]
-    return pd.DataFrame(rows, columns=["read", "layers", "n", "seeds", "miou", "low", "high", *DIFFERENCE]), said
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+MORE = {"reading_generated": ["--model", "tiny-sd3"]}
+"""Options of scripts that take no other model."""
 SCRIPTS = Path(__file__).parent.parent / "analyses"
 FILES = {
     "fig02_budget": ["fig02_budget.csv", "fig02_budget.pdf"],
@@ -23,7 +25,9 @@ FILES = {
     "fig17_heads": ["fig17_heads.csv", "fig17_heads.pdf"],
     "layers_side_by_side": ["layers_side_by_side.csv", "layers_side_by_side.pdf"],
     "baselines_on_mmdit": ["baselines_on_mmdit.csv", "baselines_on_mmdit_tuning.csv"],
+    "edits_on_scenes": ["edits_on_scenes.csv", "edits_sheet.pdf", "edits_drops.pdf"],
     "reading": ["reading.csv"],
+    "reading_generated": ["reading_generated.csv"],
     "subjects_apart": ["subjects_apart.csv"],
     "table1": ["table1.csv"],
     "table2": ["table2.csv"],
@@ -53,7 +57,7 @@ def analysis(random_folder, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", list(FILES))
 def test_a_script_leaves_its_figures_and_tables(analysis, tmp_path, name):
-    printed = analysis(name)
+    printed = analysis(name, *MORE.get(name, []))
     for file in FILES[name]:
         assert file in printed
         assert (tmp_path / "results" / "quick" / file).stat().st_size > 0

@@ -5,10 +5,22 @@ import math
 import pytest
 import torch
 from naive import full_matrix
+from test_sockets import WORDS, columns, full_values, run, scores_of
 from test_sockets import attention as attention
-from test_sockets import columns, full_values, run
 
-from mmdit_probe import Bias, BlurGrid, BlurText, HeadScale, Knockout, RemoveKeys, Scale, SelfAttend, Uniform
+from mmdit_probe import (
+    Bias,
+    BlurGrid,
+    BlurText,
+    HeadScale,
+    JointAttention,
+    Knockout,
+    RemoveKeys,
+    Scale,
+    SelfAttend,
+    Uniform,
+)
+from mmdit_probe.attention.kernels import AttentionCall
 from mmdit_probe.edits.blur import blur_matrix
 
 ORDERED = {
@@ -85,3 +97,18 @@ def test_any_two_edits_compose_as_their_matrices_do(attention, first, second):
     two_edges = second == "Knockout I2I" and attention.layout.reference and first in CHANGING_TEXT
     atol = 2e-4 if two_edges else 1e-5  # what is left of 1 - p is not computed anew where another edge has been changed
     torch.testing.assert_close(ours, matrix @ full_values(attention), atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("edit", [Bias(0, WORDS, -25.0), Scale(0, 0.2)], ids=["bias", "scale"])
+def test_text_that_holds_nearly_all_can_lose_it(attention, edit):
+    """What other keys have is then 1 - p, all rounding, times e to the fall: it is computed anew by their scores."""
+    layout, call = attention.layout, attention.call
+    query, key = call.query.clone(), call.key.clone()
+    query[..., 0], key[..., 0] = 5.0, 0.0
+    key[:, :, layout.text_keys, 0] = torch.linspace(10, 14, layout.text)
+    steep = JointAttention(AttentionCall(query, key, call.value, call.arguments), layout, text=attention.text)
+    scores = scores_of(steep) + steep.lse.double()[..., None]
+    held = scores[:, :, layout.image_queries, layout.text_keys]
+    assert (full_matrix(steep.call)[:, :, layout.image_queries, layout.text_keys].sum(-1) > 1 - 1e-5).all()
+    held += -25.0 if isinstance(edit, Bias) else (edit.factor - 1) * held.nan_to_num(neginf=0)
+    torch.testing.assert_close(run(steep, edit).double(), scores.softmax(-1) @ full_values(steep), atol=1e-4, rtol=0)

@@ -17,6 +17,7 @@ from mmdit_probe.configs import (
     Settings,
     ThresholdConfig,
 )
+from mmdit_probe.configs.reading import reading_name
 from mmdit_probe.configs.segmentation import Method, Task
 
 from .layers import check_layers
@@ -124,7 +125,9 @@ def evaluate(
     if found.is_whole:
         result = without_settings(result, selection.method)
     written = _write(result, config, found.is_whole or bool(together), output.out, figure_line(model, (), about))
-    lines = summary(result, dataset, len(images.samples))
+    by_words = pipe is not None and config.task == "open-vocabulary"
+    read = reading_name(config.read, config.aggregate) if by_words else ""
+    lines = summary(result, dataset, len(images.samples), read)
     finish(output, lines, written, table=result.settings, trivial=result.trivial)
 
 

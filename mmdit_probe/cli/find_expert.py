@@ -9,6 +9,8 @@ from mmdit_probe.configs import EMBEDDED, ExpertConfig, ModelConfig, PromptConfi
 from .options import RESULTS, OutputConfig
 from .session import Bar, begin, check_prompts_fit, chosen_prompts, figure_line, finish, label, load, planned_run
 
+RESTS_ON = "Maps and masks are I2T's of one layer here; by another reading (segment --read) another layer may be best."
+
 
 def find_expert(
     prompts: PromptConfig,
@@ -38,7 +40,7 @@ def find_expert(
     begin(run)
     with Bar("prompts") as bar:
         expert = find(pipe, config, bar.update)
-    table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}.", *rank_lead(expert)]
+    table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}.", *rank_lead(expert), RESTS_ON]
     if model.model == EMBEDDED and config.scene_count:
         table = with_masks(
             pipe,

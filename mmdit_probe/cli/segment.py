@@ -20,6 +20,7 @@ from mmdit_probe.configs import (
     Settings,
     ThresholdConfig,
 )
+from mmdit_probe.configs.reading import reading_name
 from mmdit_probe.configs.segmentation import NamedMethod, RegionMethod
 from mmdit_probe.configs.setting import INPUT
 
@@ -184,4 +185,6 @@ def _run(
     if "layer" in settings:
         layer = settings["layer"]
         how = f"{layer if isinstance(layer, str) else f'layer {layer}'}, timestep {settings['timestep']} of {settings['steps']}"
+        if "read" in settings:
+            how = f"{reading_name(settings['read'], settings['aggregate'])}, {how}"
     finish(output, [how, *summary(table)], written, table=table)

@@ -102,21 +102,6 @@ class AttentionBlock:
             each[:, :, rows] *= sums[:, :, rows] != 0
         return replace(changed, lse=lse, scale=scale, own=own)
 
-    def reweighted(self, gain: Float[Tensor, "batch heads image text"]) -> AttentionBlock:
-        """The block with ``gain`` added to the image queries' scores on text keys; every row keeps its sum, 1.
-
-        Exact from the text columns alone: with Z = 1 + sum p (e^gain - 1), p becomes p e^gain / Z, and the output
-        (o + sum p (e^gain - 1) v) / Z.
-        """
-        probs = self.image_probs
-        top = gain.amax(-1, keepdim=True).clamp(min=0)  # keeps every exponential at most 1
-        raised, rest = (gain - top).exp(), (-top).exp()
-        more = probs * (raised - rest)
-        total = rest + more.sum(-1, keepdim=True) / self.image_total
-        output = (rest * self.image_output + more @ self.values) / total
-        sums, gained = self.total[:, :, self.layout.image_queries], (top + total.log())[..., 0]
-        return self.with_image_probs(probs * raised / total, output, sums, gained)
-
     def where(self, chosen: Bool[Tensor, "batch heads 1 1"], changed: Tensor | AttentionBlock) -> AttentionBlock:
         """What an edit makes of the block, in the chosen batch rows and heads alone."""
         if isinstance(changed, Tensor):

@@ -14,6 +14,7 @@ from ..attention.kernels import exact
 from .attention_block import AttentionBlock
 from .base import Edit, chosen_tokens, spelled_tokens
 from .places import Place, on_grid, place_mask
+from .reweighting import reweighted
 
 _MOST = 50.0
 
@@ -67,7 +68,7 @@ class Bias(Edit):
         gain = self.strength * self.chosen_tokens(block)
         if self._mask is not None:
             gain = gain * on_grid(self._mask, block.layout).to(gain)[:, None]
-        return block.reweighted(gain.expand(-1, 1, block.layout.image, -1))
+        return reweighted(block, gain.expand(-1, 1, block.layout.image, -1))
 
 
 class Regions(Edit):
@@ -122,7 +123,7 @@ class Regions(Edit):
         for word, mask in self._masks.items():
             inside = 2 * on_grid(mask, block.layout).to(gain) - 1
             gain += self.strength * chosen_tokens(block, [word], ()) * inside[:, None]
-        return block.reweighted(gain)
+        return reweighted(block, gain)
 
     def before(self, call: JointAttention) -> JointAttention:
         if not self.hard:

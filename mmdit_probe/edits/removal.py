@@ -14,7 +14,7 @@ from ..attention.layout import TokenLayout
 from ..attention.scores import mask_block
 from .attention_block import AttentionBlock, values_at
 
-_THIN = 0.2
+THIN = 0.2
 """Queries that keep less than this are computed from the keys that are left: what is left of 1 - p would be rounding."""
 
 _NOTHING = 1e-6
@@ -28,13 +28,13 @@ def without_keys(block: AttentionBlock, removed: Bool[Tensor, "batch heads keys"
     probs = probs_at(block, None, places) / sums * removed[..., places][:, :, None]
     values = values_at(block.attention, slice(0, block.layout.keys))[block.batch, block.heads]
     left = 1 - probs.sum(-1, keepdim=True)
-    kept = (block.image_output / sums - probs @ values[:, :, places]) / left
+    given = block.image_output / sums - probs @ values[:, :, places]
     if block.others_by_scores:
-        left, kept = _with_thin(block, removed, values, left, kept)
+        left, given = computed_anew(block, left < THIN, ~removed, left, given)
     alive = left > (0 if block.others_by_scores else _NOTHING)
     text = block.image_probs * torch.where(alive, 1 / left, 0) * ~removed[:, :, None, block.layout.text_keys]
     total, gain = (sums * alive)[..., 0], torch.where(alive, left, 1).log()[..., 0]
-    return noted(block, removed).with_image_probs(text, sums * kept.where(alive, 0), total, gain)
+    return noted(block, removed).with_image_probs(text, sums * (given / left).where(alive, 0), total, gain)
 
 
 def noted(block: AttentionBlock, removed: Bool[Tensor, "batch heads keys"]) -> AttentionBlock:
@@ -47,20 +47,23 @@ def noted(block: AttentionBlock, removed: Bool[Tensor, "batch heads keys"]) -> A
     return replace(block, removed=block.removed | removed, own=own)
 
 
-def _with_thin(
-    block: AttentionBlock, removed: Tensor, values: Tensor, left: Tensor, kept: Tensor
+def computed_anew(
+    block: AttentionBlock,
+    thin: Bool[Tensor, "batch heads image 1"],
+    seen: Bool[Tensor, "batch heads keys"],
+    left: Float[Tensor, "batch heads image 1"],
+    given: Float[Tensor, "batch heads image width"],
 ) -> tuple[Tensor, Tensor]:
-    """What queries keep and what they get from it, with those that lose almost everything computed anew."""
-    thin = left[..., 0] < _THIN
-    every_key = torch.arange(block.layout.keys, device=left.device)
-    left, kept = left.clone(), kept.clone()
-    for rows in thin.flatten(0, 1).any(0).nonzero().flatten().split(block.attention.row_chunk):
-        probs = probs_at(block, rows, every_key) / block.image_total[:, :, rows] * ~removed[:, :, None]
-        total = probs.sum(-1, keepdim=True)
-        where = thin[:, :, rows, None]
-        left[:, :, rows] = torch.where(where, total, left[:, :, rows])
-        kept[:, :, rows] = torch.where(where, probs @ values / total, kept[:, :, rows])
-    return left, kept
+    """The share that the keys in ``seen`` have of a query's attention, and what they give, anew by their scores where ``thin``."""
+    keys = seen.flatten(0, 1).any(0).nonzero().flatten()
+    values = values_at(block.attention, slice(0, block.layout.keys))[block.batch, block.heads][:, :, keys]
+    left, given = left.clone(), given.clone()
+    for rows in thin[..., 0].flatten(0, 1).any(0).nonzero().flatten().split(block.attention.row_chunk):
+        probs = probs_at(block, rows, keys) / block.image_total[:, :, rows] * seen[..., keys][:, :, None]
+        where = thin[:, :, rows]
+        left[:, :, rows] = torch.where(where, probs.sum(-1, keepdim=True), left[:, :, rows])
+        given[:, :, rows] = torch.where(where, probs @ values, given[:, :, rows])
+    return left, given
 
 
 def probs_at(block: AttentionBlock, rows: Tensor | None, places: Tensor) -> Float[Tensor, "batch heads rows places"]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .base import AttentionBlock, Edit
+from .reweighting import reweighted
 
 
 class Scale(Edit):
@@ -36,4 +37,4 @@ class Scale(Edit):
         probs, lse = block.image_probs, block.lse[:, :, block.layout.image_queries, None]
         shares = probs / block.image_total
         scores = torch.where(shares > 0, shares.log() + lse, 0)
-        return block.reweighted((self.factor - 1) * self.chosen_tokens(block) * scores)
+        return reweighted(block, (self.factor - 1) * self.chosen_tokens(block) * scores)

@@ -129,11 +129,12 @@ def named_layers(evaluation: Evaluation, name: str) -> Evaluation:
     return replace(evaluation, **frames)
 
 
-def summary(evaluation: Evaluation, dataset: str, images: int) -> list[str]:
+def summary(evaluation: Evaluation, dataset: str, images: int, read: str = "") -> list[str]:
     """For each matching and timestep the best layer (or head) and its lead over the others; then the trivial baselines,
-    the speed, and which mIoU it is.
+    the speed, and which mIoU it is. ``read`` says in words what masks rest on.
     """
-    lines = [f"{dataset}, {counted(images, 'image')}, mIoU in percent:"]
+    rest = f", masks by {read}" if read else ""
+    lines = [f"{dataset}, {counted(images, 'image')}{rest}, mIoU in percent:"]
     best = _whole_system if "method" in evaluation.settings else _best_layers
     return [*lines, *best(evaluation), *_trivial(evaluation), *_speed(evaluation, images), WHICH_MIOU]
 

@@ -16,6 +16,11 @@ METRIC_NAMES = {
     "scene": "scene facts",
 }
 
+_UPRIGHT = 6
+"""Letters of the longest label above which labels stand on end."""
+_LETTER = 0.07
+"""Inches of height that a letter on end takes."""
+
 
 def _changed(table: pd.DataFrame) -> pd.Series:
     """Which rows are not plain images'."""
@@ -44,7 +49,10 @@ def drop_figure(table: pd.DataFrame, label: str, ylabel: str = "average drop fro
     with house_style():
         names = list(dict.fromkeys(table["metric"]))
         changed = table[_changed(table)]
-        figure, axes = plt.subplots(1, len(names), figsize=(1.0 + 2.2 * len(names), 2.2), squeeze=False)
+        texts = [value if isinstance(value, str) else f"{value:g}" for value in changed[key].unique()]
+        longest = max(map(len, texts), default=0)
+        height = 2.2 + (_LETTER * longest if longest > _UPRIGHT else 0)
+        figure, axes = plt.subplots(1, len(names), figsize=(1.0 + 2.2 * len(names), height), squeeze=False)
         for ax, name in zip(axes[0], names, strict=True):
             own = changed[changed["metric"] == name]
             spread = [(own[change] - own["low"]).clip(lower=0), (own["high"] - own[change]).clip(lower=0)]
@@ -52,7 +60,7 @@ def drop_figure(table: pd.DataFrame, label: str, ylabel: str = "average drop fro
             look = {"mfc": TEXT_COLOR if known else "none", "yerr": spread if known else None}
             ax.errorbar(places, own[change], fmt="o", markersize=3, color=TEXT_COLOR, capsize=2, lw=1, **look)
             ax.axhline(0, color=GUIDE_COLOR, lw=0.8, ls=":")
-            ax.set_xticks(list(places), [value if isinstance(value, str) else f"{value:g}" for value in own[key]])
+            ax.set_xticks(list(places), texts, rotation=90 if longest > _UPRIGHT else 0)
             ax.set_title(METRIC_NAMES.get(name, name))
             ax.set_xlabel(label)
         axes[0][0].set_ylabel(ylabel)

@@ -48,7 +48,7 @@ class ImageGrid:
         prompts: their prompts.
         seeds: the seeds of each prompt.
         images: by variant, (prompts, seeds, height, width, 3) uint8 RGB.
-        axis: what the variants differ in: "layer", "head", "step", "scale" or "side".
+        axis: what the variants differ in: "layer", "head", "step", "edit", "scale" or "side".
         values: the layer, scale or side of each variant but the plain one.
     """
 

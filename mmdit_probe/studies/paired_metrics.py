@@ -15,16 +15,23 @@ from .image_grid import PLAIN, ImageGrid
 
 AGAINST_PLAIN = ("clip_i", "dino")
 """Metrics that compare with the plain image; they are 1 for the plain image itself."""
-PLAIN_VALUES: dict[str, Any] = {"layer": None, "scale": 0.0, "side": "before", "head": PLAIN, "step": PLAIN}
+PLAIN_VALUES: dict[str, Any] = {
+    "layer": None,
+    "scale": 0.0,
+    "side": "before",
+    "head": PLAIN,
+    "step": PLAIN,
+    "edit": PLAIN,
+}
 """What the plain images have in the column that tells the variants apart; for layers it is missing."""
 
 
 def measure_images(grid: ImageGrid, metrics: Mapping[str, ImageMetric]) -> pd.DataFrame:
     """One row for each image: what was changed, ``number`` of the prompt, ``prompt``, ``seed``, and a column for each metric.
 
-    What was changed stands in the first column: ``layer`` (the edited one; missing for plain images), ``head``
-    or ``step`` (such as "7.2" or "7: 0-6"; "plain"), ``scale`` (0 for
-    plain images) or ``side`` ("before" and "after"), as in ``grid.axis``.
+    What was changed stands in the first column: ``layer`` (the edited one; missing for plain images), ``head``,
+    ``step`` or ``edit`` (such as "7.2", "7: 0-6" or "Uniform"; "plain"), ``scale`` (0 for plain images) or ``side``
+    ("before" and "after"), as in ``grid.axis``.
     """
     plain = grid.images[PLAIN]
     measured = []
