@@ -11,7 +11,7 @@ continued.
 """
 
 from collections.abc import Sequence
-from itertools import islice
+from functools import partial
 
 import numpy as np
 import torch
@@ -77,14 +77,22 @@ NOTHING = SegmentationMetrics(np.zeros((len(CLASSES), len(CLASSES)), int))
 
 
 def told_by_color(split: str, count: int) -> list[Scene]:
-    """The first scenes of a split with one ground, and shapes that all have a color of their own, not that of snow."""
+    """The first scenes of a split with one ground, and shapes that all have a color of their own, not that of snow.
+
+    Each has a sentence of its own.
+    """
 
     def fits(one: Scene) -> bool:
         colors = {thing.color for thing in one.things}
         own = len(colors) == len(one.things) > 0 and not ("white" in colors and "snow" in one.grounds)
         return own and len(one.grounds) == 1
 
-    return list(islice((one for index in range(100 * count) if fits(one := scene(split, index))), count))
+    found: dict[str, Scene] = {}
+    for one in filter(fits, map(partial(scene, split), range(100 * count))):
+        found.setdefault(one.sentence(), one)
+        if len(found) == count:
+            break
+    return list(found.values())
 
 
 def by_color(image: np.ndarray, one: Scene) -> np.ndarray:
@@ -109,7 +117,7 @@ def counts(
     weights = {read: {name: own.tolist() for name, own in named.items()} for read, named in means.items()}
     total, shown = 0, 0
     for seed in seeds:
-        settings = {"timestep": TIMESTEP, "seed": seed, "means": weights}
+        settings = {"prompts": list(of_sentence), "timestep": TIMESTEP, "seed": seed, "means": weights}
         folder = RunFolder.for_study(
             analysis.folder(f"/{part}-seed{seed}"), "reading-generated", analysis.label, **settings
         )

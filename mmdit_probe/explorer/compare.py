@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from string import Template
 
+from ..storage.pages import document
 from .page import Page, part
 
 SIDES = ("A", "B")
@@ -26,13 +27,12 @@ def side_by_side(pages: Sequence[Page], names: Sequence[str], differs: Sequence[
     if len(pages) != len(SIDES) or len(names) != len(SIDES):
         raise ValueError(f"explore: two pages stand side by side, got {len(pages)} with {len(names)} names")
     frames = [_frame(side, page, name) for side, page, name in zip(SIDES, pages, names, strict=True)]
-    text = Template(part("compare.html")).substitute(
-        title=html.escape(f"{' | '.join(names)} - mmdit-probe explorer"),
-        style=part("compare.css"),
+    body = Template(part("compare.html")).substitute(
         script=part("compare.js"),
         data=json.dumps({"differs": list(differs)}).replace("<", "\\u003c"),
         frames="".join(frames),
     )
+    text = document(f"{' | '.join(names)} - mmdit-probe explorer", part("compare.css"), body)
     return Page(text, min(page.groups for page in pages))
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from string import Template
+from typing import ClassVar
 
 import numpy as np
 
-from ..storage.files import write_text
+from ..storage.pages import HtmlPage, document
 from ..utils.progress import Progress
 from .contents import Contents
 from .describe import description
@@ -22,27 +21,11 @@ from .quantize import quantized, quantized_shares
 
 
 @dataclass(frozen=True, eq=False)
-class Page:
+class Page(HtmlPage):
     """A finished page: ``text`` is the HTML, ``groups`` the number of groups of heads in it, in addition to their mean."""
 
-    text: str
+    kind: ClassVar[str] = "explorer"
     groups: int
-
-    @property
-    def megabytes(self) -> float:
-        """Size of the file in MB (10^6 bytes)."""
-        return len(self.text.encode()) / 1e6
-
-    def save(self, path: Path | str) -> Path:
-        """Write the file atomically."""
-        return write_text(Path(path), self.text)
-
-    def _repr_html_(self) -> str:
-        """The page in an iframe, as notebooks show it."""
-        return (
-            f'<iframe srcdoc="{html.escape(self.text)}" style="width:100%;height:900px;border:0" '
-            'title="mmdit-probe explorer"></iframe>'
-        )
 
 
 def make_page(
@@ -128,12 +111,11 @@ def _script(name: str, values: np.ndarray) -> str:
 def _frame(contents: Contents, image: np.ndarray | None, references: Mapping[int, np.ndarray]) -> str:
     """The page without its maps."""
     prompt = str(contents.attrs.get("prompt", ""))
-    return Template(part("page.html")).substitute(
-        title=html.escape(f"{prompt or 'no words'} - mmdit-probe explorer"),
-        style=part("page.css"),
+    body = Template(part("page.html")).substitute(
         script="".join(part(name) for name in _SCRIPTS),
         data=json.dumps(description(contents, image, references), separators=(",", ":")).replace("<", "\\u003c"),
     )
+    return document(f"{prompt or 'no words'} - mmdit-probe explorer", part("page.css"), body)
 
 
 _SCRIPTS = ("regions.js", "linked.js", "page.js")

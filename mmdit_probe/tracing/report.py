@@ -6,22 +6,21 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
 
 from ..pipelines.defaults import ModelDefaults
-from ..storage.files import write_text
+from ..storage.pages import HtmlPage, document
 from .sections import Section, figure_sections
 from .tiles import steps_table, tiles_table, word_pictures, words_table
 from .word import Word
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class Report(HtmlPage):
     """A finished report.
 
     Attributes:
@@ -30,25 +29,9 @@ class Report:
         sections: its parts with figures.
     """
 
-    text: str
+    kind: ClassVar[str] = "report"
     short: tuple[str, ...]
     sections: tuple[Section, ...]
-
-    @property
-    def megabytes(self) -> float:
-        """Size of the file in MB (10^6 bytes)."""
-        return len(self.text.encode()) / 1e6
-
-    def save(self, path: Path | str) -> Path:
-        """Write the file atomically."""
-        return write_text(Path(path), self.text)
-
-    def _repr_html_(self) -> str:
-        """The report in an iframe, as notebooks show it."""
-        return (
-            f'<iframe srcdoc="{html.escape(self.text)}" style="width:100%;height:900px;border:0" '
-            'title="mmdit-probe report"></iframe>'
-        )
 
 
 _HOW_WORDS = (
@@ -89,9 +72,7 @@ def report_of(
         parts.append(("Word by word, layer by layer", tiles_table(words) + steps_table(words) + _how(_HOW_TILES)))
     parts += [(section.title, _of_section(section)) for section in figures]
     prompt = str(record.attrs.get("prompt", "")) or "(no prompt)"
-    text = Template(_file("report.html")).substitute(
-        title=html.escape(f"{prompt} - mmdit-probe report"),
-        style=_file("report.css"),
+    body = Template(_file("report.html")).substitute(
         prompt=html.escape(prompt),
         facts=html.escape(facts_of(record)),
         contents=" ".join(f'<a href="#{_anchor(title)}">{html.escape(title)}</a>' for title, _ in parts),
@@ -99,6 +80,7 @@ def report_of(
             f'<section id="{_anchor(title)}"><h2>{html.escape(title)}</h2>{body}</section>' for title, body in parts
         ),
     )
+    text = document(f"{prompt} - mmdit-probe report", _file("report.css"), body)
     return Report(text, tuple(short), tuple(figures))
 
 
