@@ -16,6 +16,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "maps": (
         f"{_CIRCLE} --words circle,grass",
         f"{_CIRCLE} --words circle --layers 3-8 --timesteps 2,8,28 --heads all --format png",
+        "--prompts prompts.txt --seeds 0,1,2",
+        f"{_CIRCLE} --words circle,grass --animate gif,strip",
         f'--prompt "a dog on a bench" --words dog,bench --image photo.jpg {_SD3}',
     ),
     "correspondence": ("--timesteps 2,8", "--first one.png --second other.png --match output"),
@@ -46,6 +48,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 
 TASKS = (
     ("See where the words of a prompt are", "maps", f"{_CIRCLE} --words circle"),
+    ("See it for many prompts and seeds, with a contact sheet", "maps", "--prompts prompts.txt --seeds 0,1,2"),
     ("See everything about one image on one page", "report", _CIRCLE),
     ("Look around in it, pixel by pixel and word by word", "explore", _CIRCLE),
     ("Try prompts on a page in the browser", "serve", "--browser"),
