@@ -30,6 +30,10 @@ def flags(command):
                 yield from (name for name in (mark.default, *(mark.param_decls or ())) if isinstance(name, str))
 
 
+def test_each_command_has_an_example():
+    assert set(EXAMPLES) == set(COMMANDS)
+
+
 @pytest.mark.parametrize(("name", "arguments"), SHOWN)
 def test_an_example_names_what_exists(name, arguments):
     known = {flag for names in flags(COMMANDS[name]) for flag in names.split("/")}

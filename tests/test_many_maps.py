@@ -192,3 +192,52 @@ def test_the_command_animates_over_timesteps(run, tmp_path):
     for drawn, grid in zip(found, grids, strict=True):  # from the noise on
         expected = np.asarray(overlay(image, grid, top=float(grids.max()))).astype(int)
         assert np.abs(drawn[: len(image)] - expected).mean() < 6
+
+
+def small_video_pipeline():
+    """A random CogVideoX that makes 9 frames of 16 x 16 px in 3 latent frames."""
+    import diffusers
+    import torch
+    from small_pipelines import LENGTH, T5, tokenizer
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(4, 4, 4, 4), latent_channels=4, layers_per_block=1, norm_num_groups=2,
+    )  # fmt: skip
+    transformer = diffusers.CogVideoXTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=8, text_embed_dim=16,
+        num_layers=2, sample_width=4, sample_height=4, sample_frames=9, max_text_seq_length=LENGTH,
+    )  # fmt: skip
+    encoder, scheduler = T5EncoderModel(T5Config(**T5)), diffusers.CogVideoXDDIMScheduler()
+    pipe = diffusers.CogVideoXPipeline(tokenizer(), encoder, vae, transformer, scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, LENGTH
+
+
+def test_maps_move_over_the_frames_of_a_video(run, tmp_path, monkeypatch, prompts):
+    pipe, length = small_video_pipeline()
+    for module in ("maps", "many_maps"):
+        monkeypatch.setattr(f"mmdit_probe.cli.{module}.load", lambda model: pipe)
+    few = ["--words", "grass", "--layers", "1", "--steps", "2", "--max-sequence-length", str(length), "--format", "png"]
+    code, _, err = run("maps", "--prompt", PROMPTS[0], *few, "--timesteps", "1", "--animate", "frames", "--out", "one")
+    assert code == 0, err
+    record = load_record(tmp_path / "one" / "maps.nc")
+    assert record["word_map"].sizes["frame"] == 3
+    assert {"map_frames-t1-grass.gif", "map_frames-t1-strip.png"} <= {
+        file.name for file in (tmp_path / "one").iterdir()
+    }
+    assert len(list(frames_of(tmp_path / "one" / "map_frames-t1-grass.gif"))) == 3
+    code, _, err = run("maps", "--prompts", "prompts.txt", *few, "--animate", "gif,frames", "--out", "many")
+    assert code == 0, err
+    stems = [image_name(number, prompt, 0) for number, prompt in enumerate(PROMPTS)]
+    moving = {file.name for file in (tmp_path / "many" / "animations").iterdir()}
+    assert {f"{stem}-frames-t{t}-grass.gif" for stem in stems for t in (1, 2)} < moving
+    assert {f"{stem}-grass.gif" for stem in stems} < moving
+    videos = [sorted((tmp_path / "many" / "images" / stem).iterdir()) for stem in stems]
+    assert [len(video) for video in videos] == [9, 9]
+    middle = read_rgb(tmp_path / "many" / "images" / f"{stems[0]}.png")
+    np.testing.assert_array_equal(read_rgb(videos[0][4]), middle)
+    monkeypatch.setattr(many_maps, "measure_maps", None)  # all of it is there
+    assert run("maps", "--prompts", "prompts.txt", *few, "--animate", "gif,frames", "--out", "many")[0] == 0

@@ -43,6 +43,9 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "models": ("", "--json"),
     "magnet train": ("--steps 100", "--data coco:data/coco --preset coco"),
     "magnet compare": ("--lora results/magnet --timesteps 2,8",),
+    "magnet caption": ("data/sa_000020 --model Qwen/Qwen2-VL-7B-Instruct --device cuda --dtype bf16",),
+    "magnet import-official": ("lora_weights.pth --out magnet-official",),
+    "magnet compbench": ("color_val.txt", f"color_val.txt --lora results/magnet {_SD3}"),
 }
 """By command, the arguments of its examples."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,6 @@ from ..utils.html import facts, grid, image_tag
 from ..utils.memory import check_room
 from ..utils.progress import Progress
 
-_NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)
-
 
 @dataclass(frozen=True, eq=False)
 class Recording:
@@ -38,7 +36,7 @@ class Recording:
 
     record: xr.Dataset
     image: np.ndarray
-    frames: np.ndarray = _NO_FRAMES
+    frames: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0, 3), np.uint8))
 
     def _repr_html_(self) -> str:
         """The image, where it comes from, and what was read, as notebooks show it."""
