@@ -89,9 +89,9 @@ def strip(
     height, width = images.shape[1:3]
     tile = min(1.3, 10.5 / (across + 1))
     with house_style():
-        size = (tile * (across + 1) + 0.2, (tile * height / width + 0.06) * per_band * bands + 0.25 * bands + 0.3)
+        size = (tile * (across + 1) + 0.2, (tile * height / width + 0.03) * per_band * bands + 0.2 * bands + 0.2)
         figure, axes = plt.subplots(per_band * bands, across, figsize=(max(3.6, size[0]), size[1]), squeeze=False)
-        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+        figure.set_layout_engine("compressed", w_pad=0.03, h_pad=0.01, wspace=0.0, hspace=0.0)
         for ax in axes.flat:
             ax.axis("off")
         under = _each(images, count)

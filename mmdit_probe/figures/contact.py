@@ -44,7 +44,7 @@ def maps_sheet(rows: Sequence[MapRow]) -> Figure:
         heights = [row.image.shape[0] / row.image.shape[1] for row in rows]
         size = (1.7 + 1.0 * across, 0.1 + sum(1.0 * min(height, 2.0) + 0.2 for height in heights))
         figure, axes = plt.subplots(len(rows), across, figsize=size, squeeze=False)
-        figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.02, hspace=0.02)
+        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.015, wspace=0.0, hspace=0.02)
         for row, line in zip(rows, axes, strict=True):
             for ax in line:
                 ax.axis("off")
