@@ -65,8 +65,10 @@ def word_page(
         steps: the number of sampling steps, named with each timestep if it is given.
     """
     values, layers = maps.values, [_layer_name(layer) for layer in maps["layer"].values.tolist()]
-    times = zip(maps["timestep"].values, maps["sigma"].values, strict=True)
-    times = [time_label(timestep, sigma, steps).replace(" (", "\n(") for timestep, sigma in times]
+    times = [
+        time_label(timestep, sigma, steps).replace(" (", "\n(")
+        for timestep, sigma in zip(maps["timestep"].values, maps["sigma"].values, strict=True)
+    ]
     turned = len(layers) == 1 and len(times) > 1
     down, along = ([layers[0]], times) if turned else (times, layers)
     bands = -(-len(along) // ACROSS)
