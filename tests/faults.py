@@ -49,6 +49,10 @@ COMMANDS: dict[str, list[str]] = {
     "find-heads": ["find-heads", *IMAGES, "--layer", "1", "--most", "1", "--clip", "tiny-clip"],
     "sinks": ["sinks", "--prompt", "a red circle", "--prompt", "sand", *SHORT],
     "neglect": ["neglect", "--prompt", "a red circle", "--prompt", "a star on sand", *SHORT],
+    "maps": [
+        *("maps", "--prompt", "a red circle", "--prompt", "sand", "--seeds", "0,1", "--layers", "1", "--format", "png"),
+        *SHORT,
+    ],
     "magnet": ["magnet", "train", "--steps", "8", "--save-every", "2", "--layer", "1", "--rank", "2", *TRAINING],
 }
 """Name -> arguments; --model and --out are added."""

@@ -227,11 +227,12 @@ def test_an_emoji_in_a_prompt_is_drawn_as_a_box_and_dollars_are_no_formula(run, 
         (["pca", "--scenes", "-1"], "--scenes must be 0 to"),
         (["pca", "--scenes", "0", "--image", "good.png"], "not both"),
         (["nonsense"], "No such command 'nonsense'"),
-        (["maps"], "Missing option"),
+        (["analyze"], "Missing option"),
+        (["maps"], "give --prompt or --prompts FILE"),
     ],
 )
 def test_settings(run, stage, arguments, message):
-    refused(run, stage, arguments, message, model=arguments not in (["nonsense"], ["maps"]))
+    refused(run, stage, arguments, message, model=arguments not in (["nonsense"], ["analyze"]))
 
 
 @pytest.mark.parametrize(

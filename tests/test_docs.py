@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from command_lines import COMMANDS, unknown_options
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if "```python" in page.read_text())
@@ -44,3 +45,28 @@ def test_the_reference_names_what_exists():
             except ModuleNotFoundError:
                 module, _, attribute = name.rpartition(".")
                 assert hasattr(importlib.import_module(module), attribute), name
+
+
+def command_lines(page):
+    """The commands of a page's blocks, as (command, arguments)."""
+    for block in re.findall(r"^```(?:bash)?\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("mmdit-probe "):
+                words = re.split(r"\s#", line)[0].removeprefix("mmdit-probe ").replace("[--lora DIR]", "")
+                name = next(name for name in sorted(COMMANDS, key=len, reverse=True) if words.startswith(name))
+                yield name, words.removeprefix(name)
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_the_pages_commands_exist_and_leave_each_other_alone(page):
+    """Typed one after the other into one folder: each command writes into a folder of its own."""
+    folders = []
+    for name, arguments in command_lines(page):
+        assert not unknown_options(name, arguments), (name, arguments)
+        if name in ("serve", "models"):  # they write nothing
+            continue
+        named = re.search(r"--out (\S+)", arguments)
+        folders.append(str(Path(named[1]).parent if named[1].endswith(".html") else Path(named[1])) if named else name)
+    assert len(set(folders)) == len(folders), folders

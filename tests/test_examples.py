@@ -1,40 +1,24 @@
 """Examples and tasks: every command and option that they name exists, and they are shown where they should be."""
 
-import inspect
 import re
-import shlex
-import typing
 
 import pytest
-import typer
+from command_lines import COMMANDS, unknown_options
 
 from mmdit_probe.cli.examples import EXAMPLES, TASKS, tasks
-from mmdit_probe.cli.magnet import app as magnet
-from mmdit_probe.cli.program import whole
 from mmdit_probe.configs.formats import formats_of
 
-COMMANDS = {
-    f"{group} {command.name or command.callback.__name__.replace('_', '-')}".strip(): command
-    for group, of in (("", whole()), ("magnet", magnet))
-    for command in of.registered_commands
-}
 SHOWN = [(name, arguments) for name, found in EXAMPLES.items() for arguments in found]
 SHOWN += [(command, arguments) for _, command, arguments in TASKS]
 
 
-def flags(command):
-    """The options of a command."""
-    for parameter in inspect.signature(command.callback).parameters.values():
-        for mark in typing.get_args(parameter.annotation)[1:]:
-            if isinstance(mark, typer.models.OptionInfo):
-                yield from (name for name in (mark.default, *(mark.param_decls or ())) if isinstance(name, str))
+def test_each_command_has_an_example():
+    assert set(EXAMPLES) == set(COMMANDS)
 
 
 @pytest.mark.parametrize(("name", "arguments"), SHOWN)
 def test_an_example_names_what_exists(name, arguments):
-    known = {flag for names in flags(COMMANDS[name]) for flag in names.split("/")}
-    used = {word for word in shlex.split(arguments) if word.startswith("--")}
-    assert used <= known
+    assert not unknown_options(name, arguments)
 
 
 def test_examples_stand_at_the_end_of_the_help(run):

@@ -146,3 +146,20 @@ def test_layers_that_cannot_be_counted_are_unknown(tmp_path):
 
 def test_the_text_is_as_long_as_asked_for_or_as_the_model_says(random_pipe):
     assert (text_length(random_pipe), text_length(random_pipe, 0), text_length(random_pipe, 9)) == (77, 0, 9)
+
+
+def test_a_step_of_two_calls_is_counted_once():
+    """Qwen-Image calls its transformer for the negative prompt too, SD3 and others once a step for both."""
+    from small_pipelines import small_pipeline
+
+    from mmdit_probe.families import denoiser_of
+    from mmdit_probe.pipelines.call_count import counted_calls
+
+    pipe, told, calls = small_pipeline("qwen-image"), [], []
+    handle = denoiser_of(pipe).register_forward_hook(lambda *_: calls.append(1))
+    sizes = {"height": 32, "width": 32, "num_inference_steps": 3, "output_type": "latent"}
+    with counted_calls(pipe, lambda done, total: told.append((done, total)), 3):
+        pipe("a red circle", negative_prompt="sand", true_cfg_scale=2.0, **sizes)
+    handle.remove()
+    assert len(calls) == 6
+    assert told == [(step, 3) for step in (1, 1, 2, 2, 3, 3)]

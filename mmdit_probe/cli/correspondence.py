@@ -23,6 +23,7 @@ from .session import (
     name_unknown_words,
     planned_run,
 )
+from .steps_bar import steps_shown
 
 SHOWN = 3
 """Places down and across that are drawn on two given images."""
@@ -63,7 +64,7 @@ def _moved(config: CorrespondenceConfig, model: ModelConfig, output: RunConfig) 
 
     pipe, config = _loaded(config, model)
     name_unknown_words(pipe, CLASSES)
-    with Bar("pairs", output.as_json) as bar:
+    with Bar("pairs") as bar:
         record = run_moved(pipe, config, output.out, label(model), bar.update)
     table = moved_table(record)
     lines = moved_summary(record, table, config.match, config.within)
@@ -93,7 +94,8 @@ def _images(
     pipe, config = _loaded(config, model)
     check_prompts_fit(pipe, prompts, config.generation.max_sequence_length)
     begin(run)
-    record = match_images(pipe, images[0], images[1], prompts[0] if prompts else "", config)
+    with steps_shown(pipe, config, is_given=True):
+        record = match_images(pipe, images[0], images[1], prompts[0] if prompts else "", config)
     table = images_table(record, config.within)
     most = table.loc[table["returned"].idxmax()]
     timestep, layer = int(most["timestep"]), int(most["layer"])
@@ -116,7 +118,7 @@ def _frames(config: CorrespondenceConfig, model: ModelConfig, output: RunConfig)
 
     pipe, config = _loaded(config, model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
-    with naming_options(CorrespondenceConfig), Bar("prompts", output.as_json) as bar:
+    with naming_options(CorrespondenceConfig), Bar("prompts") as bar:
         record = run_frames(pipe, config, output.out, label(model), bar.update)
     table = frames_table(record)
     line = figure_line(model, config.prompts, f"{config.match}, from frame {config.frame}")

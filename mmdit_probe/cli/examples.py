@@ -16,13 +16,15 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "maps": (
         f"{_CIRCLE} --words circle,grass",
         f"{_CIRCLE} --words circle --layers 3-8 --timesteps 2,8,28 --heads all --format png",
+        "--prompts prompts.txt --seeds 0,1,2",
+        f"{_CIRCLE} --words circle,grass --animate gif,strip",
         f'--prompt "a dog on a bench" --words dog,bench --image photo.jpg {_SD3}',
     ),
     "correspondence": ("--timesteps 2,8", "--first one.png --second other.png --match output"),
     "pca": (_CIRCLE, "--scenes 0,1,2 --layers all"),
-    "report": (_CIRCLE, f"--image photo.jpg --words dog,bench --out dog.html {_SD3}"),
+    "report": (_CIRCLE, f"--image photo.jpg --words dog,bench --out dog/dog.html {_SD3}"),
     "analyze": (_CIRCLE, f"{_CIRCLE} --words circle --timesteps 2,8 --format png"),
-    "explore": (_CIRCLE, "results/analyze/analyze.nc --out again.html", "one.nc other.nc --out both.html"),
+    "explore": (_CIRCLE, "results/analyze/analyze.nc --out again/again.html", "one.nc other.nc --out both/both.html"),
     "serve": ("--browser", f"--port 7860 {_SD3}"),
     "diff": ("one/analyze.nc other/analyze.nc",),
     "perturb": (f"--layers all {_CIRCLE} --seeds 0,1", "--layer 7 --edit knockout --prompts prompts.txt"),
@@ -41,11 +43,15 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "models": ("", "--json"),
     "magnet train": ("--steps 100", "--data coco:data/coco --preset coco"),
     "magnet compare": ("--lora results/magnet --timesteps 2,8",),
+    "magnet caption": ("data/sa_000020 --model Qwen/Qwen2-VL-7B-Instruct --device cuda --dtype bf16",),
+    "magnet import-official": ("lora_weights.pth --out magnet-official",),
+    "magnet compbench": ("color_val.txt", f"color_val.txt --lora results/magnet {_SD3}"),
 }
 """By command, the arguments of its examples."""
 
 TASKS = (
     ("See where the words of a prompt are", "maps", f"{_CIRCLE} --words circle"),
+    ("See it for many prompts and seeds, with a contact sheet", "maps", "--prompts prompts.txt --seeds 0,1,2"),
     ("See everything about one image on one page", "report", _CIRCLE),
     ("Look around in it, pixel by pixel and word by word", "explore", _CIRCLE),
     ("Try prompts on a page in the browser", "serve", "--browser"),

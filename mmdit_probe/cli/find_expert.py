@@ -42,14 +42,16 @@ def find_expert(
         expert = find(pipe, config, bar.update)
     table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}.", *rank_lead(expert), RESTS_ON]
     if model.model == EMBEDDED and config.scene_count:
-        table = with_masks(
-            pipe,
-            table,
-            config.scene_count,
-            config.chosen_timestep,
-            steps=config.generation.steps,
-            max_sequence_length=config.generation.max_sequence_length,
-        )
+        with Bar("scenes") as bar:
+            table = with_masks(
+                pipe,
+                table,
+                config.scene_count,
+                config.chosen_timestep,
+                steps=config.generation.steps,
+                max_sequence_length=config.generation.max_sequence_length,
+                progress=bar.update,
+            )
         lines += agreement(table)
     when = time_label(config.chosen_timestep, expert.table["sigma"].iloc[0], config.generation.steps)
     line = figure_line(

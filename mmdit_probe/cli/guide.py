@@ -47,7 +47,8 @@ def guide(
     config = replace(config, layers=resolved)
     with Bar("batches of images") as bar:
         grid = run_guidance(pipe, config, output.out, label(model), bar.update)
-    measured = measure_images(grid, metrics)
+    with Bar("images scored") as bar:
+        measured = measure_images(grid, metrics, bar.update)
     names = [name for name in metrics if name not in AGAINST_PLAIN]  # being like plain is no gain
     table = gain_table(measured, names)
     titles = {"plain": "plain", **{scale_name(scale): f"scale {scale:g}" for scale in config.scales if scale}}

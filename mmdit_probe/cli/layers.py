@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmdit_probe.configs import Layers, ModelConfig
 
+from .session import Bar
 from .terminal import say
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def _expert(pipe: Pipeline, many: bool) -> int:
 def _found(pipe: Pipeline) -> int:
     from mmdit_probe.studies.expert_layer import find_expert
 
-    found = find_expert(pipe)
+    with Bar("prompts") as bar:
+        found = find_expert(pipe, progress=bar.update)
     say(f"layer {found.layer}: {found.why}", err=True)
     return found.layer
 

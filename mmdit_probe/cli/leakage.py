@@ -48,7 +48,7 @@ def leakage(
     pipe = load(model)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
     name_unknown_words(pipe, images.classes)
-    with Bar("batches of images", output.as_json) as bar:
+    with Bar("batches of images") as bar:
         found = run_leakage(pipe, images, config, output.out, label(model), bar.update)
     by_image, pairs = images_table(found), pairs_table(found)
     table = layers_table(by_image)

@@ -45,7 +45,7 @@ def neglect(
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
     reader = SceneReader.load() if model.model == EMBEDDED else None
-    with Bar("prompts", output.as_json) as bar:
+    with Bar("prompts") as bar:
         records = run_neglect(pipe, config, output.out, label(model), reader, bar.update)
     table = layers_table(records)
     words = words_table(records, table, config.neglected_below)

@@ -55,7 +55,8 @@ def pca(
     check_prompts_fit(pipe, prompts, config.generation.max_sequence_length)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
     begin(run)
-    with steps_shown(pipe, config, is_given=image.image is not None):
+    given = bool(config.scenes) or image.image is not None
+    with steps_shown(pipe, config, given, max(1, len(config.scenes))):
         recording = measure_pca(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     table = pca_table(record)

@@ -50,7 +50,8 @@ def perturb(
     places = swept_places(pipe, config)
     with Bar("batches of images") as bar:
         grid = run_perturbation(pipe, config, output.out, label(model), bar.update)
-    measured = measure_images(grid, metrics)
+    with Bar("images scored") as bar:
+        measured = measure_images(grid, metrics, bar.update)
     table = drop_table(measured, list(metrics))
     titles = {"plain": "plain", **{place.name: f"{config.by} {place.value}" for place in places}}
     shown = config.prompts[:_SHEET_ROWS]

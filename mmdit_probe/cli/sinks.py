@@ -37,7 +37,7 @@ def sinks(
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
-    with Bar("prompts", output.as_json) as bar:
+    with Bar("prompts") as bar:
         record = run_sinks(pipe, config, output.out, label(model), bar.update)
     table = sinks_table(record)
     kinds = kinds_table(table)

@@ -22,7 +22,7 @@ from .segmentation import (
 )
 from .serve import ServeConfig
 from .setting import LARGEST_SEED, Setting, Settings, as_dict
-from .single_image import AnalyzeConfig, ExploreConfig, MapsConfig, PCAConfig, ReportConfig
+from .single_image import AnalyzeConfig, ExploreConfig, MapsConfig, PCAConfig, ReportConfig, SeveralConfig
 from .studies import (
     AgreementConfig,
     BudgetConfig,
@@ -76,6 +76,7 @@ __all__ = [
     "ServeConfig",
     "Setting",
     "Settings",
+    "SeveralConfig",
     "SinksConfig",
     "ThresholdConfig",
     "Timesteps",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from .generation import GenerationConfig
+from .generation import SEEDS, GenerationConfig
 from .layers import Layers, layers_setting
 from .reading import AGGREGATE, READ, Read, check_aggregate
 from .setting import INPUT, METHOD, Setting, Settings
@@ -16,6 +16,9 @@ Heads = Literal["mean", "all"]
 """Maps averaged over heads, or one for each head."""
 Stream = Literal["image", "text", "both"]
 
+OVER_TIMESTEPS = ("gif", "strip")
+ANIMATIONS = (*OVER_TIMESTEPS, "frames")
+"""How maps move."""
 REGIONS_SHOWN = ("t2i", "t2t", "i2i", "sinks")
 """What a page shows beside I2T maps."""
 HEADS = Setting("The mean over heads, or all: each head separately too.")
@@ -48,14 +51,15 @@ class _SingleImage(Settings):
 class MapsConfig(_SingleImage):
     """Heat maps of words (Seg4Diff, Fig. 9, 16). ``direction`` is what is read, see `configs.reading`."""
 
-    prompt: Annotated[str, Setting("The prompt.", INPUT, required=True)] = ""
+    prompt: str = ""
     words: Annotated[
         tuple[str, ...],
         Setting(
-            "Words or phrases of the prompt, separated by commas; circle#2 is the second circle.",
+            "Words or phrases of the prompt, separated by commas; circle#2 is the second circle. Of several prompts each is "
+            "read for those that stand in it.",
             INPUT,
             commas=True,
-            required=True,
+            default="every content word of the prompt",
         ),
     ] = ()
     direction: Annotated[Read, replace(READ, flags=("--read", "--direction"))] = "i2t"
@@ -65,6 +69,61 @@ class MapsConfig(_SingleImage):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_aggregate(self.aggregate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralConfig(Settings):
+    """Several images of one run of maps, and maps that move."""
+
+    seeds: Annotated[
+        tuple[int, ...],
+        replace(
+            SEEDS,
+            help="Seeds of the starting noise, separated by commas: an image of each prompt and seed.",
+            default="--seed alone",
+        ),
+    ] = ()
+    animate: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Maps that move, separated by commas: gif and strip, an animation and a row of pictures over the timesteps, all of "
+            "them unless --timesteps names some; frames, both over the frames of a video. They are of one layer, the model's "
+            "known one unless --layers names another.",
+            METHOD,
+            commas=True,
+            default="none",
+        ),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [name for name in self.animate if name not in ANIMATIONS]
+        if unknown:
+            raise ValueError(f"animate must be some of {', '.join(ANIMATIONS)}, got {unknown[0]!r}")
+
+    def of_one_layer(self, config: MapsConfig) -> MapsConfig:
+        """What is read where maps are to move: all timesteps if none are named, and one layer.
+
+        `ValueError` if several layers are named and are not put together, or there is one timestep to show.
+        """
+        if not self.animate:
+            return config
+        if set(self.animate) & set(OVER_TIMESTEPS):
+            config = replace(config, timesteps="all") if config.timesteps is None else config
+            if len(config.chosen_timesteps) < 2:
+                raise ValueError(
+                    "animate: over timesteps takes two or more, got 1; give --timesteps all, or more --steps"
+                )
+        if config.aggregate != "layer":
+            return config
+        if config.layers == "all":
+            return replace(config, layers="expert")
+        if isinstance(config.layers, tuple) and len(config.layers) > 1:
+            raise ValueError(
+                f"animate: shows one layer, got {len(config.layers)}; name one with --layer, or put them together with "
+                f"--aggregate mean"
+            )
+        return config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,6 +128,11 @@ def call_default(pipe: Pipeline, name: str, method: str = "__call__") -> Any:
     return call_arguments(pipe, method).get(name)
 
 
+def makes_video(pipe: Pipeline) -> bool:
+    """Whether the pipeline makes videos: its call takes a number of frames."""
+    return "num_frames" in call_arguments(pipe)
+
+
 def source_of(pipe: Pipeline) -> str:
     """The folder or hub id that a pipeline was loaded from; empty if it was made of parts."""
     name = "_pretrained_model_name_or_path" if is_modular(pipe) else "name_or_path"

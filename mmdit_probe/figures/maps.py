@@ -55,7 +55,7 @@ def plot_overlay(ax: Axes, grid: np.ndarray, image: np.ndarray | None, top: floa
 def word_page(
     maps: xr.DataArray, image: np.ndarray | None, word: str, direction: Read, steps: int | None = None
 ) -> Figure:
-    """One word's maps: rows are timesteps, columns are layers, one color scale for all.
+    """One word's maps: rows are timesteps, columns are layers, one color scale for all; of one layer the timesteps in a row.
 
     Args:
         maps: (timestep, layer, row, col) probabilities with the coordinate ``sigma``.
@@ -64,29 +64,34 @@ def word_page(
         direction: what was read, see `DIRECTIONS`.
         steps: the number of sampling steps, named with each timestep if it is given.
     """
-    values, layers = maps.values, maps["layer"].values
-    bands = -(-len(layers) // ACROSS)
-    across = -(-len(layers) // bands)
-    top, low = _top(values), _low(values, direction)
+    values, layers = maps.values, [_layer_name(layer) for layer in maps["layer"].values.tolist()]
+    times = [
+        time_label(timestep, sigma, steps).replace(" (", "\n(")
+        for timestep, sigma in zip(maps["timestep"].values, maps["sigma"].values, strict=True)
+    ]
+    turned = len(layers) == 1 and len(times) > 1
+    down, along = ([layers[0]], times) if turned else (times, layers)
+    bands = -(-len(along) // ACROSS)
+    across = -(-len(along) // bands)
+    low, top = scale_of(values, direction)
     with house_style():
         rows, cols = values.shape[-2:]
         tile = 0.95 * max(1.0, 4.0 / (across + 1)) * min(1.0, cols / rows)  # few panels are larger, tall ones narrower
         tile = max(_TITLE, tile)
-        panels = (tile * rows / cols + 0.2) * bands * len(values)
+        panels = (tile * rows / cols + (0.34 if turned else 0.2)) * bands * len(down)
         below = panels < _SHORT
         size = (max(3.4, tile * (across + 1) + (0.1 if below else 0.9)), panels + (0.95 if below else 0.45))
-        figure, axes = plt.subplots(bands * len(values), across + 1, figsize=size, squeeze=False)
+        figure, axes = plt.subplots(bands * len(down), across + 1, figsize=size, squeeze=False)
         figure.set_layout_engine("compressed")
         for ax in axes.flat:
             ax.axis("off")
-        for number, timestep in enumerate(maps["timestep"].values):
+        for number, name in enumerate(down):
             first = number * bands
-            label = time_label(timestep, maps["sigma"][number], steps)
-            _image(axes[first, 0], image, label.replace(" (", "\n("))
-            for index, layer in enumerate(layers):
+            _image(axes[first, 0], image, name)
+            for index, title in enumerate(along):
                 ax = axes[first + index // across, 1 + index % across]
-                shown = plot_overlay(ax, values[number, index], image, top, low)
-                ax.set_title(layer if isinstance(layer, str) else f"layer {layer}", pad=2)
+                shown = plot_overlay(ax, values[index, 0] if turned else values[number, index], image, top, low)
+                ax.set_title(title, pad=2)
         figure.suptitle(
             f"“{word}”: {DIRECTIONS[direction]}{', mean over heads' * (direction in ('i2t', 't2i'))}", fontsize=9
         )
@@ -95,13 +100,17 @@ def word_page(
         return figure
 
 
+def _layer_name(layer: int | str) -> str:
+    return layer if isinstance(layer, str) else f"layer {layer}"
+
+
 def heads_page(maps: xr.DataArray, word: str, direction: Read, steps: int | None = None) -> Figure:
     """One word's maps at one timestep: rows are layers, columns are heads.
 
     ``maps`` is (layer, head, row, col); ``direction`` and ``steps`` are as in `word_page`.
     """
     values, layers, heads = maps.values, maps["layer"].values, range(maps.sizes["head"])
-    top = _top(values)
+    _, top = scale_of(values, direction)
     tile = min(0.55, max(0.3, 7.0 / len(heads)))
     with house_style():
         height = tile * values.shape[-2] / max(values.shape[-2:])
@@ -144,14 +153,11 @@ def tokens_page(maps: np.ndarray, names: list[str], image: np.ndarray, regions: 
         return figure
 
 
-def _top(values: np.ndarray) -> float:
-    """The upper end of the color scale: the largest value, or 1 if there is none."""
-    return float(np.nanmax(values)) if np.isfinite(values).any() and np.nanmax(values) > 0 else 1.0
-
-
-def _low(values: np.ndarray, direction: Read) -> float:
-    """The lower end of the color scale: 0, or of similarities the smallest value."""
-    return 0.0 if direction in LABELS or not np.isfinite(values).any() else float(np.nanmin(values)) - 1e-6
+def scale_of(values: np.ndarray, direction: Read) -> tuple[float, float]:
+    """The ends of a color scale: 0, or of similarities the smallest value, and the largest, or 1 if there is none."""
+    known = np.isfinite(values).any()
+    low = 0.0 if direction in LABELS or not known else float(np.nanmin(values)) - 1e-6
+    return low, float(np.nanmax(values)) if known and np.nanmax(values) > 0 else 1.0
 
 
 def _image(ax: Axes, image: np.ndarray | None, label: str) -> None:

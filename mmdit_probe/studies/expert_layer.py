@@ -227,6 +227,7 @@ def with_masks(
     *,
     steps: int = 28,
     max_sequence_length: int | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """The table of `find_expert` with each layer's ``miou``, a fraction in [0, 1], and its 95% interval over ``scenes``.
 
@@ -237,9 +238,10 @@ def with_masks(
         timestep: counted from the clean end, of ``steps``; take those of the search.
         steps: number of sampling steps.
         max_sequence_length: T5 positions; None is the model's own default.
+        progress: called with the scenes that are read, and all of them.
     """
     positions = model_defaults(pipe).max_sequence_length if max_sequence_length is None else max_sequence_length
-    masks, _ = measure_layers(pipe, list(scenes("test", count)), timestep, 0, positions, steps)
+    masks, _ = measure_layers(pipe, list(scenes("test", count)), timestep, 0, positions, steps, progress)
     single = masks[masks["layer"] != MEAN_OF_LAYERS].astype({"layer": int})
     shown = single[["layer", "miou", "scenes", "low", "high"]]
     return table.merge(shown.rename(columns={"low": "miou_low", "high": "miou_high"}), on="layer")

@@ -17,7 +17,6 @@ from ..readouts.head_stats import KINDS, HeadStats
 from ..readouts.region_mass import RegionMass
 from ..readouts.value_norms import ValueNorms
 from ..readouts.word_maps import WordMaps
-from ..utils.text import is_content_word
 from . import attention_budget as budget
 from . import feature_pca as pca
 from . import value_norms as norms
@@ -30,15 +29,7 @@ def words_of(pipe: Pipeline, config: AnalyzeConfig) -> dict[str, list[int]]:
     if config.words:
         found = maps.word_positions(pipe, config.prompt, config.words, config.generation)
         return dict(zip(config.words, found, strict=True))
-    positions: dict[str, list[int]] = {}
-    for word in dict.fromkeys(part.strip(".,;:!?\"'()") for part in config.prompt.split()):
-        if not is_content_word(word):
-            continue
-        try:
-            positions[word] = maps.word_positions(pipe, config.prompt, [word], config.generation)[0]
-        except ValueError:  # cut off by the tokenizer: only words that the user named are an error
-            continue
-    return positions
+    return maps.content_words(pipe, config.prompt, config.generation)
 
 
 def measure_everything(pipe: Pipeline, config: AnalyzeConfig, image: np.ndarray | None = None) -> Recording:

@@ -11,6 +11,7 @@ import pandas as pd
 from ..metrics.bootstrap import unit_means
 from ..metrics.image_metrics import ImageMetric
 from ..metrics.inference import mean_interval, picked_p
+from ..utils.progress import Progress
 from .image_grid import PLAIN, ImageGrid
 
 AGAINST_PLAIN = ("clip_i", "dino")
@@ -26,15 +27,17 @@ PLAIN_VALUES: dict[str, Any] = {
 """What the plain images have in the column that tells the variants apart; for layers it is missing."""
 
 
-def measure_images(grid: ImageGrid, metrics: Mapping[str, ImageMetric]) -> pd.DataFrame:
+def measure_images(
+    grid: ImageGrid, metrics: Mapping[str, ImageMetric], progress: Progress | None = None
+) -> pd.DataFrame:
     """One row for each image: what was changed, ``number`` of the prompt, ``prompt``, ``seed``, and a column for each metric.
 
     What was changed stands in the first column: ``layer`` (the edited one; missing for plain images), ``head``,
     ``step`` or ``edit`` (such as "7.2", "7: 0-6" or "Uniform"; "plain"), ``scale`` (0 for plain images) or ``side``
-    ("before" and "after"), as in ``grid.axis``.
+    ("before" and "after"), as in ``grid.axis``. ``progress`` is told how many images are scored.
     """
     plain = grid.images[PLAIN]
-    measured = []
+    measured: list[dict[str, Any]] = []
     for name, images in grid.images.items():
         for column, seed in enumerate(grid.seeds):
             found = {m: measure(images[:, column], plain[:, column], grid.prompts) for m, measure in metrics.items()}
@@ -42,6 +45,8 @@ def measure_images(grid: ImageGrid, metrics: Mapping[str, ImageMetric]) -> pd.Da
                 values = {metric: float(numbers[number]) for metric, numbers in found.items()}
                 changed = {grid.axis: grid.values.get(name, PLAIN_VALUES[grid.axis])}
                 measured.append({**changed, "number": number, "prompt": prompt, "seed": seed, **values})
+            if progress is not None:
+                progress(len(measured), len(grid.images) * len(grid.seeds) * len(grid.prompts))
     return _typed(pd.DataFrame(measured))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,13 @@ class Recording:
     """What the readouts saw of one image, and the image, (height, width, 3) uint8 RGB; empty if nobody
     asked for it.
 
-    ``record`` has the dims (timestep, layer, ...) and the coordinates ``sigma`` and ``step``.
+    ``record`` has the dims (timestep, layer, ...) and the coordinates ``sigma`` and ``step``. ``frames`` are those of a video
+    that was made, (frames, height, width, 3) uint8 RGB, of which ``image`` is the middle one; none of an image.
     """
 
     record: xr.Dataset
     image: np.ndarray
+    frames: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0, 3), np.uint8))
 
     def _repr_html_(self) -> str:
         """The image, where it comes from, and what was read, as notebooks show it."""
@@ -64,8 +66,14 @@ def record_generated(
         output = call_pipeline(pipe, prompt, output_type=form, **generation_arguments(pipe, generation))
     check_steps(pipe, probe, generation.steps)
     record = by_timestep(probe, steps, timesteps, steps)
-    image = _image(output) if decode else np.empty((0, 0, 3), np.uint8)
-    return Recording(record.assign_attrs(_origin(pipe, prompt, generation, "generated")), image)
+    record = record.assign_attrs(_origin(pipe, prompt, generation, "generated"))
+    if not decode:
+        return Recording(record, np.empty((0, 0, 3), np.uint8))
+    video = getattr(output, "frames", None)
+    if video is None:
+        return Recording(record, _pixels(output.images[0]))
+    frames = _pixels(np.asarray(video[0]))
+    return Recording(record, frames[len(frames) // 2], frames)
 
 
 def record_image(
@@ -94,10 +102,8 @@ def record_image(
     return Recording(record.assign_attrs(_origin(pipe, prompt, generation, "image")), image)
 
 
-def _image(output: Any) -> np.ndarray:
-    """The first image of a pipeline's output, or the middle frame of its first video, as uint8."""
-    frames = getattr(output, "frames", None)
-    made = output.images[0] if frames is None else frames[0][len(frames[0]) // 2]
+def _pixels(made: np.ndarray) -> np.ndarray:
+    """What a pipeline gives in [0, 1], as uint8."""
     return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
 
 

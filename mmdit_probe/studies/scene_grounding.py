@@ -35,6 +35,7 @@ from mmdit_probe.readouts.maps import I2TMaps
 from mmdit_probe.readouts.region_mass import RegionMass
 from mmdit_probe.segmentation.label_map import class_maps, label_map
 from mmdit_probe.segmentation.layer_metrics import MetricsByName
+from mmdit_probe.utils.progress import Progress
 
 BATCH = 50
 MEAN_OF_LAYERS = "mean of all layers"
@@ -98,7 +99,13 @@ class LayerMeasures(NamedTuple):
 
 
 def measure_layers(
-    pipe: Pipeline, scenes: Sequence[Scene], timestep: int, seed: int, max_sequence_length: int, steps: int = 28
+    pipe: Pipeline,
+    scenes: Sequence[Scene],
+    timestep: int,
+    seed: int,
+    max_sequence_length: int,
+    steps: int = 28,
+    progress: Progress | None = None,
 ) -> LayerMeasures:
     """Masks and I2T mass of each layer on scenes, at one timestep and with one noise seed.
 
@@ -109,6 +116,7 @@ def measure_layers(
         seed: of the noise.
         max_sequence_length: T5 positions.
         steps: number of sampling steps that the timestep is counted in.
+        progress: called with the scenes that are read, and all of them, after each batch.
     """
     sigma = noise_level(pipe, timestep, steps)
     totals, masses = MetricsByName(), []
@@ -120,6 +128,8 @@ def measure_layers(
         for scene, own, spans in zip(batch.scenes, maps, batch.spans, strict=True):
             by_layer = {**dict(zip(layers, own, strict=True)), MEAN_OF_LAYERS: own.mean(0)}
             add_scene(totals, scene, by_layer, spans)
+        if progress is not None:
+            progress(sum(part.sizes["batch"] for part in masses), len(scenes))
     masks = totals.table("layer")
     bounds = [totals.interval(name) for name in masks["layer"]]
     masks = masks.assign(scenes=len(scenes), low=[one.low for one in bounds], high=[one.high for one in bounds])

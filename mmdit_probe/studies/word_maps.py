@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from ..families import Pipeline, text_parts_of
 from ..pipelines.generation import generation_arguments
 from ..pipelines.layers import chosen_layers
 from ..pipelines.prompts import find_words, repeated_words
-from ..utils.text import storable
+from ..utils.text import is_content_word, storable
 from .recording import Recording, record_generated, record_image
 from .word_readings import as_word_maps, check_reading, is_share, word_readout
 
@@ -41,6 +42,49 @@ def occurrence_lines(pipe: Pipeline, prompt: str, words: Sequence[str], generati
     ]
 
 
+def content_words(pipe: Pipeline, prompt: str, generation: GenerationConfig) -> dict[str, list[int]]:
+    """Every content word of the prompt that is read, and its text positions; words cut off by a tokenizer are left out."""
+    positions: dict[str, list[int]] = {}
+    for word in dict.fromkeys(part.strip(".,;:!?\"'()") for part in prompt.split()):
+        if is_content_word(word) and (found := _found(pipe, prompt, word, generation)):
+            positions[word] = found
+    return positions
+
+
+def _found(pipe: Pipeline, prompt: str, word: str, generation: GenerationConfig) -> list[int]:
+    """A word's text positions; none if it does not stand in the prompt, or was cut off."""
+    try:
+        return word_positions(pipe, prompt, [word], generation)[0]
+    except ValueError:
+        return []
+
+
+def words_of_prompts(pipe: Pipeline, prompts: Sequence[str], config: MapsConfig) -> list[tuple[str, ...]]:
+    """The words to map in each prompt: those of the config that stand in it, or every content word if it names none.
+
+    Concepts need not stand in a prompt and are all read. `ValueError` if a word stands in no prompt, or a prompt has none.
+    """
+    if not config.words:
+        found = [tuple(content_words(pipe, prompt, config.generation)) for prompt in prompts]
+    elif config.direction == "concept":
+        found = [config.words for _ in prompts]
+    elif len(prompts) == 1:
+        word_positions(pipe, prompts[0], config.words, config.generation)
+        found = [config.words]
+    else:
+        found = [tuple(w for w in config.words if _found(pipe, prompt, w, config.generation)) for prompt in prompts]
+    missing = [word for word in config.words if not any(word in own for own in found)]
+    if missing:
+        raise ValueError(f"words: {missing[0]!r} is not among the tokens of any of the {len(prompts)} prompts")
+    for prompt, own in zip(prompts, found, strict=True):
+        if not own:
+            which = "no content word" if not config.words else "none of the words"
+            raise ValueError(
+                f"words: the prompt {prompt!r} has {which} that can be mapped; leave it out, or name others"
+            )
+    return found
+
+
 def measure_maps(pipe: Pipeline, config: MapsConfig, image: np.ndarray | None = None) -> Recording:
     """One image: ``word_map`` (timestep, layer, [head,] word, row, col), for i2t and t2i probabilities in [0, 1].
 
@@ -55,7 +99,7 @@ def measure_maps(pipe: Pipeline, config: MapsConfig, image: np.ndarray | None = 
         recording = record_generated(pipe, config.prompt, readouts, *where, decode=True)
     else:
         recording = record_image(pipe, image, config.prompt, readouts, *where)
-    return Recording(as_word_maps(recording.record, config, spans), recording.image)
+    return replace(recording, record=as_word_maps(recording.record, config, spans))
 
 
 def head_mean(record: xr.Dataset) -> xr.DataArray:

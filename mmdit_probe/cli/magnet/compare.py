@@ -73,7 +73,8 @@ def compare(
         attention = study.compare_attention(pipe, config, out, name, bar.update)
     with Bar("batches of images") as bar:
         grid = study.compare_images(pipe, config, out, name, bar.update)
-    measured = measure_images(grid, metrics)
+    with Bar("images scored") as bar:
+        measured = measure_images(grid, metrics, bar.update)
     gains = study.metric_gains(measured, [name for name in metrics if name not in AGAINST_PLAIN])
     examples = mask_rows(
         pipe, images.first(_MASK_ROWS), number, config.chosen_timesteps[0], seeded(config.generation, config.seeds[0])
