@@ -40,6 +40,32 @@ def qwen_pair(**more: Any) -> tuple[Any, Any]:
     return base, modular_of(base, "QwenImageAutoBlocks", **more)
 
 
+def flux2_pair(klein: bool = False) -> tuple[Any, Any]:
+    """An ordinary and a modular Flux.2 of the same parts, with the same system message."""
+    base = small_pipeline("flux2-klein" if klein else "flux2")
+    base.tokenizer = make_tokenizer(512)
+    base.tokenizer.chat_template, base.tokenizer.padding_side = CHAT, "left"
+    modular = modular_of(base, "Flux2KleinAutoBlocks" if klein else "Flux2AutoBlocks")
+    if not klein:
+        base.system_message = next(
+            step.DEFAULT_SYSTEM_MESSAGE
+            for step in modular.blocks.sub_blocks.values()
+            if hasattr(step, "DEFAULT_SYSTEM_MESSAGE")
+        )
+    return base, modular
+
+
+def z_image_pair() -> tuple[Any, Any]:
+    """An ordinary and a modular Z-Image of the same parts."""
+    base = small_pipeline("z-image")
+    return base, modular_of(base, "ZImageAutoBlocks")
+
+
+def stable_diffusion_3_pair(base: Any) -> tuple[Any, Any]:
+    """An ordinary Stable Diffusion 3 and a modular one of the same parts."""
+    return base, modular_of(base, "StableDiffusion3AutoBlocks")
+
+
 def flux3() -> Any:
     """Its text encoder is read at layers up to the 32nd; its image processor's grid is of 16 px, its autoencoder's of 4."""
     torch.manual_seed(0)

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance
-from modular_pipelines import flux3, flux_pair, modular_of, qwen_pair, saved
+from modular_pipelines import (
+    flux2_pair,
+    flux3,
+    flux_pair,
+    modular_of,
+    qwen_pair,
+    saved,
+    stable_diffusion_3_pair,
+    z_image_pair,
+)
 from PIL import Image
 from small_pipelines import small_pipeline
 
@@ -74,6 +83,24 @@ def test_the_ordinary_and_the_modular_pipeline_of_one_model_give_one_record(pair
     picture = np.random.default_rng(0).integers(0, 256, (32, 24, 3), dtype=np.uint8)
     one, other = (record_image(pipe, picture, PROMPT, READOUTS, (1,), given) for pipe in (ordinary, modular))
     assert same(one.record, other.record)
+
+
+@pytest.mark.parametrize("name", ["flux2", "flux2-klein", "z-image", "sd3"])
+def test_given_images_of_other_modular_pipelines(name, random_pipe):
+    """The ordinary pipeline of the same parts gives the same record of one image, and the same words."""
+    makers = {
+        "flux2": flux2_pair, "flux2-klein": lambda: flux2_pair(klein=True), "z-image": z_image_pair,
+        "sd3": lambda: stable_diffusion_3_pair(random_pipe),
+    }  # fmt: skip
+    ordinary, modular = makers[name]()
+    quiet(modular)
+    side = 64 if name == "sd3" else 32
+    given = generation(height=side, width=side)
+    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    one, other = (record_image(pipe, picture, PROMPT, READOUTS, (1,), given) for pipe in (ordinary, modular))
+    assert same(one.record, other.record)
+    words = other.record["token_text"].values[other.record["token_kind"].values == "word"]
+    assert "".join(words).replace(PROMPT.replace(" ", ""), "") == ""
 
 
 def test_guided_by_the_guider_as_by_the_ordinary_argument():

@@ -58,8 +58,9 @@ class Shown(dict):
     """As an encoder's output is read: by place, by name, or each layer's."""
 
     def __init__(self, features):
-        super().__init__(last_hidden_state=features)
-        self.last_hidden_state, self.hidden_states, self.pooler_output = features, (features,) * 12, features[:, 0]
+        layers, pooled = (features,) * 12, features[:, 0]
+        super().__init__(last_hidden_state=features, hidden_states=layers, pooler_output=pooled)
+        self.last_hidden_state, self.hidden_states, self.pooler_output = features, layers, pooled
 
     def __getitem__(self, key):
         return self.last_hidden_state if key == 0 else super().__getitem__(key)

@@ -88,10 +88,10 @@ def explore(
 
 
 def _references(config: ExploreConfig) -> list[Any]:
-    """The pictures of the reference images."""
+    """The pictures of the reference images that the image was made with, or of those that a record has maps of."""
     from mmdit_probe.storage.images import read_rgb
 
-    return [read_rgb(Path(file)) for file in config.reference]
+    return [read_rgb(Path(file)) for file in config.generation.reference]
 
 
 def _check_read(records: list[Path], config: ExploreConfig, image: ImageConfig, output: PageConfig) -> None:
@@ -102,7 +102,7 @@ def _check_read(records: list[Path], config: ExploreConfig, image: ImageConfig, 
     clashes = [name for name, value in given.items() if value is not None]
     if clashes:
         raise ValueError(f"give RECORD.nc or {' and '.join(clashes)}, not both")
-    if config.reference and len(records) == 2:
+    if config.generation.reference and len(records) == 2:
         raise ValueError("--reference is the picture of one record's reference; leave it out with two")
     if isinstance(config.layers, str) and config.layers != "all":
         raise ValueError(f"--layers: a record answers numbers or all, not {config.layers}")

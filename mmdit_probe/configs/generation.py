@@ -14,6 +14,12 @@ MAX_SEQUENCE_LENGTH = Setting(
 )
 BATCH = Setting("Prompts or images that go through the model together.", METHOD, low=1)
 STEPS = Setting("Sampling steps.", GENERATION, low=1, high=1000)
+REFERENCE = Setting(
+    "A reference image for an editing model; repeatable, in the order in which the prompt speaks of them.",
+    INPUT,
+    default="none",
+    is_place=True,
+)
 SEED = Setting("Seed of the starting noise.", GENERATION, low=0, high=LARGEST_SEED)
 SEEDS = Setting(
     "Seeds of the starting noise, separated by commas.", GENERATION, low=0, high=LARGEST_SEED, flags=("--seeds",)
@@ -27,6 +33,7 @@ class SamplingConfig(Settings):
     ``guidance_scale`` and ``max_sequence_length`` None take the model's own default: the paper's 7.5 and 77
     (77 CLIP + 77 zero T5 positions = 154) for SD3. Which scale turns guidance off depends on the pipeline: 1 for most, SD3
     included, 0 for Z-Image; guidance-distilled models such as Flux.1-dev take the scale as an input; no value disables it.
+    ``reference`` are files of the images that an editing model is given beside the prompt.
     """
 
     steps: Annotated[int, STEPS] = PAPER_STEPS
@@ -42,6 +49,7 @@ class SamplingConfig(Settings):
     max_sequence_length: Annotated[int | None, MAX_SEQUENCE_LENGTH] = None
     height: Annotated[int | None, Setting("Image height in px.", GENERATION, low=1)] = None
     width: Annotated[int | None, Setting("Image width in px.", GENERATION, low=1)] = None
+    reference: Annotated[tuple[str, ...], REFERENCE] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

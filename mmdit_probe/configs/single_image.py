@@ -190,15 +190,6 @@ class ExploreConfig(Settings):
             commas=True,
         ),
     ] = REGIONS_SHOWN
-    reference: Annotated[
-        tuple[str, ...],
-        Setting(
-            "The picture of a reference image that a record has maps of, to be drawn under them; repeatable.",
-            INPUT,
-            default="none",
-            is_place=True,
-        ),
-    ] = ()
     small: int = 256
     generation: GenerationConfig = GenerationConfig()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from .family import (
     Inputs,
     TextPart,
     grid_of,
+    longest_of,
     modules,
     reversed_fraction,
     t5,
@@ -47,7 +48,7 @@ def _grid_of_coordinates(coordinates: Tensor) -> tuple[int, ...]:
     return grid_of_positions(coordinates.T, "video coordinates")
 
 
-def _cleaner(pipe: FamilyPipeline, clean_caption: Any) -> Callable[[str], str]:
+def cleaner(pipe: FamilyPipeline, clean_caption: Any) -> Callable[[str], str]:
     """The pipeline's own text preprocessing; it lower-cases at least."""
     clean = call_default(pipe, "clean_caption") if clean_caption is CALL_DEFAULT else clean_caption
     return lambda prompt: str(pipe._text_preprocessing(prompt, clean_caption=clean)[0])
@@ -55,24 +56,62 @@ def _cleaner(pipe: FamilyPipeline, clean_caption: Any) -> Callable[[str], str]:
 
 def pixart_text(pipe: FamilyPipeline, max_sequence_length: int, clean_caption: Any = CALL_DEFAULT) -> list[TextPart]:
     """T5, after the pipeline's own text preprocessing."""
-    return [replace(part, cleaned=_cleaner(pipe, clean_caption)) for part in t5(pipe, max_sequence_length)]
+    return [replace(part, cleaned=cleaner(pipe, clean_caption)) for part in t5(pipe, max_sequence_length)]
 
 
-def _sana_text(
+def sana_text(
     pipe: FamilyPipeline,
     max_sequence_length: int,
     complex_human_instruction: Any = CALL_DEFAULT,
     clean_caption: Any = CALL_DEFAULT,
 ) -> list[TextPart]:
     """Gemma; an instruction precedes the prompt, but not the negative prompt; all but its first token are cut off."""
-    plain = TextPart("gemma", pipe.tokenizer, max_sequence_length, cleaned=_cleaner(pipe, clean_caption))
+    plain = TextPart("gemma", pipe.tokenizer, max_sequence_length, cleaned=cleaner(pipe, clean_caption))
     lines = complex_human_instruction
     lines = call_default(pipe, "complex_human_instruction") if lines is CALL_DEFAULT else lines
+    return [after_instruction(pipe, plain, lines)]
+
+
+def after_instruction(pipe: FamilyPipeline, plain: TextPart, lines: Sequence[str] | None) -> TextPart:
+    """The part with an instruction before the prompt, but not before the negative prompt; none without lines."""
     if not lines:
-        return [plain]
+        return plain
     instruction = "\n".join(lines)
     dropped = len(pipe.tokenizer.encode(instruction)) - 2
-    return [replace(plain, template=instruction + PLAIN, cut=dropped, cut_from=1, negative=plain)]
+    return replace(plain, template=instruction + PLAIN, cut=dropped, cut_from=1, negative=plain)
+
+
+_BERT_LENGTH, _MT5_LENGTH = 77, 256
+"""Text positions of HunyuanDiT's two encoders, whatever the pipeline's call is told."""
+
+
+def _hunyuan_dit_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """BERT, then mT5; the model puts learned padding in the place of both encoders' padding, which is not masked."""
+    return [TextPart("bert", pipe.tokenizer, _BERT_LENGTH), TextPart("mt5", pipe.tokenizer_2, _MT5_LENGTH)]
+
+
+_GEMMA_MULTIPLE = 8
+"""Lumina-Next pads prompts to a multiple of this number of tokens."""
+
+
+def _lumina_next_text(
+    pipe: FamilyPipeline,
+    max_sequence_length: int,
+    prompt: str | Sequence[str] | None = None,
+    clean_caption: Any = CALL_DEFAULT,
+) -> list[TextPart]:
+    """Gemma, padded to the longest prompt; negative prompts are cut and padded to the prompts' length."""
+    part = TextPart(
+        "gemma",
+        pipe.tokenizer,
+        pipe.max_sequence_length,
+        multiple=_GEMMA_MULTIPLE,
+        cleaned=cleaner(pipe, clean_caption),
+    )
+    if not prompt:
+        return [part]
+    longest = longest_of(part, prompt)
+    return [replace(part, negative=replace(part, length=longest + -longest % _GEMMA_MULTIPLE, multiple=0))]
 
 
 def _transformer_2d_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -104,7 +143,7 @@ CROSS_ATTENTION = (
         layers=modules("attn2", "transformer_blocks"),  # attn1 is linear attention, without a softmax
         layout=latents_then_text("image-text", "cross"),
         sigmas=_sana_time,
-        text_parts=_sana_text,
+        text_parts=sana_text,
     ),
     Family(
         name="ltx-video",
@@ -121,6 +160,7 @@ CROSS_ATTENTION = (
         models="HunyuanDiT",
         layers=modules("attn2", "blocks"),
         layout=latents_then_text("image-text", "cross", text=("encoder_hidden_states", "encoder_hidden_states_t5")),
+        text_parts=_hunyuan_dit_text,
     ),
     Family(
         name="lumina-next",
@@ -129,6 +169,7 @@ CROSS_ATTENTION = (
         layers=modules("attn2", "layers"),
         layout=latents_then_text("image-text", "cross"),
         sigmas=reversed_fraction,
+        text_parts=_lumina_next_text,
     ),
     Family(
         name="transformer-2d",
@@ -136,5 +177,6 @@ CROSS_ATTENTION = (
         models="PixArt-alpha in its first files",
         layers=modules("attn2", "transformer_blocks"),
         layout=_transformer_2d_layout,
+        text_parts=pixart_text,
     ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,10 +13,25 @@ from torch import Tensor
 from ..attention.folded import FramesInBatch
 from ..attention.layout import TokenLayout
 from ..attention.reordered import Arrangement, SomeQueries, View
-from .cross_attention import pixart_text
-from .family import Family, Inputs, fraction, grid_of, modules, unknown_level
+from .cross_attention import after_instruction, cleaner, pixart_text, sana_text
+from .family import (
+    CALL_DEFAULT,
+    PLAIN,
+    Family,
+    Inputs,
+    TextPart,
+    first_of,
+    fraction,
+    grid_of,
+    longest_of,
+    modules,
+    t5,
+    unknown_level,
+)
 from .grids import without_one_frame
 from .latents import latents_then_text
+from .pipeline import FamilyPipeline, call_default, from_module
+from .tokenizers import Front
 
 _plain = latents_then_text("image-text", "cross")
 
@@ -23,6 +40,15 @@ def _ltx2_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     """The video's grid is told; conditions that the pipelines add stand behind the video's tokens."""
     grid = tuple(inputs[name] for name in ("num_frames", "height", "width"))
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], scope="cross")
+
+
+def _ltx2_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """Gemma. The connectors between it and the transformer move the tokens to the front, let them see each other, and put learned
+    registers in the padding's place, which are attended to.
+    """
+    moved = pipe.connectors.config.video_connector_num_learnable_registers is not None
+    used = pipe.tokenizer if moved else Front(pipe.tokenizer)
+    return [TextPart("gemma", used, max_sequence_length, cleaned=str.strip, left_aligned=moved)]
 
 
 def _first_queries(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View:
@@ -36,6 +62,29 @@ def _kandinsky_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     kinds = inputs.get("visual_token_type_ids")
     frames -= 0 if kinds is None else int((kinds[0] > 0).sum())
     return TokenLayout(without_one_frame((frames, rows, cols)), inputs["encoder_hidden_states"].shape[1], scope="cross")
+
+
+def _kandinsky5_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """Qwen with a chat, padded to the longest prompt and not masked; CLIP enters pooled, without tokens."""
+    part = TextPart(
+        "qwen", pipe.tokenizer.tokenizer, max_sequence_length, pipe.prompt_template, multiple=1,
+        cut=pipe.prompt_template_encode_start_idx, cleaned=from_module(pipe, "prompt_clean") or str,
+    )  # fmt: skip
+    return [part]
+
+
+def _kandinsky6_text(
+    pipe: FamilyPipeline, max_sequence_length: int, negative_prompt: str | Sequence[str] | None = None
+) -> list[TextPart]:
+    """Qwen with a chat; CLIP enters pooled. Without a negative prompt the pipeline has one of its own."""
+    template, dropped = (from_module(pipe, name) for name in ("_PROMPT_TEMPLATE", "_QWEN_CROP_START"))
+    part = TextPart("qwen", pipe.tokenizer.tokenizer, max_sequence_length, template, cut=dropped)
+    return [part if negative_prompt else _negative_always(part, pipe._DEFAULT_NEGATIVE_PROMPT)]
+
+
+def _negative_always(part: TextPart, text: str) -> TextPart:
+    """The part of a pipeline that was given no negative prompt and takes this one."""
+    return replace(part, negative=replace(part, cleaned=lambda prompt: text))
 
 
 _TILE = 8
@@ -61,9 +110,39 @@ def _cosmos_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(without_one_frame(grid), text.shape[1], scope="cross")
 
 
+_COSMOS_SYSTEM = "You are a helpful assistant who will provide prompts to an image generator."
+"""What Cosmos 2.5 tells its text encoder before the prompt."""
+
+
+def _cosmos_text(
+    pipe: FamilyPipeline, max_sequence_length: int, negative_prompt: str | Sequence[str] | None = None
+) -> list[TextPart]:
+    """T5, or, in Cosmos 2.5, Qwen with a chat whose padding is not masked. Without a negative prompt the pipelines have one."""
+    if hasattr(pipe, "_get_t5_prompt_embeds"):
+        [part] = t5(pipe, max_sequence_length)
+    else:
+        said = [("system", _COSMOS_SYSTEM), ("user", PLAIN)]
+        chat = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+        template = pipe.tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=False, add_vision_id=False
+        )
+        part = TextPart("qwen", pipe.tokenizer, max_sequence_length, template, special_tokens=False)
+    own = from_module(pipe, "DEFAULT_NEGATIVE_PROMPT")
+    return [part if negative_prompt is not None or own is None else _negative_always(part, own)]
+
+
 def _cosmos_levels(transformer: Any, timestep: Tensor) -> Tensor:
     """Known where each frame has its level, (batch, 1, frames, 1, 1); else it may be Cosmos 1's 0.25 ln sigma, or a fraction."""
     return fraction(transformer, timestep) if timestep.ndim == 5 else unknown_level(transformer, timestep)
+
+
+def _sana_wm_text(
+    pipe: FamilyPipeline, max_sequence_length: int, chi_prompt: Sequence[str] | None = None
+) -> list[TextPart]:
+    """Gemma; an instruction precedes the prompt, but not the negative prompt; all but its first token are cut off."""
+    plain = TextPart("gemma", pipe.tokenizer, max_sequence_length)
+    lines = chi_prompt or from_module(pipe, "DEFAULT_CHI_PROMPT")
+    return [after_instruction(pipe, plain, lines)]
 
 
 def _sana_wm_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -83,6 +162,27 @@ def _latte_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], scope="cross")
 
 
+_LATTE_LENGTH = 120
+"""Text positions of Latte's encoder, whatever the pipeline's call is told."""
+
+
+def _latte_text(
+    pipe: FamilyPipeline,
+    max_sequence_length: int,
+    prompt: str | Sequence[str] | None = None,
+    num_images_per_prompt: int = 1,
+    clean_caption: Any = CALL_DEFAULT,
+    mask_feature: Any = CALL_DEFAULT,
+) -> list[TextPart]:
+    """T5. One prompt for one video has its padding cut off, and its negative prompt is cut to the prompt's length."""
+    [part] = [replace(part, cleaned=cleaner(pipe, clean_caption)) for part in t5(pipe, _LATTE_LENGTH)]
+    cuts = call_default(pipe, "mask_feature") if mask_feature is CALL_DEFAULT else mask_feature
+    alone = isinstance(prompt, str) or (prompt is not None and len(prompt) == 1)
+    if not (cuts and alone and num_images_per_prompt == 1):
+        return [part]
+    return [replace(part, negative=first_of(part, longest_of(part, prompt or "")))]
+
+
 def _frames_in_batch(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View:
     return FramesInBatch(layout.grid[0], len(inputs["encoder_hidden_states"]))
 
@@ -95,6 +195,7 @@ CROSS_VIDEO = (
         frames=True,
         layers=modules("attn2", "transformer_blocks"),  # the others are audio's, or of audio and video
         layout=_ltx2_layout,
+        text_parts=_ltx2_text,
         token_order=_first_queries,
     ),
     Family(
@@ -104,6 +205,7 @@ CROSS_VIDEO = (
         frames=True,
         layers=modules("cross_attention", "visual_transformer_blocks"),
         layout=_kandinsky_layout,
+        text_parts=_kandinsky5_text,
         token_order=_kandinsky5_order,
     ),
     Family(
@@ -113,6 +215,7 @@ CROSS_VIDEO = (
         frames=True,
         layers=modules("video_dec_block.cross_attention", "visual_transformer_blocks"),
         layout=_kandinsky_layout,
+        text_parts=_kandinsky6_text,
         token_order=_first_queries,
     ),
     Family(
@@ -123,6 +226,7 @@ CROSS_VIDEO = (
         layers=modules("attn2", "transformer_blocks"),
         layout=_cosmos_layout,
         sigmas=_cosmos_levels,
+        text_parts=_cosmos_text,
     ),
     Family(
         name="sana-video",
@@ -131,6 +235,7 @@ CROSS_VIDEO = (
         frames=True,
         layers=modules("attn2", "transformer_blocks"),  # attn1 is linear attention, without a softmax
         layout=_plain,
+        text_parts=sana_text,
     ),
     Family(
         name="sana-wm",
@@ -139,6 +244,7 @@ CROSS_VIDEO = (
         frames=True,
         layers=modules("cross_attn", "blocks"),
         layout=_sana_wm_layout,
+        text_parts=_sana_wm_text,
     ),
     Family(
         name="allegro",
@@ -156,6 +262,7 @@ CROSS_VIDEO = (
         frames=True,
         layers=modules("attn2", "transformer_blocks"),  # the temporal blocks see no text
         layout=_latte_layout,
+        text_parts=_latte_text,
         token_order=_frames_in_batch,
     ),
 )

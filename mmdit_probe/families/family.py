@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -89,6 +89,18 @@ def unknown_vision(pipe: FamilyPipeline, arguments: Mapping[str, Any], encoded: 
 def t5(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     """One T5 encoder, padded to ``max_sequence_length``."""
     return [TextPart("t5", pipe.tokenizer, max_sequence_length)]
+
+
+def longest_of(part: TextPart, prompts: str | Sequence[str]) -> int:
+    """Number of tokens of the longest of some prompts as the part cuts them, start and end tokens included."""
+    texts = [part.cleaned(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+    made = part.tokenizer(texts, truncation=True, max_length=part.length, add_special_tokens=part.special_tokens)
+    return max(map(len, made["input_ids"]))
+
+
+def first_of(part: TextPart, kept: int) -> TextPart:
+    """The part with all but its first ``kept`` positions cut off after encoding."""
+    return replace(part, length=kept, cut=part.length - kept, cut_from=kept)
 
 
 def thousandths(transformer: Any, timestep: Tensor) -> Tensor:

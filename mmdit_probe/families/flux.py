@@ -93,22 +93,21 @@ def _second_t5(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]
     return [TextPart("t5", pipe.tokenizer_2, max_sequence_length, arguments=("prompt_2", "prompt"))]
 
 
-def _klein(pipe: FamilyPipeline) -> bool:
-    return not hasattr(pipe, "system_message")
+def _system_message(pipe: FamilyPipeline) -> str | None:
+    """Of a pipeline, or of a modular one's step; None in Klein."""
+    names = ("system_message", "DEFAULT_SYSTEM_MESSAGE")
+    return next((getattr(pipe, name) for name in names if hasattr(pipe, name)), None)
 
 
 def _flux2_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     """Mistral with a chat of system message and prompt; in Klein, Qwen with a chat of the prompt alone."""
-    if _klein(pipe):
-        chat = [{"role": "user", "content": PLAIN}]
+    message = _system_message(pipe)
+    if message is None:
+        chat: list[Any] = [{"role": "user", "content": PLAIN}]
         options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
         template = pipe.tokenizer.apply_chat_template(chat, **options)
         return [TextPart("qwen", pipe.tokenizer, max_sequence_length, template)]
-    return _mistral(pipe, max_sequence_length)
-
-
-def _mistral(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
-    said = [("system", pipe.system_message), ("user", PLAIN)]
+    said = [("system", message), ("user", PLAIN)]
     chat = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
     template = pipe.tokenizer.apply_chat_template(chat, add_generation_prompt=False, tokenize=False)
     tokenizer = getattr(pipe.tokenizer, "tokenizer", pipe.tokenizer)  # a processor holds one
@@ -150,11 +149,19 @@ def _flux2_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_le
     return {"encoder_hidden_states": embeddings, "txt_ids": ids}
 
 
+def _flux2_state(state: Text) -> dict[str, Any]:
+    """Position ids (batch, tokens, 4) of the text are 0, 0, 0, number."""
+    embeddings = state["prompt_embeds"]
+    number = torch.arange(embeddings.shape[1], device=embeddings.device)
+    ids = torch.nn.functional.pad(number[:, None], (3, 0)).expand(len(embeddings), -1, -1)
+    return {"encoder_hidden_states": embeddings, "txt_ids": ids}
+
+
 def _flux2_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:
-    """Position ids (batch, tokens, 4) are 0, row, column, 0; Klein takes no guidance scale."""
+    """Position ids (batch, tokens, 4) are 0, row, column, 0."""
     ids = torch.nn.functional.pad(places(*noisy.shape[-2:]), (1, 1)).to(noisy.device).expand(len(noisy), -1, -1)
     image = {"hidden_states": rearrange(noisy, "batch channel row col -> batch (row col) channel"), "img_ids": ids}
-    return {**image, **({} if _klein(pipe) else guidance_of(pipe, len(noisy))), **text}
+    return {**image, **guidance_of(pipe, len(noisy)), **text}
 
 
 def _flux2_sigmas(pipe: FamilyPipeline, steps: int, tokens: int) -> list[float]:
@@ -200,7 +207,7 @@ FLUX = (
         layout=position_layout,
         sigmas=fraction,
         text_parts=_flux2_text,
-        image_input=ImageInput(_flux2_prompts, _flux2_arguments, flux2_latents, _flux2_sigmas, same),
+        image_input=ImageInput(_flux2_prompts, _flux2_arguments, flux2_latents, _flux2_sigmas, same, _flux2_state),
     ),
     Family(
         name="chroma",

@@ -9,12 +9,21 @@ from torch import nn
 
 from ..attention.layout import TokenLayout
 from ..attention.reordered import SomeQueries, View
-from .family import Family, Inputs, fraction, grid_of
+from .family import Family, Inputs, TextPart, fraction, grid_of
+from .pipeline import FamilyPipeline
 
 
 def _layers(transformer: Any) -> list[nn.Module]:
     """The cross-attention of the few blocks that have one: there alone are words to attend to."""
     return [block.cross_attention for block in transformer.layers if block.cross_attention is not None]
+
+
+def _text(pipe: FamilyPipeline, max_sequence_length: int, text_images: Any = None) -> list[TextPart]:
+    """Qwen with a chat of the prompt, padded to the longest; no parts if images of the prompt's text stand among the words."""
+    if text_images is not None:
+        return []
+    used, template = pipe.processor.tokenizer, pipe.prompt_template_encode
+    return [TextPart("qwen", used, pipe.tokenizer_max_length, template, multiple=1)]
 
 
 def _layout(transformer: Any, inputs: Inputs) -> TokenLayout:
@@ -48,5 +57,6 @@ BRIA_FIBO_2 = Family(
     layers=_layers,
     layout=_layout,
     sigmas=fraction,
+    text_parts=_text,
     token_order=_order,
 )

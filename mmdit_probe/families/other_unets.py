@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,8 @@ from ..attention.folded import FramesInBatch
 from ..attention.kernels import AttentionCall
 from ..attention.layout import Extra, TokenLayout
 from ..attention.reordered import Arrangement, View
-from .family import Family, Inputs, fraction, grid_of, unknown_text
+from .family import Family, Inputs, TextPart, first_of, fraction, grid_of, longest_of, t5, unknown_text
+from .pipeline import FamilyPipeline
 from .unet import UNET, unet_level
 
 
@@ -73,6 +75,29 @@ def _kandinsky3_layers(unet: Any) -> list[nn.Module]:
     return [part.attention for part in asking]
 
 
+_KANDINSKY3_LENGTH = 128
+"""Text positions of Kandinsky 3's encoder, whatever the pipeline's call is told."""
+
+
+def _kandinsky3_text(
+    pipe: FamilyPipeline,
+    max_sequence_length: int,
+    prompt: str | Sequence[str] | None = None,
+    negative_prompt: str | Sequence[str] | None = None,
+    _cut_context: bool = False,
+) -> list[TextPart]:
+    """T5, cut one position behind the longest prompt; without a negative prompt its embeddings are zero."""
+    [part] = t5(pipe, _KANDINSKY3_LENGTH)
+    kept = part.length if not (prompt and _cut_context) else min(longest_of(part, prompt) + 1, part.length)
+    absent = TextPart("t5", None, kept)
+    return [replace(part, negative=absent if negative_prompt is None else first_of(part, kept))]
+
+
+def _cascade_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """CLIP; the pooled text and an image's features stand behind its positions."""
+    return [TextPart("clip", pipe.tokenizer, pipe.tokenizer.model_max_length)]
+
+
 def _cascade_layers(unet: Any) -> list[nn.Module]:
     """In the order in which they run; a level is repeated as its mappers say."""
     parts = [part for stage in (unet.down_blocks, unet.up_blocks) for level in stage for part in level]
@@ -108,7 +133,6 @@ OTHER_UNETS = (
         models="ModelScope text to video",
         frames=True,
         layout=_video_layout,
-        text_parts=unknown_text,
         call_layout=_video_level,
         token_order=_video_view,
     ),
@@ -119,7 +143,6 @@ OTHER_UNETS = (
         models="AnimateDiff",
         frames=True,
         layout=_video_layout,
-        text_parts=unknown_text,
         call_layout=_video_level,
         token_order=_video_view,
     ),
@@ -129,7 +152,7 @@ OTHER_UNETS = (
         transformer="Kandinsky3UNet",
         models="Kandinsky 3",
         layers=_kandinsky3_layers,
-        text_parts=unknown_text,
+        text_parts=_kandinsky3_text,
     ),
     Family(
         name="stable-cascade",
@@ -137,6 +160,7 @@ OTHER_UNETS = (
         models="Stable Cascade's prior",
         layers=_cascade_layers,
         layout=_cascade_layout,
+        text_parts=_cascade_text,
         sigmas=fraction,
         image_argument="sample",
         timestep_argument="timestep_ratio",

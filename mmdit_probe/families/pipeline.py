@@ -13,7 +13,7 @@ from torch import nn
 
 from .modular import call_inputs, is_modular, steps_of
 
-DENOISERS = ("transformer", "unet")
+DENOISERS = ("transformer", "unet", "prior")
 """The names under which a pipeline holds the module that is probed."""
 
 

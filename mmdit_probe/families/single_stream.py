@@ -53,6 +53,10 @@ def _z_image_prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_
     return {"cap_feats": embeddings}
 
 
+def _z_image_state(state: Text) -> dict[str, Any]:
+    return {"cap_feats": state["prompt_embeds"]}
+
+
 def _z_image_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str, Any]:
     """The latents as a list of samples, (channels, 1, rows, cols) each."""
     return {"x": list(noisy.unsqueeze(2)), **text}
@@ -105,7 +109,9 @@ SINGLE_STREAM = (
         image_argument="x",
         timestep_argument="t",
         text_argument="cap_feats",
-        image_input=ImageInput(_z_image_prompts, _z_image_arguments, sigmas=even_sigmas, time=reverse),
+        image_input=ImageInput(
+            _z_image_prompts, _z_image_arguments, sigmas=even_sigmas, time=reverse, modular_text=_z_image_state
+        ),
     ),
     Family(
         name="lumina2",

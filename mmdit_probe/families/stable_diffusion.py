@@ -33,6 +33,10 @@ def _prompts(pipe: FamilyPipeline, prompts: Sequence[str], max_sequence_length: 
     return {"encoder_hidden_states": embeddings, "pooled_projections": pooled}
 
 
+def _state(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {"encoder_hidden_states": state["prompt_embeds"], "pooled_projections": state["pooled_prompt_embeds"]}
+
+
 T5_PARTS = ("text_encoder_3", "tokenizer_3")
 """Components of a Stable Diffusion 3 pipeline that it also works without."""
 
@@ -59,5 +63,5 @@ STABLE_DIFFUSION_3 = Family(
     text_parts=_text,
     expert=9,
     depth=24,  # SD3 and SD3.5 medium; SD3.5 large has 38
-    image_input=ImageInput(_prompts),
+    image_input=ImageInput(_prompts, modular_text=_state),
 )

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..attention.text_tokens import TextTokens, join_rows
@@ -45,6 +46,9 @@ class PromptWatch:
         self._run: Mapping[str, Any] | None = None
         self._encoding = False
         self._recognizes = False  # whether a call's embeddings were recognized in this generation
+        self._passed: list[
+            Encoded
+        ] = []  # as the transformer was last given it, if the pipeline changes what it encoded
         self._latest: tuple[Any, tuple[Any, ...], CarriedPrompts] | None = None
         self._exit: ExitStack | None = None
 
@@ -82,7 +86,7 @@ class PromptWatch:
         finally:
             self._run = None
             self._known = [entry for entry in self._known if not entry.in_run]
-            self._halves, self._latest, self._used = [], None, True
+            self._halves, self._passed, self._latest, self._used = [], [], None, True
 
     def _begin(self) -> None:
         """A new generation; what was encoded before is remembered as long as somebody keeps it."""
@@ -91,7 +95,7 @@ class PromptWatch:
             entry.loosen()
         self._known = [entry for entry in self._known if entry.held() is not None]
         self._halves, self._encodings, self._used = [], 0, False
-        self._recognizes, self._latest = False, None
+        self._recognizes, self._passed, self._latest = False, [], None
 
     @contextmanager
     def encoding(self, pipe: Any, arguments: Mapping[str, Any], step: Any = None) -> Iterator[Callable[[Any], None]]:
@@ -143,7 +147,7 @@ class PromptWatch:
         """Remember what `encode_prompt` returned for the branches of guidance, the prompt's first."""
         first = not any(entry.in_run == self.in_run for entry in self._known)
         self._encodings += 1
-        made = list(_text_embeddings(encoded))[: len(halves)]
+        made = _text_embeddings(encoded, len(halves))
         for embeddings, half in zip(made, halves, strict=False):
             fits = half.text is None or len(half.text.conditional) == len(embeddings)
             text, branch = (half.text, half.branch) if fits else (None, None)
@@ -179,8 +183,14 @@ class PromptWatch:
         rows = recognized(known, embeddings, batch)
         if rows is None:
             by_row = isinstance(embeddings, list | tuple | Tensor) and len(embeddings) == batch
-            return CarriedPrompts() if self._recognizes and by_row else self._by_number(batch, length)
-        self._recognizes = True
+            if self._recognizes and by_row:
+                return CarriedPrompts()
+            known = self._passed_on(embeddings, batch, length)
+            rows = recognized(known, embeddings, batch)
+            if rows is None:
+                return self._by_number(batch, length)
+        else:
+            self._recognizes = True
         branches = self._branches(known, rows)
         text = None if branches is None else text_of(known, rows)
         text = None if text is None or branches is None else text.without_padding(length)
@@ -190,6 +200,22 @@ class PromptWatch:
         prompts = sum(len(entry.held()) for entry in known if entry.branch == CONDITIONAL and entry.held() is not None)
         vision = {known[number].vision for found in rows for number, _ in found}
         return CarriedPrompts(text, branches, source, prompts, vision.pop() if len(vision) == 1 else None)
+
+    def _passed_on(self, embeddings: Any, batch: int, length: int) -> list[Encoded]:
+        """The latest batch that was filled by number, in the embeddings that the transformer was given.
+
+        LTX-2 sends what it encoded through a model of its own; the transformer is given both branches, then the prompt's again.
+        """
+        carried = self._by_number(batch, length)
+        if carried.branches is not None and isinstance(embeddings, Tensor) and len(embeddings) == batch:
+            self._passed = []
+            for branch in (CONDITIONAL, UNCONDITIONAL):
+                rows = carried.branches == branch
+                text = None if carried.text is None else carried.text.rows(rows)
+                if rows.any():
+                    own = embeddings[torch.from_numpy(rows).to(embeddings.device)]
+                    self._passed.append(Encoded(own, text, branch, self.in_run, carried.vision))
+        return self._passed
 
     def _branches(self, known: Sequence[Encoded], rows: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray | None:
         """Each batch row's branch: what a modular pipeline's guider is at, else that of its embeddings; if these can be of both,
@@ -237,13 +263,18 @@ def _is(value: Any, other: Any) -> bool:
     return bool(value is other or (type(value) is type(other) and value == other and isinstance(value, str | list)))
 
 
-def _text_embeddings(encoded: Any) -> Iterator[Any]:
-    """The text embeddings among what `encode_prompt` returns: the first value, and those of its kind."""
+def _text_embeddings(encoded: Any, halves: int) -> list[Any]:
+    """The text embeddings among what `encode_prompt` returns, one for each half: the first value, and those of its kind.
+
+    Pooled embeddings are of that kind, too, in Stable Cascade, with a single position; those of the first one's length are taken.
+    """
     found = list(encoded) if isinstance(encoded, tuple) else [encoded]
-    first = found[0]
-    for value in found:
-        if isinstance(first, Tensor) and isinstance(value, Tensor):
-            if (value.ndim, value.shape[-1]) == (first.ndim, first.shape[-1]) and value.ndim > 2:
-                yield value
-        elif isinstance(first, list) and isinstance(value, list):
-            yield value
+    made = [value for value in found if _of_kind(found[0], value)]
+    alike = [value for value in made if not isinstance(value, Tensor) or value.shape[1] == made[0].shape[1]]
+    return (alike if len(alike) >= halves else made)[:halves]
+
+
+def _of_kind(first: Any, value: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(value, Tensor):
+        return (value.ndim, value.shape[-1]) == (first.ndim, first.shape[-1]) and value.ndim > 2
+    return isinstance(first, list) and isinstance(value, list)

@@ -11,6 +11,7 @@ from typing import Any
 import xarray as xr
 
 from ..configs import as_dict
+from .digests import digest
 from .files import watchers
 from .invocation import running_command
 from .locks import LOCK, folder_lock
@@ -52,7 +53,11 @@ class RunFolder:
             config: the study's config, a dataclass, if it has one.
             **more: further settings; they take the place of the config's where the names agree.
         """
-        return cls(folder, {"study": study, "model": model, **({} if config is None else as_dict(config)), **more})
+        own = {} if config is None else as_dict(config)
+        references = [Path(file) for file in getattr(getattr(config, "generation", None), "reference", ())]
+        if references:
+            own["reference_content"] = digest(references)
+        return cls(folder, {"study": study, "model": model, **own, **more})
 
     @contextmanager
     def open(self) -> Iterator[RunFolder]:

@@ -12,7 +12,7 @@ import xarray as xr
 from ..configs import GenerationConfig
 from ..families import Pipeline
 from ..pipelines.forward import encode_images, encode_prompts, forward_noisy, noise_level
-from ..pipelines.generation import generation_arguments, steps_at
+from ..pipelines.generation import check_no_references, generation_arguments, steps_at
 from ..pipelines.modular_call import call_pipeline
 from ..pipelines.vocabulary import unknown_words
 from ..probe.coordinates import coordinate
@@ -90,6 +90,7 @@ def record_image(
     ``image`` is (height, width, 3) uint8 RGB, both sides divisible by the model's token size. No guidance: there is
     one forward pass, with the prompt.
     """
+    check_no_references(generation)
     arguments = generation_arguments(pipe, generation)
     steps = steps_at(timesteps, generation.steps)
     latents = encode_images(pipe, [image])

@@ -10,6 +10,7 @@ from ..configs import GenerationConfig, Layers, Timesteps
 from ..families import Pipeline, text_parts_of
 from ..pipelines.defaults import text_length
 from ..pipelines.forward import encode_images, encode_prompts, forward_noisy, noise_level
+from ..pipelines.generation import check_no_references
 from ..pipelines.image_size import native_size, token_pixels
 from ..pipelines.prompts import check_length, find_words
 from ..pipelines.vocabulary import said_of, unknown_words
@@ -59,6 +60,7 @@ def read_image(
     >>> seen.words["word"].tolist(), seen.word("grass").map.dims
     (['grass', 'circle'], ('row', 'col'))
     """
+    check_no_references(generation)
     named = () if isinstance(words, str) else checked_words(words)
     text = prompt if prompt is not None else words if isinstance(words, str) else " ".join(named)
     text = checked_text("prompt", text)
