@@ -113,7 +113,7 @@ def _image_tokens(pipe: Pipeline, config: ExploreConfig, image: np.ndarray | Non
     """The approximate number of image tokens; infinity if the pipeline does not tell its size."""
     try:
         side, token = native_size(pipe), token_pixels(pipe)
-    except AttributeError:
+    except (AttributeError, ValueError):  # pipelines of videos
         return float("inf")
     height, width = (config.generation.height or side, config.generation.width or side)
     height, width = (height, width) if image is None else image.shape[:2]

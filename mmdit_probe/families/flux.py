@@ -14,7 +14,7 @@ from torch import Tensor
 from ..attention.layout import REFERENCE, Extra, TokenLayout
 from .family import PLAIN, Family, Inputs, TextPart, fraction, modules, t5
 from .grids import grid_of_positions
-from .image_input import ImageInput, Text, guidance_of, packed, places, position_ids, same
+from .image_input import ImageInput, Text, encoded, guidance_of, packed, places, position_ids, same
 from .pipeline import FamilyPipeline, from_module
 from .schedule import even_sigmas, moved_sigmas
 
@@ -133,9 +133,8 @@ def _flux_arguments(pipe: FamilyPipeline, noisy: Tensor, text: Text) -> dict[str
 
 def flux2_latents(pipe: FamilyPipeline, pixels: Tensor) -> Tensor:
     """(batch, 4 channels, rows / 2, cols / 2): a token each, normalized by the autoencoder's running statistics."""
-    encoded = pipe.vae.encode(pixels).latent_dist.mean
     patched = rearrange(
-        encoded, "batch channel (row two) (col pair) -> batch (channel two pair) row col", two=2, pair=2
+        encoded(pipe, pixels), "batch channel (row two) (col pair) -> batch (channel two pair) row col", two=2, pair=2
     )
     norm, eps = pipe.vae.bn, pipe.vae.config.batch_norm_eps
     mean, spread = (

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .pipeline import FamilyPipeline, Pipeline, call_default, device_of
 from .schedule import shifted_sigmas
+from .strips import in_strips
 
 Text = Mapping[str, Any]
 Sigma = TypeVar("Sigma", float, Tensor)
@@ -21,7 +22,13 @@ def latents_of(pipe: FamilyPipeline, pixels: Tensor) -> Tensor:
     """(batch, channels, rows, cols): the posterior mean, shifted and scaled as the pipeline does."""
     config = pipe.vae.config
     shift = config.get("shift_factor") or 0.0
-    return (pipe.vae.encode(pixels).latent_dist.mean - shift) * config.scaling_factor
+    return (encoded(pipe, pixels) - shift) * config.scaling_factor
+
+
+def encoded(pipe: FamilyPipeline, pixels: Tensor) -> Tensor:
+    """The mean of the autoencoder's posterior; large images take little more memory than it has activations on the CPU."""
+    with in_strips(pipe.vae):
+        return pipe.vae.encode(pixels).latent_dist.mean
 
 
 def vae_dtype(pipe: Pipeline) -> torch.dtype:

@@ -13,18 +13,30 @@ from matplotlib.figure import Figure
 
 from .style import house_style
 
+ACROSS = 13
+"""Most images side by side; further columns start a new block of rows."""
+
 
 def contact_sheet(images: Mapping[str, np.ndarray], prompts: Sequence[str], titles: Mapping[str, str]) -> Figure:
-    """A sheet of images; ``images[variant]`` is (prompts, height, width, 3) uint8 RGB, ``titles`` names the columns."""
+    """A sheet of images; ``images[variant]`` is (prompts, height, width, 3) uint8 RGB, ``titles`` names the columns.
+
+    Variants that have no room beside each other stand in further blocks, one below the other, of as many rows.
+    """
     with house_style():
-        rows, cols = len(prompts), len(images)
-        figure, axes = plt.subplots(rows, cols, figsize=(1.3 + 0.75 * cols, 0.35 + 0.8 * rows), squeeze=False)
-        for col, (name, column) in enumerate(images.items()):
-            for row in range(rows):
-                _shown(axes[row][col], column[row], titles[name] if row == 0 else "")
-        for row, prompt in enumerate(prompts):
-            short = textwrap.fill(textwrap.shorten(prompt, 66, placeholder=" ..."), 22)
-            axes[row][0].set_ylabel(short, rotation=0, ha="right", va="center", fontsize=6)
+        names, rows = list(images), len(prompts)
+        blocks = -(-len(names) // ACROSS)
+        cols = -(-len(names) // blocks)
+        size = (1.3 + 0.75 * cols, (0.35 + 0.8 * rows) * blocks)
+        figure, axes = plt.subplots(rows * blocks, cols, figsize=size, squeeze=False)
+        for ax in axes.flat:
+            ax.axis("off")
+        for number, name in enumerate(names):
+            column = axes[number // cols * rows :, number % cols]
+            for row, (ax, image) in enumerate(zip(column, images[name], strict=False)):
+                _shown(ax, image, titles[name] if row == 0 else "")
+        for row, ax in enumerate(axes[:, 0]):
+            short = textwrap.fill(textwrap.shorten(prompts[row % rows], 66, placeholder=" ..."), 22)
+            ax.set_ylabel(short, rotation=0, ha="right", va="center", fontsize=6)
         return figure
 
 

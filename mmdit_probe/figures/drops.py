@@ -8,6 +8,11 @@ from matplotlib.figure import Figure
 
 from .style import GUIDE_COLOR, TEXT_COLOR, house_style
 
+_PANEL = 2.2
+"""Width of a panel, in inches; it grows with what is edited, by `_EACH`."""
+_EACH = 0.07
+_TICK, _LETTER = 0.1, 0.065
+"""Room that a label needs, and each of its characters, in inches."""
 METRIC_NAMES = {
     "clip_t": "CLIP-T",
     "clip_i": "CLIP-I",
@@ -49,19 +54,37 @@ def drop_figure(table: pd.DataFrame, label: str, ylabel: str = "average drop fro
     with house_style():
         names = list(dict.fromkeys(table["metric"]))
         changed = table[_changed(table)]
-        texts = [value if isinstance(value, str) else f"{value:g}" for value in changed[key].unique()]
-        longest = max(map(len, texts), default=0)
-        height = 2.2 + (_LETTER * longest if longest > _UPRIGHT else 0)
-        figure, axes = plt.subplots(1, len(names), figsize=(1.0 + 2.2 * len(names), height), squeeze=False)
+        labels = [value if isinstance(value, str) else f"{value:g}" for value in changed[key].unique()]
+        longest, panel = max(map(len, labels), default=0), max(_PANEL, _EACH * len(labels))
+        upright = longest > _UPRIGHT
+        every = 1 if upright else _every(labels, 0.75 * panel)
+        size = (1.0 + panel * len(names), 2.2 + _LETTER * longest * upright)
+        figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False)
         for ax, name in zip(axes[0], names, strict=True):
             own = changed[changed["metric"] == name]
             spread = [(own[change] - own["low"]).clip(lower=0), (own["high"] - own[change]).clip(lower=0)]
             places, known = range(len(own)), bool(own["low"].notna().all())
             look = {"mfc": TEXT_COLOR if known else "none", "yerr": spread if known else None}
-            ax.errorbar(places, own[change], fmt="o", markersize=3, color=TEXT_COLOR, capsize=2, lw=1, **look)
+            few = len(own) <= 16
+            ax.errorbar(
+                places,
+                own[change],
+                fmt="o",
+                markersize=3 if few else 2,
+                color=TEXT_COLOR,
+                capsize=2 if few else 0,
+                lw=1,
+                **look,
+            )
             ax.axhline(0, color=GUIDE_COLOR, lw=0.8, ls=":")
-            ax.set_xticks(list(places), texts, rotation=90 if longest > _UPRIGHT else 0)
+            ax.set_xticks(places[::every], labels[::every], rotation=90 * upright)
             ax.set_title(METRIC_NAMES.get(name, name))
             ax.set_xlabel(label)
         axes[0][0].set_ylabel(ylabel)
         return figure
+
+
+def _every(labels: list[str], width: float) -> int:
+    """Of how many labels one is written, so that they fit side by side into a width in inches."""
+    room = _TICK + _LETTER * max(map(len, labels), default=0)
+    return max(1, -(-len(labels) // max(1, int(width / room))))

@@ -23,7 +23,7 @@ def move_figure(table: pd.DataFrame) -> Figure:
             for name in names
         ]
         rows, cols = maps[0].shape
-        size = (1.2 + max(1.2, 0.2 * cols) * len(names), 0.9 + 0.25 * max(2, rows))
+        size = (1.2 + min(max(1.2, 0.2 * cols), 4.8) * len(names), 0.9 + 0.25 * max(2, rows))
         figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True)
         most = max(1.0, float(np.nanmax(np.abs(np.stack(maps)))) if not np.isnan(np.stack(maps)).all() else 1.0)
         for ax, name, values in zip(axes[0], names, maps, strict=True):
