@@ -80,9 +80,8 @@ def run_patching(
     config = replace(config, layers=chosen_layers(pipe, config.layers), steps_from=config.starts)
     pairs, layers = tuple(zip(config.source, config.to, strict=True)), chosen_layers(pipe, config.layers)
     found: dict[str, list[np.ndarray]] = {"source": [], "target": [], "patched": []}
-    tasks: list[tuple[int, tuple[str, str], str | int]] = [
-        (number, pair, what) for number, pair in enumerate(pairs) for what in ("source", "target", *layers)
-    ]
+    parts: tuple[str | int, ...] = ("source", "target", *layers)
+    tasks = [(number, pair, what) for number, pair in enumerate(pairs) for what in parts]
     units = [
         Unit(
             f"pair{number:03d}-{what if isinstance(what, str) else f'layer{what:02d}'}",
