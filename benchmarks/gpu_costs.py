@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mmdit_probe import BlurText, I2TMaps, Probe, RegionMass, ValueNorms
 from mmdit_probe.pipelines.loading import DTYPES
+from mmdit_probe.pipelines.pretrained import quiet_loading
 
 from .models import block_stack, inputs
 from .precision import SIZES, rows_of
@@ -82,7 +84,8 @@ def measure_costs(device: str, small: bool, until: float) -> list[dict[str, Any]
             if time.monotonic() > until:
                 print(f"no time for {size} in {name}", flush=True)
                 continue
-            model, given = make(device, DTYPES[name], small)
+            with quiet_loading():
+                model, given = make(device, DTYPES[name], small)
             for row in _of_model(device, model, given, 2 if small else 10, until):
                 rows.append({"size": size, "dtype": name, **row})
                 print(_line(rows[-1]), flush=True)
@@ -109,11 +112,10 @@ def _of_model(device: str, model: nn.Module, given: Inputs, rounds: int, until: 
         milliseconds.append(1000 * took)
         for name, make in ways.items():
             before = _peak(device)
-            with make() as probe:
-                took, output = timed(device, plain)
+            took, (probe, output) = timed(device, partial(_probed, make, plain))
             ratios[name].append(1000 * took / milliseconds[-1])
             if not number:
-                stopped, edited = "stopping" in name, "blurred" in name
+                stopped, edited = output is None, "blurred" in name
                 facts[name] = {
                     "same bits": None if stopped or edited else torch.equal(output, wanted),
                     "kernels": "" if edited else probe.dataset().attrs["kernels"],
@@ -128,6 +130,14 @@ def _of_model(device: str, model: nn.Module, given: Inputs, rounds: int, until: 
             {"what": name, "ratio": median(counted), "least": min(counted), "most": max(counted), **facts[name]}
         )
     return rows
+
+
+def _probed(make: Callable[[], Probe], forward: Callable[[], Tensor]) -> tuple[Probe, Tensor | None]:
+    """A forward pass under a probe, and its output; None if it was stopped before it had one."""
+    output = None
+    with make() as probe:
+        output = forward()
+    return probe, output
 
 
 def _peak(device: str, anew: bool = True) -> float | None:

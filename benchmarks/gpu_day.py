@@ -15,6 +15,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import time
 import traceback
 import zipfile
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +42,13 @@ SHARES = {"tests": 150, "costs": 150, "commands": 180}
 class Day:
     """What is found, written after every part, and the time that is left."""
 
-    def __init__(self, out: Path, minutes: float, rehearse: bool) -> None:
-        self.out, self.rehearse = out, rehearse
+    def __init__(self, out: Path, work: Path, minutes: float, rehearse: bool) -> None:
+        self.out, self.work, self.rehearse = out, work, rehearse
         self.device = "cpu" if rehearse else "cuda"
         self.end = time.monotonic() + 60 * minutes - RESERVE
         self.found: dict[str, Any] = {}
-        out.mkdir(parents=True, exist_ok=True)
+        for folder in (out, work):
+            folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def left(self) -> float:
@@ -91,14 +94,8 @@ def machine(day: Day) -> dict[str, Any]:
     import torch
 
     names = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "xarray", "h5netcdf")
-    from importlib.metadata import PackageNotFoundError, version
-
     found: dict[str, Any] = {"python": sys.version.split()[0], "cpus": os.cpu_count()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = getattr(__import__(name), "__version__", "unknown")
+    found |= {name: version(name) for name in names}
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         found |= {"card": card.name, "GB": round(card.total_memory / 1e9, 1), "cuda": torch.version.cuda}
@@ -131,29 +128,34 @@ def commands(day: Day) -> list[dict[str, Any]]:
     from .real_size import PROMPT, picture
 
     start, until = time.monotonic(), time.monotonic() + min(SHARES["commands"], day.left)
-    with tempfile.TemporaryDirectory(dir=day.out) as work:  # too large to be brought home
-        folder = folder_of("sd3", Path(work), day.rehearse, "fp16", day.device)
-        print(f"SD3's folder: {time.monotonic() - start:.1f} s", flush=True)
-        where = ["--model", str(folder), "--device", day.device, "--dtype", "fp32" if day.rehearse else "fp16"]
-        image, few = str(picture(Path(work))), ["--steps", "2", "--timesteps", "1"] if day.rehearse else []
-        asked = {
-            "segment": [image, "--classes", "circle,grass,star,sand", "--layer", "9"],
-            "attention-budget": ["--prompt", PROMPT, *few],
-        }
-        rows = []
-        for command, arguments in asked.items():
-            out = ["--out", str(day.out / command), "--overwrite", "--format", "png"]
-            full = [sys.executable, "-m", "mmdit_probe", command, *arguments, *where, *out]
-            rows.append(day.run(full, until - time.monotonic()))
-            if day.rehearse and rows[-1].get("code") != 0:
-                raise RuntimeError(f"{command} ended with {rows[-1]}")
+    folder = folder_of("sd3", day.work, day.rehearse, "fp16", day.device)
+    print(f"SD3's folder: {time.monotonic() - start:.1f} s", flush=True)
+    where = ["--model", str(folder), "--device", day.device, "--dtype", "fp32" if day.rehearse else "fp16"]
+    image, few = str(picture(day.work)), ["--steps", "2", "--timesteps", "1"] if day.rehearse else []
+    asked = {
+        "segment": ([image, "--classes", "circle,grass,star,sand", "--layer", "9"], "image_overlay.png"),
+        "attention-budget": (["--prompt", PROMPT, *few], "attention_budget.png"),
+    }
+    rows = []
+    for command, (arguments, figure) in asked.items():
+        to = day.work / command
+        full = [sys.executable, "-m", "mmdit_probe", command, *arguments, *where, "--out", str(to), "--overwrite"]
+        rows.append(day.run(full, until - time.monotonic()))
+        if rows[-1].get("code") == 0:
+            shutil.copy(to / figure, day.out / figure)
+        elif day.rehearse:
+            raise RuntimeError(f"{command} ended with {rows[-1]}")
     return rows
 
 
 def training(day: Day) -> dict[str, Any]:
-    from .gpu_training import train
-
-    return train(day.out / "tiny", day.device, day.rehearse, min(day.left, 20.0) if day.rehearse else day.left)
+    """In a process of its own, which draws the scenes before it knows a GPU; the averaged weights are copied to OUT."""
+    seconds = min(day.left, 30.0) if day.rehearse else day.left - RESERVE
+    arguments = [str(day.work / "tiny"), day.device, str(int(day.rehearse)), f"{seconds:.0f}", str(day.out)]
+    found = day.run([sys.executable, "-m", "benchmarks.gpu_training", *arguments], day.left)
+    if day.rehearse and found.get("code") != 0:
+        raise RuntimeError(f"training ended with {found}")
+    return found
 
 
 def main() -> None:
@@ -162,9 +164,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=12.0, help="for everything")
     parser.add_argument("--parts", default="tests,costs,commands,training", help="only these, separated by commas")
     parser.add_argument("--carried", type=Path, help="a folder of wheels of pure Python")
-    parser.add_argument("--out", type=Path, default=Path("results/gpu-day"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/gpu-day"), help="few small files: what is brought home"
+    )
+    parser.add_argument("--work", type=Path, help="everything else; a new temporary folder if not given")
     options = parser.parse_args()
-    day = Day(options.out.resolve(), options.minutes, options.rehearse)
+    work = options.work or Path(tempfile.mkdtemp(prefix="gpu-day-"))
+    day = Day(options.out.resolve(), work.resolve(), options.minutes, options.rehearse)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     if options.carried:
         carry(options.carried)

@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
 from conftest import make_inputs
 
 from mmdit_probe import I2TMaps, Probe, RegionMass, load_record, save_record
+from mmdit_probe.storage import records
 
 
 @pytest.fixture
@@ -67,6 +70,16 @@ def test_a_truncated_record_is_refused(record, tmp_path):
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(ValueError, match="not a readable"):
         load_record(path)
+
+
+def test_a_package_that_is_not_installed_is_named_so(monkeypatch):
+    def missing(name):
+        raise records.PackageNotFoundError(name)
+
+    records._version.cache_clear()
+    monkeypatch.setattr(records, "version", missing)
+    assert json.loads(records.versions()["versions"])["mmdit-probe"] == "not installed"
+    records._version.cache_clear()
 
 
 def test_a_record_of_another_version_is_refused(record, tmp_path):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,10 @@ FORMAT = 1
 
 @cache
 def _version(name: str) -> str:
-    return version(name)
+    try:
+        return version(name)
+    except PackageNotFoundError:  # imported from a folder of sources
+        return "not installed"
 
 
 def versions() -> dict[str, str]:
