@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -69,6 +70,26 @@ def anyflow_inputs() -> dict[str, Any]:
     return given(latents().transpose(1, 2), 250.0, r_timestep=times - 150) | {"timestep": times}
 
 
+def anyflow_far() -> Any:
+    return diffusers.AnyFlowFARTransformer3DModel(**SMALL, compressed_patch_size=(1, 4, 4), full_chunk_limit=2)
+
+
+def anyflow_far_inputs(compressed: int = 0, step: bool = False) -> dict[str, Any]:
+    """Chunks of one frame: the earlier are compressed; or a step of one chunk, whose keys of others are in a cache."""
+    frames = FRAMES + compressed
+    times = torch.full((BATCH, frames), 250.0)
+    rows, cols = 2 * ROWS + 2, 2 * COLS  # whole compressed patches
+    inputs = given(randn(BATCH, frames, 4, rows, cols), 250.0, r_timestep=times - 150) | {"timestep": times}
+    if not step:
+        return inputs | {"chunk_partition": [1] * frames}
+    tokens = (rows // 2) * (cols // 2)
+    cache = [
+        {name: torch.zeros(2, BATCH, 2, tokens, 12) for name in ("compressed_cache", "full_cache")} for _ in range(2)
+    ]
+    flag = {"is_cache_step": False, "num_cached_chunks": 0}
+    return inputs | {"chunk_partition": [frames], "kv_cache": cache, "kv_cache_flag": flag}
+
+
 def case(name: str, make: Any, inputs: Any, frame: int = 1, **more: Any) -> Case:
     return Case(name, make, inputs, change_word(), change_pixel(frame, 4, 3), GRID, PATCH, still=STILL, **more)
 
@@ -90,5 +111,12 @@ CASES = [
     Case(
         "anyflow", lambda: diffusers.AnyFlowTransformer3DModel(**SMALL), anyflow_inputs, change_word(), cogvideox_pixel(1),
         GRID, PATCH, still=STILL,
+    ),
+    *(
+        Case(
+            f"anyflow-far{name}", anyflow_far, partial(anyflow_far_inputs, **more), change_word(),
+            cogvideox_pixel(1 + more.get("compressed", 0)), (FRAMES, ROWS + 1, COLS), PATCH, still=STILL,
+        )
+        for name, more in {"": {}, "-compressed": {"compressed": 2}, "-step": {"step": True}}.items()
     ),
 ]  # fmt: skip

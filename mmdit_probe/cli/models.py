@@ -28,8 +28,9 @@ def models(
     Each can be watched while it generates. For most it is known which token stands at which text position (words: --words,
     find-expert, prompt norms), for some how an image is given to them (images: segment, group, evaluate, --image). Some make
     videos (frames), some attend to reference images (references). Other classes of diffusers are refused; --json says why.
+    Families whose class an older diffusers does not have are marked.
     """
-    from mmdit_probe.families import FAMILIES, OUT_OF_SCOPE
+    from mmdit_probe.families import FAMILIES, OUT_OF_SCOPE, installed
     from mmdit_probe.pipelines.loading import embedded_folder
 
     defaults = json.loads((embedded_folder() / "probe_defaults.json").read_text(encoding="utf-8"))
@@ -44,6 +45,7 @@ def models(
             "images": family.image_input is not None,
             "frames": family.frames,
             "references": family.references,
+            "installed": installed(family),
         }
         for family in FAMILIES
     ]
@@ -62,4 +64,5 @@ def models(
             f"{name if row[name] else '':<{len(name)}}" for name in ("words", "images", "frames", "references")
         )
         expert = "" if row["expert_layer"] is None else f"  expert layer {row['expert_layer']} of {row['of_layers']}"
+        expert += "" if row["installed"] else "  needs a newer diffusers"
         say(f"  {row['family']:<{widths[0]}}  {row['models']:<{widths[1]}}  {marks}  {row['transformer']}{expert}")

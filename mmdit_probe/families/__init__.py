@@ -53,7 +53,7 @@ from .pipeline import (
     unwrapped,
 )
 from .projections import image_projections, output_projection
-from .registry import FAMILIES, family_of, heads_of, image_input_of, layers_of, text_parts_of, token_latents
+from .registry import FAMILIES, family_of, heads_of, image_input_of, installed, layers_of, text_parts_of, token_latents
 from .schedule import (
     changed_steps,
     constant_shift,
@@ -107,6 +107,7 @@ __all__ = [
     "image_input_of",
     "image_projections",
     "inputs_of",
+    "installed",
     "is_modular",
     "is_unet_pipeline",
     "latent_pixels",

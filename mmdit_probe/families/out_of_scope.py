@@ -15,8 +15,6 @@ OUT_OF_SCOPE = {
     "StableAudioDiTModel": _SOUND,
     "T5FilmDecoder": _SOUND,
     "UNet1DModel": _SOUND,
-    "AnyFlowFARTransformer3DModel": "its queries are compressed earlier frames and full ones, which form no grid, and its keys "
-    "come from a cache",
     "SanaWMLTX2RefinerTransformer3DModel": "it refines chunks of a video with keys from a cache, whose queries form no grid",
     "WanAnimate2Transformer3DModel": "its video is a list of samples with a cache of references, of which no layout is known",
     "DreamLiteTransformer2DModel": "it is a part of DreamLite's U-Net; probe the U-Net",

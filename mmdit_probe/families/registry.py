@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import diffusers
 from torch import nn
 
 from .aura_flow import AURA_FLOW
@@ -71,6 +72,11 @@ def family_of(transformer: nn.Module) -> Family:
         return generic
     known = ", ".join(family.transformer for family in FAMILIES)
     raise ValueError(f"Probe: {type(transformer).__name__} is not a supported transformer; supported: {known}")
+
+
+def installed(family: Family) -> bool:
+    """Whether the installed diffusers has the family's transformer; older releases lack the later ones."""
+    return family.transformer in dir(diffusers)
 
 
 def layers_of(pipe: Pipeline | nn.Module, family: Family | None = None) -> list[nn.Module]:

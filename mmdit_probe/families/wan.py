@@ -56,6 +56,32 @@ def _anyflow_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], scope="cross")
 
 
+def _far_frames(transformer: Any, inputs: Inputs) -> tuple[int, int]:
+    """Frames of early chunks, which are compressed, and frames behind them; a step with a cache has one chunk alone."""
+    frames, kept = inputs["hidden_states"].shape[1], transformer.config.full_chunk_limit
+    if inputs.get("kv_cache") is not None:
+        if not inputs["kv_cache_flag"]["is_cache_step"]:
+            return 0, frames
+        kept -= 1
+    chunks = inputs["chunk_partition"]
+    compressed = sum(chunks[: max(len(chunks) - kept, 0)])
+    return compressed, frames - compressed
+
+
+def _far_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """The frames that are not compressed."""
+    _, frames = _far_frames(transformer, inputs)
+    grid = grid_of((frames, *inputs["hidden_states"].shape[-2:]), transformer.config.patch_size)
+    return TokenLayout(grid, inputs["encoder_hidden_states"].shape[1], scope="cross")
+
+
+def _far_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View:
+    """Compressed frames come first; clean ones, of which a training step is told, last."""
+    early, _ = _far_frames(transformer, inputs)
+    rows, cols = grid_of(inputs["hidden_states"].shape[-2:], transformer.config.compressed_patch_size[1:])
+    return SomeQueries(early * rows * cols, layout.image, layout.text)
+
+
 WAN = (
     Family(
         name="wan",
@@ -112,6 +138,16 @@ WAN = (
         layers=modules("attn2", "blocks"),
         layout=_anyflow_layout,
         text_parts=_text,
+    ),
+    Family(
+        name="anyflow-far",
+        transformer="AnyFlowFARTransformer3DModel",
+        models="AnyFlow-FAR",
+        frames=True,
+        layers=modules("attn2", "blocks"),
+        layout=_far_layout,
+        text_parts=_text,
+        token_order=_far_order,
     ),
     Family(
         name="helios",

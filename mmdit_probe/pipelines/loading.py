@@ -18,7 +18,7 @@ from ..utils.text import shown
 from .hub import is_hub_id, local_only, missing_on_hub
 from .model_folder import check_folder
 from .modular_loading import ModularError, index_is_modular, index_of, load_modular
-from .pretrained import load_error, quiet_loading
+from .pretrained import dtype_option, load_error, quiet_loading
 from .quantization import quantization
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -90,16 +90,22 @@ def load_pipeline(
     try:
         with quiet_loading():
             index = index_of(source, revision, local)
-            where: dict[str, Any] = {"dtype": DTYPES[dtype], "revision": revision, "variant": variant}
+            where: dict[str, Any] = {"revision": revision, "variant": variant}
             if index_is_modular(index):
                 refused = {
                     *options,
                     *([] if quantize == "none" else ["quantize"]),
                     *([] if offload == "none" else ["offload"]),
                 }
-                pipe = load_modular(source, index, **where, t5=t5, local=local, refused=refused)
+                pipe = load_modular(source, index, dtype=DTYPES[dtype], **where, t5=t5, local=local, refused=refused)
             else:
-                options = {**_SAFE, **bits, **({} if t5 else without_t5(index)), **options}
+                options = {
+                    **_SAFE,
+                    **dtype_option(DTYPES[dtype]),
+                    **bits,
+                    **({} if t5 else without_t5(index)),
+                    **options,
+                }
                 pipe = DiffusionPipeline.from_pretrained(source, **where, local_files_only=local, **options)
             if lora is not None:
                 _load_lora(pipe, lora)

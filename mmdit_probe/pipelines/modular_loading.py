@@ -15,6 +15,7 @@ from torch import nn
 from ..families import T5_PARTS, needed_parts, pipeline_class, quiet, step_class, verbatim
 from ..storage.files import read_text
 from .hub import is_hub_id, local_only
+from .pretrained import dtype_option
 
 INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
 _BLOCKS = "modular_config.json"
@@ -106,7 +107,11 @@ def _load(spec: Any, dtype: torch.dtype, variant: str | None) -> Any:
     if isinstance(kind, type) and kind.__module__.split(".")[0] == "transformers":
         options["trust_remote_code"] = False
     if kind is None or issubclass(kind, nn.Module):
-        options |= {"dtype": dtype, "use_safetensors": True, **({} if variant is None else {"variant": variant})}
+        options |= {
+            **dtype_option(dtype, kind),
+            "use_safetensors": True,
+            **({} if variant is None else {"variant": variant}),
+        }
     try:
         return spec.load(**options)
     except Exception as error:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+from diffusers.pipelines import pipeline_utils
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 from .hub import local_only, missing_on_hub
+
+_DTYPE = "dtype" if hasattr(pipeline_utils, "_resolve_dtype") else "torch_dtype"
+"""What diffusers calls the dtype; before it knew ``dtype`` it left that out without a word."""
+
+
+def dtype_option(dtype: torch.dtype, kind: Any = None) -> dict[str, torch.dtype]:
+    """The option of `from_pretrained` that sets the dtype, of a pipeline or model of diffusers, or of the class ``kind``."""
+    ours = not isinstance(kind, type) or kind.__module__.split(".")[0] == "diffusers"
+    return {_DTYPE if ours else "dtype": dtype}
+
+
+_NEWER = re.compile(r"module '?diffusers[\w.]*'? has no attribute '?(\w+)")
+"""In errors about a class that the installed diffusers does not have."""
 
 
 @contextmanager
@@ -63,6 +79,12 @@ def load_error(what: str, source: str, error: Exception) -> str:
         return f"{part} does not fit into memory; try --dtype bf16, or a smaller model"
     if "Gated" in name or "gated repo" in text or "401" in text or "403" in text:
         return f"{part} needs access: accept its license on its hub page, then run `hf auth login`"
+    newer = _NEWER.search(text)
+    if newer:
+        return (
+            f"{part} needs {newer[1]}, which diffusers {diffusers.__version__} does not have; install a "
+            "newer diffusers (pip install -U diffusers)"
+        )
     absent = None if Path(source).exists() else missing_on_hub(source, error)
     if absent is not None:
         return f"{part} {absent}"
