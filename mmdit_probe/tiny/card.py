@@ -17,6 +17,7 @@ def write_card(numbers: dict[str, Any], recipe: Recipe, path: Path) -> Path:
         _agreement(numbers),
         _timesteps(numbers),
         _samples(numbers),
+        _eye(numbers),
         _files(numbers),
     ]
     return write_text(path, "\n\n".join(parts) + "\n")
@@ -47,7 +48,7 @@ Made by `python -m mmdit_probe.tiny.train`; the numbers below by `python -m mmdi
 - {recipe.scenes:,} synthetic scenes (`mmdit_probe.datasets.scenes`, split train), {recipe.caption_variants} captions each: 45%
   sentences, 45% class lists, 10% empty.
 - Flow matching, {training["samples"]:,} samples in {training["seconds"] / 60:.0f} minutes, batch {recipe.batch}, AdamW
-  {recipe.rate:g}, warm-up, constant, cosine over the last {recipe.decay_fraction:.0%}; EMA {recipe.ema}; noise level
+  {recipe.rate:g}, warm-up, constant, cosine over the last {recipe.decay_samples / recipe.samples:.0%}; EMA {recipe.ema}; noise level
   sigmoid(N({recipe.noise_mean:g}, {recipe.noise_std:g})); last training loss {training["loss"]:.3f}.
 - The text encoders are trained jointly. The pooled text vector is zeroed in {1 - recipe.pooled_keep:.0%} of the samples, so that
   words have to come through attention.
@@ -133,6 +134,51 @@ them, the scene reader finds {read["grounds"]:.1%} of the grounds, {read["shapes
 ![images](samples.png)
 
 {prompts}"""
+
+
+def _eye(numbers: dict[str, Any]) -> str:
+    eye = numbers["eye"]
+    if eye is None:
+        return """## What the eye sees
+
+No images of these weights have been looked at; how far the scene reader is to be trusted on them is not known."""
+    header = ["fact", "number", "the eye", "the reader", "both say the same", "only the eye", "only the reader"]
+    rows = [
+        [
+            kind,
+            str(own["facts"]),
+            f"{own['eye']:.0%}",
+            f"{own['reader']:.0%}",
+            f"{own['agree']:.0%} ({own['low']:.0%} to {own['high']:.0%})",
+            str(own["missed"]),
+            str(own["imagined"]),
+        ]
+        for kind, own in eye["kinds"].items()
+    ]
+    shapes, clip, reader = eye["kinds"]["shape"], eye["clip_rank"], eye["reader_rank"]
+    generous = (
+        f"The reader was trained on whole shapes and is generous to blobs: of {shapes['facts']} shapes it finds\n"
+        f"{shapes['reader']:.0%}, the eye {shapes['eye']:.0%}. Its readings of shapes compare models and edits; they do not "
+        f"say how many shapes are drawn well."
+    )
+    plain = "The reader and the eye find about as many shapes."
+    return f"""## What the eye sees
+
+The images of the first {eye["images"]} held-out prompts (28 steps, seed {eye["seed"]}) were looked at one by one, enlarged, with the prompt at hand and
+without the reader's readings, by one judge: a large vision-language model, not a person (`seen_by_eye.json`). A ground or a
+color counts as seen if it is plainly there, a shape if it would be taken for this one of the eight without the prompt.
+Intervals are 95%, over images.
+
+{_table(header, rows)}
+
+{generous if shapes["imagined"] > 2 * shapes["missed"] else plain}
+
+Over the {clip["n"]} images with shapes, the share of its prompt's facts that the eye sees in an image has a rank correlation of
+{_correlation(clip)} with the tiny CLIP's CLIP-T and of {_correlation(reader)} with the share that the reader finds."""
+
+
+def _correlation(interval: dict[str, float]) -> str:
+    return f"{interval['mean']:.2f} ({interval['low']:.2f} to {interval['high']:.2f})"
 
 
 def _files(numbers: dict[str, Any]) -> str:

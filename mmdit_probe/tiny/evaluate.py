@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ..configs import AgreementConfig, GenerationConfig
 from ..datasets.scenes import GROUNDS, Scene, scenes
 from ..families import Pipeline
+from ..metrics.image_metrics import Clip
 from ..metrics.scene_reader import Fact, SceneReader, prompt_facts
 from ..pipelines.forward import noise_level
 from ..pipelines.loading import embedded_folder, load_pipeline
@@ -26,8 +27,9 @@ from ..studies.image_grid import generate_batch
 from ..studies.layer_agreement import layer_agreement, summary
 from ..studies.scene_grounding import MEAN_OF_LAYERS, baselines, blur_harm, measure_layers
 from .card import write_card
-from .export import digests, make_pipeline
-from .flow import Denoiser
+from .export import digests
+from .eye import LABELS, measure_instruments, read_labels
+from .kinds import make_denoiser, make_pipeline
 from .recipe import Recipe
 from .retrieval import retrieval_accuracy
 from .scene_reader import reader_accuracy
@@ -120,6 +122,15 @@ def read_samples(prompts: list[str], images: np.ndarray) -> dict[str, float]:
     return {name: hits[name] / stated[name] for name in names} | {"count": len(prompts)}
 
 
+def measure_eye(pipe: Pipeline, folder: Path) -> dict[str, Any] | None:
+    """How the scene reader and the tiny CLIP agree with the hand labels; None if these are of images of other weights."""
+    labels = read_labels(folder / LABELS)
+    if labels.transformer not in digests(folder / "transformer").values():
+        return None
+    images = generate(pipe, [seen.prompt for seen in labels.images], labels.seed)
+    return measure_instruments(labels, images, SceneReader.load(), Clip())
+
+
 def sample_sheet(images: np.ndarray, path: Path, across: int = 10) -> None:
     """Save images in rows of ``across``, enlarged twice."""
     rows = [np.concatenate(list(images[i : i + across]), 1) for i in range(0, len(images), across)]
@@ -133,13 +144,24 @@ def main(
     ] = None,
     validation_count: Annotated[int, typer.Option(help="Validation scenes.")] = 200,
     test_count: Annotated[int, typer.Option(help="Test scenes.")] = 300,
+    only_eye: Annotated[
+        bool,
+        typer.Option("--only-eye", help="Measure the agreement with the hand labels alone; the other numbers stay."),
+    ] = False,
 ) -> None:
     """Measure the embedded model; writes evaluation.json, probe_defaults.json, samples.png and MODEL_CARD.md to its folder."""
     folder = embedded_folder()
     file = folder / "evaluation.json"
     pipe = load_pipeline()
     recipe = Recipe()
-    untrained = make_pipeline(Denoiser(recipe).eval().requires_grad_(False), pipe.vae, recipe)
+    if only_eye:
+        numbers = json.loads(file.read_text())
+        numbers["eye"] = measure_eye(pipe, folder)
+        write_text(file, json.dumps(numbers, indent=1))
+        write_card(numbers, recipe, folder / "MODEL_CARD.md")
+        typer.echo(f"written: {file}, MODEL_CARD.md")
+        return
+    untrained = make_pipeline(make_denoiser(recipe).eval().requires_grad_(False), pipe.vae, recipe)
     numbers = json.loads(file.read_text()) if file.is_file() else {}
     kept = {"training": numbers.get("training")}
     if training is not None:
@@ -154,6 +176,7 @@ def main(
     numbers["agreement"] = summary(layer_agreement(pipe, AgreementConfig(scenes=test_count)))
     numbers["clip_retrieval"] = retrieval_accuracy(folder.parent / "tiny-clip")
     numbers["reader"] = reader_accuracy(SceneReader.load())
+    numbers["eye"] = measure_eye(pipe, folder)
     numbers["sha256"] = digests(folder.parent)
     write_text(file, json.dumps(numbers, indent=1))
     best = numbers["layers"][numbers["expert_layer"]]["miou"]

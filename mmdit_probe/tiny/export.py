@@ -7,32 +7,10 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusion3Pipeline
-
-from .flow import Denoiser
-from .parts import make_scheduler, make_tokenizers
-from .recipe import Recipe
+from diffusers import DiffusionPipeline
 
 
-def make_pipeline(denoiser: Denoiser, vae: AutoencoderKL, recipe: Recipe) -> StableDiffusion3Pipeline:
-    """A pipeline of the trained parts."""
-    tokenizer, tokenizer_2 = make_tokenizers(recipe)
-    pipe = StableDiffusion3Pipeline(
-        transformer=denoiser.transformer,
-        scheduler=make_scheduler(),
-        vae=vae,
-        text_encoder=denoiser.text_encoders[0],
-        tokenizer=tokenizer,
-        text_encoder_2=denoiser.text_encoders[1],
-        tokenizer_2=tokenizer_2,
-        text_encoder_3=None,
-        tokenizer_3=None,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def save_half(pipe: StableDiffusion3Pipeline, folder: Path) -> None:
+def save_half(pipe: DiffusionPipeline, folder: Path) -> None:
     """Save the pipeline in fp16 safetensors, without the paths that its parts were loaded from."""
     pipe.to(torch.float16).save_pretrained(folder)
     for file in folder.glob("*/config.json"):
