@@ -18,7 +18,8 @@ from mmdit_probe.tiny.recipe import Recipe
 from mmdit_probe.tiny.tokenizer import WORDS, make_tokenizer
 
 SMALL = replace(
-    Recipe(), layers=2, batch=4, samples=24, decay_samples=8, warmup_steps=2, scenes=6, autoencoder_channels=(8, 8, 8, 8),
+    Recipe(), layers=2, batch=4, samples=24, decay_samples=8, warmup_steps=2, log_scenes=2, log_prompts=2, scenes=6,
+    autoencoder_channels=(8, 8, 8, 8),
     reader_scenes=8, reader_steps=2, reader_batch=4,
     autoencoder_steps=3, autoencoder_batch=2, clip_steps=4, clip_batch=4, clip_layers=1,
 )  # fmt: skip
@@ -54,10 +55,9 @@ def test_one_biased_zero_position_stands_exactly_for_many(absent):
     torch.testing.assert_close(ours, explicit, atol=1e-5, rtol=0)
 
 
-def test_training_logs_the_loss_and_the_grounding_of_every_layer(tmp_path, monkeypatch):
+def test_training_logs_the_loss_the_grounding_of_every_layer_and_what_is_found(tmp_path):
     from mmdit_probe.tiny import train
 
-    monkeypatch.setattr(train, "_LOG_SCENES", 2)
     corpus = make_corpus(SMALL.scenes, 2, tmp_path)
     vae = train.fit_autoencoder(corpus, SMALL, tmp_path, CPU)
     denoiser = train.fit_flow(corpus, vae, SMALL, tmp_path, CPU)
@@ -66,6 +66,10 @@ def test_training_logs_the_loss_and_the_grounding_of_every_layer(tmp_path, monke
     *_, grounding = [line["miou"] for line in logged if "miou" in line]
     assert list(grounding) == ["0", "1", "mean of all layers"]
     assert all(0 <= value <= 1 for value in grounding.values())
+    *_, found = [line["found"] for line in logged if "found" in line]
+    assert found.pop("count") == 2
+    assert list(found) == ["grounds", "shapes", "colored shapes"]
+    assert all(0 <= share <= 1 for share in found.values())
     again = train.fit_flow(corpus, vae, SMALL, tmp_path, CPU)  # all is done: nothing is trained
     for a, b in zip(denoiser.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)

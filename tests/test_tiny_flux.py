@@ -1,5 +1,6 @@
 """How tiny-flux is made, on 32 scenes: a genuine Flux folder that trains, resumes, loads and is probed."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,14 +9,20 @@ import torch
 from diffusers import FluxPipeline
 
 from mmdit_probe import Probe, RegionMass, load_pipeline
+from mmdit_probe.configs import GenerationConfig
 from mmdit_probe.datasets.scenes import CLASSES, scenes
 from mmdit_probe.families import layers_of, text_parts_of
+from mmdit_probe.pipelines.defaults import model_defaults
+from mmdit_probe.pipelines.generation import generation_arguments
+from mmdit_probe.pipelines.image_size import native_size
+from mmdit_probe.pipelines.loading import embedded_folder
 from mmdit_probe.pipelines.prompts import find_words
 from mmdit_probe.studies.scene_grounding import MEAN_OF_LAYERS, measure_layers
 from mmdit_probe.tiny import train
+from mmdit_probe.tiny.card import write_card
 from mmdit_probe.tiny.corpus import make_corpus
 from mmdit_probe.tiny.denoiser import token_ids
-from mmdit_probe.tiny.export import save_half
+from mmdit_probe.tiny.export import load_recipe, save_defaults, save_half, save_recipe
 from mmdit_probe.tiny.flow import FlowTrainer
 from mmdit_probe.tiny.kinds import make_denoiser, make_pipeline, make_tokenizers
 from mmdit_probe.tiny.parts import make_autoencoder
@@ -24,7 +31,8 @@ from mmdit_probe.tiny.tokenizer import WORDS, make_t5_tokenizer
 
 SMALL = replace(
     RECIPES["tiny-flux"], layers=1, single_layers=2, batch=4, samples=16, decay_samples=8, warmup_steps=2, scenes=32,
-    caption_variants=2, autoencoder_channels=(8, 8, 8), autoencoder_steps=2, autoencoder_batch=2, text_layers=(1, 1),
+    caption_variants=2, autoencoder_channels=(8, 8, 8), autoencoder_steps=2, autoencoder_batch=2, text_layers=(1, 1), log_scenes=2,
+    log_prompts=2,
 )  # fmt: skip
 CPU = torch.device("cpu")
 
@@ -50,6 +58,8 @@ def folder(trained, tmp_path_factory):
         weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
     folder = tmp_path_factory.mktemp("model") / "tiny-flux"
     save_half(make_pipeline(denoiser, vae, SMALL), folder)
+    save_recipe(SMALL, folder)
+    save_defaults(SMALL, folder)
     return folder
 
 
@@ -139,6 +149,33 @@ def test_the_pipeline_sees_what_training_saw(folder):
     velocity = denoiser(noise, torch.ones(1), ids, torch.ones(1), torch.zeros(1))
     assert velocity.std() > 0.01
     torch.testing.assert_close(made, pipe._pack_latents(noise - velocity, 1, 4, 16, 16), atol=1e-4, rtol=0)
+
+
+def test_the_folder_says_how_it_was_made_and_how_it_is_called(folder):
+    """Flux's pipeline makes images of 128 latent pixels a side unless told otherwise, and 512 text positions."""
+    assert load_recipe(folder) == SMALL
+    pipe = load_pipeline(str(folder))
+    assert native_size(pipe) == 64
+    arguments = generation_arguments(pipe, GenerationConfig())
+    assert (arguments["height"], arguments["width"], arguments["max_sequence_length"]) == (64, 64, 24)
+    assert generation_arguments(pipe, GenerationConfig(height=128))["height"] == 128
+    assert model_defaults(pipe).expert_layer is None
+
+
+def test_a_recipe_of_another_version_is_refused(tmp_path):
+    (tmp_path / "recipe.json").write_text('{"no_such_setting": 1}')
+    with pytest.raises(ValueError, match="is no recipe of this version"):
+        load_recipe(tmp_path)
+    (tmp_path / "recipe.json").unlink()
+    assert load_recipe(tmp_path) == RECIPES["tiny-sd3"]
+
+
+def test_the_card_tells_what_kind_of_model_it_is(tmp_path):
+    numbers = json.loads((embedded_folder() / "evaluation.json").read_text())
+    text = write_card({**numbers, "eye": None}, RECIPES["tiny-flux"], tmp_path / "card.md").read_text()
+    assert text.startswith("# tiny-flux")
+    assert "4 double- and 8 single-stream blocks" in text
+    assert "StableDiffusion3" not in text
 
 
 def test_the_probe_reads_both_kinds_of_blocks(folder):

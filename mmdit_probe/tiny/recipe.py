@@ -68,6 +68,10 @@ class Recipe:
     guidance: float | None = 7.5
     """Scale of classifier-free guidance; None for the pipeline's own."""
 
+    # what is looked at after each checkpoint, and logged
+    log_scenes: int = 50
+    log_prompts: int = 40
+
     # tiny CLIP
     clip_width: int = 128
     clip_layers: int = 4

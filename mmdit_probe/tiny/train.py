@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import torch
 import typer
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DiffusionPipeline
 
 from ..configs import EMBEDDED
 from ..datasets.scenes import scenes as drawn_scenes
@@ -25,14 +25,15 @@ from .autoencoder import encode_all, train_autoencoder
 from .clip import make_processor, train_clip
 from .corpus import Corpus, make_corpus
 from .denoiser import Denoiser, token_ids
-from .export import save_half
+from .export import save_defaults, save_half, save_recipe
 from .flow import FlowTrainer
 from .kinds import make_pipeline, make_tokenizers
 from .parts import make_autoencoder
 from .recipe import RECIPES, Recipe
+from .samples import generate, read_samples
 from .scene_reader import save_reader, train_reader
 
-_LOG_TIMESTEP, _LOG_SCENES = 8, 50
+_LOG_TIMESTEP = 8
 
 
 def fit_autoencoder(
@@ -58,18 +59,30 @@ def fit_flow(
     start: Path | None = None,
     save_every: int = 500,
 ) -> Denoiser:
-    """The transformer and text encoders with averaged weights; logs each layer's mIoU at each checkpoint."""
+    """The transformer and text encoders with averaged weights.
+
+    At each checkpoint, flow.jsonl gets each layer's mIoU (``miou``) and the shares of held-out prompts' grounds, shapes and colored
+    shapes that the scene reader finds in their images (``found``), all in [0, 1].
+    """
     file = work / "latents.pt"
     if not file.exists():
         torch.save(encode_all(vae, corpus.images, device), file)
     latents = torch.load(file, weights_only=True)
     trainer = FlowTrainer(latents, token_ids(corpus.captions, make_tokenizers(recipe)), recipe, work, device, start)
-    held_out = list(drawn_scenes("val", _LOG_SCENES))
     for _ in trainer.run(save_every):
-        pipe = make_pipeline(trainer.averaged(), vae, recipe)
-        masks, _ = measure_layers(pipe, held_out, _LOG_TIMESTEP, 0, recipe.text_positions)
-        trainer.log(miou={str(row.layer): round(row.miou, 4) for row in masks.itertuples()})
+        trainer.log(**look(make_pipeline(trainer.averaged(), vae, recipe), recipe))
     return trainer.averaged()
+
+
+def look(pipe: DiffusionPipeline, recipe: Recipe) -> dict[str, dict[str, float]]:
+    """What is logged at a checkpoint, of validation scenes: ``miou`` by layer, and what the scene reader has ``found``."""
+    held_out = list(drawn_scenes("val", max(recipe.log_scenes, recipe.log_prompts)))
+    masks, _ = measure_layers(pipe, held_out[: recipe.log_scenes], _LOG_TIMESTEP, 0, recipe.text_positions)
+    prompts = [scene.sentence() for scene in held_out[: recipe.log_prompts]]
+    return {
+        "miou": {str(row.layer): round(row.miou, 4) for row in masks.itertuples()},
+        "found": read_samples(prompts, generate(pipe, prompts, 0, recipe)),
+    }
 
 
 def fit_reader(vae: AutoencoderKL, recipe: Recipe, work: Path, device: torch.device) -> ReaderNetwork:
@@ -120,6 +133,8 @@ def main(
     vae = fit_autoencoder(corpus, recipe, work, place, start)
     denoiser = fit_flow(corpus, vae, recipe, work, place, start, save_every)
     save_half(make_pipeline(denoiser, vae, recipe), weights / model)
+    save_recipe(recipe, weights / model)
+    save_defaults(recipe, weights / model)
     if model == EMBEDDED and start is None:
         clip = train_clip(corpus, recipe, work, place)
         clip.half().save_pretrained(weights / "tiny-clip")
