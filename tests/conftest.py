@@ -162,13 +162,12 @@ def random_folder(tmp_path_factory):
     """A pipeline folder of tiny-sd3's classes with random weights and 3 layers."""
     from dataclasses import replace
 
-    from mmdit_probe.tiny.export import make_pipeline
-    from mmdit_probe.tiny.flow import Denoiser
+    from mmdit_probe.tiny.kinds import make_denoiser, make_pipeline
     from mmdit_probe.tiny.parts import make_autoencoder
     from mmdit_probe.tiny.recipe import Recipe
 
     recipe = replace(Recipe(), layers=3, autoencoder_channels=(8, 8, 8, 8))
-    denoiser = Denoiser(recipe).eval()
+    denoiser = make_denoiser(recipe).eval()
     generator = torch.Generator().manual_seed(0)
     for weight in denoiser.transformer.parameters():
         weight.data += 0.05 * torch.randn(weight.shape, generator=generator)

@@ -11,13 +11,15 @@ from mmdit_probe.studies.scene_grounding import baselines
 from mmdit_probe.tiny.autoencoder import encode_all, train_autoencoder
 from mmdit_probe.tiny.clip import contrastive_loss, make_clip, make_processor, train_clip
 from mmdit_probe.tiny.corpus import make_corpus
-from mmdit_probe.tiny.flow import Denoiser, FlowTrainer, token_ids
-from mmdit_probe.tiny.parts import make_autoencoder, make_tokenizers
+from mmdit_probe.tiny.denoiser import token_ids
+from mmdit_probe.tiny.kinds import make_denoiser, make_tokenizers
+from mmdit_probe.tiny.parts import make_autoencoder
 from mmdit_probe.tiny.recipe import Recipe
 from mmdit_probe.tiny.tokenizer import WORDS, make_tokenizer
 
 SMALL = replace(
-    Recipe(), layers=2, batch=4, samples=24, warmup_steps=2, scenes=6, autoencoder_channels=(8, 8, 8, 8),
+    Recipe(), layers=2, batch=4, samples=24, decay_samples=8, warmup_steps=2, log_scenes=2, log_prompts=2, scenes=6,
+    autoencoder_channels=(8, 8, 8, 8),
     reader_scenes=8, reader_steps=2, reader_batch=4,
     autoencoder_steps=3, autoencoder_batch=2, clip_steps=4, clip_batch=4, clip_layers=1,
 )  # fmt: skip
@@ -39,7 +41,7 @@ def test_any_text_has_tokens():
 
 @pytest.mark.parametrize("absent", [0, 5, 77])
 def test_one_biased_zero_position_stands_exactly_for_many(absent):
-    denoiser = Denoiser(SMALL).eval().requires_grad_(False)
+    denoiser = make_denoiser(SMALL).eval().requires_grad_(False)
     for weight in denoiser.transformer.parameters():
         weight += 0.05 * torch.randn_like(weight)
     ids = token_ids(np.array([["a red star"], ["sand"]]), make_tokenizers(SMALL))[:, :, 0].long()
@@ -53,44 +55,21 @@ def test_one_biased_zero_position_stands_exactly_for_many(absent):
     torch.testing.assert_close(ours, explicit, atol=1e-5, rtol=0)
 
 
-def trainer(work):
-    ids = token_ids(np.array([["a red star", "", "star sand"]] * 6), make_tokenizers(SMALL))
-    latents = torch.randn(6, 16, 8, 8, generator=torch.Generator().manual_seed(0)).half()
-    return FlowTrainer(latents, ids, SMALL, work, CPU)
-
-
-def test_a_resumed_training_is_the_undisturbed_one(tmp_path):
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    whole = trainer(tmp_path / "whole")
-    assert list(whole.run(save_every=2, log_every=1)) == [2, 4, 6]
-    killed = trainer(tmp_path / "killed").run(save_every=2, log_every=1)
-    assert next(killed) == 2
-    killed.close()
-    resumed = trainer(tmp_path / "killed")
-    assert resumed.step == 2
-    assert list(resumed.run(save_every=2, log_every=1)) == [4, 6]
-    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(a, b)
-    for a, b in zip(whole.ema, resumed.ema, strict=True):
-        assert torch.equal(a, b)
-    logs = [(tmp_path / n / "flow.jsonl").read_text().splitlines() for n in ("whole", "killed")]
-    losses = [[json.loads(line)["loss"] for line in log] for log in logs]
-    assert losses[0] == losses[1]
-
-
-def test_training_logs_the_loss_and_the_grounding_of_every_layer(tmp_path, monkeypatch):
+def test_training_logs_the_loss_the_grounding_of_every_layer_and_what_is_found(tmp_path):
     from mmdit_probe.tiny import train
 
-    monkeypatch.setattr(train, "_LOG_SCENES", 2)
     corpus = make_corpus(SMALL.scenes, 2, tmp_path)
     vae = train.fit_autoencoder(corpus, SMALL, tmp_path, CPU)
     denoiser = train.fit_flow(corpus, vae, SMALL, tmp_path, CPU)
     assert not any(weight.requires_grad for weight in denoiser.parameters())
     logged = [json.loads(line) for line in (tmp_path / "flow.jsonl").read_text().splitlines()]
-    (grounding,) = [line["miou"] for line in logged if "miou" in line]
+    *_, grounding = [line["miou"] for line in logged if "miou" in line]
     assert list(grounding) == ["0", "1", "mean of all layers"]
     assert all(0 <= value <= 1 for value in grounding.values())
+    *_, found = [line["found"] for line in logged if "found" in line]
+    assert found.pop("count") == 2
+    assert list(found) == ["grounds", "shapes", "colored shapes"]
+    assert all(0 <= share <= 1 for share in found.values())
     again = train.fit_flow(corpus, vae, SMALL, tmp_path, CPU)  # all is done: nothing is trained
     for a, b in zip(denoiser.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -104,15 +83,6 @@ def test_the_scene_reader_is_trained_once(tmp_path):
     again = train.fit_reader(vae, SMALL, tmp_path, CPU)
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
-
-
-def test_the_rate_warms_up_stays_and_falls_to_zero(tmp_path):
-    t = trainer(tmp_path)
-    t.steps = 1000
-    assert t.rate(0) == SMALL.rate / 2
-    assert t.rate(1) == t.rate(700) == SMALL.rate
-    assert t.rate(850) == pytest.approx(SMALL.rate / 2)
-    assert t.rate(1000) == pytest.approx(0)
 
 
 def test_the_autoencoder_keeps_its_images_when_its_latents_are_evened_out(tmp_path, monkeypatch):

@@ -20,12 +20,14 @@ class ModelDefaults:
         guidance_scale: the scale of classifier-free guidance; None for the pipeline's own default.
         max_sequence_length: text positions of the encoders whose length is free, such as T5; 0 for the pipeline's own.
         why: where ``expert_layer`` comes from; empty if it is None.
+        side: width and height in px of images if none are asked for; None for the pipeline's own.
     """
 
     expert_layer: int | None
     guidance_scale: float | None = 7.5
     max_sequence_length: int = 77
     why: str = ""
+    side: int | None = None
 
 
 def model_defaults(pipe: Pipeline) -> ModelDefaults:
@@ -36,14 +38,9 @@ def model_defaults(pipe: Pipeline) -> ModelDefaults:
     >>> defaults.expert_layer, defaults.guidance_scale
     (7, 7.5)
     """
-    file = Path(source_of(pipe)) / "probe_defaults.json"
-    if file.is_file():
-        try:
-            return ModelDefaults(**json.loads(read_text(file)))
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"{file} is damaged ({error}); mend it, or delete it to take the family's defaults"
-            ) from error
+    told = told_defaults(pipe)
+    if told is not None:
+        return told
     transformer = denoiser_of(pipe)
     family = family_of(transformer)
     known = family.expert is not None and len(family.layers(transformer)) == family.depth
@@ -52,6 +49,17 @@ def model_defaults(pipe: Pipeline) -> ModelDefaults:
     if family.name == "sd3":
         return ModelDefaults(expert, why=why)
     return ModelDefaults(expert, None, call_default(pipe, "max_sequence_length") or 0, why)
+
+
+def told_defaults(pipe: Pipeline) -> ModelDefaults | None:
+    """What ``probe_defaults.json`` in the model's folder says; None if there is none. `ValueError` if it is damaged."""
+    file = Path(source_of(pipe)) / "probe_defaults.json"
+    if not file.is_file():
+        return None
+    try:
+        return ModelDefaults(**json.loads(read_text(file)))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); mend it, or delete it to take the family's defaults") from error
 
 
 def expert_layer(pipe: Pipeline) -> int:

@@ -28,8 +28,8 @@ def generation_arguments(pipe: Pipeline, config: SamplingConfig) -> dict[str, An
         "num_inference_steps": config.steps,
         "guidance_scale": defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale,
         "max_sequence_length": text_length(pipe, config.max_sequence_length),
-        "height": config.height,
-        "width": config.width,
+        "height": config.height or defaults.side,
+        "width": config.width or defaults.side,
     }
     if isinstance(config, GenerationConfig):
         wanted["generator"] = torch.Generator().manual_seed(config.seed)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..families import Pipeline, default_latent_side, latent_pixels, token_latents
 from ..storage.images import fitted, read_rgb
+from .defaults import told_defaults
 
 
 def load_image(path: Path, pipe: Pipeline, longest: int | None = None) -> np.ndarray:
@@ -30,6 +31,12 @@ def token_pixels(pipe: Pipeline) -> int:
 
 
 def native_size(pipe: Pipeline) -> int:
-    """Width in px of the images that the pipeline makes by default: 1024 for SD3, and if the pipeline does not say."""
+    """Width in px of the images that the pipeline makes by default: 1024 for SD3, and if nothing says it.
+
+    The model's ``probe_defaults.json`` is asked first, then the pipeline.
+    """
+    told = told_defaults(pipe)
+    if told is not None and told.side is not None:
+        return told.side
     side = default_latent_side(pipe)
     return (128 if side is None else side) * latent_pixels(pipe)

@@ -8,6 +8,8 @@ from typing import Any
 from ..storage.files import write_text
 from .recipe import Recipe
 
+_OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon and AdamW"}
+
 
 def write_card(numbers: dict[str, Any], recipe: Recipe, path: Path) -> Path:
     """Write MODEL_CARD.md; every number in it comes from ``numbers`` (evaluation.json) or ``recipe``."""
@@ -17,6 +19,7 @@ def write_card(numbers: dict[str, Any], recipe: Recipe, path: Path) -> Path:
         _agreement(numbers),
         _timesteps(numbers),
         _samples(numbers),
+        _eye(numbers),
         _files(numbers),
     ]
     return write_text(path, "\n\n".join(parts) + "\n")
@@ -31,14 +34,35 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _head(numbers: dict[str, Any], recipe: Recipe) -> str:
-    training = numbers["training"]
-    return f"""# tiny-sd3
-
-A genuine `StableDiffusion3Pipeline` that is small enough to come with the package: `SD3Transformer2DModel` with
+def _sd3(recipe: Recipe) -> str:
+    return f"""A genuine `StableDiffusion3Pipeline` that is small enough to come with the package: `SD3Transformer2DModel` with
 {recipe.layers} blocks of {recipe.heads} heads of {recipe.head_width}, two CLIP text encoders, an `AutoencoderKL` (8 times
 down, {recipe.latent_channels} channels) and the flow-match Euler scheduler with shift 3; no T5. It draws 64 x 64 px scenes of
-shapes on textured grounds and knows the words for them, nothing else. No mask was ever shown to it.
+shapes on textured grounds and knows the words for them, nothing else. No mask was ever shown to it."""
+
+
+def _flux(recipe: Recipe) -> str:
+    return f"""A genuine `FluxPipeline` that is small: `FluxTransformer2DModel` with {recipe.layers} double- and {recipe.single_layers} single-stream blocks of
+{recipe.heads} heads of {recipe.head_width}, rotary positions, no guidance embedding; T5 for the words, CLIP for the pooled vector, an `AutoencoderKL` (4
+times down, {recipe.latent_channels} channels, 2 x 2 of them a token) and the flow-match Euler scheduler with shift 3. It draws 64 x 64 px scenes of
+shapes on textured grounds and knows the words for them, nothing else. No mask was ever shown to it."""
+
+
+_WHAT = {"tiny-sd3": _sd3, "tiny-flux": _flux}
+
+
+def _absent(recipe: Recipe) -> str:
+    if recipe.model != "tiny-sd3":
+        return f"- T5 always has {recipe.text_length} positions in training: `max_sequence_length={recipe.text_positions}`."
+    return f"""- diffusers appends `max_sequence_length` all-zero text positions where T5 is absent (256 by default). They are all alike in
+  every layer, so that training stands for {", ".join(map(str, recipe.absent_t5))} of them by one with log(n) added to its scores, which is exact."""
+
+
+def _head(numbers: dict[str, Any], recipe: Recipe) -> str:
+    training = numbers["training"]
+    return f"""# {recipe.model}
+
+{_WHAT[recipe.model](recipe)}
 
 Made by `python -m mmdit_probe.tiny.train`; the numbers below by `python -m mmdit_probe.tiny.evaluate`.
 
@@ -46,13 +70,12 @@ Made by `python -m mmdit_probe.tiny.train`; the numbers below by `python -m mmdi
 
 - {recipe.scenes:,} synthetic scenes (`mmdit_probe.datasets.scenes`, split train), {recipe.caption_variants} captions each: 45%
   sentences, 45% class lists, 10% empty.
-- Flow matching, {training["samples"]:,} samples in {training["seconds"] / 60:.0f} minutes, batch {recipe.batch}, AdamW
-  {recipe.rate:g}, warm-up, constant, cosine over the last {recipe.decay_fraction:.0%}; EMA {recipe.ema}; noise level
+- Flow matching, {training["samples"]:,} samples in {training["seconds"] / 60:.0f} minutes, batch {recipe.batch}, {_OPTIMIZERS[recipe.optimizer]}
+  {recipe.rate:g}, warm-up, constant, cosine over the last {recipe.decay_samples / recipe.samples:.0%}; EMA {recipe.ema}; noise level
   sigmoid(N({recipe.noise_mean:g}, {recipe.noise_std:g})); last training loss {training["loss"]:.3f}.
 - The text encoders are trained jointly. The pooled text vector is zeroed in {1 - recipe.pooled_keep:.0%} of the samples, so that
   words have to come through attention.
-- diffusers appends `max_sequence_length` all-zero text positions where T5 is absent (256 by default). They are all alike in
-  every layer, so that training stands for {", ".join(map(str, recipe.absent_t5))} of them by one with log(n) added to its scores, which is exact."""
+{_absent(recipe)}"""
 
 
 def _masks(numbers: dict[str, Any]) -> str:
@@ -133,6 +156,51 @@ them, the scene reader finds {read["grounds"]:.1%} of the grounds, {read["shapes
 ![images](samples.png)
 
 {prompts}"""
+
+
+def _eye(numbers: dict[str, Any]) -> str:
+    eye = numbers["eye"]
+    if eye is None:
+        return """## What the eye sees
+
+No images of these weights have been looked at; how far the scene reader is to be trusted on them is not known."""
+    header = ["fact", "number", "the eye", "the reader", "both say the same", "only the eye", "only the reader"]
+    rows = [
+        [
+            kind,
+            str(own["facts"]),
+            f"{own['eye']:.0%}",
+            f"{own['reader']:.0%}",
+            f"{own['agree']:.0%} ({own['low']:.0%} to {own['high']:.0%})",
+            str(own["missed"]),
+            str(own["imagined"]),
+        ]
+        for kind, own in eye["kinds"].items()
+    ]
+    shapes, clip, reader = eye["kinds"]["shape"], eye["clip_rank"], eye["reader_rank"]
+    generous = (
+        f"The reader was trained on whole shapes and is generous to blobs: of {shapes['facts']} shapes it finds\n"
+        f"{shapes['reader']:.0%}, the eye {shapes['eye']:.0%}. Its readings of shapes compare models and edits; they do not "
+        f"say how many shapes are drawn well."
+    )
+    plain = "The reader and the eye find about as many shapes."
+    return f"""## What the eye sees
+
+The images of the first {eye["images"]} held-out prompts (28 steps, seed {eye["seed"]}) were looked at one by one, enlarged, with the prompt at hand and
+without the reader's readings, by one judge: a large vision-language model, not a person (`seen_by_eye.json`). A ground or a
+color counts as seen if it is plainly there, a shape if it would be taken for this one of the eight without the prompt.
+Intervals are 95%, over images.
+
+{_table(header, rows)}
+
+{generous if shapes["imagined"] > 2 * shapes["missed"] else plain}
+
+Over the {clip["n"]} images with shapes, the share of its prompt's facts that the eye sees in an image has a rank correlation of
+{_correlation(clip)} with the tiny CLIP's CLIP-T and of {_correlation(reader)} with the share that the reader finds."""
+
+
+def _correlation(interval: dict[str, float]) -> str:
+    return f"{interval['mean']:.2f} ({interval['low']:.2f} to {interval['high']:.2f})"
 
 
 def _files(numbers: dict[str, Any]) -> str:

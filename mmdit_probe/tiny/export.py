@@ -1,44 +1,53 @@
-"""Saving the trained parts as the pipeline folder that the package ships."""
+"""Saving the trained parts as a pipeline folder, such as the package ships."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusion3Pipeline
+from diffusers import DiffusionPipeline
 
-from .flow import Denoiser
-from .parts import make_scheduler, make_tokenizers
+from ..datasets.scenes import SIZE
+from ..pipelines.defaults import ModelDefaults
+from ..storage.files import read_text, write_text
 from .recipe import Recipe
 
-
-def make_pipeline(denoiser: Denoiser, vae: AutoencoderKL, recipe: Recipe) -> StableDiffusion3Pipeline:
-    """A pipeline of the trained parts."""
-    tokenizer, tokenizer_2 = make_tokenizers(recipe)
-    pipe = StableDiffusion3Pipeline(
-        transformer=denoiser.transformer,
-        scheduler=make_scheduler(),
-        vae=vae,
-        text_encoder=denoiser.text_encoders[0],
-        tokenizer=tokenizer,
-        text_encoder_2=denoiser.text_encoders[1],
-        tokenizer_2=tokenizer_2,
-        text_encoder_3=None,
-        tokenizer_3=None,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+RECIPE = "recipe.json"
 
 
-def save_half(pipe: StableDiffusion3Pipeline, folder: Path) -> None:
+def save_half(pipe: DiffusionPipeline, folder: Path) -> None:
     """Save the pipeline in fp16 safetensors, without the paths that its parts were loaded from."""
     pipe.to(torch.float16).save_pretrained(folder)
     for file in folder.glob("*/config.json"):
         settings = json.loads(file.read_text())
         settings.pop("_name_or_path", None)
         file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def save_recipe(recipe: Recipe, folder: Path) -> None:
+    """Keep the settings that a folder's weights were trained with beside them."""
+    write_text(folder / RECIPE, json.dumps(asdict(recipe), indent=1) + "\n")
+
+
+def load_recipe(folder: Path) -> Recipe:
+    """The settings kept by `save_recipe`; those of the first tiny-sd3, which kept none, if there is no such file."""
+    file = folder / RECIPE
+    if not file.is_file():
+        return Recipe()
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(read_text(file)).items()}
+    try:
+        return Recipe(**values)
+    except TypeError as error:
+        raise ValueError(f"{file} is no recipe of this version ({error}); train again, or delete it") from error
+
+
+def save_defaults(recipe: Recipe, folder: Path, expert_layer: int | None = None, why: str = "") -> None:
+    """Write what the probe takes for this model if the user names nothing (`pipelines.model_defaults`)."""
+    defaults = ModelDefaults(expert_layer, recipe.guidance, recipe.text_positions, why, SIZE)
+    write_text(folder / "probe_defaults.json", json.dumps(asdict(defaults), indent=1))
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Flow-matching training of tiny-sd3's transformer together with its two text encoders."""
+"""Flow-matching training: warm-up, a constant rate for as long as one likes, and a decay that may start at any time."""
 
 from __future__ import annotations
 
@@ -8,86 +8,78 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import CLIPTokenizer
 
-from .key_bias import KeyBias
-from .parts import make_text_encoder, make_tokenizers, make_transformer
+from .denoiser import Denoiser
+from .kinds import make_denoiser
+from .muon import Muon
 from .recipe import Recipe
 
 
-class Denoiser(nn.Module):
-    """The transformer and its text encoders, trained jointly."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        torch.manual_seed(recipe.seed)
-        tokenizers = make_tokenizers(recipe)
-        self.text_encoders = nn.ModuleList(make_text_encoder(recipe, i, t) for i, t in enumerate(tokenizers))
-        self.transformer: SD3Transformer2DModel = make_transformer(recipe)
-
-    def encode(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (batch, length, width) and pooled vectors (batch, width) of token ids (2, batch, length)."""
-        outputs = [encoder(i, output_hidden_states=True) for encoder, i in zip(self.text_encoders, ids, strict=True)]
-        features = torch.cat([output.hidden_states[-2] for output in outputs], -1)
-        return features, torch.cat([output.text_embeds for output in outputs], -1)
-
-    def forward(self, noisy: Tensor, sigma: Tensor, ids: Tensor, keep_pooled: Tensor, absent: Tensor) -> Tensor:
-        """The predicted velocity.
-
-        ``absent`` (batch,) is the number of all-zero T5 positions. They are equal in every layer, so that one of them with
-        ``log(absent)`` added to its scores exactly replaces them all.
-        """
-        text, pooled = self.encode(ids)
-        text = nn.functional.pad(text, (0, 0, 0, 1))
-        bias = noisy.new_zeros(len(noisy), 1, 1, noisy.shape[-1] * noisy.shape[-2] + text.shape[1])
-        bias[:, 0, 0, -1] = absent.float().log()
-        with KeyBias(bias.clamp(min=-1e4)):
-            return self.transformer(
-                hidden_states=noisy,
-                encoder_hidden_states=text,
-                pooled_projections=pooled * keep_pooled[:, None],
-                timestep=1000 * sigma,
-            ).sample
-
-
-def token_ids(captions: np.ndarray, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]) -> Tensor:
-    """Token ids (2, n, variants, length) of captions (n, variants)."""
-    unique, inverse = np.unique(captions, return_inverse=True)
-    tables = [
-        torch.tensor(t(list(unique), padding="max_length", truncation=True).input_ids, dtype=torch.int16)
-        for t in tokenizers
+def make_optimizers(model: Denoiser, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW, and, if the recipe says so, Muon for the matrices of the blocks, those aside that make modulations."""
+    matrices = [
+        weight
+        for name, weight in model.transformer.named_parameters()
+        if recipe.optimizer == "muon" and "_blocks." in name and "norm" not in name and weight.ndim == 2
     ]
-    return torch.stack([table[torch.from_numpy(inverse.reshape(captions.shape))] for table in tables])
+    taken = {id(weight) for weight in matrices}
+    others = [weight for weight in model.parameters() if id(weight) not in taken]
+    settings = {"lr": recipe.rate, "weight_decay": recipe.weight_decay}
+    adam: torch.optim.Optimizer = torch.optim.AdamW(others, betas=(0.9, 0.99), **settings)
+    return [adam, Muon(matrices, **settings)] if matrices else [adam]
 
 
 class FlowTrainer:
-    """Resumable training; a step's data depend on its number alone, so that a resumed run continues exactly."""
+    """Resumable training; a step's data depend on its number alone, so that a resumed run continues exactly.
 
-    def __init__(self, latents: Tensor, ids: Tensor, recipe: Recipe, work: Path, device: torch.device) -> None:
-        self.latents, self.ids, self.recipe, self.device = latents, ids, recipe, device
-        self.file, self.log_file = work / "flow.pt", work / "flow.jsonl"
+    Until the decay starts, checkpoints go to flow.pt; from then on to flow-decay.pt. So that the constant phase can be gone on
+    with after a decay, by a new run with more samples, or be ended by another decay.
+
+    Args:
+        latents: (n, channels, rows, columns) of the scenes.
+        ids: (encoders, n, variants, length) token ids of their captions.
+        recipe: settings; ``samples`` and ``decay_samples`` say when the decay starts.
+        work: folder of the checkpoints and of flow.jsonl.
+        device: where it is trained.
+        start: a pipeline folder whose weights are the first ones; random ones if None.
+
+    Raises:
+        ValueError: flow.pt is past the step at which the decay is to start.
+    """
+
+    def __init__(
+        self, latents: Tensor, ids: Tensor, recipe: Recipe, work: Path, device: torch.device, start: Path | None = None
+    ) -> None:
+        self.latents, self.ids, self.recipe, self.device, self.start = latents, ids, recipe, device, start
+        self.file, self.end_file, self.log_file = work / "flow.pt", work / "flow-decay.pt", work / "flow.jsonl"
         self.steps = recipe.samples // recipe.batch
-        self.model = Denoiser(recipe).to(device)
-        self.ema = [p.detach().clone() for p in self.model.parameters()]
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.99)
-        )
+        self.decay_from = self.steps - recipe.decay_samples // recipe.batch
+        self.model = make_denoiser(recipe).to(device)
         self.step, self.seconds = 0, 0.0
-        if self.file.exists():
-            self._load()
+        resumed = self._checkpoint()
+        if resumed is None and start is not None:
+            self.model.load(start)
+        self.ema = [p.detach().clone() for p in self.model.parameters()]
+        self.optimizers = make_optimizers(self.model, recipe)
+        if resumed is not None:
+            self._restore(resumed)
 
     def rate(self, step: int) -> float:
         """The learning rate: warm-up, constant, then a cosine down to 0."""
         recipe = self.recipe
-        decay_from = self.steps * (1 - recipe.decay_fraction)
-        late = max(0.0, (step - decay_from) / (self.steps - decay_from))
+        late = max(0.0, (step - self.decay_from) / max(1, self.steps - self.decay_from))
         return recipe.rate * min(1.0, (step + 1) / recipe.warmup_steps) * 0.5 * (1 + math.cos(math.pi * late))
+
+    def averaging(self, step: int) -> float:
+        """The share of the averaged weights that stays; lower at the start of training and of the decay, to forget the past."""
+        since = step - self.decay_from if step >= self.decay_from else step
+        return min(self.recipe.ema, (1 + since) / (10 + since))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """One step's clean latents, noise, sigma, token ids and, stacked, ``keep_pooled`` and ``absent`` of `Denoiser.forward`."""
@@ -107,17 +99,18 @@ class FlowTrainer:
 
     def _train_step(self) -> float:
         clean, noise, sigma, ids, (keep, absent) = self.batch(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.step)
         mix = sigma[:, None, None, None]
         velocity = self.model((1 - mix) * clean + mix * noise, sigma, ids, keep, absent)
         loss = (velocity - (noise - clean)).square().mean()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
-        self.optimizer.step()
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.ema, [p.detach() for p in self.model.parameters()], 1 - decay)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate(self.step)
+            optimizer.step()
+        kept = self.averaging(self.step)
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.model.parameters()], 1 - kept)
         self.step += 1
         return loss.item()
 
@@ -135,7 +128,7 @@ class FlowTrainer:
                 bar.set_postfix(loss=f"{np.mean(losses):.4f}")
                 self.log(loss=float(np.mean(losses)), rate=self.rate(self.step))
                 losses = []
-            if self.step % save_every == 0 or self.step == self.steps:
+            if self.step % save_every == 0 or self.step in (self.decay_from, self.steps):
                 self.save()
                 yield self.step
 
@@ -149,25 +142,46 @@ class FlowTrainer:
 
     def save(self) -> None:
         """Write the checkpoint atomically."""
+        file = self.file if self.step <= self.decay_from else self.end_file
         state = {
             "model": self.model.state_dict(),
             "ema": self.ema,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
+            "plan": [self.decay_from, self.steps],
         }
-        torch.save(state, self.file.with_suffix(".tmp"))
-        os.replace(self.file.with_suffix(".tmp"), self.file)
+        torch.save(state, file.with_suffix(".tmp"))
+        os.replace(file.with_suffix(".tmp"), file)
 
-    def _load(self) -> None:
-        state = torch.load(self.file, weights_only=True, map_location=self.device)
+    def _checkpoint(self) -> dict[str, Any] | None:
+        """The state to go on from: that of this very decay if it has begun, else that of the constant phase."""
+        for file in (self.end_file, self.file):
+            if not file.exists():
+                continue
+            state = torch.load(file, weights_only=True, map_location=self.device)
+            if file == self.file or state["plan"] == [self.decay_from, self.steps]:
+                break
+        else:
+            return None
+        step = state["step"]
+        if file == self.file and step > self.decay_from:
+            least = step * self.recipe.batch + self.recipe.decay_samples
+            raise ValueError(
+                f"samples: {self.file} has seen {step * self.recipe.batch:,} samples at the constant rate, and the decay was to "
+                f"start before that; give at least --samples {least}"
+            )
+        return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.ema, self.step, self.seconds = state["ema"], state["step"], state["seconds"]
 
     def averaged(self) -> Denoiser:
         """A copy of the model with the averaged weights."""
-        model = Denoiser(self.recipe).to(self.device).eval()
+        model = make_denoiser(self.recipe).to(self.device).eval()
         for weight, average in zip(model.parameters(), self.ema, strict=True):
             weight.data.copy_(average)
         return model.requires_grad_(False)

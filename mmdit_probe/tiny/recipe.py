@@ -1,14 +1,17 @@
-"""Every setting of tiny-sd3's training, in one place."""
+"""Every setting of the embedded models' training, in one place."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and training settings; the defaults are those of the shipped weights."""
+    """Sizes and training settings; the defaults are those of the shipped tiny-sd3."""
 
+    model: Literal["tiny-sd3", "tiny-flux"] = "tiny-sd3"
     seed: int = 0
     scenes: int = 100_000
     """Number of training scenes, each with ``caption_variants`` captions."""
@@ -16,7 +19,7 @@ class Recipe:
     text_length: int = 24
     """Positions of each CLIP tokenizer, start and end tokens included."""
 
-    # autoencoder: 64x64 px -> 8x8x16
+    # autoencoder: 64x64 px -> 8x8x16; tiny-flux: 16x16x4, of which 2x2 are one token
     latent_channels: int = 16
     autoencoder_channels: tuple[int, ...] = (16, 32, 64, 96)
     autoencoder_steps: int = 4_500
@@ -24,23 +27,29 @@ class Recipe:
     autoencoder_rate: float = 2e-3
     kl_weight: float = 1e-4
 
-    # text encoders, whose embeddings are concatenated: the widths add up to the joint attention width
+    # text encoders: two CLIPs, whose embeddings are concatenated; tiny-flux: CLIP and T5
     text_widths: tuple[int, int] = (64, 128)
     text_layers: tuple[int, int] = (2, 3)
     token_std: float = 0.5
 
     # transformer
     layers: int = 12
+    """Blocks with two streams; tiny-flux has ``single_layers`` more behind them."""
+    single_layers: int = 0
     heads: int = 4
     head_width: int = 32
+    rotary: tuple[int, int, int] = (8, 12, 12)
+    """Channels of a head that turn with the image's number, the row and the column; tiny-flux only."""
 
     # flow matching
     samples: int = 250_000
     batch: int = 32
     rate: float = 1e-3
     warmup_steps: int = 500
-    decay_fraction: float = 0.3
-    """Share of the steps, the last ones, over which the rate falls to 0 by a cosine."""
+    decay_samples: int = 75_000
+    """The last samples, over which the rate falls to 0 by a cosine."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: for the matrices of the blocks' attention and feed-forward layers; all else has AdamW."""
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     ema: float = 0.998
@@ -52,6 +61,16 @@ class Recipe:
     """Share of the samples that see the pooled text vector; without it the words must come through attention."""
     absent_t5: tuple[int, ...] = (0, 77, 256)
     """Numbers of all-zero T5 positions, drawn evenly; diffusers appends ``max_sequence_length`` of them if T5 is absent."""
+
+    # how the pipeline is called
+    text_positions: int = 0
+    """``max_sequence_length``: positions of T5, all of them zero in tiny-sd3, which has none."""
+    guidance: float | None = 7.5
+    """Scale of classifier-free guidance; None for the pipeline's own."""
+
+    # what is looked at after each checkpoint, and logged
+    log_scenes: int = 50
+    log_prompts: int = 40
 
     # tiny CLIP
     clip_width: int = 128
@@ -70,7 +89,19 @@ class Recipe:
         """Model width of the transformer."""
         return self.heads * self.head_width
 
-    @property
-    def text_width(self) -> int:
-        """Width of the text embeddings that the transformer takes."""
-        return sum(self.text_widths)
+
+RECIPES: Mapping[str, Recipe] = {
+    "tiny-sd3": Recipe(),
+    "tiny-flux": Recipe(
+        model="tiny-flux",
+        autoencoder_channels=(24, 48, 96),
+        latent_channels=4,
+        layers=4,
+        single_layers=8,
+        absent_t5=(0,),
+        optimizer="muon",
+        text_positions=24,
+        guidance=None,
+    ),
+}
+"""The recipe of each embedded model."""

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer whose byte-pair merges turn each word of the scenes' captions into one token."""
+"""Tokenizers that turn each word of the scenes' captions into one token: CLIP's by byte-pair merges, T5's by a list of words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import pairwise
 
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, T5Tokenizer
 
 from ..datasets.scenes import CLASSES
 from ..datasets.shapes import COLORS
@@ -52,3 +52,14 @@ def make_tokenizer(length: int, pad: str = END) -> CLIPTokenizer:
     pieces = [*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges), START, END]
     vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length, pad_token=pad)
+
+
+def make_t5_tokenizer(length: int) -> T5Tokenizer:
+    """T5's tokenizer, of ``length`` positions; words that are not in `WORDS` are split into letters.
+
+    A word is worth more than its letters, and printable ASCII alone is known: what else there is becomes the unknown token.
+    """
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    letters = [(letter, -10.0) for letter in ("▁", *map(chr, range(33, 127)))]
+    words = [(f"▁{word}", -1.0) for word in WORDS]
+    return T5Tokenizer(vocab=special + letters + words, extra_ids=0, model_max_length=length)
