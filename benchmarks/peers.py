@@ -1,7 +1,7 @@
 """Beside attention-map-diffusers 1.0.0: ``pip install -e ".[peers]"``, then ``python -m benchmarks.peers``.
 
 The same SD3-size blocks, called once for each step that is kept, as in sampling. Every variant runs in a process of its own,
-which prints the seconds of the calls together with what is computed afterwards, and how far the memory peaked above what was
+which prints the CPU seconds of the calls together with what is computed afterwards, and how far the memory peaked above what was
 held before; round by round, so that ratios are within one round. Head-mean maps of all layers: I2T alone, or all four regions
 (I2T, T2I, T2T, I2I), each position a query. The outputs are compared first.
 """
@@ -122,15 +122,15 @@ VARIANTS: dict[str, Callable[[Any, dict[str, Tensor], int], Maps]] = {
 
 
 def child(variant: str, blocks: int, side: int, steps: int) -> None:
-    """Runs in a process of its own: prints seconds, MB that the peak grew by, and MB that are still held."""
+    """Runs in a process of its own: prints CPU seconds, MB that the peak grew by, and MB that are still held."""
     model, given = block_stack(blocks), inputs(side)
     with torch.no_grad():
         model(**inputs(8))  # what is made once
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak counts from now on
-    start = time.perf_counter()
+    start = time.process_time()
     found = VARIANTS[variant](model, given, steps)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     kept = sum(maps.numel() * maps.element_size() for maps in found.values())
     print(json.dumps([seconds, (_status("VmHWM") - before) / 1024, kept / 2**20]))
 
@@ -176,7 +176,7 @@ def of_steps(variants: list[str], blocks: int, side: int, steps: int, rounds: in
             {
                 "steps kept": steps,
                 "what": name,
-                "seconds": median(frame[name][0] for frame in frames),
+                "CPU s": median(frame[name][0] for frame in frames),
                 "time / plain": median(ratio),
                 "least": min(ratio),
                 "most": max(ratio),

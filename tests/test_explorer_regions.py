@@ -115,6 +115,12 @@ def test_joined_text_positions_are_means():
     assert matrix.shape == (6, 6)
     assert matrix[5, 5] == pytest.approx(exact[5:, 5:].mean())
     assert matrix[1, 5] == pytest.approx(exact[1, 5:].mean())
+    page = make_page(contents, None)
+    for name, (count, keys) in {"t2i": (6, 12), "t2t": (6, 6), "i2i": (12, 12)}.items():
+        told = described(page)["regions"][name]
+        assert (told["count"], told["keys"]) == (count, keys)
+        assert unpacked(page, f"{name}-1-0", np.uint8).size == count * keys
+        assert unpacked(page, f"{name}-largest", "<f4").size == 2 * 2 * count
 
 
 def test_what_was_read_at_no_position_is_no_map():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..readouts.head_groups import group_labels
 from .contents import Contents
-from .regions import Matrices, Regions, Sink
+from .regions import Regions, Sink
 
 _LOSSLESS_PIXELS = 256 * 256
 """Images with more pixels are stored as JPEG."""
@@ -50,7 +50,7 @@ def description(
             "uniform": {k: None if np.isnan(v) else v for k, v in contents.uniform.items()},
         },
         "start": contents.start(),
-        "regions": {name: _matrices(made) for name, made in contents.regions.matrices.items()},
+        "regions": {name: _matrices(contents, name) for name in contents.regions.matrices},
         "frames": contents.regions.frames,
         "onReferences": _on_references(contents.regions, references or {}),
         "sinks": _sinks(contents),
@@ -58,11 +58,12 @@ def description(
     }
 
 
-def _matrices(made: Matrices) -> dict[str, Any]:
+def _matrices(contents: Contents, name: str) -> dict[str, Any]:
     """The sizes of a region: its keys' grid and cells, and where its queries are if they are no tokens."""
+    made, (count, keys) = contents.regions.matrices[name], contents.token_matrix(name, 0, 0).shape
     return {
-        "count": made.values.shape[2],
-        "keys": made.values.shape[3],
+        "count": count,
+        "keys": keys,
         "grid": made.grid,
         "cell": made.cell,
         "queries": made.queries,
