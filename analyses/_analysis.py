@@ -20,6 +20,7 @@ from mmdit_probe.figures.style import caption, save_figure
 from mmdit_probe.pipelines.defaults import expert_layer
 from mmdit_probe.storage.digests import model_label
 from mmdit_probe.storage.files import write_text
+from mmdit_probe.utils.distributed import ShareDone, leave_to_first, own_device, share_of_part, sharing, worker_share
 
 Value = TypeVar("Value")
 
@@ -90,13 +91,19 @@ class Analysis:
         return self.out / "parts" / f"{self.name}{'-quick' if self.quick else ''}{part}"
 
     def figure(self, figure: Figure, name: str, *notes: str, prompts: Sequence[str] = ()) -> None:
-        """Save a figure as PDF and PNG; under it stand the model, the prompt or how many there are, and ``notes``."""
+        """Save a figure as PDF and PNG; under it stand the model, the prompt or how many there are, and ``notes``.
+
+        Of several processes the first one does.
+        """
+        if not worker_share().first:
+            return
         for path in save_figure(figure, self.out / name, caption(self.model, prompts, *notes)):
             print(path)
 
     def table(self, table: pd.DataFrame, name: str) -> None:
-        """Save a table as CSV."""
-        print(write_text(self.out / f"{name}.csv", table.to_csv(index=False)))
+        """Save a table as CSV; of several processes the first one does."""
+        if worker_share().first:
+            print(write_text(self.out / f"{name}.csv", table.to_csv(index=False)))
 
 
 def of_images(dataset: str, images: Any) -> str:
@@ -129,6 +136,9 @@ def main(run: Callable[[Analysis], Sequence[str] | None], doc: str | None, lora:
     parser.add_argument(
         "--batch", type=int, default=None, help="images of one forward pass; the script's own if not given"
     )
+    parser.add_argument(
+        "--part", default=None, help="compute one part of the run, such as 3/8; the same call without it collects them"
+    )
     if lora:
         parser.add_argument(
             "--lora", action="append", default=[], metavar="NAME=PATH", help="may be given several times"
@@ -145,13 +155,19 @@ def main(run: Callable[[Analysis], Sequence[str] | None], doc: str | None, lora:
         out,
         given.prompts,
         given.clip,
-        given.device,
+        own_device(given.device),
         given.dtype,
         given.batch,
         loras,
     )
     try:
-        print("\n".join(run(analysis) or ()))
+        with sharing(share_of_part(given.part)):
+            lines = run(analysis) or ()
+            leave_to_first()
+        print("\n".join(lines))
+    except ShareDone as done:
+        if done.share.is_part:
+            print(done, file=sys.stderr)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -12,19 +12,22 @@ import pandas as pd
 from _analysis import Analysis, main
 
 from mmdit_probe.baselines.comparison import Comparison, ComparisonConfig
+from mmdit_probe.utils.distributed import for_all, worker_share
 
 CONFIG = ComparisonConfig()
 LARGER = 4
 """Images of one forward pass of a larger model than tiny-sd3."""
 
 
+@for_all()
 def run(analysis: Analysis) -> list[str]:
     loras = list(analysis.loras.values())
     if len(loras) > 1:
         raise ValueError(f"--lora: the tables have room for one LoRA, got {len(loras)}")
     lora = loras[0] if loras else None
     config = replace(analysis.fewer(CONFIG, quick(CONFIG)), batch=analysis.at_once(CONFIG.batch, LARGER))
-    comparison = Comparison(analysis.pipe(), analysis.label, config, analysis.folder(), print)
+    say = {"say": print} if worker_share().begins else {}
+    comparison = Comparison(analysis.pipe(), analysis.label, config, analysis.folder(), **say)
     tuning = comparison.tuning()
     table = comparison.table(tuning, None if lora is None else analysis.pipe(lora), lora)
     analysis.table(tuning, "baselines_on_mmdit_tuning")

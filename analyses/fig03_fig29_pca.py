@@ -10,12 +10,14 @@ from _analysis import Analysis, main
 from mmdit_probe.configs import PCAConfig
 from mmdit_probe.figures.pca import pca_page, r2_figure, text_page
 from mmdit_probe.studies.feature_pca import colors, measure_pca, pca_table, summary, text_colors
+from mmdit_probe.utils.distributed import leave_to_first
 
 SCENES = 50
 TIMESTEP = 8
 
 
 def run(analysis: Analysis) -> list[str]:
+    leave_to_first()  # nothing is split
     scenes = tuple(range(analysis.fewer(SCENES, 1)))
     config = PCAConfig(prompt=None, scenes=scenes, timesteps=(TIMESTEP,), stream="both")
     recording = measure_pca(analysis.pipe(), config)

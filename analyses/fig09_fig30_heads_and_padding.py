@@ -21,12 +21,14 @@ from mmdit_probe.segmentation.render import colored
 from mmdit_probe.segmentation.segmenters import read_token_maps
 from mmdit_probe.storage.images import fitted
 from mmdit_probe.studies.word_maps import measure_maps
+from mmdit_probe.utils.distributed import leave_to_first
 
 SCENES = (0, 3)
 TIMESTEP, STEPS = 8, 28
 
 
 def run(analysis: Analysis) -> list[str]:
+    leave_to_first()  # nothing is split
     pipe = analysis.pipe()
     expert, rows = expert_of(pipe), []
     layers = tuple(layer for layer in (expert - 3, expert, expert + 3) if layer >= 0)

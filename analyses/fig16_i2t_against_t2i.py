@@ -21,6 +21,7 @@ from mmdit_probe.segmentation.map_reader import MapReader
 from mmdit_probe.segmentation.segmenters import read_class_maps
 from mmdit_probe.storage.images import fitted
 from mmdit_probe.studies.word_maps import head_mean, measure_maps
+from mmdit_probe.utils.distributed import leave_to_first
 
 DATASET, ROOT, IMAGES = "scenes", None, 200
 SCENE = 3
@@ -28,6 +29,7 @@ TIMESTEP = 8
 
 
 def run(analysis: Analysis) -> list[str]:
+    leave_to_first()  # nothing is split
     pipe = analysis.pipe()
     drawn, expert = scene("test", SCENE), expert_of(pipe)
     image = fitted(drawn.image, token_pixels(pipe), native_size(pipe))

@@ -9,11 +9,13 @@ from mmdit_probe.configs import AgreementConfig
 from mmdit_probe.figures.agreement import agreement_figure
 from mmdit_probe.figures.style import time_label
 from mmdit_probe.studies.layer_agreement import layer_agreement, rank_correlations, summary
+from mmdit_probe.utils.distributed import leave_to_first
 
 SCENES = 200
 
 
 def run(analysis: Analysis) -> list[str]:
+    leave_to_first()  # nothing is split
     config = AgreementConfig(scenes=analysis.fewer(SCENES, 2))
     table = layer_agreement(analysis.pipe(), config)
     when = time_label(config.chosen_timestep, table["sigma"].iloc[0], config.generation.steps)

@@ -25,6 +25,7 @@ from mmdit_probe.metrics.inference import best_drawn, drawn_interval
 from mmdit_probe.metrics.iou import mean_iou
 from mmdit_probe.metrics.verdicts import Form, lead_lines
 from mmdit_probe.segmentation.reading import Reading, ReadingReader
+from mmdit_probe.utils.distributed import for_all
 
 SCENES, VALIDATION, SEEDS, TIMESTEP = 300, 100, (0, 1, 2), 2
 READS = ("i2t", "t2i", "output", "contribution", "concept")
@@ -56,6 +57,7 @@ class WithMeans(ReadingReader):
         return torch.cat([maps, torch.einsum("ml,cil...->cim...", weights, maps)], 2)
 
 
+@for_all()
 def run(analysis: Analysis) -> list[str]:
     pipe, found = analysis.pipe(), {}
     count, validation = analysis.fewer((SCENES, VALIDATION), (2, 2))

@@ -18,6 +18,7 @@ from mmdit_probe.metrics.inference import mean_interval
 from mmdit_probe.storage.digests import model_fingerprint
 from mmdit_probe.storage.runs import RunFolder
 from mmdit_probe.studies.image_grid import PLAIN, Variant, generate_grid
+from mmdit_probe.utils.distributed import leave_to_first, stage
 
 PROMPTS = 60
 SEEDS = (0, 1)
@@ -30,10 +31,14 @@ def run(analysis: Analysis) -> list[str]:
     if analysis.clip is None and analysis.model != "tiny-sd3":
         raise ValueError("give --clip, such as openai/clip-vit-base-patch16; the embedded CLIP knows scenes only")
     clip = Clip(analysis.clip or EMBEDDED_CLIP, analysis.device)
-    plain = scores(analysis, clip, "", None)
+    every: dict[str, np.ndarray] = {}
+    for name, path in {"": None, **analysis.loras}.items():
+        with stage():
+            every[name] = scores(analysis, clip, name, path)
+    leave_to_first()
+    plain = every.pop("")
     rows = [{"model": analysis.model, "n": len(plain), "ours": plain.mean()}]
-    for name, path in analysis.loras.items():
-        own = scores(analysis, clip, name, path)
+    for name, own in every.items():
         gain, low, high, n = mean_interval(own - plain)
         found = {"n": n, "ours": own.mean(), "gain": gain, "low": low, "high": high}
         rows.append({"model": f"{analysis.model} + {name}", **found})

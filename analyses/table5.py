@@ -10,6 +10,7 @@ from mmdit_probe.configs import EvaluateConfig
 from mmdit_probe.datasets.registry import open_dataset
 from mmdit_probe.evaluation.run import run_evaluation
 from mmdit_probe.evaluation.tables import tabulate
+from mmdit_probe.utils.distributed import leave_to_first, stage
 
 DATASET, ROOT, IMAGES = "scenes", None, 300
 TIMESTEP = 8
@@ -31,9 +32,11 @@ def run(analysis: Analysis) -> list[str]:
             batch=analysis.at_once(BATCH, LARGER),
         )
         folder = analysis.folder(f"-{normalize}")
-        result = tabulate(run_evaluation(pipe, images, config, folder, analysis.label)).settings.iloc[0]
-        found.append({"maps": normalize, "paper (VOC20)": published / 100, **result[["layer", "timestep", "sigma"]],
-                      f"ours ({DATASET})": result["miou"]})  # fmt: skip
+        with stage():
+            result = tabulate(run_evaluation(pipe, images, config, folder, analysis.label)).settings.iloc[0]
+            found.append({"maps": normalize, "paper (VOC20)": published / 100, **result[["layer", "timestep", "sigma"]],
+                          f"ours ({DATASET})": result["miou"]})  # fmt: skip
+    leave_to_first()
     table = pd.DataFrame(found)
     analysis.table(table, "table5_normalization")
     where = "layer {layer}, timestep {timestep} (sigma {sigma:.3f})".format(**table.iloc[0])

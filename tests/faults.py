@@ -46,6 +46,8 @@ COMMANDS: dict[str, list[str]] = {
         *("bind", "--prompt", "a red circle", "--prompt", "a circle on sand", "--region", "circle=0,0,0.5,1"),
         *("--seeds", "0,1", *SHORT),
     ],
+    "find-expert": ["find-expert", "--prompt", "a red circle", "--prompt", "sand", *SHORT],
+    "guide": ["guide", *IMAGES, "--layer", "1", "--scales", "0,1", "--batch", "1", "--clip", "tiny-clip"],
     "find-heads": ["find-heads", *IMAGES, "--layer", "1", "--most", "1", "--clip", "tiny-clip"],
     "sinks": ["sinks", "--prompt", "a red circle", "--prompt", "sand", *SHORT],
     "neglect": ["neglect", "--prompt", "a red circle", "--prompt", "a star on sand", *SHORT],

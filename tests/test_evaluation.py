@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from conftest import in_two_processes
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import jaccard_score
@@ -29,7 +28,7 @@ from mmdit_probe.metrics.bootstrap import bootstrap_weights, bounds
 from mmdit_probe.metrics.iou import mean_iou
 from mmdit_probe.metrics.matching import matched_metrics
 from mmdit_probe.segmentation import OpenVocabularySegmenter, UnsupervisedSegmenter
-from mmdit_probe.utils.distributed import WorkerShare
+from mmdit_probe.utils.distributed import ShareDone, WorkerShare, sharing
 
 CONFIG = EvaluateConfig(batch=2, timesteps=(4, 8))
 SCENES = held_out_scenes(5)
@@ -379,48 +378,20 @@ def test_processes_that_share_a_run_give_the_numbers_of_one(random_pipe, tmp_pat
     waits = []
 
     def part(number):
-        share = WorkerShare(number, 2, lambda: waits.append(number))
-        return run_evaluation(random_pipe, SCENES, CONFIG, tmp_path / "parts", "random", share=share)
+        with sharing(WorkerShare(number, 2, lambda: waits.append(number))):
+            return run_evaluation(random_pipe, SCENES, CONFIG, tmp_path / "parts", "random")
 
     (tmp_path / "parts" / "items").mkdir(parents=True)  # in life the first process has made it by the first wait
-    assert list(part(1)) == []
+    with pytest.raises(ShareDone):
+        list(part(1))
     shared = tabulate(part(0))
     assert waits == [1, 1, 0, 0]
     for name in ("settings", "classes", "images"):
         pd.testing.assert_frame_equal(getattr(whole, name), getattr(shared, name), check_exact=True)
 
 
-def test_a_batch_that_vanishes_is_named(random_pipe, tmp_path):
-    def vanish():
-        for file in tmp_path.glob("items/images-000002.nc"):
-            file.unlink()
-
-    batches = run_evaluation(random_pipe, SCENES, CONFIG, tmp_path, "random", share=WorkerShare(0, 1, vanish))
+def test_a_batch_that_another_process_did_not_write_is_named(random_pipe, tmp_path):
+    with sharing(WorkerShare(0, 2)):
+        batches = run_evaluation(random_pipe, SCENES, CONFIG, tmp_path, "random")
     with pytest.raises(ValueError, match="images-000002 is missing; start the run again"):
         list(batches)
-
-
-_LOGGED = """
-import os
-from mmdit_probe.evaluation import run as evaluation
-
-count = evaluation._count_batch
-
-def logged(*arguments):
-    with open("rank" + os.environ["RANK"], "a") as log:
-        log.write("batch ")
-    return count(*arguments)
-
-evaluation._count_batch = logged
-"""
-
-
-def test_several_processes_share_the_images_and_change_no_number(run, tmp_path, random_folder):
-    """The whole command in two CPU processes, each of which computes half the batches."""
-    command = ["evaluate", "scenes", "--limit", "4", "--layers", "1", "--batch", "1"]
-    assert run(*command, "--out", "one")[0] == 0
-    options = ["--out", "two", "--model", str(random_folder), "--json"]
-    assert len(json.loads(in_two_processes([*command, *options], tmp_path, _LOGGED))["table"]) == 1
-    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["batch batch "] * 2
-    for name in ("evaluate.csv", "evaluate_classes.csv", "evaluate_images.csv"):
-        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "one" / name), pd.read_csv(tmp_path / "two" / name))

@@ -6,6 +6,8 @@ import sys
 
 import typer
 
+from mmdit_probe.utils.distributed import ShareDone
+
 from .collector import collector_paused
 from .errors import user_message
 from .held import release
@@ -28,6 +30,10 @@ def main() -> None:
             from .program import program
 
             code = program(sys.argv[1:])(standalone_mode=False, prog_name="mmdit-probe")
+    except ShareDone as done:
+        code = 0
+        if done.share.is_part:
+            say(str(done), err=True)
     except SystemExit as stopped:
         code = 0 if pipe_closed() else stopped.code
     except (KeyboardInterrupt, typer.Abort):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mmdit_probe.configs import BudgetConfig, ModelConfig, PromptConfig
 
-from .options import RESULTS, RunConfig
+from .options import RESULTS, SplitRunConfig
 from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 
@@ -14,7 +14,7 @@ def attention_budget(
     prompts: PromptConfig,
     config: BudgetConfig,
     model: ModelConfig,
-    output: RunConfig = RunConfig(out=RESULTS / "attention-budget"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "attention-budget"),
 ) -> None:
     """Who attends to whom: I2I, I2T, T2I and T2T attention per layer, against uniform attention.
 

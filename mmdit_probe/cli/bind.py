@@ -8,7 +8,7 @@ from pathlib import Path
 from mmdit_probe.configs import EMBEDDED, BindConfig, ModelConfig, PromptConfig
 
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, RunConfig
+from .options import RESULTS, SplitRunConfig
 from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 _SHEET_ROWS = 8
@@ -18,7 +18,7 @@ def bind(
     prompts: PromptConfig,
     config: BindConfig,
     model: ModelConfig,
-    output: RunConfig = RunConfig(out=RESULTS / "bind"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "bind"),
 ) -> None:
     """Bind words to places: draw a prompt with each word kept in its part of the image, and without.
 
@@ -59,7 +59,7 @@ def bind(
     pipe = load(model)
     check_prompts_fit(pipe, [layout.prompt for layout in layouts], config.generation.max_sequence_length)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
-    with Bar("layouts") as bar:
+    with Bar("plain and bound layouts") as bar:
         images = run_binding(pipe, config, layouts, output.out, label(model), bar.update)
     shown = layouts[:_SHEET_ROWS]
     height, width = images[PLAIN].shape[2:4]

@@ -9,7 +9,7 @@ from typing import Any
 from mmdit_probe.configs import CorrespondenceConfig, ModelConfig, PromptConfig
 
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, RunConfig, naming_options
+from .options import RESULTS, RunConfig, SplitRunConfig, naming_options
 from .session import (
     Bar,
     begin,
@@ -32,7 +32,7 @@ def correspondence(
     prompts: PromptConfig,
     config: CorrespondenceConfig,
     model: ModelConfig,
-    output: RunConfig = RunConfig(out=RESULTS / "correspondence"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "correspondence"),
 ) -> None:
     """Which place of one image or frame is which of another, by queries and keys or by features, in every layer and timestep.
 

@@ -21,7 +21,7 @@ from mmdit_probe.configs.segmentation import Method, Task
 
 from .layers import check_layers
 from .methods import backbone, loaded, selected
-from .options import RESULTS, RunConfig, naming_options
+from .options import RESULTS, SplitRunConfig, naming_options
 from .session import Bar, figure_line, finish, label, name_unknown_words
 
 if TYPE_CHECKING:
@@ -66,13 +66,12 @@ def evaluate(
     threshold: ThresholdConfig,
     config: EvaluateConfig,
     model: ModelConfig,
-    output: RunConfig = RunConfig(out=RESULTS / "evaluate"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "evaluate"),
 ) -> None:
     """How good the masks are: pixel accuracy, mean accuracy and mIoU, of every layer in one pass over the images.
 
     Masks are scored at the images' own size. Regions without words are matched to the classes image by image, as the
-    paper does, and by an order-independent variant as well. `accelerate launch -m mmdit_probe evaluate ...` splits the images
-    over GPUs, torchrun over processes of any kind.
+    paper does, and by an order-independent variant as well.
     A baseline that is a whole system has no layers: its tables have one row, and there is no figure.
 
     Writes evaluate.csv (a row for each timestep, layer and head, with 95% bootstrap intervals of mIoU over images; mIoU is the
@@ -91,14 +90,12 @@ def evaluate(
     from mmdit_probe.evaluation.run import check, run_evaluation
     from mmdit_probe.evaluation.tables import named_layers, summary, tabulate, without_settings
     from mmdit_probe.metrics.inference import FEWEST
-    from mmdit_probe.utils.distributed import launched_worker_share
 
     check(config)
     with naming_options(EvaluateConfig):
         selection.check_given(changed_settings(config))
     check_layers(config.layers, model)
-    share = launched_worker_share(model.device)
-    model = backbone(selection, replace(model, device=share.device or model.device))
+    model = backbone(selection, model)
     found = loaded(selection, model)
     with naming_options(EvaluateConfig):
         counter = found.counter(config)
@@ -107,15 +104,11 @@ def evaluate(
     if counter is None and pipe is not None and config.aggregate != EvaluateConfig.aggregate:
         counter = MapCounter(pipe, config)
         together = f"{config.read}, {counter.reader.name}"
-    if pipe is not None and config.task == "open-vocabulary" and share.first:
+    if pipe is not None and config.task == "open-vocabulary":
         name_unknown_words(pipe, images.classes)
-    with Bar("batches of images", not share.first) as bar:
+    with Bar("batches of images") as bar:
         text = selection.label(label(model))
-        batches = run_evaluation(pipe, images, config, output.out, text, bar.update, share, counter)
-        if not share.first:
-            list(batches)  # computes this process's batches; the first one sums up
-            return
-        result = tabulate(batches)
+        result = tabulate(run_evaluation(pipe, images, config, output.out, text, bar.update, counter))
     about = f"{dataset}, n = {len(images.samples)} images, mIoU over the classes of the ground truth"
     if len(images.samples) >= FEWEST and config.heads == "mean":
         about += "; bars: 95% intervals over images"

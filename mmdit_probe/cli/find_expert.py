@@ -6,15 +6,15 @@ from dataclasses import replace
 
 from mmdit_probe.configs import EMBEDDED, ExpertConfig, ModelConfig, PromptConfig
 
-from .options import RESULTS, OutputConfig
-from .session import Bar, begin, check_prompts_fit, chosen_prompts, figure_line, finish, label, load, planned_run
+from .options import RESULTS, SplitRunConfig
+from .session import Bar, check_prompts_fit, checked_run, chosen_prompts, figure_line, finish, label, load
 
 
 def find_expert(
     prompts: PromptConfig,
     config: ExpertConfig,
     model: ModelConfig,
-    output: OutputConfig = OutputConfig(out=RESULTS / "find-expert"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "find-expert"),
 ) -> None:
     """Which layer grounds the words? Ranks the layers of any model by four signs that need no labels.
 
@@ -29,15 +29,13 @@ def find_expert(
     from mmdit_probe.figures.expert import expert_figure
     from mmdit_probe.figures.style import save_figure, time_label
     from mmdit_probe.storage.files import write_text
-    from mmdit_probe.studies.expert_layer import agreement, rank_lead, with_masks
-    from mmdit_probe.studies.expert_layer import find_expert as find
+    from mmdit_probe.studies.expert_layer import agreement, rank_lead, run_find_expert, with_masks
 
-    run = planned_run(output.out, "find-expert", label(model), config)
+    checked_run(output.out, "find-expert", label(model), config)
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
-    begin(run)
     with Bar("prompts") as bar:
-        expert = find(pipe, config, bar.update)
+        expert = run_find_expert(pipe, config, output.out, label(model), bar.update)
     table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}.", *rank_lead(expert)]
     if model.model == EMBEDDED and config.scene_count:
         table = with_masks(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from mmdit_probe.configs import FindHeadsConfig, MetricConfig, ModelConfig, PromptConfig
 
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, RunConfig
+from .options import RESULTS, SplitRunConfig
 from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 _SHEET_ROWS = 8
@@ -18,7 +18,7 @@ def find_heads(
     config: FindHeadsConfig,
     metric_models: MetricConfig,
     model: ModelConfig,
-    output: RunConfig = RunConfig(out=RESULTS / "find-heads"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "find-heads"),
 ) -> None:
     """Search for the heads whose perturbed guidance raises a score most.
 

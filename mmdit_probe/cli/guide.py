@@ -7,7 +7,7 @@ from dataclasses import replace
 from mmdit_probe.configs import GuideConfig, MetricConfig, ModelConfig, PromptConfig
 
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, RunConfig
+from .options import RESULTS, SplitRunConfig
 from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 _SHEET_ROWS = 8
@@ -18,7 +18,7 @@ def guide(
     config: GuideConfig,
     metric_models: MetricConfig,
     model: ModelConfig,
-    output: RunConfig = RunConfig(out=RESULTS / "guide"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "guide"),
 ) -> None:
     """Perturbed guidance: steer away from what the model would draw with one layer's words blurred.
 

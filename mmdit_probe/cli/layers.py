@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmdit_probe.configs import Layers, ModelConfig
 
-from .terminal import say
+from .terminal import tell
 
 if TYPE_CHECKING:
     from mmdit_probe.families import Pipeline
@@ -56,7 +56,7 @@ def _expert(pipe: Pipeline, many: bool) -> int:
     if defaults.expert_layer is None:
         known = "--layer N, or --layer auto, which finds one" + ", or --layers all" * many
         raise ValueError(f"no expert layer is known for this model: give {known}")
-    say(f"layer {defaults.expert_layer}: {defaults.why}", err=True)
+    tell(f"layer {defaults.expert_layer}: {defaults.why}")
     return defaults.expert_layer
 
 
@@ -64,7 +64,7 @@ def _found(pipe: Pipeline) -> int:
     from mmdit_probe.studies.expert_layer import find_expert
 
     found = find_expert(pipe)
-    say(f"layer {found.layer}: {found.why}", err=True)
+    tell(f"layer {found.layer}: {found.why}")
     return found.layer
 
 

@@ -8,7 +8,7 @@ from mmdit_probe.configs import DatasetConfig, LeakageConfig, ModelConfig
 
 from .evaluate import Dataset
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, RunConfig, naming_options
+from .options import RESULTS, SplitRunConfig, naming_options
 from .session import Bar, figure_line, finish, label, load, name_unknown_words
 
 PAIRS = 12
@@ -20,7 +20,7 @@ def leakage(
     config: LeakageConfig,
     model: ModelConfig,
     dataset: Dataset = "scenes",
-    output: RunConfig = RunConfig(out=RESULTS / "leakage"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "leakage"),
 ) -> None:
     """How much of a word's map lies on other objects, by reading, layer and timestep, on images whose masks are known.
 

@@ -6,10 +6,11 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from mmdit_probe.configs import ModelConfig, Settings
+from mmdit_probe.utils.distributed import own_device
 
 from .options import naming_options
 from .session import load
-from .terminal import say
+from .terminal import tell
 
 if TYPE_CHECKING:
     from mmdit_probe.baselines.loaded import LoadedMethod
@@ -29,7 +30,7 @@ def backbone(selection: Selection, model: ModelConfig) -> ModelConfig:
     """The model to load; says so if it is the method's released backbone instead of the embedded model."""
     source = selection.source(model.model)
     if source != model.model:
-        say(f"{selection.method}: its released backbone, {source}; name another by --model", err=True)
+        tell(f"{selection.method}: its released backbone, {source}; name another by --model")
     return replace(model, model=source)
 
 
@@ -37,4 +38,4 @@ def loaded(selection: Selection, model: ModelConfig) -> LoadedMethod:
     """The method on its models."""
     from mmdit_probe.baselines.loaded import load_method
 
-    return load_method(selection, model.model, lambda: load(model), device=model.device, dtype=model.dtype)
+    return load_method(selection, model.model, lambda: load(model), device=own_device(model.device), dtype=model.dtype)

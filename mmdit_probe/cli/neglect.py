@@ -7,7 +7,7 @@ from dataclasses import replace
 from mmdit_probe.configs import EMBEDDED, ModelConfig, NeglectConfig, PromptConfig
 
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, RunConfig
+from .options import RESULTS, SplitRunConfig
 from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 
@@ -15,7 +15,7 @@ def neglect(
     prompts: PromptConfig,
     config: NeglectConfig,
     model: ModelConfig,
-    output: RunConfig = RunConfig(out=RESULTS / "neglect"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "neglect"),
 ) -> None:
     """Which words of a prompt add little to its image: each word's contribution and attention against the other words'.
 

@@ -28,6 +28,7 @@ from mmdit_probe.configs.setting import (
 )
 from mmdit_probe.configs.timesteps import Timesteps
 from mmdit_probe.storage.invocation import started
+from mmdit_probe.utils.distributed import share_of_part, sharing
 
 from .parsing import decimals, layers_or_word, numbers, timesteps_or_all, words
 from .repeating import command_name, recorded, repeat
@@ -89,6 +90,28 @@ class RunConfig(OutputConfig):
     out: Annotated[Path, RUN_FOLDER] = RESULTS
 
 
+@dataclass(frozen=True, kw_only=True)
+class SplitRunConfig(RunConfig):
+    """Where the results of a run go that several processes may share, and which part of it this process computes."""
+
+    part: Annotated[
+        str | None,
+        Setting(
+            "Compute one part of the run, such as 3/8, and write no tables; when all parts are done, the same command without "
+            "--part collects them.",
+            OUTPUT,
+            default="the whole run",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if share_of_part(self.part) is not None and self.overwrite:
+            raise ValueError(
+                "--overwrite would remove the work of the other parts: choose another --out, or delete the folder"
+            )
+
+
 @dataclass(frozen=True)
 class Overrides:
     """Marks a parameter that takes, as a dict, those fields of a settings class that the user gives.
@@ -120,7 +143,9 @@ def flat_options(command: Callable[..., None]) -> Callable[..., None]:
     def flat(*, context: Any = None, **given: Any) -> None:
         if writes:
             say_loading()
-        with started(command_name(context), recorded(given, places), given["overwrite"]) if writes else nullcontext():
+        share = sharing(share_of_part(given.get("part")))
+        run = started(command_name(context), recorded(given, places), given["overwrite"]) if writes else nullcontext()
+        with share, run:
             command(**{name: group.take(given) for name, group in groups.items()})
 
     arguments = [option for option in options if option.panel is None]

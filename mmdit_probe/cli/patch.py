@@ -9,14 +9,14 @@ from typing import Annotated
 from mmdit_probe.configs import EMBEDDED, MetricConfig, ModelConfig, PatchConfig
 
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, RUN_FOLDER, RunConfig, from_run_setting
+from .options import RESULTS, RUN_FOLDER, SplitRunConfig, from_run_setting
 from .session import Bar, check_prompts_fit, figure_line, finish, label, load
 
 _SHEET_ROWS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchOutputConfig(RunConfig):
+class PatchOutputConfig(SplitRunConfig):
     """Where the results go; ``--from`` is a prompt here."""
 
     from_run: Annotated[Path | None, from_run_setting("--from-run")] = None
@@ -58,7 +58,7 @@ def patch(
     check_prompts_fit(pipe, [*config.source, *config.to], config.generation.max_sequence_length)
     metrics = make_metrics(model.model, metric_models.clip, metric_models.dino, model.device)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
-    with Bar("patched layers") as bar:
+    with Bar("plain images and patched layers") as bar:
         images = run_patching(pipe, config, output.out, label(model), bar.update)
     similar = {name: metric for name, metric in metrics.items() if name in ("clip_i", "dino")}
     measured = measure_moves(images, similar, SceneReader.load() if embedded else None)

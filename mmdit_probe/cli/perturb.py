@@ -7,7 +7,7 @@ from dataclasses import replace
 from mmdit_probe.configs import MetricConfig, ModelConfig, PerturbConfig, PromptConfig
 
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, RunConfig
+from .options import RESULTS, SplitRunConfig
 from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 _SHEET_ROWS = 8
@@ -18,7 +18,7 @@ def perturb(
     config: PerturbConfig,
     metric_models: MetricConfig,
     model: ModelConfig,
-    output: RunConfig = RunConfig(out=RESULTS / "perturb"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "perturb"),
 ) -> None:
     """The causal test: edit one layer, by default its attention to the words, and see what the images lose.
 

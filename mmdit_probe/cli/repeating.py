@@ -10,7 +10,7 @@ import typer
 
 from mmdit_probe.configs import EMBEDDED
 
-_OF_THIS_CALL = ("out", "overwrite", "from_run", "as_json")
+_OF_THIS_CALL = ("out", "overwrite", "from_run", "as_json", "part")
 """Options that are about one call alone, and are not repeated."""
 
 

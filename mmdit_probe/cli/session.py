@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from mmdit_probe.configs import EMBEDDED, ImageConfig, ModelConfig, PromptConfig
 from mmdit_probe.storage.digests import model_label
 from mmdit_probe.storage.invocation import running_command
+from mmdit_probe.utils.distributed import WorkerShare, leave_to_first, own_device, sharing, worker_share
 from mmdit_probe.utils.tables import json_rows
 from mmdit_probe.utils.text import checked_once, checked_text, repaired
 
 from .collector import resume_collector
 from .held import held
 from .options import OutputConfig
-from .terminal import say, silence
+from .terminal import say, silence, tell
 
 if TYPE_CHECKING:
     from mmdit_probe.families import Pipeline
@@ -72,7 +73,7 @@ def load(model: ModelConfig) -> Any:
     pipe = load_pipeline(
         model.model,
         dtype=model.dtype,
-        device=model.device,
+        device=own_device(model.device),
         revision=model.revision,
         variant=model.weights_variant,
         offload=model.offload,
@@ -99,7 +100,7 @@ def name_unknown_words(pipe: Pipeline, texts: Sequence[str]) -> tuple[str, ...]:
 
     unknown = unknown_words(pipe, texts)
     if unknown:
-        say(said_of(unknown), err=True)
+        tell(said_of(unknown))
     return unknown
 
 
@@ -123,8 +124,16 @@ def input_image(image: ImageConfig, pipe: Pipeline) -> Any:
 def planned_run(out: Path, study: str, model: str, config: Any = None, **more: Any) -> RunFolder:
     """The run of a command that reads one image or a few files, with everything that its numbers depend on.
 
+    There is nothing to split: of processes that were started together the first one goes on alone.
     `ValueError` before any work if the folder holds another run that is not to be overwritten.
     """
+    leave_to_first()
+    with sharing(WorkerShare()):
+        return checked_run(out, study, model, config, **more)
+
+
+def checked_run(out: Path, study: str, model: str, config: Any = None, **more: Any) -> RunFolder:
+    """The run of a command whose work is split; `ValueError` as of `planned_run`."""
     from mmdit_probe.storage.runs import RunFolder
 
     run = RunFolder.for_study(out, study, model, config, **more)
@@ -153,7 +162,7 @@ class _Echo(logging.Handler):
     """To the standard error of the moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record), err=True)
+        tell(self.format(record))
 
 
 def show_memory() -> None:
@@ -186,11 +195,12 @@ def _show_fonts() -> None:
 class Bar:
     """A progress bar on standard error, with a total and an estimate; closed before any error is shown.
 
-    It is drawn on terminals alone, also with --json; ``quiet`` draws none.
+    It is drawn on terminals alone, also with --json; ``quiet`` draws none, and neither do processes that were started together
+    but for the first.
     """
 
     def __init__(self, unit: str, quiet: bool = False) -> None:
-        self.unit, self.quiet = unit, quiet
+        self.unit, self.quiet = unit, quiet or not worker_share().begins
 
     def __enter__(self) -> Bar:
         from tqdm.auto import tqdm

@@ -7,7 +7,7 @@ from dataclasses import replace
 from mmdit_probe.configs import ModelConfig, PromptConfig, SinksConfig
 
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, RunConfig
+from .options import RESULTS, SplitRunConfig
 from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 
@@ -15,7 +15,7 @@ def sinks(
     prompts: PromptConfig,
     config: SinksConfig,
     model: ModelConfig,
-    output: RunConfig = RunConfig(out=RESULTS / "sinks"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "sinks"),
 ) -> None:
     """Which single keys take the most of the image's attention, by layer, head and timestep, and what they are.
 

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import typer
 
+from mmdit_probe.utils.distributed import worker_share
 from mmdit_probe.utils.text import repaired
 
 
@@ -28,10 +29,16 @@ def say(text: str, err: bool = False) -> None:
             raise ValueError(f"standard output can't be written ({error.strerror}); make room") from error
 
 
+def tell(text: str) -> None:
+    """A notice on standard error; of processes that were started together the first one gives it."""
+    if worker_share().begins:
+        say(text, err=True)
+
+
 def say_loading() -> None:
     """On a terminal, that what follows takes a while: PyTorch and diffusers are imported, where they are not yet."""
     if "diffusers" not in sys.modules and sys.stderr is not None and sys.stderr.isatty():
-        say("loading PyTorch and diffusers ...", err=True)
+        tell("loading PyTorch and diffusers ...")
 
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)

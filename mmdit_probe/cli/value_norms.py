@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mmdit_probe.configs import ModelConfig, PromptConfig, ValueNormsConfig
 
-from .options import RESULTS, RunConfig
+from .options import RESULTS, SplitRunConfig
 from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
 
 
@@ -14,7 +14,7 @@ def value_norms(
     prompts: PromptConfig,
     config: ValueNormsConfig,
     model: ModelConfig,
-    output: RunConfig = RunConfig(out=RESULTS / "value-norms"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "value-norms"),
 ) -> None:
     """How long the value vectors of image tokens, all text tokens and words are, per layer and head.
 

@@ -15,6 +15,7 @@ from ..datasets.registry import open_dataset
 from ..families import Pipeline
 from ..pipelines.defaults import expert_layer
 from ..storage.digests import model_label
+from ..utils.distributed import stage, worker_share
 from .run import Counter, run_evaluation
 from .tables import tabulate
 
@@ -131,10 +132,18 @@ def _ours(
     try:
         ready = prepare(replace(config, dataset=dataset))
         images = open_dataset(dataset, root, config.limit)
-        result = tabulate(run_evaluation(ready.pipe, images, ready.config, out, label, counter=ready.counter))
     except ValueError as error:
         return float("nan"), str(error)
-    return float(result.settings["miou"].iloc[0]), ""
+    found = float("nan")
+    try:
+        with stage():
+            result = tabulate(run_evaluation(ready.pipe, images, ready.config, out, label, counter=ready.counter))
+            found = float(result.settings["miou"].iloc[0])
+    except ValueError as error:
+        if not worker_share().alone:
+            raise  # of one process: the others would wait for it
+        return float("nan"), str(error)
+    return found, ""
 
 
 def format_table(table: pd.DataFrame) -> str:

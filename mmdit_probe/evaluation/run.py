@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,8 +17,8 @@ from ..families import Pipeline
 from ..pipelines.vocabulary import unknown_words
 from ..storage.images import cropped
 from ..storage.records import FORMAT, versions
-from ..storage.runs import RunFolder
-from ..utils.distributed import WorkerShare
+from ..storage.runs import RunFolder, Unit
+from ..utils.distributed import worker_share
 from ..utils.memory import run_in_batches
 from ..utils.progress import Progress
 from .counter import Counter, MapCounter
@@ -36,7 +36,6 @@ def run_evaluation(
     out: Path,
     model: str,
     progress: Progress | None = None,
-    share: WorkerShare | None = None,
     counter: Counter | None = None,
 ) -> Iterator[xr.Dataset]:
     """Evaluate masks on labeled images: the pixel counts of each batch, in order, for `tabulate`.
@@ -52,7 +51,6 @@ def run_evaluation(
         out: output folder; an interrupted run continues there.
         model: what the numbers depend on in the model, in words (`storage.digests.model_label`).
         progress: called after each batch.
-        share: this process's part of the batches if several processes run; only the first process yields, all batches.
         counter: another system than Seg4Diff, or a variant of it; its settings are written to ``out`` with the others.
 
     `ValueError` before any work if a setting is wrong or ``out`` holds a run with other settings.
@@ -77,12 +75,12 @@ def run_evaluation(
         if pipe is None:
             raise ValueError("evaluate: give a pipeline, or the counter of a system that has none")
         counter = MapCounter(pipe, config)
-    share = share or WorkerShare()
-    known: dict[str, Any] = {"images": len(images.samples), "data": images.digest if share.first else ""}
+    digest = images.digest if worker_share().begins else ""
+    known: dict[str, Any] = {"images": len(images.samples), "data": digest}
     if pipe is not None and config.task == "open-vocabulary":
         known["unknown_words"] = list(unknown_words(pipe, images.classes))
     folder = RunFolder.for_study(out, "evaluate", model, config, **known, **counter.settings)
-    return _batches(counter, images, config, folder, progress, share)
+    return _batches(counter, images, config, folder, progress)
 
 
 def check(config: EvaluateConfig) -> None:
@@ -104,32 +102,14 @@ def _batches(
     config: EvaluateConfig,
     folder: RunFolder,
     progress: Progress | None,
-    share: WorkerShare,
 ) -> Iterator[xr.Dataset]:
-    with folder.open() if share.first else nullcontext(folder) as run:
-        share.wait()  # until the first process has made the folder
-        starts = range(0, len(images.samples), config.batch)
-        own = starts[share.number :: share.processes]
-        for done, start in enumerate(own):
-            if run.item(_name(start)) is None:
-                samples = images.samples[start : start + config.batch]
-                run.write(_name(start), _count_batch(counter, samples, images.classes, config))
-            if progress is not None:
-                progress(done + 1, len(own))
-        share.wait()
-        for start in starts if share.first else ():
-            yield _finished(run, _name(start))
+    def counted(start: int) -> xr.Dataset:
+        return _count_batch(counter, images.samples[start : start + config.batch], images.classes, config)
 
-
-def _name(start: int) -> str:
-    return f"images-{start:06d}"
-
-
-def _finished(run: RunFolder, name: str) -> xr.Dataset:
-    item = run.item(name)
-    if item is None:
-        raise ValueError(f"{run.folder}: {name} is missing; start the run again, it computes only what is missing")
-    return item
+    starts = range(0, len(images.samples), config.batch)
+    units = [Unit(f"images-{start:06d}", partial(counted, start)) for start in starts]
+    with folder.open() as run:
+        yield from run.finished(units, progress)
 
 
 def _load(sample: Sample, crop: str) -> tuple[np.ndarray, np.ndarray]:

@@ -30,6 +30,7 @@ from ..studies.image_grid import PLAIN, ImageGrid, Variant, generate_grid
 from ..studies.paired_metrics import drop_table
 from ..studies.recording import record_generated, run_prompts
 from ..studies.value_norms import norms_table
+from ..utils.distributed import leave_to_first, stage
 from ..utils.progress import Progress
 from .lora import without_lora
 
@@ -73,10 +74,11 @@ def compare_masks(
             def shown(done: int, total: int, start: int = start) -> None:
                 progress(start + done, 4 * each)
 
-            with context():
+            with stage(), context():
                 folder = out / f"masks-{task}-{name}"
                 batches = list(run_evaluation(pipe, images, settings, folder, model, shown))
-            parts[task][name] = xr.concat([part["counts"] for part in batches], "image").isel(layer=0, head=0)
+                parts[task][name] = xr.concat([part["counts"] for part in batches], "image").isel(layer=0, head=0)
+    leave_to_first()
     return pd.concat([mask_gains(task, **counts) for task, counts in parts.items()], ignore_index=True)
 
 
@@ -110,7 +112,7 @@ def compare_attention(pipe: Pipeline, config: CompareConfig, out: Path, model: s
     ratios of mean value norms, of text and of words to image.
     """
     generation = seeded(config.generation, config.seeds[0])
-    tables = []
+    records: dict[str, xr.Dataset] = {}
     for number, (name, context) in enumerate(before_and_after(pipe).items()):
         folder = RunFolder.for_study(out / f"attention-{name}", "magnet-attention", model, config, side=name)
 
@@ -121,8 +123,11 @@ def compare_attention(pipe: Pipeline, config: CompareConfig, out: Path, model: s
         def shown(done: int, total: int, start: int = number) -> None:
             progress(start * total + done, 2 * total)
 
-        with context():
-            record = run_prompts(measure, config.prompts, folder, shown)
+        with stage(), context():
+            records[name] = run_prompts(measure, config.prompts, folder, shown)
+    leave_to_first()
+    tables = []
+    for name, record in records.items():
         mass = record["region_mass"].sel(region="I2T").mean(("prompt", "timestep", "head"))
         norms = norms_table(record).groupby("layer")[["text_to_image", "prompt_to_image"]].mean()
         tables.append(norms.assign(i2t=mass.to_series(), side=name, n=len(config.prompts)).reset_index())

@@ -90,8 +90,7 @@ class MagnetTrainer:
     def run(self, progress: StepProgress | None = None) -> pd.DataFrame:
         """Train to the end, save the LoRA, and return losses.csv as a table; only the first process writes files."""
         first = self.accelerator.is_main_process
-        with self.folder.open() if first else nullcontext():
-            self.accelerator.wait_for_everyone()  # until the first process has made the folder
+        with self.folder.open():
             self.weights = TrainedWeights(self.pipe, self.config, self.accelerator)
             self._resume()
             if first:

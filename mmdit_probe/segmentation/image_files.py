@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..storage.files import read_text
 from ..storage.images import files_in, read_rgb
 from ..storage.records import load_record
 from ..storage.runs import RunFolder
+from ..utils.distributed import ShareDone
 from ..utils.memory import run_in_batches
 from ..utils.progress import Progress
 from ..utils.text import repaired
@@ -75,23 +77,57 @@ def segment_files(
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
-    tables: dict[str, pd.DataFrame] = {}
     with RunFolder(out, settings).open() as run:
-        run.claim([*(f"{name}_{kind}" for name in files for kind in FILES), *tables_of(settings)])
-        waiting: dict[str, np.ndarray] = {}
-        for number, (name, path) in enumerate(files.items()):
-            image = read_rgb(path)
-            known = _finished(out, name, digest([image]))
-            if known is None:
-                waiting[name] = image
-            else:
-                tables[name] = known
-            if waiting and (len(waiting) == batch or number == len(files) - 1):
-                tables |= _segment(segment, waiting, out, settings)
-                waiting = {}
-            if progress is not None:
-                progress(len(tables), len(files))
+        share = run.share
+        if share.first:
+            run.claim([*(f"{name}_{kind}" for name in files for kind in FILES), *tables_of(settings)])
+        share.wait()  # until the files are the run's
+        every = list(files.items())
+        own = dict(chain(*share.of([every[start : start + batch] for start in range(0, len(every), batch)])))
+        tables = _segmented(segment, own, out, settings, batch, progress)
+        share.wait()
+        if not share.first:
+            raise ShareDone(share)
+        for name, path in files.items():
+            if name not in tables:
+                tables[name] = _found(out, name, digest([read_rgb(path)]))
     return pd.concat([tables[name] for name in files], ignore_index=True)
+
+
+def _segmented(
+    segment: Batch,
+    files: Mapping[str, Path],
+    out: Path,
+    settings: Mapping[str, Any],
+    batch: int,
+    progress: Progress | None,
+) -> dict[str, pd.DataFrame]:
+    """By name, the table of each image, whose files are there now."""
+    tables: dict[str, pd.DataFrame] = {}
+    waiting: dict[str, np.ndarray] = {}
+    for number, (name, path) in enumerate(files.items()):
+        image = read_rgb(path)
+        known = _finished(out, name, digest([image]))
+        if known is None:
+            waiting[name] = image
+        else:
+            tables[name] = known
+        if waiting and (len(waiting) == batch or number == len(files) - 1):
+            tables |= _segment(segment, waiting, out, settings)
+            waiting = {}
+        if progress is not None:
+            progress(len(tables), len(files))
+    return tables
+
+
+def _found(out: Path, name: str, source: str) -> pd.DataFrame:
+    """The table of an image that another process has segmented."""
+    table = _finished(out, name, source)
+    if table is None:
+        raise ValueError(
+            f"{out}: the files of {name} are missing; start the run again, it computes only what is missing"
+        )
+    return table
 
 
 def tables_of(settings: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from ..pipelines.layers import chosen_layers
 from ..probe.probe import Probe
 from ..storage.images import read_rgb
 from ..storage.records import FORMAT
-from ..storage.runs import RunFolder
+from ..storage.runs import RunFolder, Unit
 from ..utils.progress import Progress
 from .image_grid import PLAIN, generate_batch
 
@@ -95,28 +96,22 @@ def run_binding(
     """By "plain" and "bound", (layouts, seeds, height, width, 3) uint8 RGB; an interrupted run continues."""
     config = replace(config, layers=chosen_layers(pipe, config.layers))
     steps = config.generation.steps if config.bind_steps is None else config.bind_steps
+    where = {"layer": chosen_layers(pipe, config.layers), "steps": range(steps)}
+    edits = [Regions(layout.regions, config.binding == "hard", strength=config.strength, **where) for layout in layouts]
     made: dict[str, list[np.ndarray]] = {PLAIN: [], BOUND: []}
     asked = [{"prompt": one.prompt, "regions": list(one.regions)} for one in layouts]
+    tasks = list(product(range(len(layouts)), made))
+
+    def drawn(number: int, name: str) -> xr.Dataset:
+        layout, context = layouts[number], nullcontext() if name == PLAIN else Probe(pipe, [], edits=[edits[number]])
+        with context:
+            images = [generate_batch(pipe, [layout.prompt], seed, config.generation)[0] for seed in config.seeds]
+        return xr.Dataset({"image": (("seed", "row", "col", "rgb"), np.stack(images))}, attrs={"format": FORMAT})
+
+    units = [Unit(f"{name}-layout{number:04d}", partial(drawn, number, name)) for number, name in tasks]
     with RunFolder.for_study(out, "bind", model, config, asked=asked).open() as run:
-        for number, layout in enumerate(layouts):
-            edit = Regions(
-                layout.regions,
-                config.binding == "hard",
-                layer=chosen_layers(pipe, config.layers),
-                steps=range(steps),
-                strength=config.strength,
-            )
-            for name, context in ((PLAIN, nullcontext), (BOUND, partial(Probe, pipe, [], edits=[edit]))):
-                item = run.item(f"{name}-layout{number:04d}")
-                if item is None:
-                    with context():
-                        images = [generate_batch(pipe, [layout.prompt], s, config.generation)[0] for s in config.seeds]
-                    dims = ("seed", "row", "col", "rgb")
-                    item = xr.Dataset({"image": (dims, np.stack(images))}, attrs={"format": FORMAT})
-                    run.write(f"{name}-layout{number:04d}", item)
-                made[name].append(item["image"].values)
-            if progress is not None:
-                progress(number + 1, len(layouts))
+        for (_, name), item in zip(tasks, run.finished(units, progress), strict=True):
+            made[name].append(item["image"].values)
     return {name: np.stack(images) for name, images in made.items()}
 
 

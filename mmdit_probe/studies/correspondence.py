@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..probe.probe import Probe
 from ..readouts.correspondence import Correspondence
 from ..storage.images import squared
 from ..storage.records import FORMAT, versions
-from ..storage.runs import RunFolder
+from ..storage.runs import RunFolder, Unit
 from ..utils.progress import Progress
 from .recording import check_sampling, record_generated, run_prompts
 
@@ -145,16 +146,10 @@ def run_moved(
 ) -> xr.Dataset:
     """`MEASURES` (pair, timestep, layer) of ``config.pairs`` pairs of held-out scenes, each written to ``out`` when it is done."""
     folder = RunFolder.for_study(out, "correspondence", model, config)
-    found = []
+    pairs = moved_pairs("test", config.pairs)
+    units = [Unit(f"pair-{n:04d}", partial(measure_moved, pipe, pair, config)) for n, pair in enumerate(pairs)]
     with folder.open() as run:
-        for number, pair in enumerate(moved_pairs("test", config.pairs)):
-            item = run.item(f"pair-{number:04d}")
-            if item is None:
-                item = measure_moved(pipe, pair, config)
-                run.write(f"pair-{number:04d}", item)
-            found.append(item)
-            if progress is not None:
-                progress(number + 1, config.pairs)
+        found = list(run.finished(units, progress))
     joined = xr.concat(found, "pair", coords="minimal", compat="override", combine_attrs="drop_conflicts")
     return joined.assign_attrs(model=model)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +31,10 @@ from ..pipelines.vocabulary import unknown_words
 from ..probe.probe import Probe
 from ..readouts.maps import I2TMaps
 from ..readouts.value_norms import ValueNorms
+from ..storage.records import FORMAT
+from ..storage.runs import RunFolder
 from ..utils.progress import Progress
+from .recording import prompt_units
 from .scene_grounding import MEAN_OF_LAYERS, measure_layers
 
 SIGNS = {
@@ -67,10 +72,29 @@ def find_expert(pipe: Pipeline, config: ExpertConfig | None = None, progress: Pr
     config = config or ExpertConfig(prompts=scene_prompts(4))
     frames = []
     for number, prompt in enumerate(config.prompts):
-        frames.append(measure_signs(pipe, prompt, config).assign(number=number))
+        frames.append(measure_signs(pipe, prompt, config))
         if progress is not None:
             progress(number + 1, len(config.prompts))
-    found = chosen_expert(pd.concat(frames, ignore_index=True))
+    return _chosen_of(pipe, config, frames)
+
+
+def run_find_expert(
+    pipe: Pipeline, config: ExpertConfig, out: Path, model: str, progress: Progress | None = None
+) -> Expert:
+    """`find_expert`, each prompt's signs written to ``out`` as they are done; a run that was interrupted continues."""
+
+    def measure(prompt: str) -> xr.Dataset:
+        signs = measure_signs(pipe, prompt, config).set_index("layer")
+        return xr.Dataset.from_dataframe(signs).assign_attrs(format=FORMAT, prompt=prompt)
+
+    with RunFolder.for_study(out, "find-expert", model, config).open() as run:
+        items = list(run.finished(prompt_units(measure, config.prompts), progress))
+    return _chosen_of(pipe, config, [item.to_dataframe().reset_index() for item in items])
+
+
+def _chosen_of(pipe: Pipeline, config: ExpertConfig, signs: Sequence[pd.DataFrame]) -> Expert:
+    numbered = [frame.assign(number=number) for number, frame in enumerate(signs)]
+    found = chosen_expert(pd.concat(numbered, ignore_index=True))
     unknown = ", ".join(unknown_words(pipe, config.prompts))
     return replace(found, table=found.table.assign(unknown_words=unknown))
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from ..configs import FindHeadsConfig
 from ..edits import SelfAttend
@@ -18,7 +20,9 @@ from ..metrics.inference import FEWEST, Interval, mean_interval
 from ..metrics.verdicts import Form, in_words
 from ..pipelines.layers import chosen_layers
 from ..probe.guidance import PerturbedGuidance
+from ..storage.records import FORMAT
 from ..storage.runs import RunFolder
+from ..utils.distributed import leave_to_first
 from ..utils.progress import Progress
 from .image_grid import PLAIN, ImageGrid, Variant, generate_grid
 from .paired_metrics import measure_images
@@ -62,6 +66,8 @@ def run_find_heads(
 ) -> FoundHeads:
     """Add the head that raises the score most, round by round, as long as one does; an interrupted run continues.
 
+    Each round's gains are kept with its images: where several processes share the run the first one scores them.
+
     The guidance is ``eps + scale (eps - eps_perturbed)``, the perturbation `SelfAttend` of the chosen heads (HeadHunter, arXiv
     2506.10978).
     """
@@ -74,20 +80,28 @@ def run_find_heads(
     rows: list[dict[str, object]] = []
     best = 0.0
     with RunFolder.for_study(out, "find-heads", model, config).open() as run:
+
+        def tried(variants: list[Variant]) -> xr.Dataset:
+            grid = _images(pipe, config, run, [Variant(PLAIN, nullcontext), *variants], search, progress)
+            gains = _gains(grid, metric)
+            value = ("head", "prompt", "seed"), np.stack(list(gains.values()))
+            return xr.Dataset({"gain": value}, {"head": list(gains)}, {"format": FORMAT})
+
         for number in range(min(config.most, len(candidates))):
             left = [head for head in candidates if head not in chosen]
             variants = [
                 _guided(pipe, config, [*chosen, head], f"round{number}-{_name(head)}", _value(head)) for head in left
             ]
-            grid = _images(pipe, config, run, [Variant(PLAIN, nullcontext), *variants], search, progress)
-            gains = _gains(grid, metric)
-            rows += [{"round": number, "head": _value(head), "gain": gains[_value(head)].mean()} for head in left]
-            first = max(left, key=lambda head: gains[_value(head)].mean())
-            if gains[_value(first)].mean() <= best:
+            gains = run.decision(f"round{number}-gains", partial(tried, variants))
+            mean = {head: float(gains["gain"].sel(head=_value(head)).values.mean()) for head in left}
+            rows += [{"round": number, "head": _value(head), "gain": mean[head]} for head in left]
+            first = max(left, key=lambda head: mean[head])
+            if mean[first] <= best:
                 break
-            best = float(gains[_value(first)].mean())
+            best = mean[first]
             chosen.append(first)
         if not chosen:
+            leave_to_first()
             return FoundHeads((), pd.DataFrame(rows), mean_interval(np.array([])), None)
         value = ", ".join(map(_value, chosen))
         both = [Variant("held-out-plain", nullcontext), _guided(pipe, config, chosen, "held-out-chosen", value)]

@@ -23,7 +23,7 @@ from ..pipelines.vocabulary import unknown_words
 from ..probe.probe import Probe
 from ..readouts.region_mass import RegionMass
 from ..storage.records import FORMAT
-from ..storage.runs import RunFolder
+from ..storage.runs import RunFolder, Unit
 from ..utils.html import grid, image_tag
 from ..utils.memory import check_room, run_in_batches
 from ..utils.progress import Progress
@@ -113,23 +113,26 @@ def generate_grid(
 ) -> ImageGrid:
     """Every variant of every prompt and seed; batches that ``run`` has already are read, not generated.
 
-    ``axis`` says what the variants differ in, see `ImageGrid`.
+    ``axis`` says what the variants differ in, see `ImageGrid`. Batches are shared among the processes of the run.
     """
-    _check_room(pipe, len(variants) * len(prompts) * len(seeds), generation)
+    if run.share.first:
+        _check_room(pipe, len(variants) * len(prompts) * len(seeds), generation)
     parts: dict[str, list[list[np.ndarray]]] = {variant.name: [[] for _ in seeds] for variant in variants}
     tasks = list(_tasks(len(seeds), len(prompts), batch, variants))
-    for done, (column, start, variant) in enumerate(tasks):
-        name, chosen = f"{variant.name}-seed{seeds[column]}-prompt{start:04d}", prompts[start : start + batch]
-        item = run.item(name)
-        if item is None:
-            images, at_once = run_in_batches(partial(_generated, pipe, variant, seeds[column], generation), chosen)
-            unknown = ", ".join(unknown_words(pipe, chosen))
-            attrs = {"format": FORMAT, "images_at_once": at_once, "unknown_words": unknown}
-            item = xr.Dataset({"image": (("prompt", "row", "col", "rgb"), np.stack(images))}, attrs=attrs)
-            run.write(name, item)
+
+    def made(column: int, start: int, variant: Variant) -> xr.Dataset:
+        chosen = prompts[start : start + batch]
+        images, at_once = run_in_batches(partial(_generated, pipe, variant, seeds[column], generation), chosen)
+        unknown = ", ".join(unknown_words(pipe, chosen))
+        attrs = {"format": FORMAT, "images_at_once": at_once, "unknown_words": unknown}
+        return xr.Dataset({"image": (("prompt", "row", "col", "rgb"), np.stack(images))}, attrs=attrs)
+
+    units = [
+        Unit(f"{variant.name}-seed{seeds[column]}-prompt{start:04d}", partial(made, column, start, variant))
+        for column, start, variant in tasks
+    ]
+    for (column, _, variant), item in zip(tasks, run.finished(units, progress), strict=True):
         parts[variant.name][column].append(item["image"].values)
-        if progress is not None:
-            progress(done + 1, len(tasks))
     joined = {name: np.stack([np.concatenate(column) for column in columns], 1) for name, columns in parts.items()}
     values = {variant.name: variant.value for variant in variants if variant.name != PLAIN}
     return ImageGrid(prompts, seeds, joined, axis, values)

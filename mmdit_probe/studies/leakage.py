@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from ..segmentation.map_reader import MapReader
 from ..segmentation.segmenters import read_class_maps, reader_of
 from ..storage.images import cropped
 from ..storage.records import FORMAT, versions
-from ..storage.runs import RunFolder
+from ..storage.runs import RunFolder, Unit
+from ..utils.distributed import worker_share
 from ..utils.memory import run_in_batches
 from ..utils.progress import Progress
 
@@ -72,23 +75,22 @@ def run_leakage(
     """
     numbers = object_numbers(images.classes, config.objects)
     readers = {read: _reader(pipe, config, read) for read in config.read}
-    known: dict[str, Any] = {"images": len(images.samples), "data": images.digest}
+    digest = images.digest if worker_share().begins else ""
+    known: dict[str, Any] = {"images": len(images.samples), "data": digest}
     known |= {"unknown_words": list(unknown_words(pipe, images.classes))}
     known |= {key: value for reader in readers.values() for key, value in reader.settings.items()}
     folder = RunFolder.for_study(out, "leakage", model, config, **known)
-    starts = range(0, len(images.samples), config.batch)
+    tasks = list(product(readers, range(0, len(images.samples), config.batch)))
+
+    def measure(read: str, start: int) -> xr.Dataset:
+        samples = list(images.samples[start : start + config.batch])
+        return _measure_batch(readers[read], read, samples, images.classes, numbers, config.crop)
+
+    units = [Unit(f"{read}-images-{start:06d}", partial(measure, read, start)) for read, start in tasks]
     found: dict[str, list[xr.Dataset]] = {read: [] for read in readers}
     with folder.open() as run:
-        for done, (read, start) in enumerate((read, start) for read in readers for start in starts):
-            name = f"{read}-images-{start:06d}"
-            item = run.item(name)
-            if item is None:
-                samples = list(images.samples[start : start + config.batch])
-                item = _measure_batch(readers[read], read, samples, images.classes, numbers, config.crop)
-                run.write(name, item)
+        for (read, _), item in zip(tasks, run.finished(units, progress), strict=True):
             found[read].append(item)
-            if progress is not None:
-                progress(done + 1, len(readers) * len(starts))
     joined = {read: _joined(parts) for read, parts in found.items()}
     if not any(part.sizes["pair"] for part in joined.values()):
         raise ValueError(f"leakage: none of {len(images.samples)} images shows two objects; name other --objects")

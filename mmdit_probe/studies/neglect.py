@@ -22,7 +22,7 @@ from ..storage.records import FORMAT, versions
 from ..storage.runs import RunFolder
 from ..utils.progress import Progress
 from .overview import words_of
-from .recording import check_sampling, record_generated
+from .recording import check_sampling, prompt_units, record_generated
 
 MEASURES = ("contribution", "i2t")
 SCENE_SIZE = (64, 64, 3)
@@ -85,18 +85,9 @@ def run_neglect(
     """All prompts, each written to ``out`` as it is done; a run that was interrupted continues."""
     check_sampling("neglect", config)
     folder = RunFolder.for_study(out, "neglect", model, config)
-    records = []
+    units = prompt_units(lambda prompt: measure_neglect(pipe, prompt, config, reader), config.prompts)
     with folder.open() as run:
-        for number, prompt in enumerate(config.prompts):
-            name = f"prompt-{number:04d}"
-            item = run.item(name)
-            if item is None:
-                item = measure_neglect(pipe, prompt, config, reader)
-                run.write(name, item)
-            records.append(item)
-            if progress is not None:
-                progress(number + 1, len(config.prompts))
-    return records
+        return list(run.finished(units, progress))
 
 
 def layers_table(records: Sequence[xr.Dataset]) -> pd.DataFrame:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from ..pipelines.layers import chosen_layers
 from ..probe.probe import Probe
 from ..probe.states import record_states
 from ..storage.records import FORMAT
-from ..storage.runs import RunFolder
+from ..storage.runs import RunFolder, Unit
 from ..utils.progress import Progress
 from .image_grid import generate_batch
 
@@ -79,37 +80,35 @@ def run_patching(
     config = replace(config, layers=chosen_layers(pipe, config.layers), steps_from=config.starts)
     pairs, layers = tuple(zip(config.source, config.to, strict=True)), chosen_layers(pipe, config.layers)
     found: dict[str, list[np.ndarray]] = {"source": [], "target": [], "patched": []}
+    parts: tuple[str | int, ...] = ("source", "target", *layers)
+    tasks = [(number, pair, what) for number, pair in enumerate(pairs) for what in parts]
+    units = [
+        Unit(
+            f"pair{number:03d}-{what if isinstance(what, str) else f'layer{what:02d}'}",
+            partial(_made, pipe, config, pair, what),
+        )
+        for number, pair, what in tasks
+    ]
     with RunFolder.for_study(out, "patch", model, config).open() as run:
-        for number, pair in enumerate(pairs):
-            for name, images in _pair_images(pipe, config, run, number, pair, layers):
-                found[name].append(images)
-                if progress is not None:
-                    progress(len(found["patched"]), len(pairs) * len(layers))
+        for (_, _, what), item in zip(tasks, run.finished(units, progress), strict=True):
+            images = item["image"].values
+            if isinstance(what, str):
+                found[what].append(images[0])
+            else:
+                found["patched"].append(images)
     patched = np.stack(found["patched"])
     patched = patched.reshape(len(pairs), len(layers), *patched.shape[1:])
     return PatchedImages(pairs, layers, config.starts, np.stack(found["source"]), np.stack(found["target"]), patched)
 
 
-def _pair_images(
-    pipe: Pipeline, config: PatchConfig, run: RunFolder, number: int, pair: tuple[str, str], layers: tuple[int, ...]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The source's and the target's image, then those of each layer, (starts, height, width, 3)."""
-    for name, prompt in zip(("source", "target"), pair, strict=True):
-        yield name, _item(run, f"pair{number:03d}-{name}", lambda prompt=prompt: [_generated(pipe, config, prompt)])[0]
-    for layer in layers:
-        yield (
-            "patched",
-            _item(run, f"pair{number:03d}-layer{layer:02d}", lambda layer=layer: _patched(pipe, config, pair, layer)),
-        )
-
-
-def _item(run: RunFolder, name: str, make) -> np.ndarray:  # type: ignore[no-untyped-def]
-    item = run.item(name)
-    if item is None:
-        item = xr.Dataset({"image": (("start", "row", "col", "rgb"), np.stack(make()))}, attrs={"format": FORMAT})
-        run.write(name, item)
-    images: np.ndarray = item["image"].values
-    return images
+def _made(pipe: Pipeline, config: PatchConfig, pair: tuple[str, str], what: str | int) -> xr.Dataset:
+    """The "source" or "target" image of a pair, or those of a patched layer, one for each start."""
+    images = (
+        [_generated(pipe, config, pair[what == "target"])]
+        if isinstance(what, str)
+        else _patched(pipe, config, pair, what)
+    )
+    return xr.Dataset({"image": (("start", "row", "col", "rgb"), np.stack(images))}, attrs={"format": FORMAT})
 
 
 def _patched(pipe: Pipeline, config: PatchConfig, pair: tuple[str, str], layer: int) -> list[np.ndarray]:

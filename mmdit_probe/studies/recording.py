@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..probe.coordinates import coordinate
 from ..probe.probe import Probe
 from ..probe.stacking import CFGBranch
 from ..readouts.base import Readout
-from ..storage.runs import RunFolder
+from ..storage.runs import RunFolder, Unit
 from ..utils.html import facts, grid, image_tag
 from ..utils.memory import check_room
 from ..utils.progress import Progress
@@ -168,6 +169,11 @@ def check_sampling(study: str, config: Any) -> None:
         raise ValueError(f"{study}: the prompt is empty; give it at least one word")
 
 
+def prompt_units(measure: Callable[[str], xr.Dataset], prompts: Sequence[str]) -> list[Unit]:
+    """A unit of work for each prompt."""
+    return [Unit(f"prompt-{number:04d}", partial(measure, prompt)) for number, prompt in enumerate(prompts)]
+
+
 def run_prompts(
     measure: Callable[[str], xr.Dataset],
     prompts: Sequence[str],
@@ -180,18 +186,11 @@ def run_prompts(
     """
     measured: list[xr.Dataset] = []
     with folder.open() as run:
-        for number, prompt in enumerate(prompts):
-            name = f"prompt-{number:04d}"
-            item = run.item(name)
-            if item is None:
-                item = measure(prompt)
-                run.write(name, item)
+        for item in run.finished(prompt_units(measure, prompts), progress):
             if not measured:
                 kept = item.nbytes * len(prompts)
                 check_room(f"{len(prompts)} records", kept, 2 * kept, "take fewer prompts at a time")
             measured.append(item)
-            if progress is not None:
-                progress(number + 1, len(prompts))
     joined = xr.concat(measured, "prompt", combine_attrs="override", coords="minimal", compat="override")
     joined.attrs.pop("prompt", None)
     words = (word for item in measured for word in str(item.attrs.get("unknown_words", "")).split(", ") if word)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from ..metrics.scene_reader import SceneReader, prompt_facts
 from ..metrics.verdicts import Form, in_words
 from ..probe.attention_loss import AttentionLoss
 from ..storage.records import FORMAT
-from ..storage.runs import RunFolder
+from ..storage.runs import RunFolder, Unit
 from ..utils.progress import Progress
 from .image_grid import PLAIN, generate_batch
 
@@ -89,20 +91,17 @@ def run_subjects(
     tried = [{"name": variant.name, **variant.settings} for variant in variants]
     images: dict[str, list[np.ndarray]] = {PLAIN: [], **{variant.name: [] for variant in variants}}
     losses: dict[str, list[np.ndarray]] = {name: [] for name in images}
+    tasks = list(product(enumerate(prompts), (LossVariant(PLAIN, {}), *variants)))
+    units = [
+        Unit(f"{variant.name}-prompt{number:04d}", partial(_drawn, pipe, prompt, variant, seeds, generation))
+        for (number, prompt), variant in tasks
+    ]
     with RunFolder.for_study(
         out, "subjects", model, generation, asked=asked, tried=tried, seeds=list(seeds)
     ).open() as run:
-        for number, prompt in enumerate(prompts):
-            for variant in (LossVariant(PLAIN, {}), *variants):
-                name = f"{variant.name}-prompt{number:04d}"
-                item = run.item(name)
-                if item is None:
-                    item = _drawn(pipe, prompt, variant, seeds, generation)
-                    run.write(name, item)
-                images[variant.name].append(item["image"].values)
-                losses[variant.name].append(item["loss"].values)
-            if progress is not None:
-                progress(number + 1, len(prompts))
+        for (_, variant), item in zip(tasks, run.finished(units, progress), strict=True):
+            images[variant.name].append(item["image"].values)
+            losses[variant.name].append(item["loss"].values)
     return SubjectImages(*({name: np.stack(own) for name, own in made.items()} for made in (images, losses)))
 
 

@@ -8,18 +8,18 @@ from mmdit_probe.configs import CompareConfig, DatasetConfig, MetricConfig, Mode
 from mmdit_probe.configs.generation import seeded
 
 from ..layers import check_layers, resolve_layer
-from ..options import RESULTS, RunConfig
+from ..options import RESULTS, SplitRunConfig
 from ..session import (
     Bar,
     begin,
     check_prompts_fit,
+    checked_run,
     chosen_prompts,
     figure_line,
     finish,
     label,
     load,
     name_unknown_words,
-    planned_run,
 )
 
 _SHEET_ROWS, _MASK_ROWS = 8, 6
@@ -32,7 +32,7 @@ def compare(
     layer: OneLayerConfig,
     metric_models: MetricConfig,
     model: ModelConfig,
-    output: RunConfig = RunConfig(out=RESULTS / "magnet-compare"),
+    output: SplitRunConfig = SplitRunConfig(out=RESULTS / "magnet-compare"),
 ) -> None:
     """What a MAGNET LoRA (--lora) changes: masks, the layer's attention, and generated images, before and after.
 
@@ -51,6 +51,7 @@ def compare(
     from mmdit_probe.metrics.image_metrics import make_metrics
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.studies.paired_metrics import AGAINST_PLAIN, measure_images
+    from mmdit_probe.utils.distributed import stage
 
     if model.lora is None:
         raise ValueError("give --lora: a folder, file or hub id of the LoRA to compare with the model without it")
@@ -58,7 +59,7 @@ def compare(
     images = open_dataset(config.dataset, dataset.root, config.limit)
     check_layers(layer.layers, model)
     config = replace(config, dataset=dataset_name(config.dataset))
-    run = planned_run(output.out, "magnet-compare", label(model), config, layers=layer.layers, data=images.digest)
+    run = checked_run(output.out, "magnet-compare", label(model), config, layers=layer.layers, data=images.digest)
     pipe = load(model)
     metrics = make_metrics(model.model, metric_models.clip, metric_models.dino, model.device, clip_score=True)
     number = resolve_layer(pipe, layer.layers)
@@ -67,9 +68,9 @@ def compare(
     config = replace(config, layer=number)
     out, name = output.out, label(model)
     begin(run)
-    with Bar("batches of images") as bar:
+    with stage(), Bar("batches of images") as bar:
         masks = study.compare_masks(pipe, images, number, config, out, name, bar.update)
-    with Bar("prompts") as bar:
+    with stage(), Bar("prompts") as bar:
         attention = study.compare_attention(pipe, config, out, name, bar.update)
     with Bar("batches of images") as bar:
         grid = study.compare_images(pipe, config, out, name, bar.update)

@@ -72,7 +72,7 @@ def train(
     from mmdit_probe.magnet.tensorboard import tensorboard_writer
     from mmdit_probe.magnet.trainer import MagnetTrainer
     from mmdit_probe.magnet.training_sets import open_training_set, split_source
-    from mmdit_probe.utils.distributed import launched_worker_share
+    from mmdit_probe.utils.distributed import leave_to_first, own_device, worker_share
 
     data = changes.get("data", MagnetConfig.data)
     kind, _ = split_source(data)
@@ -81,13 +81,13 @@ def train(
     images = open_training_set(data, training.captions)
     check(config, images)
     check_layers(layer.layers, model)
-    share = launched_worker_share(model.device)
-    model = replace(model, dtype=_dtype(config, model), device=share.device or model.device)
+    share = worker_share()
+    model = replace(model, dtype=_dtype(config, model), device=own_device(model.device))
     pipe = load(model)
     config = replace(config, layer=resolve_layer(pipe, layer.layers))
     trainer = MagnetTrainer(pipe, images, config, output.out, label(model), workers=training.workers)
     with (
-        Bar("steps", not share.first) as bar,
+        Bar("steps") as bar,
         tensorboard_writer(output.out / "tensorboard" if training.tensorboard and share.first else None) as write,
     ):
 
@@ -96,8 +96,7 @@ def train(
             bar.update(done, total, **{name: f"{row[name]:.4f}" for name in ("flow", "focal", "dice")})
 
         table = trainer.run(shown)
-    if not share.first:
-        return
+    leave_to_first()
     about = f"layer {config.layer}, {len(table)} steps of {config.batch} images; thin: each step, thick: running mean"
     line = figure_line(model, (), f"data {data}", about)
     files = [
