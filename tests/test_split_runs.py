@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 from conftest import in_two_processes
 from hypothesis import given
@@ -61,6 +62,15 @@ def photos(tmp_path, random_pipe):
         if "lora_B" in name:
             weight.data += 0.1
     save_lora(random_pipe, tmp_path / "lora")
+
+
+@pytest.fixture
+def one_thread():
+    """As torchrun's processes have: sums over threads differ in their last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def tables_of(folder):
@@ -155,13 +165,13 @@ def check_two_processes(run, tmp_path, monkeypatch, random_folder, commands, scr
     assert not WHOLE & set(items[1])
 
 
-def test_two_processes_give_the_tables_of_one(run, tmp_path, photos, random_folder, monkeypatch):
+def test_two_processes_give_the_tables_of_one(run, tmp_path, photos, one_thread, random_folder, monkeypatch):
     commands = [[name, *COMMANDS[name]] for name in FAST]
     check_two_processes(run, tmp_path, monkeypatch, random_folder, commands, ["table5"])
 
 
 @pytest.mark.slow
-def test_two_processes_share_every_command_and_script(run, tmp_path, photos, random_folder, monkeypatch):
+def test_two_processes_share_every_command_and_script(run, tmp_path, photos, one_thread, random_folder, monkeypatch):
     commands = [[name, *arguments] for name, arguments in COMMANDS.items()] + [COMPARE]
     scripts = sorted(path.stem for path in SCRIPTS.glob("[!_]*.py"))
     check_two_processes(run, tmp_path, monkeypatch, random_folder, commands, scripts)
@@ -185,6 +195,7 @@ def test_parts_are_computed_apart_and_collected(run, monkeypatch, command):
     assert {path.name for path in Path("parts").glob(".lock*")} == set()
 
 
+@pytest.mark.slow
 def test_parts_of_a_search_end_where_others_are_needed(run):
     heads = ["find-heads", *COMMANDS["find-heads"], "--out", "heads"]
     for part, share in (("1/2", 3), ("2/2", 5)):  # of the plain image and 4 heads'
@@ -325,7 +336,7 @@ KILLED = ["perturb", *IMAGES, "--layers", "all", "--seeds", "0,1,2,3"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_is_killed_loses_nothing_that_was_finished(run, tmp_path, random_folder, rank):
+def test_a_process_that_is_killed_loses_nothing_that_was_finished(run, tmp_path, one_thread, random_folder, rank):
     """torchrun stops the others; started again they compute what is missing."""
     out, arguments = tmp_path / "two", [*KILLED, "--model", str(random_folder)]
     (tmp_path / "start.py").write_text(f"{SLOW}\nfrom mmdit_probe.cli import main\n\nmain()\n")
@@ -349,11 +360,13 @@ def test_a_process_that_is_killed_loses_nothing_that_was_finished(run, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_part_that_is_killed_is_started_again(run, tmp_path, random_folder):
+def test_a_part_that_is_killed_is_started_again(run, tmp_path, one_thread, random_folder):
     arguments = [*KILLED, "--out", "parts"]
     (tmp_path / "start.py").write_text(f"{SLOW}\nfrom mmdit_probe.cli import main\n\nmain()\n")
     part = subprocess.Popen(
-        [sys.executable, "start.py", *arguments, "--model", str(random_folder), "--part", "1/2"], cwd=tmp_path
+        [sys.executable, "start.py", *arguments, "--model", str(random_folder), "--part", "1/2"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     while len(list(Path("parts/items").glob("*.nc"))) < 3:
         assert part.poll() is None
