@@ -17,7 +17,7 @@ EXPORTED = sorted(
 
 def test_every_class_of_this_release_is_known():
     known = {family.transformer for family in FAMILIES}
-    assert len(EXPORTED) > 70
+    assert len(EXPORTED) > 60
     unknown = [name for name in EXPORTED if name not in known and name not in OUT_OF_SCOPE]
     assert not unknown, f"new in diffusers {diffusers.__version__}: give each a family, or a line in out_of_scope.py"
     assert not known & OUT_OF_SCOPE.keys()

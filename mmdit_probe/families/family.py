@@ -86,6 +86,9 @@ def unknown_vision(pipe: FamilyPipeline, arguments: Mapping[str, Any], encoded: 
     return None
 
 
+Filled = Callable[[Any, Mapping[str, Any]], "list[tuple[str, list[str]]]"]
+
+
 def t5(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     """One T5 encoder, padded to ``max_sequence_length``."""
     return [TextPart("t5", pipe.tokenizer, max_sequence_length)]
@@ -148,6 +151,8 @@ class Family:
         patch: width of an image token in latent pixels, for pipelines without a ``patch_size``.
         vision_tokens: of a prompt that contains images, the number of text positions, the first ones, that they fill; from the
             pipeline, the arguments of its `encode_prompt` and the result. None if the family can't tell.
+        filled: for pipelines that tokenize prompts in their call, without `encode_prompt`: from the call's arguments, which prompts
+            fill the batch, "conditional" and "unconditional" ones, in this order. None for all others.
         verbatim_prompt_args: arguments of the pipeline's call that disable prompt rewriting.
         frames: whether its models make videos, or several images at once, whose grid is (frames, rows, cols).
         batches: whether its pipelines take several prompts in one call.
@@ -172,6 +177,7 @@ class Family:
     token_order: Callable[[Any, Inputs, TokenLayout], View | None] = in_order
     patch: int = 2
     vision_tokens: Callable[[FamilyPipeline, Mapping[str, Any], Any], int | None] = unknown_vision
+    filled: Filled | None = None
     verbatim_prompt_args: Mapping[str, Any] = field(default_factory=dict)
     frames: bool = False
     batches: bool = True

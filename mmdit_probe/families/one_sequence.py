@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +12,10 @@ from torch import Tensor
 
 from ..attention.layout import REFERENCE, Extra, TokenLayout
 from ..attention.reordered import Arrangement, View
-from .family import PLAIN, Family, Inputs, TextPart, fraction, grid_of, modules, reversed_fraction
+from .family import PLAIN, Family, Inputs, TextPart, fraction, grid_of, longest_of, modules, reversed_fraction
 from .grids import grid_of_positions, reference_images, references_at, without_one_frame
 from .pipeline import FamilyPipeline
-from .tokenizers import Front, own_length
+from .tokenizers import LONGEST, Front, own_length
 
 _IDEOGRAM_IMAGE = 2
 """Ideogram 4's indicator of an image token."""
@@ -78,6 +80,46 @@ def _omnigen_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> Vie
 
 def _filled(places: Tensor, count: int) -> Tensor:
     return torch.nn.functional.pad(places, (count - len(places), 0), value=-1)
+
+
+_OMNIGEN_TEMPLATE = (
+    "<|user|>\nGenerate an image according to the following instructions\n{}<|end|>\n<|assistant|>\n<|diffusion|>"
+)
+
+
+def _omnigen_text(
+    pipe: FamilyPipeline,
+    max_sequence_length: int,
+    prompt: str | Sequence[str] | None = None,
+    input_images: Any = None,
+) -> list[TextPart]:
+    """Phi-3 with a chat, padded in front to the longest of the prompts and of the pipeline's own negative prompt.
+
+    No parts for prompts with images, which stand among the words.
+    """
+    if input_images is not None:
+        return []
+    used = pipe.tokenizer
+    plain = TextPart("phi", used, LONGEST, _OMNIGEN_TEMPLATE)
+    prompts = [prompt] if isinstance(prompt, str) else [*(prompt or ())]
+    least = longest_of(replace(plain, cleaned=_in_template), [_omnigen_negative(pipe), *prompts])
+    return [replace(plain, tokenizer=Front(used, least), multiple=1)]
+
+
+def _in_template(prompt: str) -> str:
+    return _OMNIGEN_TEMPLATE.replace(PLAIN, prompt)
+
+
+def _omnigen_negative(pipe: FamilyPipeline) -> str:
+    return str(inspect.signature(type(pipe.multimodal_processor).__call__).parameters["negative_prompt"].default)
+
+
+def _omnigen_filled(pipe: FamilyPipeline, arguments: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The prompts, the negative prompt for each, and with images these alone, for each."""
+    prompt = arguments["prompt"]
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    times = 1 if arguments.get("input_images") is None else 2
+    return [("conditional", prompts), ("unconditional", [_omnigen_negative(pipe)] * len(prompts) * times)]
 
 
 def _minimax_places(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -190,6 +232,8 @@ ONE_SEQUENCE = (
         layout=_omnigen_layout,
         sigmas=reversed_fraction,
         text_argument="input_ids",
+        text_parts=_omnigen_text,
+        filled=_omnigen_filled,
         token_order=_omnigen_order,
         vision_tokens=_apart,
     ),

@@ -70,16 +70,21 @@ class Pieces(_Used):
 
 
 class Front(_Used):
-    """Pads in front, whatever the tokenizer does."""
+    """Pads in front, whatever the tokenizer does, to ``least`` tokens or more."""
 
     padding_side = "left"
+
+    def __init__(self, tokenizer: Any, least: int = 0) -> None:
+        super().__init__(tokenizer)
+        self.least = least
 
     def __call__(
         self, texts: Sequence[str], *, max_length: int = LONGEST, padding: str | bool = False, **options: Any
     ) -> Rows:
-        made = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        special = options.get("add_special_tokens", True)
+        made = self.tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True)
         ids, spans = ([list(row) for row in made[name]] for name in ("input_ids", "offset_mapping"))
-        longest = max(map(len, ids), default=0)
+        longest = max(self.least, *map(len, ids)) if padding else max(map(len, ids), default=0)
         return self._padded(ids, spans, max_length if padding == "max_length" else min(longest, max_length))
 
 

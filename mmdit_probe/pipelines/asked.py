@@ -37,6 +37,22 @@ class Half:
     vision: int | None = 0
 
 
+def filled_halves(family: Family, pipe: Any, arguments: Mapping[str, Any]) -> list[Half]:
+    """What fills the batch of a pipeline that tokenizes prompts in its call with these arguments, the last first.
+
+    Nothing for other pipelines.
+    """
+    if family.filled is None or arguments.get("prompt") is None:
+        return []
+    images = int(arguments.get("num_images_per_prompt") or 1)
+    parts, halves = family.parts_of(pipe, arguments), []
+    for branch, prompts in family.filled(pipe, arguments):
+        negative = branch == UNCONDITIONAL
+        text = describe(parts, [] if negative else prompts, prompts if negative else None, images) if parts else None
+        halves.append(Half(text, branch, len(prompts) * images, True))
+    return halves[::-1]
+
+
 @dataclass(frozen=True)
 class Asked:
     """One call of `encode_prompt`.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..attention.text_tokens import TextTokens, join_rows
 from ..families import Family, Pipeline, WithStep, denoiser_of, holds
-from .asked import Asked, Half
+from .asked import Asked, Half, filled_halves
 from .call_watch import observed
 from .encoded import CONDITIONAL, UNCONDITIONAL, CarriedPrompts, Encoded, recognized, text_of
 from .modular_steps import guided_branch
@@ -81,6 +81,7 @@ class PromptWatch:
             return
         self._begin()
         self.caller, self._run = pipe, arguments
+        self._halves = filled_halves(self.family, pipe, arguments)
         try:
             yield
         finally:

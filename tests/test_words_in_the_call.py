@@ -1,0 +1,81 @@
+"""OmniGen's pipeline tokenizes prompts in its call: words and branches of a batch that it fills."""
+
+import sys
+from importlib import import_module
+from types import SimpleNamespace
+
+import diffusers
+import models_joint
+import numpy as np
+import pytest
+import torch
+from small_pipelines import scheduler
+from test_text_parts import Autoencoder, tokenizer
+
+from mmdit_probe import Probe, WordMaps
+from mmdit_probe.families import text_parts_of
+from mmdit_probe.pipelines.prompts import find_words
+
+PROMPTS = ["a red heart", "sand under an orange half moon"]
+
+
+@pytest.fixture
+def omnigen(monkeypatch):
+    """Without torchvision, which only given images pass."""
+    module = import_module("diffusers.pipelines.omnigen.processor_omnigen")
+    anything = SimpleNamespace(**dict.fromkeys(("Compose", "Lambda", "ToTensor", "Normalize"), lambda *_, **__: None))
+    monkeypatch.setitem(vars(module), "transforms", anything)
+    own = vars(sys.modules[diffusers.OmniGenPipeline.__module__])
+    monkeypatch.setitem(own, "OmniGenMultiModalProcessor", module.OmniGenMultiModalProcessor)
+    transformer = models_joint.omnigen()
+    transformer.embed_tokens = torch.nn.Embedding(1000, transformer.embed_tokens.embedding_dim)
+    transformer.eval().requires_grad_(False)
+    used = tokenizer(2000)
+    pipe = diffusers.OmniGenPipeline(transformer, scheduler(invert_sigmas=True), Autoencoder(), used)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def drawn(pipe, prompts, **more):
+    ids = []
+    parts = text_parts_of(pipe, 0)
+    with Probe(pipe, [WordMaps(find_words(parts, "a red heart", ["red", "heart"]))]) as probe:
+        hook = pipe.transformer.register_forward_pre_hook(
+            lambda module, args, kwargs: ids.append(kwargs["input_ids"]), with_kwargs=True
+        )
+        pipe(prompts, height=64, width=96, num_inference_steps=1, output_type="latent", **more)
+        hook.remove()
+    return probe, ids
+
+
+@pytest.mark.parametrize(("prompts", "images"), [(PROMPTS[0], 1), (PROMPTS, 1), (PROMPTS, 2)])
+def test_every_token_stands_where_the_pipeline_puts_it(omnigen, prompts, images):
+    probe, [ids] = drawn(omnigen, prompts, num_images_per_prompt=images)
+    [call] = probe._calls
+    assert call.text.kinds.shape == ids.shape
+    rows = 1 if isinstance(prompts, str) else 2
+    assert list(call.branches) == ["conditional"] * rows * images + ["unconditional"] * rows * images
+    for row, numbers in enumerate(ids.tolist()):
+        there = np.flatnonzero(call.text.kinds[row] != "padding")
+        assert there[-1] == len(numbers) - 1  # padding stands in front
+        named = omnigen.tokenizer.convert_ids_to_tokens([numbers[place] for place in there])
+        strings = call.text.strings[row, there]
+        assert [token.replace("</w>", "") for token in named] == list(strings)
+    for number, prompt in enumerate([prompts] if isinstance(prompts, str) else prompts):
+        row = number * images
+        assert " ".join(call.text.strings[row][call.text.is_prompt[row]]) == prompt
+    words = np.flatnonzero(call.text.spelling("red")[0]).tolist()
+    assert find_words(text_parts_of(omnigen, 0), "a red heart", ["red"]) == [words]
+    record = probe.dataset("conditional")
+    assert record.sizes["batch"] == rows * images
+    assert (record["word_map"].isel(batch=0) > 0).all()
+
+
+def test_prompts_with_images_have_no_words(omnigen):
+    assert probe_parts(omnigen, {"prompt": "a heart like <img><|image_1|></img>", "input_images": [object()]}) == []
+    assert len(probe_parts(omnigen, {"prompt": "a heart"})) == 1
+
+
+def probe_parts(pipe, arguments):
+    with Probe(pipe, []) as probe, torch.no_grad():
+        return probe.family.parts_of(pipe, arguments)
