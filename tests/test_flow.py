@@ -146,6 +146,20 @@ def test_muon_updates_as_its_slow_twin():
         torch.testing.assert_close(weight, parameter.data)
 
 
+def test_muon_computes_the_loss_if_it_is_told_how():
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = Muon([weight], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = weight.square().sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == 6
+    assert weight.square().sum() < 6
+
+
 def test_muon_refuses_what_is_no_matrix():
     with pytest.raises(ValueError, match="must be matrices, got one of shape"):
         Muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1)

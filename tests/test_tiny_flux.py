@@ -162,6 +162,18 @@ def test_the_folder_says_how_it_was_made_and_how_it_is_called(folder):
     assert model_defaults(pipe).expert_layer is None
 
 
+def test_the_command_goes_on_where_it_was_and_exports(trained, work, tmp_path, monkeypatch):
+    """The constant phase of ``trained`` ended after 2 steps of 4; two more, then a decay of two."""
+    monkeypatch.setitem(train.RECIPES, "tiny-flux", SMALL)
+    threads = torch.get_num_threads()
+    train.main(model="tiny-flux", work=work, out=tmp_path, threads=threads, samples=24)
+    logged = [json.loads(line) for line in (work / "flow.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged if "found" in line] == [2, 4, 4, 6]
+    assert load_recipe(tmp_path / "tiny-flux").samples == 24
+    assert type(load_pipeline(str(tmp_path / "tiny-flux"))) is FluxPipeline
+    assert not (tmp_path / "tiny-clip").exists()
+
+
 def test_a_recipe_of_another_version_is_refused(tmp_path):
     (tmp_path / "recipe.json").write_text('{"no_such_setting": 1}')
     with pytest.raises(ValueError, match="is no recipe of this version"):

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -37,7 +38,9 @@ def load_recipe(folder: Path) -> Recipe:
     file = folder / RECIPE
     if not file.is_file():
         return Recipe()
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(read_text(file)).items()}
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(read_text(file)).items()
+    }
     try:
         return Recipe(**values)
     except TypeError as error:

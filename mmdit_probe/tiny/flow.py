@@ -30,9 +30,12 @@ def make_optimizers(model: Denoiser, recipe: Recipe) -> list[torch.optim.Optimiz
     ]
     taken = {id(weight) for weight in matrices}
     others = [weight for weight in model.parameters() if id(weight) not in taken]
-    settings = {"lr": recipe.rate, "weight_decay": recipe.weight_decay}
-    adam: torch.optim.Optimizer = torch.optim.AdamW(others, betas=(0.9, 0.99), **settings)
-    return [adam, Muon(matrices, **settings)] if matrices else [adam]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=recipe.rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
+    ]
+    if matrices:
+        optimizers.append(Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay))
+    return optimizers
 
 
 class FlowTrainer:

@@ -7,8 +7,8 @@ here matrices of one shape are orthogonalized together.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -42,18 +42,29 @@ class Muon(torch.optim.Optimizer):
         if shapes:
             raise ValueError(f"Muon: parameters must be matrices, got one of shape {tuple(shapes[0])}")
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """Update the parameters that have gradients."""
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update the parameters that have gradients; ``closure`` computes them first and gives the loss, which is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
-            alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:
                     alike[weight.shape].append(weight)
             for weights in alike.values():
                 self._update(weights, group)
+        return loss
 
-    def _update(self, weights: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         gradients = torch.stack([weight.grad for weight in weights if weight.grad is not None])
         for weight in weights:
             if "momentum" not in self.state[weight]:

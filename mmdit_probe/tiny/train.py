@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -123,7 +123,7 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     if threads:
         torch.set_num_threads(threads)
-    given = {
+    given: dict[str, Any] = {
         "samples": samples, "decay_samples": decay_samples, "optimizer": optimizer, "rate": rate, "batch": batch,
         "ema": ema, "seed": seed, "scenes": scenes,
     }  # fmt: skip
