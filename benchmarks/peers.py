@@ -203,9 +203,9 @@ def main() -> None:
     rows = []
     for steps in map(int, options.steps.split(",")):
         rows += of_steps(variants, options.blocks, options.side, steps, options.rounds)
+        options.out.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).to_csv(options.out / "peers.csv", index=False)
     table = pd.DataFrame(rows)
-    options.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out / "peers.csv", index=False)
     size = f"{options.blocks} SD3-size blocks, {options.side**2} + {TEXT} tokens"
     print(f"{size}, fp32, {torch.get_num_threads()} threads, {options.rounds} rounds")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
