@@ -46,7 +46,8 @@ class Day:
         self.out, self.work, self.rehearse = out, work, rehearse
         self.device = "cpu" if rehearse else "cuda"
         self.end = time.monotonic() + 60 * minutes - RESERVE
-        self.found: dict[str, Any] = {}
+        file = out / "gpu_day.json"
+        self.found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}  # of other parts
         for folder in (out, work):
             folder.mkdir(parents=True, exist_ok=True)
 

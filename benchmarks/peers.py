@@ -3,7 +3,8 @@
 The same SD3-size blocks, called once for each step that is kept, as in sampling. Every variant runs in a process of its own,
 which prints the CPU seconds of the calls together with what is computed afterwards, and how far the memory peaked above what was
 held before; round by round, so that ratios are within one round. Head-mean maps of all layers: I2T alone, or all four regions
-(I2T, T2I, T2T, I2I), each position a query. The outputs are compared first.
+(I2T, T2I, T2T, I2I), each position a query. The outputs are compared first, on at most
+32 x 32 image tokens.
 """
 
 from __future__ import annotations
@@ -199,13 +200,13 @@ def main() -> None:
     known = chosen_variants()
     asked = options.variants.split(";") if options.variants else known
     variants = [name for name in known if name == "plain" or name in asked]
-    print("\n".join(compare(options.blocks, options.side)), flush=True)
+    print("\n".join(compare(options.blocks, min(32, options.side))), flush=True)
     rows = []
     for steps in map(int, options.steps.split(",")):
         rows += of_steps(variants, options.blocks, options.side, steps, options.rounds)
+        options.out.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).to_csv(options.out / "peers.csv", index=False)
     table = pd.DataFrame(rows)
-    options.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out / "peers.csv", index=False)
     size = f"{options.blocks} SD3-size blocks, {options.side**2} + {TEXT} tokens"
     print(f"{size}, fp32, {torch.get_num_threads()} threads, {options.rounds} rounds")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.2f}"))

@@ -1,7 +1,8 @@
 """The commands on folders of real models' sizes: ``python -m benchmarks.real_size`` (``--quick`` rehearses it in a minute).
 
 Each command runs in a process of its own, and so does what it is compared with: the same work by the plain pipeline. Printed
-are CPU seconds (of everything, loading included), the largest resident memory, and the sizes of what was written. Folders and
+are CPU seconds (of everything, loading included), the largest resident memory (of which weights that lie in a file of their own
+format are counted as they are read), and the sizes of what was written. Folders and
 results stay below ``--work``: what has been measured is not run again unless ``--again`` asks for it, and the figures can be
 looked at there.
 """
@@ -26,7 +27,7 @@ from PIL import Image
 from mmdit_probe.datasets.scenes import scene
 from mmdit_probe.pipelines.loading import embedded_folder
 
-from .real_models import MODELS, folder_of, weight_bytes
+from .real_models import MODELS, made_apart, weight_bytes
 
 PROMPT = "a red circle on grass and a blue star on sand"
 ALLOWED = 2.5
@@ -191,7 +192,7 @@ def main() -> None:
             key["quick"] = options.quick
             row = next((row for row in rows if key.items() <= row.items()), None)
             if row is None or options.again:
-                folder = folder_of(name, options.work, options.quick, options.dtype, options.device)
+                folder = made_apart(name, options.work, options.quick, options.dtype, options.device)
                 row = measure(name, command, commands[command], folder, options)
                 rows = [old for old in rows if not key.items() <= old.items()] + [row]
                 file.write_text(json.dumps(rows, indent=1))
