@@ -38,7 +38,7 @@ COMMANDS = {
     "leakage": ["scenes", "--limit", "4", "--batch", "2"],
     "evaluate": ["scenes", "--limit", "4", "--layers", "1", "--batch", "1"],
     "segment": ["photos", "--classes", "red,circle", "--layer", "1", "--batch", "1"],
-    "perturb": [*IMAGES, "--layers", "0,2"],
+    "perturb": [*IMAGES, "--layers", "0,2", "--seeds", "0"],
     "guide": [*IMAGES, "--layer", "1", "--scales", "0,1"],
     "patch": ["--from", "a red circle", "--to", "sand", "--layers", "0,1", *FEW, "--clip", "tiny-clip"],
     "bind": [*TWO[:2], "--prompt", "a circle on sand", "--region", "circle=0,0,0.5,1", *FEW],

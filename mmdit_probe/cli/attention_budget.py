@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from mmdit_probe.configs import BudgetConfig, ModelConfig, PromptConfig
 
-from .options import RESULTS, SplitRunConfig
+from .options import RESULTS
 from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
+from .split import SplitRunConfig
 
 
 def attention_budget(

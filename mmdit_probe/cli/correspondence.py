@@ -9,7 +9,7 @@ from typing import Any
 from mmdit_probe.configs import CorrespondenceConfig, ModelConfig, PromptConfig
 
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, RunConfig, SplitRunConfig, naming_options
+from .options import RESULTS, RunConfig, naming_options
 from .session import (
     Bar,
     begin,
@@ -23,6 +23,7 @@ from .session import (
     name_unknown_words,
     planned_run,
 )
+from .split import SplitRunConfig
 from .steps_bar import steps_shown
 
 SHOWN = 3

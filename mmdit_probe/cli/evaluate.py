@@ -22,8 +22,9 @@ from mmdit_probe.configs.segmentation import Method, Task
 
 from .layers import check_layers
 from .methods import backbone, loaded, selected
-from .options import RESULTS, SplitRunConfig, naming_options
+from .options import RESULTS, naming_options
 from .session import Bar, figure_line, finish, label, name_unknown_words
+from .split import SplitRunConfig
 
 if TYPE_CHECKING:
     from mmdit_probe.evaluation.tables import Evaluation

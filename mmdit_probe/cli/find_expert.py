@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from mmdit_probe.configs import EMBEDDED, ExpertConfig, ModelConfig, PromptConfig
 
-from .options import RESULTS, SplitRunConfig
+from .options import RESULTS
 from .session import Bar, check_prompts_fit, checked_run, chosen_prompts, figure_line, finish, label, load
+from .split import SplitRunConfig
 
 RESTS_ON = "Maps and masks are I2T's of one layer here; by another reading (segment --read) another layer may be best."
 

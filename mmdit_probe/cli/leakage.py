@@ -8,8 +8,9 @@ from mmdit_probe.configs import DatasetConfig, LeakageConfig, ModelConfig
 
 from .evaluate import Dataset
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, SplitRunConfig, naming_options
+from .options import RESULTS, naming_options
 from .session import Bar, figure_line, finish, label, load, name_unknown_words
+from .split import SplitRunConfig
 
 PAIRS = 12
 """Pairs of classes that are drawn."""

@@ -90,28 +90,6 @@ class RunConfig(OutputConfig):
     out: Annotated[Path, RUN_FOLDER] = RESULTS
 
 
-@dataclass(frozen=True, kw_only=True)
-class SplitRunConfig(RunConfig):
-    """Where the results of a run go that several processes may share, and which part of it this process computes."""
-
-    part: Annotated[
-        str | None,
-        Setting(
-            "Compute one part of the run, such as 3/8, and write no tables; when all parts are done, the same command without "
-            "--part collects them.",
-            OUTPUT,
-            default="the whole run",
-        ),
-    ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if share_of_part(self.part) is not None and self.overwrite:
-            raise ValueError(
-                "--overwrite would remove the work of the other parts: choose another --out, or delete the folder"
-            )
-
-
 @dataclass(frozen=True)
 class Overrides:
     """Marks a parameter that takes, as a dict, those fields of a settings class that the user gives.

@@ -9,8 +9,9 @@ from typing import Annotated
 from mmdit_probe.configs import EMBEDDED, MetricConfig, ModelConfig, PatchConfig
 
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, RUN_FOLDER, SplitRunConfig, from_run_setting
+from .options import RESULTS, RUN_FOLDER, from_run_setting
 from .session import Bar, check_prompts_fit, figure_line, finish, label, load
+from .split import SplitRunConfig
 
 _SHEET_ROWS = 6
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from mmdit_probe.configs import MetricConfig, ModelConfig, PerturbConfig, PromptConfig
 
 from .layers import check_layers, resolve_layers
-from .options import RESULTS, SplitRunConfig
+from .options import RESULTS
 from .session import Bar, check_prompts_fit, chosen_prompts, figure_line, finish, label, load
+from .split import SplitRunConfig
 
 _SHEET_ROWS = 8
 

@@ -173,7 +173,9 @@ class RunFolder:
 
     def _extend(self, names: Sequence[str]) -> None:
         for name in names:
-            if (self.folder / name).exists():
+            if (self.folder / name).exists() and Path(
+                name
+            ).name != RUN_FILE:  # runs inside this one know their own files
                 raise ValueError(f"{self.folder / name} is there already and not of this run; choose another --out")
         if names:
             self._run.files += names

@@ -28,6 +28,7 @@ from ..pipelines.defaults import model_defaults
 from ..pipelines.generation import generation_arguments, steps_at
 from ..pipelines.modular_call import call_pipeline
 from ..pipelines.vocabulary import unknown_words
+from ..probe.prefix import SharedPrefix
 from ..probe.probe import Probe
 from ..readouts.maps import I2TMaps
 from ..readouts.value_norms import ValueNorms
@@ -235,10 +236,13 @@ def blur_sensitivity(pipe: Pipeline, call: Call, layers: list[int]) -> list[floa
         predicted = denoiser_of(pipe)(*call.args, **arguments)[0]  # a tensor, or a list of samples
         return torch.stack([predicted[index] for index in call.batch_indices]).float()
 
-    plain = predict()
+    plain, prefix = predict(), SharedPrefix(pipe)
     changes = []
     for layer in layers:
-        with Probe(pipe, [], edits=[BlurText(layer, padding="symmetric", batch=call.batch_indices)]):
+        with (
+            prefix.before(layer),
+            Probe(pipe, [], edits=[BlurText(layer, padding="symmetric", batch=call.batch_indices)]),
+        ):
             changes.append(float((predict() - plain).norm() / plain.norm()))
     return changes
 

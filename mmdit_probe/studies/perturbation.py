@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -33,6 +33,7 @@ from ..families import Pipeline, denoiser_of, family_of, heads_of
 from ..metrics.inference import FEWEST, Lead, best
 from ..metrics.verdicts import Form, in_words, lead_lines, listed
 from ..pipelines.layers import chosen_layers
+from ..probe.prefix import SharedPrefix
 from ..probe.probe import Probe
 from ..storage.runs import RunFolder
 from ..utils.progress import Progress
@@ -141,13 +142,20 @@ def run_perturbation(
     _check_references(pipe, config)
     edits = {place: make_edit(config, place) for place in swept_places(pipe, config)}
     Probe(pipe, [], edits=list(edits.values()))  # bad layers fail before any work
-    variants = [Variant(PLAIN, nullcontext)]
+    variants, prefix = [Variant(PLAIN, nullcontext)], SharedPrefix(pipe)
     for place, edit in edits.items():
-        variants.append(Variant(place.name, partial(Probe, pipe, [], edits=[edit]), place.value))
+        variants.append(Variant(place.name, partial(_edited, pipe, edit, place.layer, prefix), place.value))
     with RunFolder.for_study(out, "perturb", model, config).open() as run:
         return generate_grid(
             pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress, axis=config.by
         )
+
+
+@contextmanager
+def _edited(pipe: Pipeline, edit: Edit, layer: int, prefix: SharedPrefix) -> Iterator[None]:
+    """Inside, a layer is edited; in the first step the blocks before it are not computed again."""
+    with prefix.before(layer), Probe(pipe, [], edits=[edit]):
+        yield
 
 
 def _check_references(pipe: Pipeline, config: PerturbConfig) -> None:

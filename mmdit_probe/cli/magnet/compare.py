@@ -8,7 +8,7 @@ from mmdit_probe.configs import CompareConfig, DatasetConfig, MetricConfig, Mode
 from mmdit_probe.configs.generation import seeded
 
 from ..layers import check_layers, resolve_layer
-from ..options import RESULTS, SplitRunConfig
+from ..options import RESULTS
 from ..session import (
     Bar,
     begin,
@@ -21,6 +21,7 @@ from ..session import (
     load,
     name_unknown_words,
 )
+from ..split import SplitRunConfig
 
 _SHEET_ROWS, _MASK_ROWS = 8, 6
 
