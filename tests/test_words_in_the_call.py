@@ -1,4 +1,4 @@
-"""OmniGen's pipeline tokenizes prompts in its call: words and branches of a batch that it fills."""
+"""Prompts that no `encode_prompt` tokenizes: OmniGen's, in its call; MiniMax-H3's, in a step of its modular pipeline."""
 
 import sys
 from importlib import import_module
@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from small_pipelines import scheduler
-from test_text_parts import Autoencoder, tokenizer
+from test_text_parts import Autoencoder, Echo, checked, tokenizer
 
 from mmdit_probe import Probe, WordMaps
-from mmdit_probe.families import text_parts_of
+from mmdit_probe.families import FAMILIES, text_parts_of
+from mmdit_probe.families.modular import encoded_prompts
+from mmdit_probe.pipelines.prompt_watch import PromptWatch
 from mmdit_probe.pipelines.prompts import find_words
 
 PROMPTS = ["a red heart", "sand under an orange half moon"]
@@ -79,3 +81,31 @@ def test_prompts_with_images_have_no_words(omnigen):
 def probe_parts(pipe, arguments):
     with Probe(pipe, []) as probe, torch.no_grad():
         return probe.family.parts_of(pipe, arguments)
+
+
+class Conditioner(Echo):
+    """Whose 51st hidden state is read, of its inner model."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(hidden_size=16, text_config=SimpleNamespace(num_hidden_layers=51))
+        self.model = self.shown
+
+    def shown(self, **given):
+        shown = super().forward(**given)
+        shown.hidden_states = (shown.last_hidden_state,) * 52
+        return shown
+
+
+def test_minimax_h3_reads_the_bare_prompt():
+    step = import_module("diffusers.modular_pipelines.minimax_h3.encoders").MiniMaxH3TextEncoderStep()
+    pipe = step.init_pipeline()
+    pipe.tokenizer, pipe.text_encoder = tokenizer(), Conditioner()
+    pipe.processor = SimpleNamespace(create_mm_token_type_ids=lambda rows: [[0] * len(row) for row in rows])
+    family = next(family for family in FAMILIES if family.name == "minimax-h3")
+    with PromptWatch(pipe, family) as watch:
+        features = encoded_prompts(pipe, ["sand under an orange half moon"], 0, together=False)["prompt_embeds"]
+        text = watch.text(features.clone(), 1, features.shape[1])
+    assert checked(text, features, pipe) == [(True, "sand under an orange half moon")]
+    assert text.kinds.shape == features.shape[:2]
+    assert family.parts_of(pipe, {"prompt": "sand", "keyframes": [object()]}) == []

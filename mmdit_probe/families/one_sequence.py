@@ -122,6 +122,15 @@ def _omnigen_filled(pipe: FamilyPipeline, arguments: Mapping[str, Any]) -> list[
     return [("conditional", prompts), ("unconditional", [_omnigen_negative(pipe)] * len(prompts) * times)]
 
 
+def _minimax_text(
+    pipe: FamilyPipeline, max_sequence_length: int, keyframes: Any = None, normalized_references: Any = None
+) -> list[TextPart]:
+    """Qwen of the bare prompt; no parts if keyframes or references stand before it."""
+    if keyframes is not None or normalized_references is not None:
+        return []
+    return [TextPart("qwen", pipe.tokenizer, LONGEST, special_tokens=False, multiple=1)]
+
+
 def _minimax_places(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Positions of the words, of the video that is made, of the given images, of audio: the video has the noisiest timestep."""
     text, video = inputs["text_indices"], inputs["video_indices"]
@@ -246,6 +255,8 @@ ONE_SEQUENCE = (
         layers=modules("attn", "transformer_blocks"),
         layout=_minimax_layout,
         sigmas=_noisiest,
+        text_parts=_minimax_text,
+        batches=False,
         token_order=_minimax_order,
         vision_tokens=_apart,
     ),
