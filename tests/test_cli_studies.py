@@ -92,6 +92,10 @@ def test_maps_reads_a_given_image(run, tmp_path):
     code, out, _ = run(*MAPS, "--words", "grass", "--image", "grey.png", "--direction", "t2i", "--out", "m", "--json")
     assert code == 0
     assert len(json.loads(out)["table"]) == 3
+    assert (
+        "reads the image at 64 x 32 px, 8 x 4 tokens of 8 px: width / height is 2.00, not 2.14"
+        in json.loads(out)["summary"][0]
+    )
     record = load_record(tmp_path / "m" / "maps.nc")
     assert record["word_map"].shape[-2:] == (4, 8)
     assert record.attrs["source"] == "image"

@@ -37,7 +37,7 @@ OWN_WORDING = {
     "--crop": "segmentation says which is the paper's",
     "--timesteps": "one, or several",
     "--method": "each command's own methods",
-    "--words": "maps needs them, analyze takes all words without",
+    "--words": "maps also reads several prompts",
     "--read": "magnet train says what its loss reads, the others which maps",
 }
 
@@ -73,7 +73,7 @@ def test_what_is_in_a_config_is_in_a_command_or_said_not_to_be(name):
     kind = getattr(configs, name)
     own = {field.name for field in settings_of(kind)}
     nested = {f.name for f in dataclasses.fields(kind) if isinstance(f.default, Settings)}
-    worked_out = {"prompts", "layer", "dataset", "task", "method", "refine", "threshold", "small"}
+    worked_out = {"prompt", "prompts", "layer", "dataset", "task", "method", "refine", "threshold", "small"}
     assert {f.name for f in dataclasses.fields(kind)} - own - nested <= worked_out
 
 

@@ -187,6 +187,25 @@ def test_row_0_is_drawn_at_the_top():
     assert lit[50:].sum() == lit[:, 52:].sum() == 0
 
 
+def test_a_given_image_is_drawn_at_its_own_proportions():
+    """The model's copy of 90 x 50 px has 8 x 4 tokens, which are 2 to 1."""
+    import matplotlib.pyplot as plt
+
+    maps = xr.DataArray(
+        np.random.default_rng(0).random((1, 2, 4, 8)),
+        dims=("timestep", "layer", "row", "col"),
+        coords={"timestep": [8], "layer": [0, 1], "sigma": ("timestep", [0.5])},
+    )
+    page = word_page(maps, np.zeros((50, 90, 3), np.uint8), "circle", "i2t")
+    page.draw_without_rendering()
+    panels = [ax for ax in page.axes if ax.images and len(ax.images) < 3 and ax.get_title()]
+    assert len(panels) == 3
+    for ax in panels:
+        box = ax.get_window_extent()
+        assert box.height / box.width == pytest.approx(50 / 90, rel=0.02)
+    plt.close(page)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -16,6 +16,7 @@ from .session import (
     check_image,
     check_prompts_fit,
     content,
+    drawn_image,
     figure_line,
     finish,
     input_image,
@@ -54,13 +55,15 @@ def analyze(
         recording = measure_everything(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
     found = tables(record)
-    files = _write(record, recording.image, found, output.out, figure_line(model, [config.prompt]))
+    own, said = drawn_image(image, recording.image, pipe)
+    files = _write(record, (own, recording.image), found, output.out, figure_line(model, [config.prompt]))
     mapped = [str(word) for word in record["word"].values] if "word" in record.coords else []
     again = occurrence_lines(pipe, config.prompt, mapped, config.generation)
-    finish(output, [*again, *summary(found, model_defaults(pipe))], files, tables=found)
+    finish(output, [*said, *again, *summary(found, model_defaults(pipe))], files, tables=found)
 
 
-def _write(record: Any, image: Any, found: dict[str, Any], out: Path, line: str) -> list[Path]:
+def _write(record: Any, images: tuple[Any, Any], found: dict[str, Any], out: Path, line: str) -> list[Path]:
+    """Figures over the first of the images, and the second as image.png: what the model read."""
     from mmdit_probe.figures.budget import budget_figure
     from mmdit_probe.figures.heads import heads_figure
     from mmdit_probe.figures.norms import norms_figure
@@ -71,7 +74,7 @@ def _write(record: Any, image: Any, found: dict[str, Any], out: Path, line: str)
 
     from .pages import map_pages, pca_pages, steps_of
 
-    steps = steps_of(record)
+    steps, (image, read) = steps_of(record), images
     return [
         *save_figure(
             budget_figure(found["attention_budget"], steps), out / "attention_budget", f"{line}; averages over heads"
@@ -82,5 +85,5 @@ def _write(record: Any, image: Any, found: dict[str, Any], out: Path, line: str)
         *(map_pages(record, image, out, line) if "word_map" in record else []),
         *(write_text(out / f"{name}.csv", table.to_csv(index=False)) for name, table in found.items()),
         save_record(record, out / "analyze.nc"),
-        save_image(image, out / "image.png"),
+        save_image(read, out / "image.png"),
     ]

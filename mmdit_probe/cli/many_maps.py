@@ -103,4 +103,6 @@ def _sheet(rows: list[MapRow], stem: Path, line: str) -> list[Path]:
     from mmdit_probe.figures.contact import maps_sheet
     from mmdit_probe.figures.style import save_figure
 
-    return save_figure(maps_sheet(rows), stem, f"{line}; each map on a color scale of its own, up to the peak written above it")
+    return save_figure(
+        maps_sheet(rows), stem, f"{line}; each map on a color scale of its own, up to the peak written above it"
+    )

@@ -15,6 +15,7 @@ from .session import (
     check_prompts_fit,
     chosen_prompts,
     content,
+    drawn_image,
     figure_line,
     finish,
     input_image,
@@ -83,15 +84,16 @@ def _one(config: MapsConfig, several: SeveralConfig, image: ImageConfig, model: 
     with steps_shown(pipe, config, is_given=image.image is not None):
         recording = measure_maps(pipe, config, input_image(image, pipe))
     recording = replace(recording, record=recording.record.assign_attrs(model=label(model)))
+    own, said = drawn_image(image, recording.image, pipe)
     table, line = maps_table(recording.record), figure_line(model, [config.prompt])
     files = [
-        *map_pages(recording.record, recording.image, output.out, line),
-        *moving_maps(recording, several.animate, output.out, "map_", line),
+        *map_pages(recording.record, own, output.out, line),
+        *moving_maps(replace(recording, image=own), several.animate, output.out, "map_", line),
         write_text(output.out / "maps.csv", table.to_csv(index=False)),
         save_record(recording.record, output.out / "maps.nc"),
         save_image(recording.image, output.out / "image.png"),
     ]
-    again = []
+    again: list[str] = []
     if config.direction != "concept":
         again = occurrence_lines(pipe, config.prompt, config.words, config.generation)
-    finish(output, [*again, *summary(table, config.direction)], files, table=table)
+    finish(output, [*said, *again, *summary(table, config.direction)], files, table=table)

@@ -14,6 +14,7 @@ from .session import (
     check_image,
     check_prompts_fit,
     content,
+    drawn_image,
     figure_line,
     finish,
     input_image,
@@ -59,15 +60,16 @@ def pca(
     with steps_shown(pipe, config, given, max(1, len(config.scenes))):
         recording = measure_pca(pipe, config, input_image(image, pipe))
     record = recording.record.assign_attrs(model=label(model))
+    own, said = drawn_image(image, recording.image, pipe)
     table = pca_table(record)
     about = f"n = {len(config.scenes)} scenes" if config.scenes else ""
     files = [
-        *pca_pages(record, recording.image, output.out, figure_line(model, prompts, about)),
+        *pca_pages(record, own, output.out, figure_line(model, prompts, about)),
         write_text(output.out / "pca.csv", table.to_csv(index=False)),
         save_record(record, output.out / "pca.nc"),
         save_image(recording.image, output.out / "image.png"),
     ]
-    finish(output, summary(table), files, table=table)
+    finish(output, [*said, *summary(table)], files, table=table)
 
 
 def _check(config: PCAConfig, image: ImageConfig) -> None:

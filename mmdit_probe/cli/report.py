@@ -61,7 +61,9 @@ def report(config: ReportConfig, image: ImageConfig, model: ModelConfig, output:
     page = _described(seen, label(model)).report()
     figures = _figures(page, output, figure_line(model, [config.prompt or ""])) if output.figures else []
     files = [page.save(output.out), *figures]
-    finish(output, [*page.short, f"{page.megabytes:.1f} MB."], files, words=seen.words, chosen=list(seen.why))
+    finish(
+        output, [*page.short, f"One page of {page.megabytes:.1f} MB."], files, words=seen.words, chosen=list(seen.why)
+    )
 
 
 def _prompt(config: ReportConfig, words: tuple[str, ...], image: ImageConfig, model: ModelConfig) -> str:

@@ -121,6 +121,22 @@ def input_image(image: ImageConfig, pipe: Pipeline) -> Any:
     return None if image.image is None else load_image(image.image, pipe, image.longest)
 
 
+def drawn_image(image: ImageConfig, read: Any, pipe: Pipeline) -> tuple[Any, list[str]]:
+    """What figures show: the user's own image, at its own size; what was ``read`` if it was generated.
+
+    And a line where the copy that the model read has other proportions.
+    """
+    if image.image is None:
+        return read, []
+    from mmdit_probe.pipelines.image_size import token_pixels
+    from mmdit_probe.storage.images import read_rgb
+    from mmdit_probe.tracing.given import stretched
+
+    own = read_rgb(image.image)
+    said = stretched(own, read, token_pixels(pipe))
+    return own, [said] if said else []
+
+
 def planned_run(out: Path, study: str, model: str, config: Any = None, **more: Any) -> RunFolder:
     """The run of a command that reads one image or a few files, with everything that its numbers depend on.
 

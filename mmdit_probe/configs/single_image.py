@@ -77,11 +77,7 @@ class SeveralConfig(Settings):
 
     seeds: Annotated[
         tuple[int, ...],
-        replace(
-            SEEDS,
-            help="Seeds of the starting noise, separated by commas: an image of each prompt and seed.",
-            default="--seed alone",
-        ),
+        replace(SEEDS, default="--seed alone: one image of each prompt"),
     ] = ()
     animate: Annotated[
         tuple[str, ...],

@@ -38,7 +38,10 @@ LABELS: dict[Read, str] = {"i2t": "probability", "t2i": "probability", "contribu
 
 
 def plot_overlay(ax: Axes, grid: np.ndarray, image: np.ndarray | None, top: float, low: float = 0.0) -> Any:
-    """Draw a map (row, col) over the image in gray; row 0 is at the top, one unit is one token. Returns the map's image."""
+    """Draw a map (row, col) over the image in gray, at the image's proportions; returns the map's image.
+
+    Row 0 is at the top, one unit is one token.
+    """
     rows, cols = grid.shape
     where = (0, cols, rows, 0)
     if image is not None:
@@ -48,6 +51,8 @@ def plot_overlay(ax: Axes, grid: np.ndarray, image: np.ndarray | None, top: floa
             np.clip((np.nan_to_num(grid) - low) / (top - low), 0, 1)
         )  # small probabilities hide little
     shown = ax.imshow(grid, extent=where, vmin=low, vmax=top, alpha=None if image is None else solid, **HEAT)
+    if image is not None:
+        ax.set_aspect(image.shape[0] * cols / (image.shape[1] * rows))
     _bare(ax)
     return shown
 
@@ -75,7 +80,7 @@ def word_page(
     across = -(-len(along) // bands)
     low, top = scale_of(values, direction)
     with house_style():
-        rows, cols = values.shape[-2:]
+        rows, cols = values.shape[-2:] if image is None else image.shape[:2]
         tile = 0.95 * max(1.0, 4.0 / (across + 1)) * min(1.0, cols / rows)  # few panels are larger, tall ones narrower
         tile = max(_TITLE, tile)
         panels = (tile * rows / cols + (0.34 if turned else 0.2)) * bands * len(down)
