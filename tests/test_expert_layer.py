@@ -79,9 +79,9 @@ def test_masks_are_measured_at_the_searchs_own_noise_level_and_text_length(rando
 def test_masks_have_the_models_own_text_length_by_default(random_pipe, monkeypatch):
     asked = []
 
-    def noted(pipe, scenes, timestep, seed, max_sequence_length, steps):
+    def noted(pipe, scenes, timestep, seed, max_sequence_length, steps, progress):
         asked.append((timestep, steps, max_sequence_length))
-        return measure_layers(pipe, scenes, timestep, seed, 0, steps)
+        return measure_layers(pipe, scenes, timestep, seed, 0, steps, progress)
 
     monkeypatch.setattr(expert_layer, "measure_layers", noted)
     with_masks(random_pipe, pd.DataFrame({"layer": [0]}), 1, 8)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +28,7 @@ from small_pipelines import small_pipeline
 from mmdit_probe import BlurText, I2TMaps, Patch, Probe, RegionMass, ValueNorms, load_pipeline, read_image, trace
 from mmdit_probe.cli import main
 from mmdit_probe.configs import GenerationConfig
-from mmdit_probe.families import quiet, steps_of, text_parts_of
+from mmdit_probe.families import denoiser_of, family_of, quiet, registry, steps_of, text_parts_of
 from mmdit_probe.families.modular import text_step
 from mmdit_probe.pipelines.defaults import model_defaults
 from mmdit_probe.pipelines.forward import encode_images, encode_prompts, forward_once, noise_level
@@ -293,8 +294,16 @@ def test_modular_pipelines_whose_prompts_need_an_image_cannot_read_one():
     with pytest.raises(ValueError, match="QwenImageEditModularPipeline takes images as part of the prompt"):
         encode_prompts(editing, [PROMPT])
     assert text_parts_of(editing) == []
-    with pytest.raises(ValueError, match=r"of modular pipelines, images can be read by Flux.1, Flux.3, Qwen-Image"):
-        encode_prompts(modular_of(small_pipeline("z-image"), "ZImageAutoBlocks"), [PROMPT])
+
+
+def test_a_modular_pipeline_of_a_family_that_reads_images_only_in_ordinary_ones_is_refused(pipes, monkeypatch):
+    family = family_of(denoiser_of(pipes["flux"]))
+    ordinary_alone = replace(family, image_input=replace(family.image_input, modular_text=None))
+    monkeypatch.setattr(registry, "family_of", lambda transformer: ordinary_alone)
+    with pytest.raises(
+        ValueError, match=r"of modular pipelines, images can be read by .*Qwen-Image.*load the Flux.1 as"
+    ):
+        encode_prompts(pipes["flux"], [PROMPT])
 
 
 EMBEDDINGS = "prompt_embeds", "prompt_embeds_mask", "negative_prompt_embeds", "negative_prompt_embeds_mask"
