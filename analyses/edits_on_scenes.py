@@ -61,7 +61,7 @@ def edits_at(layer: int) -> dict:
     }
 
 
-def run(analysis: Analysis) -> None:
+def run(analysis: Analysis) -> list[str]:
     pipe, prompts = analysis.pipe(), analysis.prompts(PROMPTS)
     generation, layer = GenerationConfig(steps=analysis.fewer(STEPS, 2)), expert_of(pipe)
     edits = edits_at(layer)
@@ -80,7 +80,7 @@ def run(analysis: Analysis) -> None:
     analysis.figure(sheet, "edits_sheet", f"layer {layer}", prompts=prompts[:SHOWN])
     analysis.figure(drop_figure(table, "edit"), "edits_drops", dots_and_bars(table), prompts=prompts)
     analysis.table(table, "edits_on_scenes")
-    print(table.to_string(index=False, float_format="%.3f", na_rep="-"))
+    return [table.to_string(index=False, float_format="%.3f", na_rep="-")]
 
 
 if __name__ == "__main__":

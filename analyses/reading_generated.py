@@ -34,6 +34,7 @@ from mmdit_probe.storage.records import FORMAT
 from mmdit_probe.storage.runs import RunFolder
 from mmdit_probe.studies.recording import record_generated, run_prompts
 from mmdit_probe.studies.word_maps import word_positions
+from mmdit_probe.utils.distributed import for_all
 
 SENTENCES, VALIDATION, SEEDS, TIMESTEP = 100, 50, (0, 1, 2), 2
 RIM = 2
@@ -43,6 +44,7 @@ OF_WORDS = {"contribution": "contribution", "concept": "concept_map"}
 Means = dict[str, dict[str, np.ndarray]]
 
 
+@for_all()
 def run(analysis: Analysis) -> list[str]:
     if analysis.model != EMBEDDED:
         raise ValueError(f"--model: only {EMBEDDED} draws scenes whose shapes are known by their color")

@@ -18,6 +18,7 @@ import xarray as xr
 from conftest import in_two_processes
 from hypothesis import given
 from hypothesis import strategies as st
+from test_analyses import MORE
 
 from mmdit_probe.magnet.lora import add_lora, save_lora
 from mmdit_probe.storage.locks import folder_lock
@@ -141,7 +142,7 @@ def check_two_processes(run, tmp_path, monkeypatch, random_folder, commands, scr
     files = [str(SCRIPTS / f"{name}.py") for name in scripts]
     (tmp_path / "prompts.txt").write_text("a red circle on sand\na star on grass\n")
     quick = ["--model", "model", "--quick", "--prompts", "prompts.txt", "--clip", "tiny-clip", "--batch", "1", "--out"]
-    both += [[file, *quick, f"two/{Path(file).stem}"] for file in files]
+    both += [[file, *quick, f"two/{Path(file).stem}", *MORE.get(Path(file).stem, [])] for file in files]
     (tmp_path / "commands.json").write_text(json.dumps(both))
     printed = in_two_processes([], tmp_path, _IN_TURN).splitlines()
     assert len([line for line in printed if line.startswith("{")]) == len(commands)  # the first process alone speaks
@@ -151,7 +152,7 @@ def check_two_processes(run, tmp_path, monkeypatch, random_folder, commands, scr
         assert code == 0, error
     monkeypatch.syspath_prepend(str(SCRIPTS))
     for file in files:
-        monkeypatch.setattr(sys, "argv", [file, *quick, f"one/{Path(file).stem}"])
+        monkeypatch.setattr(sys, "argv", [file, *quick, f"one/{Path(file).stem}", *MORE.get(Path(file).stem, [])])
         runpy.run_path(file, run_name="__main__")
     for name in [*(command[0] for command in commands), *scripts]:
         if name != "baselines_on_mmdit":  # its table says how long it took
