@@ -211,7 +211,7 @@ def in_two_processes(arguments, folder, before=""):
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "start.py"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
-        [*program, *arguments], capture_output=True, text=True, cwd=folder, check=False, env=environment, timeout=300
+        [*program, *arguments], capture_output=True, text=True, cwd=folder, check=False, env=environment, timeout=1200
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
