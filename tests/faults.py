@@ -44,7 +44,7 @@ COMMANDS: dict[str, list[str]] = {
     "patch": ["patch", "--from", "a red circle", "--to", "a blue star", *SHORT, "--clip", "tiny-clip"],
     "bind": [
         *("bind", "--prompt", "a red circle", "--prompt", "a circle on sand", "--region", "circle=0,0,0.5,1"),
-        *("--seeds", "0,1", *SHORT),
+        *("--layer", "1", "--seeds", "0,1", *SHORT),
     ],
     "find-expert": ["find-expert", "--prompt", "a red circle", "--prompt", "sand", *SHORT],
     "guide": ["guide", *IMAGES, "--layer", "1", "--scales", "0,1", "--batch", "1", "--clip", "tiny-clip"],

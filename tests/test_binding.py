@@ -18,7 +18,7 @@ from mmdit_probe.studies.binding import (
 )
 
 LEFT = (0, 0, 0.5, 1)
-COMMAND = ["bind", "--prompt", "a red circle on sand", "--steps", "2", "--max-sequence-length", "0"]
+COMMAND = ["bind", "--prompt", "a red circle on sand", "--layers", "all", "--steps", "2", "--max-sequence-length", "0"]
 
 
 def test_built_in_layouts_name_two_objects_in_two_halves():

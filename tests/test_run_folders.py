@@ -30,7 +30,7 @@ COMMANDS = {
     "guide": [*IMAGES, "--layer", "1", "--scales", "0,1"],
     "patch": ["--from", "a red circle", "--to", "sand", *FEW, "--clip", "tiny-clip"],
     "find-heads": [*IMAGES, "--prompt", "sand", "--layer", "1", "--most", "1"],
-    "bind": [*PROMPT, "--region", "circle=0,0,0.5,1", *FEW],
+    "bind": [*PROMPT, "--region", "circle=0,0,0.5,1", "--layer", "1", *FEW],
     "segment": ["photo.png", "--classes", "red,circle", "--layer", "1"],
     "group": ["photo.png", "--layer", "1"],
     "evaluate": ["scenes", "--limit", "2"],

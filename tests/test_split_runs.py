@@ -42,7 +42,7 @@ COMMANDS = {
     "perturb": [*IMAGES, "--layers", "0,2", "--seeds", "0"],
     "guide": [*IMAGES, "--layer", "1", "--scales", "0,1"],
     "patch": ["--from", "a red circle", "--to", "sand", "--layers", "0,1", *FEW, "--clip", "tiny-clip"],
-    "bind": [*TWO[:2], "--prompt", "a circle on sand", "--region", "circle=0,0,0.5,1", *FEW],
+    "bind": [*TWO[:2], "--prompt", "a circle on sand", "--region", "circle=0,0,0.5,1", "--layer", "1", *FEW],
     "find-expert": [*TWO, "--steps", "2", "--max-sequence-length", "0"],
     "find-heads": [*IMAGES, "--layer", "1", "--most", "1"],
     "maps": [*TWO[:2], *FEW, "--words", "circle"],

@@ -89,7 +89,7 @@ class BindConfig(Settings):
     strength: Annotated[float, Setting("What soft adds inside a place and takes outside.", METHOD, low=0, high=50)] = (
         4.0
     )
-    layers: Annotated[Layers, layers_setting()] = "all"
+    layers: Annotated[Layers, layers_setting()] = "expert"
     bind_steps: Annotated[
         int | None, Setting("Number of steps that are bound, from the first on.", METHOD, low=1, default="all")
     ] = None
