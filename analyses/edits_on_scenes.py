@@ -18,6 +18,7 @@ from mmdit_probe.edits import (
     BlurGrid,
     BlurText,
     Bypass,
+    Edit,
     GroupKeys,
     HeadScale,
     Knockout,
@@ -27,6 +28,7 @@ from mmdit_probe.edits import (
     SelfAttend,
     Uniform,
 )
+from mmdit_probe.families import Pipeline
 from mmdit_probe.figures.contact import contact_sheet
 from mmdit_probe.figures.drops import dots_and_bars, drop_figure
 from mmdit_probe.metrics.image_metrics import make_metrics
@@ -61,14 +63,16 @@ def edits_at(layer: int) -> dict:
     }
 
 
+def _edited(pipe: Pipeline, edit: Edit, seed: int) -> Probe:
+    return Probe(pipe, [], edits=[edit])
+
+
 def run(analysis: Analysis) -> list[str]:
     pipe, prompts = analysis.pipe(), analysis.prompts(PROMPTS)
     generation, layer = GenerationConfig(steps=analysis.fewer(STEPS, 2)), expert_of(pipe)
     edits = edits_at(layer)
     variants = [Variant(PLAIN, nullcontext)]
-    variants += [
-        Variant(name.replace(" ", "-"), partial(Probe, pipe, [], edits=[edit]), name) for name, edit in edits.items()
-    ]
+    variants += [Variant(name.replace(" ", "-"), partial(_edited, pipe, edit), name) for name, edit in edits.items()]
     settings = {"prompts": prompts, "layer": layer, "edits": list(edits), "steps": generation.steps}
     batch = analysis.at_once(20, 4)
     with RunFolder.for_study(analysis.folder(), "edits", analysis.label, **settings).open() as folder:

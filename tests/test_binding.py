@@ -12,10 +12,10 @@ from mmdit_probe.studies.binding import (
     binding_table,
     built_in_layouts,
     drawn_layout,
-    given_regions,
     inside_share,
     measure_binding,
 )
+from mmdit_probe.studies.given_places import given_regions
 
 LEFT = (0, 0, 0.5, 1)
 COMMAND = ["bind", "--prompt", "a red circle on sand", "--layers", "all", "--steps", "2", "--max-sequence-length", "0"]

@@ -6,19 +6,22 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from mmdit_probe.attention.layout import Region
-from mmdit_probe.configs import GenerationConfig, PerturbConfig
-from mmdit_probe.configs.studies import EdgeName
-from mmdit_probe.edits import BlurGrid, BlurText, Knockout, Uniform
+from mmdit_probe.configs import GenerationConfig, PerturbConfig, SamplingConfig
+from mmdit_probe.configs.edits import EdgeName
+from mmdit_probe.edits import Bias, BlurGrid, BlurText, Knockout, Patch, Regions, Uniform
 from mmdit_probe.families import heads_of
 from mmdit_probe.figures.contact import contact_sheet
 from mmdit_probe.figures.drops import drop_figure
 from mmdit_probe.probe.probe import Probe
+from mmdit_probe.probe.states import record_states
 from mmdit_probe.studies import image_grid as images_module
+from mmdit_probe.studies.chosen_edit import edited_part, make_edit
 from mmdit_probe.studies.image_grid import generate_batch
 from mmdit_probe.studies.paired_metrics import drop_table, measure_images
-from mmdit_probe.studies.perturbation import Place, edited_part, make_edit, most_harmful, run_perturbation
+from mmdit_probe.studies.perturbation import most_harmful, run_perturbation
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=0)
 CONFIG = PerturbConfig(
@@ -155,7 +158,7 @@ def test_one_layer_is_compared_with_nothing_changed():
     ("name", "kind"), [("blur-text", BlurText), ("blur-grid", BlurGrid), ("uniform", Uniform), ("knockout", Knockout)]
 )
 def test_each_edit_has_a_name(name, kind):
-    edit = make_edit(PerturbConfig(prompts=("sand",), layers=(1,), edit=name), Place(1))
+    edit = make_edit(PerturbConfig(prompts=("sand",), layers=(1,), edit=name), 1)
     assert isinstance(edit, kind)
     assert edit.layers == {1}
 
@@ -169,7 +172,7 @@ def test_the_negative_prompts_half_is_edited_if_it_is_asked_for(random_pipe, tmp
     both = run_perturbation(random_pipe, replace(config, edit_branch="all"), tmp_path / "both", "random").images
     np.testing.assert_array_equal(half["plain"], both["plain"])
     assert (half["layer01"] != both["layer01"]).any()
-    everywhere = make_edit(config, Place(1))
+    everywhere = make_edit(config, 1)
     everywhere.batch = "all"
     with Probe(random_pipe, [], edits=[everywhere]):
         expected = generate_batch(random_pipe, ["sand"], 0, generation)
@@ -217,8 +220,8 @@ def test_every_edit_changes_the_image(random_pipe, tmp_path, name):
     config = PerturbConfig(prompts=("a red circle",), layers=(1,), edit=name, seeds=(0,), generation=GENERATION)
     grid = run_perturbation(random_pipe, config, tmp_path, "m")
     assert (grid.images["plain"] != grid.images["layer01"]).any()
-    same = replace(config, amount=0.0 if name == "self-attend" else 1.0)
     if name not in ("remove-sinks", "remove-random", "bypass"):
+        same = replace(config, amount=0.0 if name == "self-attend" else 1.0)
         untouched = run_perturbation(random_pipe, same, tmp_path / "same", "m")
         assert (untouched.images["plain"] == untouched.images["layer01"]).all()
 
@@ -261,7 +264,7 @@ def test_settings_name_every_edge():
 def test_edges_are_edited_that_the_edit_takes(random_pipe, tmp_path, name):
     edge = {"blur-text": "T2T", "blur-grid": "I2I"}.get(name, "T2I")
     config = PerturbConfig(prompts=("a red circle",), layers=(1,), edit=name, seeds=(0,), generation=GENERATION)
-    assert make_edit(replace(config, edge=edge), Place(1)).edge == edge
+    assert make_edit(replace(config, edge=edge), 1).edge == edge
     usual = run_perturbation(random_pipe, config, tmp_path / "usual", "m").images
     other = run_perturbation(random_pipe, replace(config, edge=edge), tmp_path / "other", "m").images
     assert (other["layer01"] != usual["layer01"]).any()
@@ -280,10 +283,125 @@ def test_edges_are_refused_where_an_edit_or_the_model_has_none(random_pipe, tmp_
 
 def test_references_are_those_of_an_edge_with_references():
     config = PerturbConfig(layers=(1,), edit="knockout", edge="I2R", references=(2,))
-    edit = make_edit(config, Place(1))
+    edit = make_edit(config, 1)
     assert (edit.edge, edit.references) == ("I2R", {2})
     assert edited_part(config) == "knockout, I2R of reference 2"
     with pytest.raises(ValueError, match="references choose reference images; edge T2I has none"):
-        make_edit(replace(config, edge="T2I"), Place(1))
+        make_edit(replace(config, edge="T2I"), 1)
     with pytest.raises(ValueError, match="references must be 1 or more"):
         replace(config, references=(0,))
+
+
+RED = PerturbConfig(
+    prompts=("a red circle", "red snow"),
+    layers=(1,),
+    seeds=(0, 1),
+    batch=2,
+    generation=SamplingConfig(steps=2, guidance_scale=3.0, max_sequence_length=0),
+)
+
+
+def drawn_with(pipe, edit, prompts, seed):
+    with Probe(pipe, [], edits=[edit]):
+        return generate_batch(pipe, prompts, seed, GENERATION)
+
+
+def by_name(config, edit, **settings):
+    return replace(config, edit=edit, **settings)
+
+
+def test_bias_adds_to_the_words_in_the_place(random_pipe, tmp_path):
+    config = by_name(RED, "bias", words=("red",), place="0,0,0.5,1", amount=6.0)
+    grid = run_perturbation(random_pipe, config, tmp_path, "m").images
+    for number, seed in enumerate(RED.seeds):
+        own = drawn_with(random_pipe, Bias(1, "red", 6.0, (0, 0, 0.5, 1)), RED.prompts, seed)
+        np.testing.assert_array_equal(grid["layer01"][:, number], own)
+    assert (grid["layer01"] != grid["plain"]).any()
+    assert edited_part(config) == "bias, 'red', in 0,0,0.5,1"
+
+
+@pytest.mark.parametrize("binding", ["soft", "hard"])
+def test_regions_bind_words_in_one_layer(random_pipe, tmp_path, binding):
+    config = by_name(RED, "regions", region=("red=0,0,0.5,1",), binding=binding)
+    grid = run_perturbation(random_pipe, config, tmp_path, "m").images
+    edit = Regions({"red": (0, 0, 0.5, 1)}, binding == "hard", layer=1, strength=4.0)
+    np.testing.assert_array_equal(grid["layer01"][:, 0], drawn_with(random_pipe, edit, RED.prompts, 0))
+    assert (grid["layer01"] != grid["plain"]).any()
+
+
+@pytest.mark.parametrize(("what", "tokens"), [("output", "all"), ("value", "snow"), ("block", "text")])
+def test_patch_writes_the_source_of_the_same_seed(random_pipe, tmp_path, what, tokens):
+    config = by_name(RED, "patch", source="a snow circle", what=what, tokens=tokens)
+    grid = run_perturbation(random_pipe, config, tmp_path, "m").images
+    call = {"num_inference_steps": 2, "guidance_scale": 3.0, "max_sequence_length": 0}
+    for number, seed in enumerate(RED.seeds):
+        states = record_states(random_pipe, "a snow circle", what=what, layers=[1], tokens=tokens, seed=seed, **call)
+        own = drawn_with(random_pipe, Patch(states, 1), RED.prompts, seed)
+        np.testing.assert_array_equal(grid["layer01"][:, number], own)
+    assert (grid["layer01"] != grid["plain"]).any()
+
+
+def test_a_run_that_is_patched_with_its_own_states_stays(random_pipe, tmp_path):
+    config = by_name(RED, "patch", prompts=("red snow",), source="red snow", seeds=(1,), layers=(0, 2), batch=1)
+    grid = run_perturbation(random_pipe, config, tmp_path, "m").images
+    for name in ("layer00", "layer02"):
+        np.testing.assert_array_equal(grid[name], grid["plain"])
+
+
+def test_patched_heads_and_steps_are_swept_one_by_one(random_pipe, tmp_path):
+    config = by_name(RED, "patch", prompts=("red snow",), source="a circle", seeds=(0,), batch=1)
+    heads = run_perturbation(random_pipe, replace(config, by="head"), tmp_path / "heads", "m").images
+    steps = run_perturbation(random_pipe, replace(config, by="step"), tmp_path / "steps", "m").images
+    assert len(heads) == 1 + heads_of(random_pipe, 1)
+    for images in (heads, steps):
+        made = list(images.values())
+        assert all((one != other).any() for number, one in enumerate(made) for other in made[:number])
+
+
+@pytest.mark.parametrize("name", ["knockout", "scale", "blur-grid", "scale-text", "remove-random"])
+def test_words_are_edited_alone_where_an_edit_chooses_tokens(random_pipe, tmp_path, name):
+    all_of_it = run_perturbation(random_pipe, by_name(RED, name), tmp_path / "all", "m").images
+    red = run_perturbation(random_pipe, by_name(RED, name, words=("red",)), tmp_path / "red", "m").images
+    assert (red["layer01"] != red["plain"]).any()
+    assert (red["layer01"] != all_of_it["layer01"]).any()
+
+
+def test_another_mask_in_the_same_file_is_another_run(random_pipe, tmp_path):
+    mask = np.zeros((8, 8, 3), np.uint8)
+    mask[:4] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    config = by_name(RED, "bias", words=("red",), place=str(tmp_path / "mask.png"))
+    run_perturbation(random_pipe, config, tmp_path / "run", "m")
+    Image.fromarray(255 - mask).save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match=r"other settings \(mask_content\)"):
+        run_perturbation(random_pipe, config, tmp_path / "run", "m")
+
+
+@pytest.mark.parametrize(
+    ("edit", "settings", "message"),
+    [
+        ("bias", {}, "words: bias needs at least one word"),
+        ("bias", {"words": ("blue",)}, "words: 'blue' is not"),
+        ("bias", {"words": ("circle",)}, "words: 'circle' is not"),  # not in the second prompt
+        ("bias", {"words": ("red",), "place": "0,0,2,1"}, "where: a box must be left"),
+        ("bias", {"words": ("red",), "place": "mask.png"}, "no file mask.png"),
+        ("bias", {"words": ("red",), "amount": 60.0}, "strength is added to scores"),
+        ("regions", {}, "region: regions needs a word and its place"),
+        ("regions", {"region": ("red",)}, "region: give a word and its place"),
+        ("regions", {"region": ("blue=0,0,1,1",)}, "words: 'blue' is not"),
+        ("patch", {}, "patch needs the prompt whose states are written"),
+        ("patch", {"source": "sand", "words": ("red",)}, "patch writes whole tokens"),
+        ("patch", {"source": "sand", "tokens": "red"}, "words: 'red' is not"),
+        ("patch", {"source": "sand", "what": "block", "by": "head"}, "residual streams have no heads"),
+        ("patch", {"source": "sand", "layers": (9,)}, r"\[9\] do not exist"),
+        ("self-attend", {"words": ("red",)}, "words and kinds do not choose"),
+        ("knockout", {"amount": 2.0}, "amount is read by scale and bias"),
+        ("knockout", {"place": "0,0,1,1"}, "place is read by bias alone, not by knockout"),
+        ("bias", {"source": "sand"}, "source is read by patch alone"),
+        ("patch", {"source": "sand", "binding": "hard"}, "binding is read by regions alone"),
+    ],
+)
+def test_what_an_edit_lacks_or_does_not_read_is_refused_before_any_work(random_pipe, tmp_path, edit, settings, message):
+    with pytest.raises(ValueError, match=message):
+        run_perturbation(random_pipe, by_name(RED, edit, **settings), tmp_path, "m")
+    assert not list(tmp_path.iterdir())

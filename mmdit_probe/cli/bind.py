@@ -43,10 +43,10 @@ def bind(
         binding_table,
         built_in_layouts,
         drawn_layout,
-        given_regions,
         measure_binding,
         run_binding,
     )
+    from mmdit_probe.studies.given_places import given_regions
     from mmdit_probe.studies.image_grid import PLAIN
 
     if config.region:

@@ -39,8 +39,9 @@ def perturb(
     from mmdit_probe.metrics.image_metrics import make_metrics
     from mmdit_probe.metrics.verdicts import counted
     from mmdit_probe.storage.files import write_text
+    from mmdit_probe.studies.chosen_edit import edited_part
     from mmdit_probe.studies.paired_metrics import drop_table, measure_images
-    from mmdit_probe.studies.perturbation import edited_part, most_harmful, run_perturbation, swept_places
+    from mmdit_probe.studies.perturbation import most_harmful, run_perturbation, swept_places
 
     check_layers(config.layers, model)
     pipe = load(model)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from .edits import BINDING, TOKENS, WHAT, Binding, PatchedStates
 from .generation import BATCH, SEEDS, GenerationConfig, SamplingConfig
 from .layers import Layers, layers_setting
 from .setting import INPUT, METHOD, Setting, Settings
 
-PatchedStates = Literal["output", "query", "key", "value", "block"]
-Binding = Literal["soft", "hard"]
 HeadScore = Literal["clip_t", "scene"]
 
 
@@ -31,15 +30,8 @@ class PatchConfig(Settings):
         tuple[str, ...],
         Setting("The prompt that is generated with them; repeatable, one for each --from.", INPUT, default="as above"),
     ] = ()
-    what: Annotated[
-        PatchedStates,
-        Setting(
-            "What is written: the attention's output, its query, key or value, or the residual streams that blocks give on."
-        ),
-    ] = "output"
-    tokens: Annotated[
-        str, Setting("Where: all tokens, image, text, or a word of the source prompt, at its own positions.")
-    ] = "all"
+    what: Annotated[PatchedStates, WHAT] = "output"
+    tokens: Annotated[str, TOKENS] = "all"
     layers: Annotated[Layers, layers_setting()] = "all"
     steps_from: Annotated[
         tuple[int, ...],
@@ -83,9 +75,7 @@ class BindConfig(Settings):
     layouts: Annotated[
         int, Setting("tiny-sd3, without --region: number of built-in layouts.", METHOD, low=1, high=1000)
     ] = 40
-    binding: Annotated[
-        Binding, Setting("soft adds to the scores of a place on its words; hard masks all others out of the softmax.")
-    ] = "soft"
+    binding: Annotated[Binding, BINDING] = "soft"
     strength: Annotated[float, Setting("What soft adds inside a place and takes outside.", METHOD, low=0, high=50)] = (
         4.0
     )

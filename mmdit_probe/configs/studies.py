@@ -5,36 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from .edits import BLUR_EDGE, KERNEL, SIGMA, EditConfig, Padding
 from .generation import BATCH, SEEDS, GenerationConfig, SamplingConfig
 from .layers import Layers, layers_setting
 from .setting import INPUT, METHOD, Setting, Settings
 from .timesteps import TIMESTEP, Timesteps, chosen_timestep, chosen_timesteps, timesteps_setting
 
-EditName = Literal[
-    "blur-text",
-    "blur-grid",
-    "uniform",
-    "knockout",
-    "scale",
-    "self-attend",
-    "remove-sinks",
-    "remove-random",
-    "head-scale",
-    "group-keys",
-    "bypass",
-    "scale-text",
-]
 SweepBy = Literal["layer", "head", "step"]
-EdgeName = Literal["I2I", "I2T", "T2I", "T2T", "I2R", "T2R", "R2I", "R2T", "R2R"]
-Padding = Literal["reflect", "symmetric"]
-EditedBranch = Literal["conditional", "all"]
-
-_SIGMA = Setting("Width of the blur (standard deviation), in tokens.", METHOD, above=0)
-_KERNEL = Setting("Taps of the blur, an odd number.", METHOD, low=1)
-_BLUR_EDGE = Setting(
-    "Ends of the blur: reflect is the paper's; symmetric keeps each query's text mass exactly.",
-    flags=("--blur-edge",),
-)
 _BOTH_ENDS = "8 and 28 of 28, scaled to --steps"
 
 
@@ -96,52 +73,18 @@ class ValueNormsConfig(_TwoTimesteps):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerturbConfig(Settings):
+class PerturbConfig(EditConfig):
     """The causal test (Seg4Diff, section 3.4, Fig. 5, 18): one edited layer at a time, the same seeds.
 
-    ``sigma``, ``kernel`` (None: 3 sigma to each side) and ``blur_edge`` belong to the blurs. The images depend on ``batch``
-    in the last digits only.
+    The images depend on ``batch`` in the last digits only.
     """
 
     prompts: tuple[str, ...] = ()
     layers: Annotated[Layers, layers_setting()] = "expert"
-    edit: Annotated[
-        EditName,
-        Setting("What is done to the layer; blur-text is the paper's. docs/howto/edits.md says what each does."),
-    ] = "blur-text"
-    amount: Annotated[
-        float | None,
-        Setting(
-            "How much: self-attend's share, 0 to 1; the factor of scale, head-scale and scale-text; group-keys' delta.",
-            default="1 for self-attend, 0.5 for scale, 0 for the others",
-        ),
-    ] = None
-    keys: Annotated[int, Setting("Keys that remove-sinks and remove-random take out.", METHOD, low=1)] = 1
     by: Annotated[
         SweepBy,
         Setting("What is edited by itself: each layer, each head of the layers, or each quarter of the steps in them."),
     ] = "layer"
-    edge: Annotated[
-        EdgeName,
-        Setting(
-            "Which queries' attention to which keys is changed: image (I), text (T), reference images (R). For knockout, uniform "
-            "and scale; blur-text takes keys of text, blur-grid queries of the image or of a reference."
-        ),
-    ] = "I2T"
-    references: Annotated[
-        tuple[int, ...],
-        Setting("Which reference images R means, from 1, separated by commas.", METHOD, low=1, default="all"),
-    ] = ()
-    sigma: Annotated[float, _SIGMA] = 9.0
-    kernel: Annotated[int | None, _KERNEL] = 5
-    blur_edge: Annotated[Padding, _BLUR_EDGE] = "reflect"
-    edit_branch: Annotated[
-        EditedBranch,
-        Setting(
-            "Which predictions of classifier-free guidance are edited: the prompt's alone (conditional), or the negative "
-            "prompt's too (all). The paper does not say which it took; the drops of Fig. 5 and 18 depend on it."
-        ),
-    ] = "conditional"
     seeds: Annotated[tuple[int, ...], SEEDS] = (0, 1, 2)
     batch: Annotated[int, BATCH] = 8
     generation: SamplingConfig = SamplingConfig()
@@ -157,9 +100,9 @@ class GuideConfig(Settings):
         tuple[float, ...],
         Setting("Guidance scales, separated by commas; 0 is plain.", flags=("--scales", "--scale"), low=-100, high=100),
     ] = (0.0, 1.0, 2.0, 4.0)
-    sigma: Annotated[float, _SIGMA] = 9.0
-    kernel: Annotated[int | None, _KERNEL] = 5
-    blur_edge: Annotated[Padding, _BLUR_EDGE] = "reflect"
+    sigma: Annotated[float, SIGMA] = 9.0
+    kernel: Annotated[int | None, KERNEL] = 5
+    blur_edge: Annotated[Padding, BLUR_EDGE] = "reflect"
     batched: Annotated[
         bool, Setting("The perturbed prediction in the same transformer call, or in one of its own with less memory.")
     ] = True

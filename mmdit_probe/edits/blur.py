@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..attention.edges import EdgeLayout
 from ..attention.layout import TokenStream
-from ..configs.studies import Padding
+from ..configs.edits import Padding
 from .base import AttentionBlock, Edit
 
 _PADDINGS = ("reflect", "symmetric")

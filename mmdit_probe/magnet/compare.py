@@ -136,7 +136,7 @@ def compare_attention(pipe: Pipeline, config: CompareConfig, out: Path, model: s
 
 def compare_images(pipe: Pipeline, config: CompareConfig, out: Path, model: str, progress: Progress) -> ImageGrid:
     """Images of the same prompts and seeds without the LoRA ("plain") and with it ("magnet"); an interrupted run continues."""
-    variants = [Variant(PLAIN, lambda: without_lora(pipe)), Variant(AFTER, nullcontext, "after")]
+    variants = [Variant(PLAIN, lambda seed: without_lora(pipe)), Variant(AFTER, nullcontext, "after")]
     own = replace(config, dataset="", limit=None)  # the images do not depend on what the masks are compared on
     with RunFolder.for_study(out / "images", "magnet-images", model, own).open() as run:
         return generate_grid(

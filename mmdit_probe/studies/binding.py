@@ -24,10 +24,11 @@ from ..metrics.scene_reader import SceneReader
 from ..metrics.verdicts import Form, in_words
 from ..pipelines.layers import chosen_layers
 from ..probe.probe import Probe
-from ..storage.images import read_rgb
+from ..storage.digests import digest
 from ..storage.records import FORMAT
 from ..storage.runs import RunFolder, Unit
 from ..utils.progress import Progress
+from .given_places import mask_files
 from .image_grid import PLAIN, generate_batch
 
 BOUND = "bound"
@@ -66,25 +67,6 @@ def _layout(number: int) -> Layout:
     return Layout(prompt, {thing: _HALVES[side] for thing, side in zip(things, sides, strict=True)})
 
 
-def given_regions(texts: Sequence[str]) -> dict[str, Place]:
-    """Places by word from texts such as "red circle=0,0,0.5,1" or "dog=mask.png"; `ValueError` if one can't be read."""
-    found: dict[str, Place] = {}
-    for text in texts:
-        word, equals, place = (part.strip() for part in text.rpartition("="))
-        if not word or not equals or not place:
-            raise ValueError(f'region: give a word and its place, such as "red circle=0,0,0.5,1", got {text!r}')
-        if word in found:
-            raise ValueError(f"region: {word!r} is given twice")
-        sides = place.split(",")
-        try:
-            box = tuple(float(side) for side in sides) if len(sides) == 4 else None
-        except ValueError:
-            box = None
-        found[word] = read_rgb(Path(place)).mean(-1) > 127 if box is None else box
-        place_mask(f"region {word!r}", found[word])
-    return found
-
-
 def run_binding(
     pipe: Pipeline,
     config: BindConfig,
@@ -109,7 +91,9 @@ def run_binding(
         return xr.Dataset({"image": (("seed", "row", "col", "rgb"), np.stack(images))}, attrs={"format": FORMAT})
 
     units = [Unit(f"{name}-layout{number:04d}", partial(drawn, number, name)) for number, name in tasks]
-    with RunFolder.for_study(out, "bind", model, config, asked=asked).open() as run:
+    files = mask_files(config.region)
+    masks = {"mask_content": digest(files)} if files else {}
+    with RunFolder.for_study(out, "bind", model, config, asked=asked, **masks).open() as run:
         for (_, name), item in zip(tasks, run.finished(units, progress), strict=True):
             made[name].append(item["image"].values)
     return {name: np.stack(images) for name, images in made.items()}

@@ -127,7 +127,7 @@ def _guided(pipe: Pipeline, config: FindHeadsConfig, heads: Sequence[Head], name
     layers = sorted({layer for layer, _ in heads})
     edits = [SelfAttend(own, config.amount, heads=[head for layer, head in heads if layer == own]) for own in layers]
     guidance = PerturbedGuidance(pipe, edits, config.scale)
-    return Variant(name, lambda: guidance, value)
+    return Variant(name, lambda seed: guidance, value)
 
 
 def _gains(grid: ImageGrid, metric: ImageMetric) -> dict[str, np.ndarray]:

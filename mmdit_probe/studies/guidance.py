@@ -47,7 +47,7 @@ def run_guidance(
 def _guided(pipe: Pipeline, edit: BlurText, scale: float, batched: bool) -> Variant:
     """A scale's images; made before any work, so that what can't be guided is refused."""
     guidance = PerturbedGuidance(pipe, [edit], scale, batched=batched)
-    return Variant(scale_name(scale), lambda: guidance, scale)
+    return Variant(scale_name(scale), lambda seed: guidance, scale)
 
 
 def gain_table(measured: pd.DataFrame, names: list[str]) -> pd.DataFrame:

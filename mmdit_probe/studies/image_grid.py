@@ -33,10 +33,10 @@ PLAIN = "plain"
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to generate: its name in files, the context that the pipeline is called in, and its value in tables."""
+    """One way to generate: its name in files, the context that the pipeline is called in with a seed, and its value in tables."""
 
     name: str
-    context: Callable[[], AbstractContextManager[Any]]
+    context: Callable[[int], AbstractContextManager[Any]]
     value: Any = None
 
 
@@ -141,7 +141,7 @@ def generate_grid(
 def _generated(
     pipe: Pipeline, variant: Variant, seed: int, generation: SamplingConfig, prompts: Sequence[str]
 ) -> list[np.ndarray]:
-    with variant.context():
+    with variant.context(seed):
         return list(generate_batch(pipe, prompts, seed, generation))
 
 

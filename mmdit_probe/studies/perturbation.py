@@ -15,33 +15,23 @@ import pandas as pd
 
 from ..attention.layout import Region, TokenStream
 from ..configs import PerturbConfig
-from ..edits import (
-    BlurGrid,
-    BlurText,
-    Bypass,
-    Edit,
-    GroupKeys,
-    HeadScale,
-    Knockout,
-    RemoveKeys,
-    Scale,
-    ScaleText,
-    SelfAttend,
-    Uniform,
-)
-from ..families import Pipeline, denoiser_of, family_of, heads_of
+from ..edits import Edit, HeadScale, Patch
+from ..families import Pipeline, denoiser_of, family_of, heads_of, text_parts_of
 from ..metrics.inference import FEWEST, Lead, best
 from ..metrics.verdicts import Form, in_words, lead_lines, listed
+from ..pipelines.generation import generation_arguments
 from ..pipelines.layers import chosen_layers
+from ..pipelines.prompts import find_words
 from ..probe.prefix import SharedPrefix
 from ..probe.probe import Probe
+from ..probe.states import record_states
+from ..storage.digests import digest
 from ..storage.runs import RunFolder
 from ..utils.progress import Progress
+from .chosen_edit import make_edit
+from .given_places import given_regions, mask_files
 from .image_grid import PLAIN, ImageGrid, Variant, generate_grid
 from .paired_metrics import AGAINST_PLAIN, paired_drops
-
-_AMOUNTS = {"self-attend": 1.0, "scale": 0.5}
-"""Amounts of edits whose default is not 0."""
 
 
 @dataclass(frozen=True)
@@ -85,48 +75,6 @@ def swept_places(pipe: Pipeline, config: PerturbConfig) -> list[Place]:
     return [Place(layer) for layer in layers]
 
 
-def make_edit(config: PerturbConfig, place: Place) -> Edit:
-    """The edit of one layer, or of a part of it, that the config asks for."""
-    where: dict[str, Any] = {"batch": config.edit_branch, **place.where, **_edge_of(config)}
-    layer, heads = place.layer, place.where.get("heads")
-    amount = _AMOUNTS.get(config.edit, 0.0) if config.amount is None else config.amount
-    if config.edit in ("bypass", "scale-text") and heads is not None:
-        raise ValueError(f"perturb: {config.edit} changes a whole block, which has no heads; take --by layer or step")
-    made: dict[str, Callable[[], Edit]] = {
-        "scale": lambda: Scale(layer, amount, **where),
-        "self-attend": lambda: SelfAttend(layer, amount, **where),
-        "remove-sinks": lambda: RemoveKeys(layer, sinks=config.keys, **where),
-        "remove-random": lambda: RemoveKeys(layer, random=config.keys, **where),
-        "head-scale": lambda: HeadScale(layer, factor=amount, **{"heads": None, **where}),
-        "group-keys": lambda: GroupKeys(layer, "image", delta=amount, **where),
-        "bypass": lambda: Bypass(layer, **where),
-        "scale-text": lambda: ScaleText(layer, amount, **where),
-    }
-    if config.edit in made:
-        return made[config.edit]()
-    if config.edit == "blur-text":
-        if config.kernel is None:
-            raise ValueError("perturb: blur-text needs a kernel size; the paper's is 5")
-        return BlurText(layer, config.sigma, config.kernel, config.blur_edge, **where)
-    if config.edit == "blur-grid":
-        return BlurGrid(layer, config.sigma, config.kernel, config.blur_edge, **where)
-    if config.edit == "uniform":
-        return Uniform(layer, **where)
-    return Knockout(layer, **where)
-
-
-def _edge_of(config: PerturbConfig) -> dict[str, Any]:
-    """The edge, and which reference images it means, as edits take them; nothing where the usual one is meant."""
-    references = {"references": list(config.references)} if config.references else {}
-    return {**({} if config.edge == Region.I2T else {"edge": config.edge}), **references}
-
-
-def edited_part(config: PerturbConfig) -> str:
-    """What is done, and where: the edit's name, with its edge if that is another than I2T."""
-    numbers = f" of reference {listed([str(number) for number in config.references])}" if config.references else ""
-    return config.edit + ("" if config.edge == Region.I2T else f", {config.edge}") + numbers
-
-
 def layer_name(layer: int) -> str:
     """The name of a layer's images in files and in `ImageGrid.images`."""
     return f"layer{layer:02d}"
@@ -140,22 +88,66 @@ def run_perturbation(
     if not config.layers:
         raise ValueError("perturb: give at least one layer")
     _check_references(pipe, config)
-    edits = {place: make_edit(config, place) for place in swept_places(pipe, config)}
-    Probe(pipe, [], edits=list(edits.values()))  # bad layers fail before any work
+    _check_words(pipe, config)
     variants, prefix = [Variant(PLAIN, nullcontext)], SharedPrefix(pipe)
-    for place, edit in edits.items():
+    for place, edit in _edits(pipe, config).items():
         variants.append(Variant(place.name, partial(_edited, pipe, edit, place.layer, prefix), place.value))
-    with RunFolder.for_study(out, "perturb", model, config).open() as run:
+    files = mask_files([*config.region, *([] if config.place is None else [config.place])])
+    masks = {"mask_content": digest(files)} if files else {}
+    with RunFolder.for_study(out, "perturb", model, config, **masks).open() as run:
         return generate_grid(
             pipe, run, variants, config.prompts, config.seeds, config.batch, config.generation, progress, axis=config.by
         )
 
 
+def _edits(pipe: Pipeline, config: PerturbConfig) -> dict[Place, Callable[[int], Edit]]:
+    """The edit of each place, by seed; what the model does not have fails here, before any work."""
+    places = swept_places(pipe, config)
+    if config.edit == "patch":
+        if config.what == "block" and config.by == "head":
+            raise ValueError("perturb: a block's residual streams have no heads; take --by layer or step")
+        Probe(pipe, [], edits=[HeadScale(place.layer, factor=1, heads=None) for place in places])
+        return {place: partial(_patched, pipe, config, place) for place in places}
+    edits = {place: make_edit(config, place.layer, place.where) for place in places}
+    Probe(pipe, [], edits=list(edits.values()))
+    return {place: partial(_of_any_seed, edit) for place, edit in edits.items()}
+
+
+def _of_any_seed(edit: Edit, seed: int) -> Edit:
+    return edit
+
+
+def _patched(pipe: Pipeline, config: PerturbConfig, place: Place, seed: int) -> Edit:
+    """The source's states at a place, from the noise of ``seed``."""
+    arguments = generation_arguments(pipe, config.generation)
+    arguments.pop("generator", None)  # of the settings' own seed
+    steps = place.where.get("steps", range(config.generation.steps))
+    kept = {"layers": [place.layer], "steps": steps, "tokens": config.tokens, "seed": seed}
+    states = record_states(pipe, config.source or "", what=config.what, **kept, **arguments)
+    return Patch(states, place.layer, **{"batch": config.edit_branch, **place.where})
+
+
 @contextmanager
-def _edited(pipe: Pipeline, edit: Edit, layer: int, prefix: SharedPrefix) -> Iterator[None]:
+def _edited(pipe: Pipeline, edit: Callable[[int], Edit], layer: int, prefix: SharedPrefix, seed: int) -> Iterator[None]:
     """Inside, a layer is edited; in the first step the blocks before it are not computed again."""
-    with prefix.before(layer), Probe(pipe, [], edits=[edit]):
+    own = edit(seed)
+    with prefix.before(layer), Probe(pipe, [], edits=[own]):
         yield
+
+
+def _check_words(pipe: Pipeline, config: PerturbConfig) -> None:
+    """`ValueError` for words that a prompt does not have; of models whose tokens are known."""
+    if config.edit == "patch":
+        if config.source is None:
+            raise ValueError('perturb: patch needs the prompt whose states are written, --patch-from "PROMPT"')
+        if config.words or config.edge != Region.I2T:
+            raise ValueError("perturb: patch writes whole tokens; leave words and edge out, tokens says which")
+    parts = text_parts_of(pipe)
+    words = [*config.words, *given_regions(config.region)]
+    for prompt in config.prompts if parts and words else ():
+        find_words(parts, prompt, words)
+    if parts and config.source is not None and config.tokens not in ("all", "image", "text"):
+        find_words(parts, config.source, [config.tokens])
 
 
 def _check_references(pipe: Pipeline, config: PerturbConfig) -> None:

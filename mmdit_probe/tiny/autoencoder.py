@@ -34,6 +34,12 @@ def _loss(vae: AutoencoderKL, pixels: Tensor, kl_weight: float) -> tuple[Tensor,
     return square + 0.1 * absolute + 0.1 * gradient + kl_weight * posterior.kl().mean() / pixels[0].numel(), square
 
 
+def _crop(images: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A square of the images (n, height, width, 3), the same of all."""
+    top, left = (int(rng.integers(0, whole - side + 1)) for whole in images.shape[1:3])
+    return images[:, top : top + side, left : left + side]
+
+
 def train_autoencoder(vae: AutoencoderKL, images: np.ndarray, recipe: Recipe, device: torch.device) -> AutoencoderKL:
     """Fit ``vae`` to ``images`` (n, 64, 64, 3) uint8, then standardize its latents."""
     torch.manual_seed(recipe.seed)
@@ -46,7 +52,9 @@ def train_autoencoder(vae: AutoencoderKL, images: np.ndarray, recipe: Recipe, de
     bar = tqdm(range(recipe.autoencoder_steps), "autoencoder", mininterval=5)
     for step in bar:
         chosen = np.sort(rng.choice(len(images), recipe.autoencoder_batch, replace=False))
-        loss, square = _loss(vae, to_model(images[chosen], device), recipe.kl_weight)
+        loss, square = _loss(
+            vae, to_model(_crop(images[chosen], recipe.autoencoder_crop, rng), device), recipe.kl_weight
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)

@@ -24,6 +24,8 @@ class Recipe:
     autoencoder_channels: tuple[int, ...] = (16, 32, 64, 96)
     autoencoder_steps: int = 4_500
     autoencoder_batch: int = 16
+    autoencoder_crop: int = 64
+    """Side in px of the squares that it is trained on; multiples of 8."""
     autoencoder_rate: float = 2e-3
     kl_weight: float = 1e-4
 
@@ -94,7 +96,9 @@ RECIPES: Mapping[str, Recipe] = {
     "tiny-sd3": Recipe(),
     "tiny-flux": Recipe(
         model="tiny-flux",
-        autoencoder_channels=(24, 48, 96),
+        autoencoder_channels=(16, 32, 64),
+        autoencoder_steps=3_000,
+        autoencoder_crop=48,
         latent_channels=4,
         layers=4,
         single_layers=8,
