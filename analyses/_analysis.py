@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmdit_probe import load_pipeline
-from mmdit_probe.configs import EMBEDDED
+from mmdit_probe.configs import EMBEDDED, EMBEDDED_MODELS
 from mmdit_probe.datasets.prompts import read_prompts, scene_prompts
 from mmdit_probe.evaluation.paper_tables import Row, seg4diff_row
 from mmdit_probe.figures.style import caption, save_figure
@@ -71,15 +71,17 @@ class Analysis:
 
     def at_once(self, embedded: int, larger: int) -> int:
         """Images or prompts of one forward pass: --batch, or the script's own for the embedded or a larger model."""
-        return self.batch or (embedded if self.model == EMBEDDED else larger)
+        return self.batch or (embedded if self.model in EMBEDDED_MODELS else larger)
 
     def prompts(self, count: int) -> tuple[str, ...]:
         """The first prompts of --prompts, or of held-out scenes for the embedded model."""
         count = min(count, 2) if self.quick else count
         if self.prompts_file is not None:
             return read_prompts(self.prompts_file)[:count]
-        if self.model != EMBEDDED:
-            raise ValueError("give --prompts FILE, a text file with one prompt a line: tiny-sd3 alone knows scenes")
+        if self.model not in EMBEDDED_MODELS:
+            raise ValueError(
+                "give --prompts FILE, a text file with one prompt a line: the embedded models alone know scenes"
+            )
         return scene_prompts(count)
 
     def fewer(self, usual: Value, quick: Value) -> Value:
@@ -126,7 +128,7 @@ def with_model(analysis: Analysis, rows: dict[str, Row]) -> dict[str, Row]:
 def main(run: Callable[[Analysis], Sequence[str] | None], doc: str | None, lora: bool = False) -> None:
     """Read the command line, run the script, print what it found; a user's mistake is one line and exit code 2."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=EMBEDDED, help="tiny-sd3, a diffusers folder, or a hub id")
+    parser.add_argument("--model", default=EMBEDDED, help="tiny-sd3, tiny-flux, a diffusers folder, or a hub id")
     parser.add_argument("--quick", action="store_true", help="only to see that it works; the numbers mean nothing")
     parser.add_argument("--out", type=Path, default=None, help="results/, or results/quick/ with --quick")
     parser.add_argument("--prompts", type=Path, default=None, help="text file with one prompt a line")

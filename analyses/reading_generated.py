@@ -20,7 +20,7 @@ from _analysis import Analysis, main
 from _readings import DIFFERENCE, READS, chosen_means, compared
 from scipy import ndimage
 
-from mmdit_probe.configs import EMBEDDED, GenerationConfig
+from mmdit_probe.configs import EMBEDDED_MODELS, GenerationConfig
 from mmdit_probe.datasets.scenes import CLASSES, Scene, scene
 from mmdit_probe.metrics.iou import mean_iou
 from mmdit_probe.metrics.object_place import FEWEST_PIXELS, color_mask
@@ -46,8 +46,8 @@ Means = dict[str, dict[str, np.ndarray]]
 
 @for_all()
 def run(analysis: Analysis) -> list[str]:
-    if analysis.model != EMBEDDED:
-        raise ValueError(f"--model: only {EMBEDDED} draws scenes whose shapes are known by their color")
+    if analysis.model not in EMBEDDED_MODELS:
+        raise ValueError("--model: the embedded models alone draw scenes whose shapes are known by their color")
     pipe = analysis.pipe()
     count, validation = analysis.fewer((SENTENCES, VALIDATION), (3, 2))
     seeds = analysis.fewer(SEEDS, (0,))

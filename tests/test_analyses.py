@@ -20,6 +20,7 @@ FILES = {
     "fig06_fig32_guidance": ["fig06_fig32_sheet.pdf", "fig06_gains.csv", "fig06_gains.pdf"],
     "fig08_layers": ["fig08_layers.csv", "fig08_layers.pdf"],
     "fig09_fig30_heads_and_padding": ["fig09_heads.csv", "fig30_padding_scene0.pdf"],
+    "expert_layer_law": ["expert_layer_law_model.csv", "expert_layer_law_model.pdf"],
     "fig15_timesteps": ["fig15_timesteps.csv", "fig15_timesteps.pdf"],
     "fig16_i2t_against_t2i": ["fig16_i2t.pdf", "fig16_t2i.pdf", "fig16_masks.csv", "fig16_masks.pdf"],
     "fig17_heads": ["fig17_heads.csv", "fig17_heads.pdf"],

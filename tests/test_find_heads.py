@@ -66,4 +66,4 @@ def test_the_command_leaves_candidates_and_sheet(run, tmp_path):
     assert "held-out" in out or "no head" in out
     assert len(pd.read_csv(tmp_path / "results/find-heads/find_heads.csv")) == 4
     code, _, err = run("find-heads", *few, *short, "--score", "scene", "--out", "other")
-    assert (code, "--score scene is there for tiny-sd3 alone" in err) == (2, True)
+    assert (code, "--score scene is there for the embedded models alone" in err) == (2, True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ..configs import EMBEDDED
+from ..configs import EMBEDDED_MODELS
 from ..configs.baselines import (
     CorrCLIPConfig,
     DiffCutConfig,
@@ -92,6 +92,6 @@ def task_of(method: str, task: Task | None) -> Task:
 
 def source_of(method: str, model: str) -> str:
     """The model to load: the one named, or the released backbone if the method can't run on the embedded model."""
-    if model != EMBEDDED or method == SEG4DIFF or SYSTEMS[method].joint:
+    if model not in EMBEDDED_MODELS or method == SEG4DIFF or SYSTEMS[method].joint:
         return model
     return SYSTEMS[method].source

@@ -20,7 +20,7 @@ def attention_budget(
     """Who attends to whom: I2I, I2T, T2I and T2T attention per layer, against uniform attention.
 
     Generates an image for each prompt and reads the attention of the prompt's branch of classifier-free guidance.
-    Without --prompt and --prompts it takes 20 prompts of held-out synthetic scenes, which is what tiny-sd3 knows.
+    Without --prompt and --prompts it takes 20 prompts of held-out synthetic scenes, which is what embedded models know.
 
     The text's part is also told by kinds of tokens: words, start, end, padding, template and absent positions.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mmdit_probe.configs import EMBEDDED, BindConfig, ModelConfig, PromptConfig
+from mmdit_probe.configs import EMBEDDED_MODELS, BindConfig, ModelConfig, PromptConfig
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS
@@ -23,8 +23,8 @@ def bind(
 ) -> None:
     """Bind words to places: draw a prompt with each word kept in its part of the image, and without.
 
-    With --region, every --prompt is drawn with these places. Without, tiny-sd3 draws built-in layouts of two objects and
-    measures how much of each stands where it was asked.
+    With --region, every --prompt is drawn with these places. Without, embedded models draw built-in layouts of two objects and
+    measure how much of each stands where it was asked.
 
     Writes bind_sheet.pdf / .png (places, plain and bound images); for the built-in layouts also bind.csv with 95% bootstrap
     intervals over layouts (from 5 on) and bind_layouts.csv with every image's numbers.
@@ -52,7 +52,7 @@ def bind(
     if config.region:
         regions = given_regions(config.region)
         layouts = [Layout(prompt, regions) for prompt in chosen_prompts(prompts, model)]
-    elif model.model == EMBEDDED and not prompts.prompt and prompts.prompts is None:
+    elif model.model in EMBEDDED_MODELS and not prompts.prompt and prompts.prompts is None:
         layouts = built_in_layouts(config.layouts)
     else:
         raise ValueError('give --region "WORD=left,top,right,bottom" for words of --prompt')

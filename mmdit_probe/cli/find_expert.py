@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mmdit_probe.configs import EMBEDDED, ExpertConfig, ModelConfig, PromptConfig
+from mmdit_probe.configs import EMBEDDED_MODELS, ExpertConfig, ModelConfig, PromptConfig
 
 from .options import RESULTS
 from .session import Bar, check_prompts_fit, checked_run, chosen_prompts, figure_line, finish, label, load
@@ -22,7 +22,7 @@ def find_expert(
     """Which layer grounds the words? Ranks the layers of any model by four signs that need no labels.
 
     Text / image value norm; spatial coherence of the words' maps; how few words share a position; and how much the
-    prediction changes when the layer's words are blurred. For tiny-sd3 it also measures the mIoU of each layer's masks
+    prediction changes when the layer's words are blurred. For embedded models it also measures the mIoU of each layer's masks
     on held-out scenes and says how well the signs foretell it (Spearman).
 
     Writes expert.csv and expert.pdf / .png.
@@ -40,7 +40,7 @@ def find_expert(
     with Bar("prompts") as bar:
         expert = run_find_expert(pipe, config, output.out, label(model), bar.update)
     table, lines = expert.table, [f"Layer {expert.layer}, {expert.why}.", *rank_lead(expert), RESTS_ON]
-    if model.model == EMBEDDED and config.scene_count:
+    if model.model in EMBEDDED_MODELS and config.scene_count:
         with Bar("scenes") as bar:
             table = with_masks(
                 pipe,

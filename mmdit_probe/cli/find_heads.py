@@ -43,7 +43,7 @@ def find_heads(
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     metrics = make_metrics(model.model, metric_models.clip, metric_models.dino, model.device)
     if config.score not in metrics:
-        raise ValueError(f"--score {config.score} is there for tiny-sd3 alone; take clip_t")
+        raise ValueError(f"--score {config.score} is there for the embedded models alone; take clip_t")
     config = replace(config, layers=resolve_layers(pipe, config.layers))
     with Bar("batches of images") as bar:
         found = run_find_heads(pipe, config, metrics[config.score], output.out, label(model), bar.update)

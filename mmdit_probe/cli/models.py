@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmdit_probe.configs import EMBEDDED
+from mmdit_probe.configs import EMBEDDED_MODELS
 from mmdit_probe.configs.setting import OUTPUT
 
 from .terminal import say
@@ -33,7 +33,10 @@ def models(
     from mmdit_probe.families import FAMILIES, OUT_OF_SCOPE, installed
     from mmdit_probe.pipelines.loading import embedded_folder
 
-    defaults = json.loads((embedded_folder() / "probe_defaults.json").read_text(encoding="utf-8"))
+    embedded = [
+        {"name": name, **json.loads((embedded_folder(name) / "probe_defaults.json").read_text(encoding="utf-8"))}
+        for name in EMBEDDED_MODELS
+    ]
     rows = [
         {
             "family": family.name,
@@ -50,13 +53,12 @@ def models(
         for family in FAMILIES
     ]
     if as_json:
-        say(
-            json.dumps(
-                {"embedded": {"name": EMBEDDED, **defaults}, "families": rows, "out_of_scope": OUT_OF_SCOPE}, indent=1
-            )
-        )
+        say(json.dumps({"embedded": embedded, "families": rows, "out_of_scope": OUT_OF_SCOPE}, indent=1))
         return
-    say(f"Embedded:\n  {EMBEDDED}  expert layer {defaults['expert_layer']} ({defaults['why']})\n")
+    say("Embedded:")
+    for model in embedded:
+        say(f"  {model['name']}  expert layer {model['expert_layer']} ({model['why']})")
+    say("")
     say("Families (--model FOLDER or hub id):")
     widths = [max(len(str(row[key])) for row in rows) for key in ("family", "models")]
     for row in rows:

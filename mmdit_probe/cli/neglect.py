@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mmdit_probe.configs import EMBEDDED, ModelConfig, NeglectConfig, PromptConfig
+from mmdit_probe.configs import EMBEDDED_MODELS, ModelConfig, NeglectConfig, PromptConfig
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS
@@ -20,8 +20,8 @@ def neglect(
 ) -> None:
     """Which words of a prompt add little to its image: each word's contribution and attention against the other words'.
 
-    With tiny-sd3 a scene reader says which words are missing in the image, and whether the measures tell them. Without --prompt
-    and --prompts it takes the sentences of --scene-sentences held-out synthetic scenes.
+    With embedded models a scene reader says which words are missing in the image, and whether the measures tell them. Without
+    --prompt and --prompts it takes the sentences of --scene-sentences held-out synthetic scenes.
 
     Writes neglect.pdf / .png, neglect.csv (a row for each word and layer) and neglect_words.csv (a row for each word).
     """
@@ -45,7 +45,7 @@ def neglect(
     pipe = load(model)
     check_prompts_fit(pipe, config.prompts, config.generation.max_sequence_length)
     config = replace(config, layers=resolve_layers(pipe, config.layers))
-    reader = SceneReader.load() if model.model == EMBEDDED else None
+    reader = SceneReader.load() if model.model in EMBEDDED_MODELS else None
     with Bar("prompts") as bar:
         records = run_neglect(pipe, config, output.out, label(model), reader, bar.update)
     table = layers_table(records)

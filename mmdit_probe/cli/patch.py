@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from mmdit_probe.configs import EMBEDDED, MetricConfig, ModelConfig, PatchConfig
+from mmdit_probe.configs import EMBEDDED_MODELS, MetricConfig, ModelConfig, PatchConfig
 
 from .layers import check_layers, resolve_layers
 from .options import RESULTS, RUN_FOLDER, from_run_setting
@@ -33,8 +33,8 @@ def patch(
     """Causal tracing: write one prompt's states into another prompt's run, layer by layer, and see how far the image moves.
 
     Both prompts start from the same noise. Each layer is patched by itself, from each of --steps-from on to the end. How
-    far: CLIP-I by --clip and DINO by --dino, 0 the target's image and 1 the source's; for tiny-sd3 also which of the source's
-    colors, shapes and grounds a scene reader finds, and how far the object goes to the source's place.
+    far: CLIP-I by --clip and DINO by --dino, 0 the target's image and 1 the source's; for embedded models also which of the
+    source's colors, shapes and grounds a scene reader finds, and how far the object goes to the source's place.
 
     Writes patch_moves.pdf / .png (layers by steps), patch_sheet.pdf / .png, patch_moves.csv with 95% bootstrap intervals
     over pairs of prompts (from 5 on), and patch_pairs.csv with every pair's numbers.
@@ -48,10 +48,10 @@ def patch(
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.studies.patching import PAIRS, measure_moves, most_moving, move_table, run_patching
 
-    embedded = model.model == EMBEDDED
+    embedded = model.model in EMBEDDED_MODELS
     if not config.source and not config.to:
         if not embedded:
-            raise ValueError(f"give --from and --to: the built-in pairs are scenes that only {EMBEDDED} knows")
+            raise ValueError("give --from and --to: the built-in pairs are scenes that the embedded models alone know")
         source, to = zip(*PAIRS, strict=True)
         config = replace(config, source=source, to=to)
     check_layers(config.layers, model)

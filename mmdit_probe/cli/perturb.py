@@ -25,7 +25,7 @@ def perturb(
 
     The same prompts and seeds are generated plainly and with each layer edited. Without --layer it takes the model's
     expert layer and says which; --layer auto finds one, --layers all takes every layer in turn, --by head every head.
-    Metrics: CLIP-T and CLIP-I by --clip (the embedded tiny CLIP for tiny-sd3), DINO by --dino, and for tiny-sd3 the share of
+    Metrics: CLIP-T and CLIP-I by --clip (the tiny CLIP for embedded models), DINO by --dino, and for embedded models the share of
     the prompt's facts that a scene reader finds.
 
     Writes perturb_sheet.pdf / .png (Seg4Diff, Fig. 5), perturb_drops.pdf / .png (Fig. 18), perturb_drops.csv with 95%

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from mmdit_probe.configs import EMBEDDED
+from mmdit_probe.configs import EMBEDDED_MODELS
 
 _OF_THIS_CALL = ("out", "overwrite", "from_run", "as_json", "part")
 """Options that are about one call alone, and are not repeated."""
@@ -42,7 +42,7 @@ def _plain(value: Any, is_place: bool) -> Any:
         return [_plain(part, is_place) for part in value]
     if isinstance(value, Path):
         return str(value.absolute())
-    if is_place and isinstance(value, str) and value != EMBEDDED:
+    if is_place and isinstance(value, str) and value not in EMBEDDED_MODELS:
         kind, colon, root = value.rpartition(":")  # folder:ROOT
         return f"{kind}{colon}{Path(root).absolute()}" if Path(root).exists() else value
     return value

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdit_probe.configs import EMBEDDED, ImageConfig, ModelConfig, PromptConfig
+from mmdit_probe.configs import EMBEDDED_MODELS, ImageConfig, ModelConfig, PromptConfig
 from mmdit_probe.storage.digests import model_label
 from mmdit_probe.storage.invocation import running_command
 from mmdit_probe.utils.distributed import WorkerShare, leave_to_first, own_device, sharing, worker_share
@@ -40,8 +40,10 @@ def chosen_prompts(prompts: PromptConfig, model: ModelConfig) -> tuple[str, ...]
         chosen = checked_once("prompt", [checked_text("prompt", text) for text in given])
         _record(prompt=list(chosen), prompts=None)  # the file may be another one when the run is repeated
         return chosen
-    if model.model != EMBEDDED:
-        raise ValueError(f"give --prompt or --prompts FILE: the built-in prompts are scenes that only {EMBEDDED} knows")
+    if model.model not in EMBEDDED_MODELS:
+        raise ValueError(
+            "give --prompt or --prompts FILE: the built-in prompts are scenes that the embedded models alone know"
+        )
     return scene_prompts()
 
 

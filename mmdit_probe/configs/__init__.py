@@ -9,7 +9,7 @@ from .interventions import BindConfig, FindHeadsConfig, PatchConfig
 from .layers import Layers
 from .leakage import LeakageConfig
 from .magnet import MAGNET_PRESETS, CompareConfig, MagnetConfig
-from .model import EMBEDDED, ModelConfig
+from .model import EMBEDDED, EMBEDDED_MODELS, ModelConfig
 from .segmentation import (
     BaselineConfig,
     BatchConfig,
@@ -38,6 +38,7 @@ from .timesteps import PAPER_STEPS, Timesteps, scaled_timesteps
 
 __all__ = [
     "EMBEDDED",
+    "EMBEDDED_MODELS",
     "LARGEST_SEED",
     "MAGNET_PRESETS",
     "PAPER_STEPS",

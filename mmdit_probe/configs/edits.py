@@ -43,6 +43,11 @@ WHAT = Setting(
 )
 TOKENS = Setting("Where: all tokens, image, text, or a word of the source prompt, at its own positions.")
 
+REGION_HELP = (
+    'A word or phrase of the prompt and its place, as "red circle=0,0,0.5,1" (left, top, right, bottom in fractions) or '
+    '"red circle=mask.png" (white is inside); repeatable.'
+)
+
 AMOUNTS: Mapping[str, float] = {
     "scale": 0.5,
     "bias": 2.0,
@@ -105,7 +110,7 @@ class EditConfig(Settings):
     ] = None
     region: Annotated[
         tuple[str, ...],
-        Setting('regions: a word and its place, as "red circle=0,0,0.5,1" or "red circle=mask.png"; repeatable.'),
+        Setting(REGION_HELP, default="regions needs one"),
     ] = ()
     binding: Annotated[Binding, BINDING] = "soft"
     source: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .edits import BINDING, TOKENS, WHAT, Binding, PatchedStates
+from .edits import BINDING, REGION_HELP, TOKENS, WHAT, Binding, PatchedStates
 from .generation import BATCH, SEEDS, GenerationConfig, SamplingConfig
 from .layers import Layers, layers_setting
 from .setting import INPUT, METHOD, Setting, Settings
@@ -23,7 +23,7 @@ class PatchConfig(Settings):
             "A prompt whose states are taken; repeatable.",
             INPUT,
             flags=("--from", "--source"),
-            default="tiny-sd3: built-in pairs",
+            default="embedded models: built-in pairs",
         ),
     ] = ()
     to: Annotated[
@@ -63,17 +63,9 @@ class PatchConfig(Settings):
 class BindConfig(Settings):
     """Words bound to places of the image, drawn with and without."""
 
-    region: Annotated[
-        tuple[str, ...],
-        Setting(
-            'A word or phrase of --prompt and its place, as "red circle=0,0,0.5,1" (left, top, right, bottom in fractions) or '
-            '"red circle=mask.png" (white is inside); repeatable.',
-            INPUT,
-            default="tiny-sd3: built-in layouts",
-        ),
-    ] = ()
+    region: Annotated[tuple[str, ...], Setting(REGION_HELP, INPUT, default="embedded models: built-in layouts")] = ()
     layouts: Annotated[
-        int, Setting("tiny-sd3, without --region: number of built-in layouts.", METHOD, low=1, high=1000)
+        int, Setting("Embedded models, without --region: number of built-in layouts.", METHOD, low=1, high=1000)
     ] = 40
     binding: Annotated[Binding, BINDING] = "soft"
     strength: Annotated[float, Setting("What soft adds inside a place and takes outside.", METHOD, low=0, high=50)] = (
@@ -95,7 +87,9 @@ class FindHeadsConfig(Settings):
     layers: Annotated[Layers, layers_setting()] = "expert"
     score: Annotated[
         HeadScore,
-        Setting("The score to raise: clip_t by --clip, or scene, the share of a prompt's facts (tiny-sd3 alone)."),
+        Setting(
+            "The score to raise: clip_t by --clip, or scene, the share of a prompt's facts (embedded models alone)."
+        ),
     ] = "clip_t"
     most: Annotated[int, Setting("Heads that are chosen at most.", METHOD, low=1)] = 3
     scale: Annotated[float, Setting("Guidance scale.", METHOD, above=0, high=100)] = 2.0

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from .setting import MODEL, Setting, Settings
 
 EMBEDDED = "tiny-sd3"
-"""Stands for the model that the package brings wherever a model is named."""
+"""Stands for the model that is taken where none is named."""
+EMBEDDED_MODELS = (EMBEDDED, "tiny-flux")
+"""The models that the package brings; they know the built-in scenes."""
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 Offload = Literal["none", "model", "sequential"]
@@ -22,7 +24,7 @@ class ModelConfig(Settings):
     model: Annotated[
         str,
         Setting(
-            "tiny-sd3 (embedded), a diffusers folder, or a hub id such as "
+            "tiny-sd3 or tiny-flux (embedded), a diffusers folder, or a hub id such as "
             "stabilityai/stable-diffusion-3-medium-diffusers.",
             MODEL,
             is_place=True,

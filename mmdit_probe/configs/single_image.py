@@ -170,7 +170,9 @@ class ExploreConfig(Settings):
     the mean over all heads, and fewer if the page would be larger than ``megabytes``.
     """
 
-    prompt: Annotated[str | None, Setting("The prompt.", INPUT, default="tiny-sd3: that of a built-in scene")] = None
+    prompt: Annotated[
+        str | None, Setting("The prompt.", INPUT, default="embedded models: that of a built-in scene")
+    ] = None
     layers: Annotated[Layers | None, KEPT_LAYERS] = None
     timesteps: Annotated[Timesteps | None, KEPT_TIMESTEPS] = None
     head_groups: Annotated[int, HEAD_GROUPS] = 8

@@ -63,7 +63,10 @@ class NeglectConfig(_TwoTimesteps):
         Setting("A word that adds less than this, times the prompt's other words, is neglected.", METHOD, above=0),
     ] = 0.5
     scene_sentences: Annotated[
-        int, Setting("tiny-sd3 without prompts: number of scenes whose sentences are taken.", INPUT, low=1, high=10_000)
+        int,
+        Setting(
+            "Embedded models without prompts: number of scenes whose sentences are taken.", INPUT, low=1, high=10_000
+        ),
     ] = 20
 
 
@@ -120,7 +123,10 @@ class ExpertConfig(Settings):
     scene_count: Annotated[
         int,
         Setting(
-            "tiny-sd3: number of scenes with masks to compare the ranking with; 0 for none.", METHOD, low=0, high=10_000
+            "Embedded models: number of scenes with masks to compare the ranking with; 0 for none.",
+            METHOD,
+            low=0,
+            high=10_000,
         ),
     ] = 60
     generation: GenerationConfig = GenerationConfig()
@@ -157,7 +163,7 @@ class MetricConfig(Settings):
         str | None,
         Setting(
             "CLIP for CLIP-T and CLIP-I, e.g. openai/clip-vit-base-patch16.",
-            default="tiny-sd3: its own tiny CLIP",
+            default="embedded models: their own tiny CLIP",
             is_place=True,
         ),
     ] = None

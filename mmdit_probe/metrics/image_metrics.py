@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
-from ..configs import EMBEDDED
+from ..configs import EMBEDDED_MODELS
 from ..pipelines.loading import embedded_folder
 from ..pipelines.pretrained import load_pretrained
 from ..utils.memory import run_in_batches
@@ -94,16 +94,16 @@ def _cosine(a: Tensor, b: Tensor) -> np.ndarray:
 def make_metrics(
     model: str, clip: str | None, dino: str | None, device: str = "cpu", *, clip_score: bool = False
 ) -> dict[str, ImageMetric]:
-    """The available metrics by name: ``clip_t`` and ``clip_i`` always, ``dino`` if a DINO is named, ``scene`` for tiny-sd3.
+    """The available metrics by name: ``clip_t`` and ``clip_i`` always, ``dino`` if a DINO is named, ``scene`` for embedded models.
 
     Args:
-        model: the model that generates the images; tiny-sd3 brings its own CLIP and is measured by `SceneReader` too.
-        clip: hub id or folder of a CLIP; None is the embedded one, for tiny-sd3 only.
+        model: the model that generates the images; the embedded ones bring their own CLIP and are measured by `SceneReader` too.
+        clip: hub id or folder of a CLIP; None is the embedded one, for embedded models only.
         dino: hub id or folder of a DINO, None for no DINO metric.
         device: where the metrics' models run.
         clip_score: add ``clip_score``, CLIPScore, which is CLIP-T on another scale.
     """
-    if clip is None and model != EMBEDDED:
+    if clip is None and model not in EMBEDDED_MODELS:
         raise ValueError(
             "metrics: name a CLIP, such as --clip openai/clip-vit-base-patch16; the embedded CLIP knows scenes only"
         )
@@ -116,7 +116,7 @@ def make_metrics(
         metrics["clip_score"] = clip_model.clip_score
     if dino is not None:
         metrics["dino"] = Dino(dino, device).image_similarity
-    if model == EMBEDDED:
+    if model in EMBEDDED_MODELS:
         reader = SceneReader.load()
         metrics["scene"] = lambda images, references, prompts: reader.fact_share(images, prompts)
     return metrics

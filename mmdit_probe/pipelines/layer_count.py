@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 
-from ..configs import EMBEDDED
+from ..configs import EMBEDDED, EMBEDDED_MODELS
 from ..families import DENOISERS, layers_of
 from .hub import local_only
 from .loading import embedded_folder
@@ -24,7 +24,7 @@ def layer_count(model: str = EMBEDDED, revision: str | None = None) -> int | Non
     >>> layer_count("tiny-sd3")
     12
     """
-    source = str(embedded_folder()) if model == EMBEDDED else model
+    source = str(embedded_folder(model)) if model in EMBEDDED_MODELS else model
     try:
         with quiet_loading():
             return len(layers_of(_without_weights(source, revision)))

@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from ..configs.model import EMBEDDED, Dtype, Offload, Quantize
+from ..configs.model import EMBEDDED, EMBEDDED_MODELS, Dtype, Offload, Quantize
 from ..families import Pipeline, denoiser_of, unwrapped, without_t5
 from ..utils.text import shown
 from .hub import is_hub_id, local_only, missing_on_hub
@@ -26,9 +26,9 @@ DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat
 _pipelines: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Any]] = weakref.WeakKeyDictionary()
 
 
-def embedded_folder() -> Path:
-    """The folder of the embedded model; its neighbors hold the small CLIP and the scene reader."""
-    return Path(str(files("mmdit_probe"))) / "tiny" / "weights" / EMBEDDED
+def embedded_folder(model: str = EMBEDDED) -> Path:
+    """The folder of an embedded model; its neighbors hold the others, the small CLIP and the scene reader."""
+    return Path(str(files("mmdit_probe"))) / "tiny" / "weights" / model
 
 
 def load_pipeline(
@@ -50,7 +50,7 @@ def load_pipeline(
     offload or a quantization are refused: load it with `diffusers.ModularPipeline` then, and give that to the probe.
 
     Args:
-        model: "tiny-sd3" (embedded), a folder, or a hub id.
+        model: "tiny-sd3" or "tiny-flux" (embedded), a folder, or a hub id.
         dtype: fp32, bf16 or fp16.
         device: cpu, cuda, cuda:1, mps.
         revision: branch, tag or commit of a hub id.
@@ -77,7 +77,7 @@ def load_pipeline(
     place = torch_device(device)
     _check_offload(offload, place)
     bits = quantization(quantize, DTYPES[dtype], place)
-    source = str(embedded_folder()) if model == EMBEDDED else model
+    source = str(embedded_folder(model)) if model in EMBEDDED_MODELS else model
     local = local_only(source)
     if lora is not None:
         _check_lora(lora)

@@ -50,7 +50,7 @@ class Layout:
 
 
 def built_in_layouts(count: int) -> list[Layout]:
-    """Layouts for tiny-sd3: two shapes of two colors on a ground, each in its half of the image.
+    """Layouts for embedded models: two shapes of two colors on a ground, each in its half of the image.
 
     >>> built_in_layouts(1)
     [Layout(prompt='a blue star and a red circle on sand', regions={'blue star': (0, 0, 0.5, 1), 'red circle': (0.5, 0, 1, 1)})]

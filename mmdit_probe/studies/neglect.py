@@ -137,7 +137,7 @@ def summary(words: pd.DataFrame, threshold: float) -> list[str]:
     if known.empty:
         return [
             *lines,
-            "Whether they are missing in the image is not known: the scene reader knows tiny-sd3's scenes alone.",
+            "Whether they are missing in the image is not known: the scene reader knows the embedded models' scenes alone.",
         ]
     missing = known["missing"].to_numpy() > 0
     lines.append(f"The scene reader misses {missing.sum()} of {counted(len(known), 'word')} in the images.")

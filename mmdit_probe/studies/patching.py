@@ -39,7 +39,7 @@ PAIRS = (
     ("a white circle on water", "a red triangle on sand"),
     ("a green square on snow", "a yellow circle on lava"),
 )
-"""Pairs for tiny-sd3, word by word alike, that differ in color, shape and ground: source and target."""
+"""Pairs for embedded models, word by word alike, that differ in color, shape and ground: source and target."""
 KINDS = ("color", "shape", "ground")
 PLACE = "place"
 _NEAR = 0.02

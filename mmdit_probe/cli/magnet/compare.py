@@ -38,7 +38,7 @@ def compare(
     """What a MAGNET LoRA (--lora) changes: masks, the layer's attention, and generated images, before and after.
 
     Masks: mIoU by names and without words, with 95% bootstrap intervals over images. Images: the same prompts and seeds
-    with and without the LoRA, CLIP-T and CLIPScore (and for tiny-sd3 the scene metric) with paired intervals.
+    with and without the LoRA, CLIP-T and CLIPScore (and for embedded models the scene metric) with paired intervals.
 
     Writes compare_masks.csv and .pdf / .png (examples), compare_attention.csv and .pdf / .png, compare_metrics.csv,
     compare_images.csv (every image's metrics) and compare_sheet.pdf / .png.
