@@ -1,4 +1,4 @@
-"""Prompts that no `encode_prompt` tokenizes: OmniGen's, in its call; MiniMax-H3's, in a step of its modular pipeline."""
+"""Prompts that no `encode_prompt` is given as they are: OmniGen's and others' in the call; MiniMax-H3's in a modular step."""
 
 import sys
 from importlib import import_module
@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import diffusers
 import models_joint
+import models_unets
 import numpy as np
 import pytest
 import torch
 from small_pipelines import scheduler
-from test_text_parts import Autoencoder, Echo, checked, tokenizer
+from test_text_parts import Autoencoder, Decoder, Echo, Processor, checked, tokenizer
 
 from mmdit_probe import Probe, WordMaps
 from mmdit_probe.families import FAMILIES, text_parts_of
@@ -109,3 +110,76 @@ def test_minimax_h3_reads_the_bare_prompt():
     assert checked(text, features, pipe) == [(True, "sand under an orange half moon")]
     assert text.kinds.shape == features.shape[:2]
     assert family.parts_of(pipe, {"prompt": "sand", "keyframes": [object()]}) == []
+
+
+def dreamlite(kind=diffusers.DreamLitePipeline):
+    """With a short template: the tokenizer of the tests spells most words letter by letter."""
+    used = tokenizer(60)
+    pipe = kind(Echo(), used, Processor(used), Autoencoder(), models_unets.dreamlite(), scheduler())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.prompt_template_encode_generate, pipe.prompt_template_encode_generate_start_idx = "on a moon {} under sand", 2
+    return pipe
+
+
+def joyimage_plus(side="left"):
+    used = tokenizer(120, side)
+    parts = [scheduler(), Autoencoder(), Decoder(), used, models_joint.joyimage_plus(), Processor(used), 30]
+    pipe = diffusers.JoyImageEditPlusPipeline(*parts)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.prompt_template_encode = {"multiple_images": "on a moon {}under sand"}
+    pipe.prompt_template_encode_start_idx = {"multiple_images": 2}
+    return pipe
+
+
+def carried(pipe, prompt, **options):
+    """What the probe says of the text of the only call, and the features that the model was given."""
+    given = []
+    with Probe(pipe, []) as probe, torch.no_grad():
+        model = probe.transformer
+        hook = model.register_forward_pre_hook(lambda _, __, kwargs: given.append(kwargs), with_kwargs=True)
+        pipe(prompt=prompt, num_inference_steps=1, output_type="latent", height=32, width=32, **options)
+        hook.remove()
+    [call] = probe._calls
+    return call, given[0]["encoder_hidden_states"]
+
+
+@pytest.mark.parametrize("negative", [None, "sand under lava and an orange half moon"])
+def test_dreamlite_begins_the_prompt_with_its_task(negative):
+    pipe = dreamlite()
+    call, features = carried(pipe, "a red heart", negative_prompt=negative)
+    assert checked(call.text, features, pipe) == [(False, negative or ""), (True, "a red heart")]
+    assert list(call.branches) == ["unconditional", "conditional"]
+    there = np.flatnonzero(call.text.spelling("red")[1]).tolist()
+    assert find_words(text_parts_of(pipe), "a red heart", ["red"]) == [there]
+
+
+def test_dreamlite_for_telephones_has_no_negative_prompt():
+    pipe = dreamlite(diffusers.DreamLiteMobilePipeline)
+    call, features = carried(pipe, "a red heart", num_images_per_prompt=2)
+    assert checked(call.text, features, pipe) == [(True, "a red heart")] * 2
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    ("options", "negative"),
+    [
+        ({}, ["", ""]),
+        ({"guidance_scale": 1.0}, []),
+        (
+            {"negative_prompt": ["sand", "lava and grass on a moon and sand"]},
+            ["sand", "lava and grass on a moon and sand"],
+        ),
+        ({"negative_prompt": "sand"}, ["sand", "sand"]),
+    ],
+)
+def test_joyimage_plus_reads_prompts_without_images(side, options, negative):
+    pipe = joyimage_plus(side)
+    call, features = carried(pipe, PROMPTS, **options)
+    rows = [(False, prompt) for prompt in negative] + [(True, prompt) for prompt in PROMPTS]
+    assert checked(call.text, features, pipe) == rows
+
+
+def test_words_among_given_images_are_unknown():
+    assert probe_parts(joyimage_plus(), {"prompt": "a heart", "images": [object()]}) == []
+    assert probe_parts(dreamlite(), {"prompt": "a heart", "image": object()}) == []
+    assert probe_parts(joyimage_plus(), {"prompt": "a heart", "images": None}) != []

@@ -151,8 +151,8 @@ class Family:
         patch: width of an image token in latent pixels, for pipelines without a ``patch_size``.
         vision_tokens: of a prompt that contains images, the number of text positions, the first ones, that they fill; from the
             pipeline, the arguments of its `encode_prompt` and the result. None if the family can't tell.
-        filled: for pipelines that tokenize prompts in their call, without `encode_prompt`: from the call's arguments, which prompts
-            fill the batch, "conditional" and "unconditional" ones, in this order. None for all others.
+        filled: for pipelines whose call tokenizes prompts by itself, or gives `encode_prompt` something else than the prompts: from
+            the call's arguments, which "conditional" and "unconditional" prompts fill the batch, in order. None for all others.
         verbatim_prompt_args: arguments of the pipeline's call that disable prompt rewriting.
         frames: whether its models make videos, or several images at once, whose grid is (frames, rows, cols).
         batches: whether its pipelines take several prompts in one call.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from ..attention.layout import REFERENCE, Extra, Order, Scope, TokenLayout
-from .family import Family, Inputs, Layout, TextPart, fraction, grid_of, modules, t5
+from .family import PLAIN, Family, Inputs, Layout, TextPart, fraction, grid_of, modules, t5
 from .grids import reference_images, without_one_frame
 from .pipeline import FamilyPipeline
 from .tokenizers import own_length
@@ -100,6 +100,36 @@ def _joyimage_text(pipe: FamilyPipeline, max_sequence_length: int, template_type
     return [TextPart("qwen", pipe.tokenizer, length, template, left_aligned=True, cut=dropped, multiple=1)]
 
 
+_JOYIMAGE_TURN = "<|im_start|>user\n{}<|im_end|>\n"
+
+
+def _joyimage_plus_text(pipe: FamilyPipeline, max_sequence_length: int, images: Any = None) -> list[TextPart]:
+    """Qwen of a prompt without images, padded to the longest prompt; no parts with images, which stand among the words."""
+    if images is not None:
+        return []
+    template = pipe.prompt_template_encode["multiple_images"].replace(PLAIN, _JOYIMAGE_TURN)
+    dropped = pipe.prompt_template_encode_start_idx["multiple_images"]
+    used = pipe.processor.tokenizer
+    return [TextPart("qwen", used, own_length(used), template, cut=dropped, multiple=1)]
+
+
+def _joyimage_plus_filled(pipe: FamilyPipeline, arguments: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The negative prompts, or blanks, and the prompts; nothing if the negative prompts' embeddings are given."""
+    prompts = _listed(arguments["prompt"])
+    if arguments.get("negative_prompt_embeds") is not None:
+        return []
+    if arguments["guidance_scale"] <= 1:
+        return [("conditional", prompts)]
+    given = arguments.get("negative_prompt")
+    negative = [" "] if given is None else _listed(given)
+    every = [negative[number] if number < len(negative) else negative[0] for number in range(len(prompts))]
+    return [("unconditional", every), ("conditional", prompts)]
+
+
+def _listed(prompt: str | Sequence[str]) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else list(prompt)
+
+
 def _ernie_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
     """Mistral, prompt by prompt, then zeros."""
     return [TextPart("mistral", pipe.tokenizer, own_length(pipe.tokenizer), left_aligned=True, multiple=1)]
@@ -171,6 +201,8 @@ LATENTS = (
         references=True,
         layers=modules("attn", "double_blocks"),
         layout=_joyimage_plus_layout,
+        text_parts=_joyimage_plus_text,
+        filled=_joyimage_plus_filled,
     ),
     Family(
         name="ernie-image",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +14,8 @@ from ..attention.folded import FramesInBatch
 from ..attention.kernels import AttentionCall
 from ..attention.layout import Extra, TokenLayout
 from ..attention.reordered import Arrangement, View
-from .family import Family, Inputs, TextPart, first_of, fraction, grid_of, longest_of, t5, unknown_text
-from .pipeline import FamilyPipeline
+from .family import PLAIN, Family, Inputs, TextPart, first_of, fraction, grid_of, longest_of, t5
+from .pipeline import FamilyPipeline, call_default
 from .unet import UNET, unet_level
 
 
@@ -47,6 +48,23 @@ class _LeftHalf:
         left = torch.arange(queries).reshape(level.grid)[:, : level.grid[1] // 2].flatten()
         every = torch.arange(keys).expand(call.batch, -1)
         return Arrangement(left.expand(call.batch, -1), every, (queries, keys)).of(call)
+
+
+def _dreamlite_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """Qwen of a chat whose system's turn is cut off; the prompt begins with the task, the negative prompt does not."""
+    length = max_sequence_length or call_default(pipe, "max_sequence_length")
+    template, dropped = pipe.prompt_template_encode_generate, pipe.prompt_template_encode_generate_start_idx
+    negative = TextPart("qwen", pipe.tokenizer, length, template, left_aligned=True, cut=dropped, multiple=1)
+    return [replace(negative, template=template.replace(PLAIN, f"[Generate]: {PLAIN}"), negative=negative)]
+
+
+def _dreamlite_filled(pipe: FamilyPipeline, arguments: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The negative prompt, with an image once more, and the prompt; of the distilled model the prompt alone."""
+    own = [("conditional", [arguments["prompt"]])]
+    if "negative_prompt" not in inspect.signature(type(pipe).__call__).parameters:
+        return own
+    times = 1 if arguments.get("image") is None else 2
+    return [("unconditional", [arguments.get("negative_prompt") or ""] * times), *own]
 
 
 def _dreamlite_view(unet: Any, inputs: Inputs, layout: TokenLayout) -> View:
@@ -123,7 +141,9 @@ OTHER_UNETS = (
         transformer="DreamLiteUNetModel",
         models="DreamLite",
         layout=_dreamlite_layout,
-        text_parts=unknown_text,
+        text_parts=_dreamlite_text,
+        filled=_dreamlite_filled,
+        batches=False,
         token_order=_dreamlite_view,
     ),
     replace(

@@ -101,6 +101,9 @@ class PromptWatch:
     @contextmanager
     def encoding(self, pipe: Any, arguments: Mapping[str, Any], step: Any = None) -> Iterator[Callable[[Any], None]]:
         """Entered while a pipeline, or a modular one's step, encodes prompts; gives what takes the result."""
+        if self._run is not None and self.family.filled is not None:
+            yield lambda encoded: None  # what fills the batch is known from the call
+            return
         if self._run is None and self._used:
             self._begin()
         self.caller, self._encoding = pipe, True
