@@ -1,20 +1,26 @@
-"""What the shipped tiny-sd3 knows, measured again on a few scenes; the model card has the whole numbers."""
+"""What the embedded models know, measured again on a few scenes; their model cards have the whole numbers."""
 
 import json
 
 import pytest
 import torch
 
+from mmdit_probe import load_pipeline
+from mmdit_probe.configs import EMBEDDED_MODELS
 from mmdit_probe.datasets.scenes import scenes
-from mmdit_probe.pipelines.defaults import model_defaults
+from mmdit_probe.pipelines.defaults import model_defaults, text_length
 from mmdit_probe.pipelines.loading import embedded_folder
 from mmdit_probe.studies.scene_grounding import MEAN_OF_LAYERS, blur_harm, measure_layers
 from mmdit_probe.tiny.export import digests
 
 
+def numbers_of(model):
+    return json.loads((embedded_folder(model) / "evaluation.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def evaluation():
-    return json.loads((embedded_folder() / "evaluation.json").read_text())
+    return numbers_of("tiny-sd3")
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +28,36 @@ def few():
     return list(scenes("test", 50))
 
 
-def test_it_is_small_enough_to_ship():
-    total = sum(file.stat().st_size for file in embedded_folder().parent.rglob("*") if file.is_file())
-    assert total < 25e6
+@pytest.mark.parametrize("model", EMBEDDED_MODELS)
+def test_each_is_small_enough_to_ship(model):
+    assert sum(file.stat().st_size for file in embedded_folder(model).rglob("*") if file.is_file()) < 25e6
 
 
-def test_it_names_no_place_on_the_machine_that_made_it():
-    for file in embedded_folder().rglob("*.json"):
+@pytest.mark.parametrize("model", EMBEDDED_MODELS)
+def test_none_names_a_place_on_the_machine_that_made_it(model):
+    for file in embedded_folder(model).rglob("*.json"):
         assert "_name_or_path" not in file.read_text()
 
 
-def test_the_card_speaks_of_these_weights(evaluation):
-    assert evaluation["sha256"] == digests(embedded_folder().parent)
-    card = (embedded_folder() / "MODEL_CARD.md").read_text()
-    for digest in evaluation["sha256"].values():
+@pytest.mark.parametrize("model", EMBEDDED_MODELS)
+def test_the_card_speaks_of_these_weights(model):
+    told = numbers_of(model)
+    parts = [embedded_folder(name) for name in ("scene-reader", "tiny-clip", model)]
+    assert told["sha256"] == {f"{part.name}/{name}": found for part in parts for name, found in digests(part).items()}
+    card = (embedded_folder(model) / "MODEL_CARD.md").read_text()
+    assert card.startswith(f"# {model}\n")
+    for digest in told["sha256"].values():
         assert digest in card
+
+
+def test_the_expert_layer_of_tiny_flux_grounds_words(few):
+    pipe, told = load_pipeline("tiny-flux"), numbers_of("tiny-flux")
+    masks, _ = measure_layers(pipe, few, told["timestep"], seed=5, max_sequence_length=text_length(pipe))
+    single = masks[masks["layer"] != MEAN_OF_LAYERS].set_index("layer")["miou"]
+    expert = told["expert_layer"]
+    assert model_defaults(pipe).expert_layer == expert
+    assert single[expert] > single.max() - 0.03
+    assert single[expert] == pytest.approx(told["layers"][expert]["miou"], abs=0.06)
 
 
 def test_one_layer_grounds_words_far_better_than_the_next(tiny, few, evaluation):
