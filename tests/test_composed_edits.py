@@ -64,8 +64,10 @@ def edited_matrix(name, edit, matrix, scores, attention):
             mean = (matrix[..., text] * seen).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True)
             changed[..., text] = torch.where(seen, mean, matrix[..., text])
         elif name == "BlurText":
-            blur = torch.from_numpy(blur_matrix(layout.text, 9.0, 5, "symmetric"))
-            changed[..., text] = matrix[..., text] @ blur
+            for row, keys in enumerate(attention.seen_keys[:, text]):
+                blur = torch.from_numpy(blur_matrix(int(keys.sum()), 9.0, 5, "symmetric"))
+                part = changed[row][..., text]
+                part[..., keys] = part[..., keys] @ blur
         elif name == "BlurGrid":
             rows, cols = (torch.from_numpy(blur_matrix(n, 1.0, 7, "symmetric")) for n in layout.grid)
             maps = matrix[..., text].unflatten(2, layout.grid)

@@ -10,6 +10,7 @@ from naive import full_matrix, random_call
 from scipy.ndimage import correlate1d
 
 from mmdit_probe import BlurGrid, BlurText, JointAttention, Knockout, Probe, RegionMass, Scale, TokenLayout, Uniform
+from mmdit_probe.attention.kernels import AttentionCall
 from mmdit_probe.edits.blur import blur_matrix
 
 SCIPY_MODE = {"reflect": "mirror", "symmetric": "reflect"}
@@ -55,6 +56,39 @@ def test_reflection_takes_mass_from_the_ends_as_the_paper_does():
     np.testing.assert_allclose(matrix.sum(1)[[0, -1]], 0.6, atol=1e-6)
     np.testing.assert_allclose(matrix.sum(1)[4:-4], 1, atol=1e-6)
     np.testing.assert_allclose(matrix.sum(0), 1)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "symmetric"])
+@pytest.mark.parametrize("lengths", [(7, 3), (2, 5), (1, 4)])
+def test_masked_keys_are_no_part_of_the_text_axis(padding, lengths):
+    """A row whose padding is masked is blurred as if it had no padding; masked values are never read."""
+    layout, short = TokenLayout((2, 3), 7), [TokenLayout((2, 3), length) for length in lengths]
+    call = random_call(2, 2, layout.tokens, 4)
+    allowed = torch.ones(2, 1, 1, layout.tokens, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        allowed[row, ..., layout.text_slice.start + length :] = False
+        call.value[row, :, layout.text_slice.start + length :] = 1e6
+    masked = JointAttention(call, layout).changed(mask=allowed)
+    edited = BlurText(0, padding=padding, batch="all").apply(masked, masked.output)
+    for row, (length, own) in enumerate(zip(lengths, short, strict=True)):
+        matrix = full_matrix(random_call_of(call, row, own.tokens))
+        columns = np.arange(own.text)
+        taps = np.exp(-0.5 * (np.arange(-2, 3) / 9.0) ** 2)
+        padded = np.pad(columns, 2, mode=padding)
+        blurred = sum(
+            tap * matrix[..., own.image_slice, own.text_slice][..., padded[place : place + length]]
+            for place, tap in enumerate(taps / taps.sum())
+        )
+        matrix[:, :, own.image_slice, own.text_slice] = blurred
+        expected = matrix @ call.value[row : row + 1, :, : own.tokens].double()
+        torch.testing.assert_close(edited[row : row + 1, :, : own.tokens].double(), expected, atol=1e-5, rtol=0)
+
+
+def random_call_of(call, row, tokens):
+    """One batch row of a call, and its first tokens alone."""
+    return AttentionCall(
+        *(part[row : row + 1, :, :tokens] for part in (call.query, call.key, call.value)), call.arguments
+    )
 
 
 def test_a_kernel_of_one_changes_nothing(sd3, inputs):

@@ -76,8 +76,9 @@ def twin(name, attention):
         mean = (part * seen).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True)
         matrix[:, :, image, text] = torch.where(seen, mean, part)
     elif name == "BlurText":
-        blurred = correlate1d(part.numpy(), taps / taps.sum(), mode=SCIPY_MODE["symmetric"])
-        matrix[:, :, image, text] = torch.from_numpy(blurred)
+        for row, keys in enumerate(seen.flatten(1)):  # masked keys are no part of the axis
+            blurred = correlate1d(part[row][..., keys].numpy(), taps / taps.sum(), mode=SCIPY_MODE["symmetric"])
+            part[row][..., keys] = torch.from_numpy(blurred)
     elif name == "BlurGrid":
         maps = part.unflatten(2, layout.grid).numpy()
         for axis in (-3, -2):

@@ -21,7 +21,7 @@ class BlurText(Edit):
     """Blur the I2T probabilities along the text axis by a Gaussian (Seg4Diff, section 3.4).
 
     The blur is a matrix G on the text axis, and ``(P G) V = P (G V)``: blurring the text values is the same, and no map
-    is kept.
+    is kept. Where the model masks text keys, such as padding, the axis is what is left, so that they get nothing.
 
     Args:
         layer: a layer number or several.
@@ -59,9 +59,17 @@ class BlurText(Edit):
     def change(self, block: AttentionBlock) -> AttentionBlock:
         chosen, probs = self.chosen_tokens(block), block.image_probs
         values = chosen.movedim(-1, -2) * block.values
-        blur = torch.from_numpy(blur_matrix(block.layout.text, self.sigma, self.kernel, self.padding)).to(values)
+        blur = self._matrices(block).to(values)
         output = block.image_output + probs @ (blur @ values - values)
         return block.with_image_probs(torch.where(chosen > 0, probs @ blur, probs), output)
+
+    def _matrices(self, block: AttentionBlock) -> Tensor:
+        """G on the text axis: (text, text), or, where keys are masked, (batch, 1, text, text) on what each row sees."""
+        seen = block.attention.seen_keys[block.batch, block.layout.text_keys].cpu().numpy()
+        if seen.all():
+            return torch.from_numpy(blur_matrix(block.layout.text, self.sigma, self.kernel, self.padding))
+        rows = [masked_blur_matrix(row, self.sigma, self.kernel, self.padding) for row in seen]
+        return torch.from_numpy(np.stack(rows)[:, None])
 
 
 class BlurGrid(Edit):
@@ -123,6 +131,23 @@ def blur_matrix(size: int, sigma: float, kernel: int, padding: Padding) -> np.nd
     half = kernel // 2
     if padding == "reflect" and size <= half:
         raise ValueError(f"blur: reflect padding with kernel {kernel} needs more than {half} positions, got {size}")
+    return _matrix(size, sigma, kernel, padding)
+
+
+def masked_blur_matrix(seen: np.ndarray, sigma: float, kernel: int, padding: Padding) -> np.ndarray:
+    """G (size, size) on the positions that are ``seen`` (size,), as if there were no others; 0 at all others.
+
+    Fewer than the kernel reaches over are mirrored as often as it takes.
+    """
+    places = np.flatnonzero(seen)
+    matrix = np.zeros((len(seen), len(seen)))
+    if len(places):
+        matrix[np.ix_(places, places)] = _matrix(len(places), sigma, kernel, padding)
+    return matrix
+
+
+def _matrix(size: int, sigma: float, kernel: int, padding: Padding) -> np.ndarray:
+    half = kernel // 2
     weights = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
     padded = np.pad(np.arange(size), half, mode=padding)
     matrix = np.zeros((size, size))
