@@ -15,7 +15,7 @@ _PANELS = {
     "i2t_ratio": ("I2T mass / uniform", 1),
     "miou": ("mIoU of masks (%)", 100),
     "harm": ("harm by blur (%)", 100),
-    "padding": ("of it to padding (%)", 100),
+    "padding": ("of I2T to padding (%)", 100),
     "top_key": ("strongest key / uniform", 1),
 }
 
@@ -30,7 +30,7 @@ def signs_figure(table: pd.DataFrame, labels: Mapping[int, str], single_from: in
     """
     layers = table[pd.to_numeric(table["layer"], errors="coerce").notna()].astype({"layer": int})
     with house_style():
-        figure, axes = plt.subplots(1, len(_PANELS), figsize=(1.75 * len(_PANELS), 2.1), squeeze=False)
+        figure, axes = plt.subplots(1, len(_PANELS), figsize=(1.9 * len(_PANELS), 2.1), squeeze=False)
         colors = plt.get_cmap("viridis")([0.1, 0.5, 0.8])
         for ax, (sign, (title, factor)) in zip(axes[0], _PANELS.items(), strict=True):
             for color, (timestep, label) in zip(colors, labels.items(), strict=False):
@@ -45,5 +45,5 @@ def signs_figure(table: pd.DataFrame, labels: Mapping[int, str], single_from: in
             ax.set_title(title)
             ax.set_xlabel("layer")
             ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        axes[0, 0].legend(fontsize=5, frameon=False)
+        axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
         return figure
