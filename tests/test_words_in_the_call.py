@@ -183,3 +183,55 @@ def test_words_among_given_images_are_unknown():
     assert probe_parts(joyimage_plus(), {"prompt": "a heart", "images": [object()]}) == []
     assert probe_parts(dreamlite(), {"prompt": "a heart", "image": object()}) == []
     assert probe_parts(joyimage_plus(), {"prompt": "a heart", "images": None}) != []
+
+
+class VideoAutoencoder(Autoencoder):
+    config = SimpleNamespace(
+        **vars(Autoencoder.config), z_dim=2, latents_mean=[0.0, 0.0], latents_std=[1.0, 1.0], patch_size=None
+    )
+
+    def encode(self, video):
+        frames, rows, cols = video.shape[2:]
+        return SimpleNamespace(latents=torch.zeros(1, 2, (frames - 1) // 4 + 1, rows // 8, cols // 8))
+
+
+def cosmos3():
+    transformer = models_joint.cosmos3()
+    transformer.embed_tokens = torch.nn.Embedding(1000, transformer.embed_tokens.embedding_dim)
+    pipe = diffusers.Cosmos3OmniPipeline(
+        transformer.eval().requires_grad_(False),
+        tokenizer(2000),
+        VideoAutoencoder(),
+        scheduler(),
+        enable_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize(
+    ("options", "negative"),
+    [
+        ({}, ""),
+        ({"negative_prompt": "sand under lava.", "guidance_scale": 4.0}, "sand under lava"),
+        ({"use_system_prompt": False, "add_resolution_template": False}, ""),
+    ],
+)
+def test_cosmos3_recognizes_prompts_by_their_ids(options, negative):
+    """Its prompt is one of a chat that also says what is made; every call has one prompt alone."""
+    pipe, ids = cosmos3(), []
+    with Probe(pipe, []) as probe, torch.no_grad():
+        hook = pipe.transformer.register_forward_pre_hook(
+            lambda _, __, kwargs: ids.append(kwargs["input_ids"].tolist()), with_kwargs=True
+        )
+        pipe("a red heart", num_frames=1, height=64, width=96, num_inference_steps=1, output_type="latent", **options)
+        hook.remove()
+    assert [list(call.branches) for call in probe._calls] == [["conditional"], ["unconditional"]]
+    for call, numbers, prompt in zip(probe._calls, ids, ("a red heart", negative), strict=True):
+        named = [token.replace("</w>", "") for token in pipe.text_tokenizer.convert_ids_to_tokens(numbers)]
+        assert list(call.text.strings[0]) == named
+        assert " ".join(call.text.strings[0][call.text.is_prompt[0]]) == prompt
+    there = np.flatnonzero(probe._calls[0].text.spelling("red")[0]).tolist()
+    if not options:
+        assert find_words(text_parts_of(pipe), "a red heart", ["red"]) == [there]
+    assert probe_parts(pipe, {"prompt": "a heart", "action": object()}) == []

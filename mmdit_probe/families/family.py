@@ -121,6 +121,11 @@ def reversed_fraction(transformer: Any, timestep: Tensor) -> Tensor:
     return 1 - timestep.float()
 
 
+def noisiest(transformer: Any, timestep: Tensor) -> Tensor:
+    """One level: the noisiest of the table of timesteps, or of the tokens' timesteps."""
+    return timestep.float().max().reshape(1) / 1000
+
+
 def unknown_level(transformer: Any, timestep: Tensor) -> Tensor:
     """NaN: the models of one class disagree on what their timesteps mean, or it is not known."""
     return torch.full_like(timestep.float(), torch.nan)
@@ -151,6 +156,7 @@ class Family:
         patch: width of an image token in latent pixels, for pipelines without a ``patch_size``.
         vision_tokens: of a prompt that contains images, the number of text positions, the first ones, that they fill; from the
             pipeline, the arguments of its `encode_prompt` and the result. None if the family can't tell.
+        by_ids: whether the transformer is given a prompt's token ids, one prompt in each call, by which the prompt is recognized.
         filled: for pipelines whose call tokenizes prompts by itself, or gives `encode_prompt` something else than the prompts: from
             the call's arguments, which "conditional" and "unconditional" prompts fill the batch, in order. None for all others.
         verbatim_prompt_args: arguments of the pipeline's call that disable prompt rewriting.
@@ -177,6 +183,7 @@ class Family:
     token_order: Callable[[Any, Inputs, TokenLayout], View | None] = in_order
     patch: int = 2
     vision_tokens: Callable[[FamilyPipeline, Mapping[str, Any], Any], int | None] = unknown_vision
+    by_ids: bool = False
     filled: Filled | None = None
     verbatim_prompt_args: Mapping[str, Any] = field(default_factory=dict)
     frames: bool = False

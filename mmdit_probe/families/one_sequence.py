@@ -1,4 +1,4 @@
-"""Joint attention over one sequence that is told token by token: Ideogram 4, OmniGen, MiniMax-H3, Cosmos 3, Qwen-Image 2.1."""
+"""Joint attention over one sequence that is told token by token: Ideogram 4, OmniGen, MiniMax-H3, Qwen-Image 2.1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..attention.layout import REFERENCE, Extra, TokenLayout
 from ..attention.reordered import Arrangement, View
-from .family import PLAIN, Family, Inputs, TextPart, fraction, grid_of, longest_of, modules, reversed_fraction
+from .family import PLAIN, Family, Inputs, TextPart, fraction, grid_of, longest_of, modules, noisiest, reversed_fraction
 from .grids import grid_of_positions, reference_images, references_at, without_one_frame
 from .pipeline import FamilyPipeline
 from .tokenizers import LONGEST, Front, own_length
@@ -153,44 +153,6 @@ def _minimax_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> Vie
     return Arrangement(torch.cat(_minimax_places(inputs)).expand(len(inputs["hidden_states"]), -1))
 
 
-def _noisiest(transformer: Any, timestep: Tensor) -> Tensor:
-    """One level: the noisiest of the table of timesteps, or of the tokens' timesteps."""
-    return timestep.float().max().reshape(1) / 1000
-
-
-def _cosmos3_frames(inputs: Inputs) -> tuple[tuple[int, int, int], Tensor]:
-    """The size of the one video, and (frames,) bool which of its frames are made."""
-    if len(inputs["vision_tokens"]) != 1:
-        raise ValueError("Probe: Cosmos 3 with several videos in one sequence is not supported; give it one")
-    frames, rows, cols = (int(size) for size in inputs["vision_token_shapes"][0])
-    made = torch.zeros(frames, dtype=torch.bool)
-    made[inputs["vision_noisy_frame_indexes"][0].cpu()] = True
-    return (frames, rows, cols), made
-
-
-def _cosmos3_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
-    """Words are a prefix that attends to itself; what is made attends to all."""
-    (frames, rows, cols), made = _cosmos3_frames(inputs)
-    text, others = inputs["und_len"], inputs["sequence_length"] - inputs["und_len"] - frames * rows * cols
-    given = int((~made).sum())
-    extras = reference_images([(given, rows, cols)] if given else [], "last")
-    extras = (*extras, Extra("others", others, "last")) if others else extras
-    grid = without_one_frame((int(made.sum()), rows, cols))
-    return TokenLayout(grid, text, "text-image", extras, "image-queries")
-
-
-def _cosmos3_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View:
-    (_, rows, cols), made = _cosmos3_frames(inputs)
-    text, total = inputs["und_len"], inputs["sequence_length"]
-    vision = inputs["vision_sequence_indexes"].cpu()
-    own = made.repeat_interleave(rows * cols)
-    rest = torch.ones(total, dtype=torch.bool)
-    rest[:text] = False
-    rest[vision] = False
-    keys = torch.cat([torch.arange(text), vision[own], vision[~own], torch.arange(total)[rest]])
-    return Arrangement((vision[own] - text)[None], keys[None], (total - text, total))
-
-
 def _qwen21_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     """Words, with reference images among them, are a prefix that attends to itself; the image attends to all."""
     *references, (frames, rows, cols) = inputs["img_shapes"][0]
@@ -254,25 +216,11 @@ ONE_SEQUENCE = (
         references=True,
         layers=modules("attn", "transformer_blocks"),
         layout=_minimax_layout,
-        sigmas=_noisiest,
+        sigmas=noisiest,
         text_parts=_minimax_text,
         batches=False,
         token_order=_minimax_order,
         vision_tokens=_apart,
-    ),
-    Family(
-        name="cosmos3",
-        transformer="Cosmos3OmniTransformer",
-        models="Cosmos 3",
-        frames=True,
-        references=True,
-        layers=modules("self_attn", "layers"),
-        layout=_cosmos3_layout,
-        sigmas=_noisiest,
-        image_argument="vision_tokens",
-        timestep_argument="vision_timesteps",
-        text_argument="input_ids",
-        token_order=_cosmos3_order,
     ),
     Family(
         name="qwen-image-2.1",

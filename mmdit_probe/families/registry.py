@@ -10,6 +10,7 @@ import diffusers
 from torch import nn
 
 from .aura_flow import AURA_FLOW
+from .cosmos3 import COSMOS_3
 from .cross_attention import CROSS_ATTENTION
 from .cross_video import CROSS_VIDEO
 from .family import Family, TextPart
@@ -43,6 +44,7 @@ FAMILIES: tuple[Family, ...] = (
     AURA_FLOW,
     HUNYUAN_IMAGE,
     *ONE_SEQUENCE,
+    COSMOS_3,
     *VIDEO,
     *SINGLE_STREAM,
     *LATENTS,

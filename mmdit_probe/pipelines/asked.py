@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attention.text_tokens import TextTokens
 from ..families import Family, TextPart
 from .encoded import CONDITIONAL, UNCONDITIONAL
-from .prompts import describe
+from .prompts import describe, prompt_ids
 
 _NEGATIVE = "negative_"
 _PROMPT = re.compile(r"prompt(_\d+)?")
@@ -28,6 +28,7 @@ class Half:
         rows: number of batch rows; None if unknown.
         vision: number of text positions, the first ones, that images in the prompts fill; None if unknown.
         certain: whether the branch follows from the arguments, not from the order of the calls.
+        ids: of models that are given token ids, those of the only prompt.
     """
 
     text: TextTokens | None
@@ -35,6 +36,7 @@ class Half:
     rows: int | None
     certain: bool
     vision: int | None = 0
+    ids: tuple[int, ...] = ()
 
 
 def filled_halves(family: Family, pipe: Any, arguments: Mapping[str, Any]) -> list[Half]:
@@ -49,7 +51,8 @@ def filled_halves(family: Family, pipe: Any, arguments: Mapping[str, Any]) -> li
     for branch, prompts in family.filled(pipe, arguments):
         negative = branch == UNCONDITIONAL
         text = describe(parts, [] if negative else prompts, prompts if negative else None, images) if parts else None
-        halves.append(Half(text, branch, len(prompts) * images, True))
+        ids = tuple(prompt_ids(parts, prompts[0], negative)) if family.by_ids and parts else ()
+        halves.append(Half(text, branch, len(prompts) * images, True, ids=ids))
     return halves[::-1]
 
 

@@ -182,7 +182,19 @@ class PromptWatch:
         """
         return self.carried(embeddings, batch, length).text
 
+    def _by_ids(self, ids: Any) -> CarriedPrompts:
+        """The prompt whose token ids a call was given; both branches' prompts being the same, the branch is unknown."""
+        told = tuple(ids.tolist()) if isinstance(ids, Tensor) else ()
+        found = [(number, half) for number, half in enumerate(self._halves) if half.ids == told]
+        if not told or not found:
+            return CarriedPrompts()
+        number, half = found[0]
+        branches = np.array([half.branch], object) if len(found) == 1 else None
+        return CarriedPrompts(half.text, branches, np.array([number]), 1)
+
     def _found(self, embeddings: Any, batch: int, length: int) -> CarriedPrompts:
+        if self.family.by_ids:
+            return self._by_ids(embeddings)
         known = [entry for entry in self._known if entry.in_run] or self._known if self.in_run else self._known
         rows = recognized(known, embeddings, batch)
         if rows is None:

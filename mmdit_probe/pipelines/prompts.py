@@ -182,6 +182,12 @@ def describe(
     )
 
 
+def prompt_ids(parts: Sequence[TextPart], prompt: str, is_negative: bool) -> list[int]:
+    """The token ids of one prompt, or negative prompt, as its encoders take them, one behind the other."""
+    own = [part.negative or part if is_negative else part for part in parts]
+    return [number for part in own for number in _encoded(part, [prompt])[0].ids]
+
+
 def _joined(parts: Sequence[TextPart], tokens: Sequence[TextTokens]) -> TextTokens:
     joined = join_positions(tokens)
     return joined.padding_last() if any(part.padding_last for part in parts) else joined
