@@ -38,7 +38,9 @@ def run(analysis: Analysis) -> list[str]:
         for timestep in timesteps
         for seed in seeds
     ]
-    with RunFolder.for_study(analysis.folder(), "expert-layer-law", analysis.label, **asked).open() as folder:
+    model = Path(analysis.model).name
+    where = RunFolder.for_study(analysis.folder(f"-{model}"), "expert-layer-law", analysis.label, **asked)
+    with where.open() as folder:
         table = pd.concat([item.to_dataframe() for item in folder.finished(units)], ignore_index=True)
     table["layer"] = [int(name) if name.isdigit() else name for name in table["layer"]]
     together = over_seeds(table)
@@ -46,9 +48,8 @@ def run(analysis: Analysis) -> list[str]:
     labels = {timestep: f"t = {timestep}, sigma {sigmas[timestep]:.2f}" for timestep in timesteps}
     figure = signs_figure(together, labels, first_single(pipe))
     bars = "bars: 95% intervals over noise seeds" if len(seeds) > 4 else "too few noise seeds for intervals"
-    name = f"expert_layer_law_{Path(analysis.model).name}"
-    analysis.figure(figure, name, f"{count} scenes, {len(seeds)} noise seeds; {bars}")
-    analysis.table(together, name)
+    analysis.figure(figure, f"expert_layer_law_{model}", f"{count} scenes, {len(seeds)} noise seeds; {bars}")
+    analysis.table(together, f"expert_layer_law_{model}")
     return [
         line
         for timestep in timesteps

@@ -13,11 +13,12 @@ from mmdit_probe.configs import GenerationConfig
 from mmdit_probe.datasets.scenes import CLASSES, scenes
 from mmdit_probe.families import layers_of, text_parts_of
 from mmdit_probe.pipelines.defaults import model_defaults
+from mmdit_probe.pipelines.forward import add_noise
 from mmdit_probe.pipelines.generation import generation_arguments
 from mmdit_probe.pipelines.image_size import native_size
 from mmdit_probe.pipelines.loading import embedded_folder
 from mmdit_probe.pipelines.prompts import find_words
-from mmdit_probe.studies.scene_grounding import MEAN_OF_LAYERS, measure_layers
+from mmdit_probe.studies.scene_grounding import MEAN_OF_LAYERS, blur_harm, mean_loss, measure_layers, scene_batches
 from mmdit_probe.tiny import train
 from mmdit_probe.tiny.card import write_card
 from mmdit_probe.tiny.corpus import make_corpus
@@ -204,3 +205,18 @@ def test_the_probe_reads_both_kinds_of_blocks(folder):
     masks, _ = measure_layers(pipe, list(scenes("val", 2)), 8, 0, SMALL.text_positions)
     assert list(masks["layer"]) == [0, 1, 2, MEAN_OF_LAYERS]
     assert masks["miou"].between(0, 1).all()
+    harm = blur_harm(pipe, list(scenes("val", 2)), 8, 0, SMALL.text_positions)
+    assert (list(harm["layer"]), np.isfinite(harm["harm"]).all()) == ([0, 1, 2], True)
+
+
+def test_the_loss_of_packed_latents_is_that_of_the_latents_themselves(folder):
+    """The denoiser's own velocity, which is not packed, has the same distance from the true one."""
+    pipe, denoiser = load_pipeline(str(folder)), make_denoiser(SMALL).eval().requires_grad_(False)
+    denoiser.load(folder)
+    (batch,) = scene_batches(pipe, list(scenes("val", 3)), SMALL.text_positions)
+    noisy = add_noise(batch.latents, 0.6, 0)
+    velocity = (noisy - batch.latents) / 0.6
+    texts = np.array([[scene.class_list()] for scene in batch.scenes])
+    ids = token_ids(texts, make_tokenizers(SMALL))[:, :, 0].long()
+    own = (denoiser(noisy, torch.full((3,), 0.6), ids, torch.ones(3), torch.zeros(3)) - velocity).square().mean()
+    assert mean_loss(pipe, noisy, 0.6, batch.prompts, velocity) == pytest.approx(float(own), rel=1e-3)

@@ -1,4 +1,4 @@
-"""What tiny-sd3 knows about where its words are: masks, I2T mass and harm of a blur, layer by layer.
+"""What an embedded model knows about where its words are: masks, I2T mass and harm of a blur, layer by layer.
 
 All on scenes with exact masks, with the names of the classes present as the prompt. No number here was used in training.
 """
@@ -19,6 +19,7 @@ from mmdit_probe.configs import GenerationConfig
 from mmdit_probe.datasets.scenes import CLASSES, Scene
 from mmdit_probe.edits import BlurText
 from mmdit_probe.families import Pipeline, layers_of, text_parts_of
+from mmdit_probe.families.image_input import packed
 from mmdit_probe.metrics.segmentation import measure_labels
 from mmdit_probe.pipelines.forward import (
     PromptEmbeddings,
@@ -110,7 +111,7 @@ def measure_layers(
     """Masks and I2T mass of each layer on scenes, at one timestep and with one noise seed.
 
     Args:
-        pipe: tiny-sd3, or another pipeline that knows scenes.
+        pipe: an embedded model, or another pipeline that knows scenes.
         scenes: the scenes; the noise of a batch has the seed ``seed`` plus the number of the batch's first scene.
         timestep: counted from the clean end, of ``steps``.
         seed: of the noise.
@@ -149,6 +150,12 @@ def measure_layers(
     return LayerMeasures(masks, mass)
 
 
+def mean_loss(pipe: Pipeline, noisy: Tensor, sigma: float, prompts: PromptEmbeddings, velocity: Tensor) -> float:
+    """The mean square by which the prediction for noisy latents (batch, channels, rows, cols) misses their ``velocity``."""
+    predicted = forward_once(pipe, noisy, sigma, prompts)
+    return float((predicted - (packed(velocity) if predicted.ndim == 3 else velocity)).square().mean())
+
+
 def blur_harm(
     pipe: Pipeline, scenes: Sequence[Scene], timestep: int, seed: int, max_sequence_length: int
 ) -> pd.DataFrame:
@@ -166,7 +173,7 @@ def blur_harm(
         empty = encode_prompts(pipe, [""] * len(batch.scenes), max_sequence_length)
 
         def loss(features: PromptEmbeddings, x: Tensor = noisy, target: Tensor = velocity) -> float:
-            return float((forward_once(pipe, x, sigma, features) - target).square().mean())
+            return mean_loss(pipe, x, sigma, features, target)
 
         losses.setdefault("prompt", []).append(loss(batch.prompts))
         losses.setdefault("empty", []).append(loss(empty))
