@@ -64,7 +64,7 @@ def measured(pipe: Pipeline, count: int, timestep: int, seed: int) -> xr.Dataset
 
 
 def first_single(pipe: Pipeline) -> int | None:
-    """The first layer whose text and image are one stream; None if there is none."""
+    """The first single-stream layer; None if there is none."""
     return next((layer for layer in range(len(layers_of(pipe))) if stream_of(pipe, layer) == "single"), None)
 
 

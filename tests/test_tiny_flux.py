@@ -18,6 +18,7 @@ from mmdit_probe.pipelines.generation import generation_arguments
 from mmdit_probe.pipelines.image_size import native_size
 from mmdit_probe.pipelines.loading import embedded_folder
 from mmdit_probe.pipelines.prompts import find_words
+from mmdit_probe.studies.layer_signs import stream_of
 from mmdit_probe.studies.scene_grounding import MEAN_OF_LAYERS, blur_harm, mean_loss, measure_layers, scene_batches
 from mmdit_probe.tiny import train
 from mmdit_probe.tiny.card import write_card
@@ -207,6 +208,11 @@ def test_the_probe_reads_both_kinds_of_blocks(folder):
     assert masks["miou"].between(0, 1).all()
     harm = blur_harm(pipe, list(scenes("val", 2)), 8, 0, SMALL.text_positions)
     assert (list(harm["layer"]), np.isfinite(harm["harm"]).all()) == ([0, 1, 2], True)
+
+
+def test_double_and_single_stream_blocks_are_told_apart(folder, tiny):
+    assert [stream_of(load_pipeline(str(folder)), layer) for layer in range(3)] == ["double", "single", "single"]
+    assert stream_of(tiny, 0) == "double"
 
 
 def test_the_loss_of_packed_latents_is_that_of_the_latents_themselves(folder):

@@ -26,7 +26,7 @@ def signs_figure(table: pd.DataFrame, labels: Mapping[int, str], single_from: in
     Args:
         table: made by `studies.layer_signs.over_seeds`.
         labels: what the timesteps are called.
-        single_from: the first layer whose text and image are one stream; what is before it is shaded. None for no shade.
+        single_from: the first single-stream layer; the double-stream ones before it are shaded. None for no shade.
     """
     layers = table[pd.to_numeric(table["layer"], errors="coerce").notna()].astype({"layer": int})
     with house_style():

@@ -87,10 +87,12 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def stream_of(pipe: Pipeline, layer: int) -> str:
-    """ "double" for a block with a stream of each kind, "single" for one whose text and image are one stream, "" if unknown."""
+    """ "double" where text has projections of its own, "single" where it shares the image's; "" if the block is unknown."""
     transformer = denoiser_of(pipe)
-    block = block_streams(transformer, layers_of(transformer)[layer])
-    return "" if block is None else "single" if block.joined else "double"
+    attention = layers_of(transformer)[layer]
+    if block_streams(transformer, attention) is None:
+        return ""
+    return "single" if getattr(attention, "add_k_proj", None) is None else "double"
 
 
 def leader_lines(pipe: Pipeline, table: pd.DataFrame, timestep: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and training settings; the defaults are those of the shipped tiny-sd3."""
+    """Sizes and training settings; the defaults are those of the shipped tiny-sd3, `RECIPES` has both."""
 
     model: Literal["tiny-sd3", "tiny-flux"] = "tiny-sd3"
     seed: int = 0
@@ -103,6 +103,9 @@ RECIPES: Mapping[str, Recipe] = {
         layers=4,
         single_layers=8,
         absent_t5=(0,),
+        scenes=50_000,
+        samples=128_000,
+        decay_samples=32_000,
         optimizer="muon",
         text_positions=24,
         guidance=None,
