@@ -38,6 +38,14 @@ def test_a_command_answers_for_tiny_flux(run, tmp_path, command):
     assert "Written:" in out
 
 
+def test_words_to_edit_are_looked_for_in_the_text_as_long_as_it_is_asked_for(run):
+    word = ["--edit", "knockout", "--words", "grass"]
+    assert run("perturb", *IMAGES, *word, "--model", "tiny-flux", model=False)[0] == 0
+    blue = ["--edit", "knockout", "--words", "blue"]
+    code, _, err = run("perturb", *IMAGES, *blue, "--model", "tiny-flux", "--out", "other", model=False)
+    assert (code, "words: 'blue' is not" in err) == (2, True)
+
+
 def test_magnet_trains_sd3_alone(run):
     code, _, err = run("magnet", "train", "--steps", "1", "--model", "tiny-flux", model=False)
     assert (code, "only Stable Diffusion 3 and 3.5 can be trained" in err) == (2, True)

@@ -19,6 +19,7 @@ from ..edits import Edit, HeadScale, Patch
 from ..families import Pipeline, denoiser_of, family_of, heads_of, text_parts_of
 from ..metrics.inference import FEWEST, Lead, best
 from ..metrics.verdicts import Form, in_words, lead_lines, listed
+from ..pipelines.defaults import text_length
 from ..pipelines.generation import generation_arguments
 from ..pipelines.layers import chosen_layers
 from ..pipelines.prompts import find_words
@@ -142,7 +143,7 @@ def _check_words(pipe: Pipeline, config: PerturbConfig) -> None:
             raise ValueError('perturb: patch needs the prompt whose states are written, --patch-from "PROMPT"')
         if config.words or config.edge != Region.I2T:
             raise ValueError("perturb: patch writes whole tokens; leave words and edge out, tokens says which")
-    parts = text_parts_of(pipe)
+    parts = text_parts_of(pipe, text_length(pipe, config.generation.max_sequence_length))
     words = [*config.words, *given_regions(config.region)]
     for prompt in config.prompts if parts and words else ():
         find_words(parts, prompt, words)
