@@ -31,7 +31,11 @@ def run(analysis: Analysis) -> list[str]:
     if analysis.model not in EMBEDDED_MODELS and not analysis.quick:
         raise ValueError(f"--model: the scenes are known to {' and '.join(EMBEDDED_MODELS)} alone")
     pipe = analysis.pipe()
-    count, seeds, timesteps = analysis.fewer(SCENES, 2), analysis.fewer(SEEDS, (0,)), analysis.fewer(TIMESTEPS, (8,))
+    count, seeds, timesteps = (
+        analysis.fewer(SCENES, 2),
+        analysis.fewer(SEEDS, SEEDS[:2]),
+        analysis.fewer(TIMESTEPS, (8,)),
+    )
     asked = {"scenes": count, "seeds": list(seeds), "timesteps": list(timesteps)}
     units = [
         Unit(f"seed{seed}-t{timestep:02d}", partial(measured, pipe, count, timestep, seed))
