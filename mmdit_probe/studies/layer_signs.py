@@ -87,7 +87,7 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def stream_of(pipe: Pipeline, layer: int) -> str:
-    """ "double" where text has projections of its own, "single" where it shares the image's; "" if the block is unknown."""
+    """Whether the layer is "double", where text has projections of its own, or "single"; "" if its block is unknown."""
     transformer = denoiser_of(pipe)
     attention = layers_of(transformer)[layer]
     if block_streams(transformer, attention) is None:
