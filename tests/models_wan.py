@@ -6,10 +6,13 @@ from functools import partial
 from typing import Any
 
 import diffusers
+import pytest
 import torch
-from models import BATCH, COLS, FRAMES, ROWS, Case, change_pixel, change_word, randn, zero
+from diffusers.models.transformers import transformer_wan_animate_2 as wan_animate_2
+from models import BATCH, COLS, FRAMES, ROWS, TEXT, Case, change_pixel, change_word, randn, zero
 from models_image import given
 from models_video import GRID, PATCH, cogvideox_pixel, latents
+from torch.nn.attention.flex_attention import create_block_mask
 
 SMALL = {
     "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4,
@@ -51,6 +54,50 @@ def animate_inputs(image: bool = False) -> dict[str, Any]:
     if image:
         inputs |= {"encoder_hidden_states": randn(BATCH, 512, 16), "encoder_hidden_states_image": randn(BATCH, 3, 6)}
     return inputs
+
+
+def eager_block_mask(model: Any, frames: int, tokens: int) -> None:
+    """The mask that the model would make with a compiler: ``frames`` of ``tokens`` beside a picture, and their references."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wan_animate_2, "create_block_mask", partial(_uncompiled, create_block_mask))
+        model.block_masks[frames, tokens] = model.create_mask(frames, tokens, "cpu")
+
+
+def _uncompiled(make: Any, *args: Any, _compile: bool, **more: Any) -> Any:
+    return make(*args, **more)
+
+
+def animate_2() -> Any:
+    model = diffusers.WanAnimate2Transformer3DModel(
+        text_len=TEXT + 3, in_dim=10, dim=32, ffn_dim=16, freq_dim=8, text_dim=16, out_dim=4, num_heads=2, num_layers=2,
+        use_img_emb=True,
+    )  # fmt: skip
+    eager_block_mask(model, FRAMES, ROWS * COLS)
+    return model
+
+
+def animate_2_inputs() -> dict[str, Any]:
+    """A step with a filled cache: a picture of the character, then the video; samples are lists."""
+    cache = wan_animate_2.WanAnimate2KVCache(2)
+    for layer in cache.layer_caches:
+        layer.store(*(randn(1, FRAMES * ROWS * COLS, 2, 16) for _ in range(2)))
+    frames, sides = FRAMES + 1, (ROWS * 2, COLS * 2)
+    return {
+        "hidden_states": [randn(4, frames, *sides)], "condition_latents": [randn(6, frames, *sides)],
+        "encoder_hidden_states": [randn(TEXT, 16)], "encoder_hidden_states_image": randn(1, 3, 1280),
+        "timestep": torch.tensor([250.0]), "kv_cache": cache, "kv_cache_mode": "cached", "seq_len": frames * ROWS * COLS,
+        "reference_grid_sizes": torch.tensor([[FRAMES, ROWS, COLS]]), "origin_len": 4 * (FRAMES - 1),
+        "origin_area": [16 * ROWS, 16 * COLS],
+    }  # fmt: skip
+
+
+def change_in_list(name: str, *where: Any) -> Any:
+    """Change a place of the first sample of a list."""
+
+    def change(inputs: dict[str, Any]) -> None:
+        inputs[name][0][where] += 2
+
+    return change
 
 
 def helios(guided: bool) -> Any:
@@ -99,6 +146,11 @@ CASES = [
     case("wan-vace-references", vace, lambda: vace_inputs(2), frame=3),
     case("wan-animate", animate, animate_inputs, frame=2),
     case("wan-animate-image", lambda: animate(True), lambda: animate_inputs(True), frame=2, text=512),
+    Case(
+        "wan-animate-2", animate_2, animate_2_inputs, change_in_list("encoder_hidden_states", 3, slice(None, 3)),
+        change_in_list("hidden_states", slice(None), 2, 4, 3), GRID, PATCH, still=zero("self_attn.to_out"), text=TEXT + 3,
+        batch=1,
+    ),
     case("chronoedit", lambda: diffusers.ChronoEditTransformer3DModel(**SMALL), lambda: given(latents(), 250.0)),
     case("skyreels-v2", lambda: diffusers.SkyReelsV2Transformer3DModel(**SMALL), lambda: given(latents(), 250.0)),
     case(

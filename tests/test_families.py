@@ -37,6 +37,7 @@ CASES = [
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),  # Chroma's own import
     pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning"),  # Mochi
+    pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning"),  # Wan Animate 2
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning"),  # NucleusMoE without experts
 ]
 each_family = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -72,6 +72,11 @@ def in_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View | No
     return None
 
 
+def always(inputs: Inputs) -> bool:
+    """Every call of the transformer is a denoising step."""
+    return True
+
+
 CALL_DEFAULT: Any = object()
 """Marks an argument of `encode_prompt` that is not known: the default of the pipeline's call applies."""
 
@@ -153,6 +158,8 @@ class Family:
         text_argument: name of the argument that carries the text embeddings.
         call_layout: the layout of one attention call, from its numbers of queries and keys; None for calls to ignore.
         token_order: how attention calls are brought into the layout's order, such as an `Arrangement`; None if they are in it.
+        denoises: whether a call with these arguments is one of a denoising step; others, such as one that fills a cache with
+            references, are neither read, nor edited, nor counted.
         patch: width of an image token in latent pixels, for pipelines without a ``patch_size``.
         vision_tokens: of a prompt that contains images, the number of text positions, the first ones, that they fill; from the
             pipeline, the arguments of its `encode_prompt` and the result. None if the family can't tell.
@@ -181,6 +188,7 @@ class Family:
     text_argument: str = "encoder_hidden_states"
     call_layout: Callable[[TokenLayout, int, int], TokenLayout | None] = same_layout
     token_order: Callable[[Any, Inputs, TokenLayout], View | None] = in_order
+    denoises: Callable[[Inputs], bool] = always
     patch: int = 2
     vision_tokens: Callable[[FamilyPipeline, Mapping[str, Any], Any], int | None] = unknown_vision
     by_ids: bool = False
@@ -206,6 +214,10 @@ class Family:
         _, _, *further = inspect.signature(self.text_parts).parameters
         known = {name: arguments[name] for name in further if name in arguments}
         return self.text_parts(pipe, arguments.get("max_sequence_length") or 0, **known)
+
+    def is_step(self, transformer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> bool:
+        """Whether a forward call with these arguments is one of a denoising step, see ``denoises``."""
+        return self.denoises is always or self.denoises(named_inputs(transformer, args, kwargs or {}))
 
 
 def modules(path: str, *lists: str) -> Layers:

@@ -16,7 +16,6 @@ OUT_OF_SCOPE = {
     "T5FilmDecoder": _SOUND,
     "UNet1DModel": _SOUND,
     "SanaWMLTX2RefinerTransformer3DModel": "it refines chunks of a video with keys from a cache, whose queries form no grid",
-    "WanAnimate2Transformer3DModel": "its video is a list of samples with a cache of references, of which no layout is known",
     "DreamLiteTransformer2DModel": "it is a part of DreamLite's U-Net; probe the U-Net",
     "DualTransformer2DModel": "it is a part of a U-Net; probe the U-Net",
     "I2VGenXLUNet": "its keys are words and a given image's features in one sequence, of which no layout is known",

@@ -49,6 +49,18 @@ def _animate_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     return _later_frames(_plain(transformer, inputs), 1)
 
 
+def _animate2_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
+    """Samples are a list of (channels, frames, rows, cols); text is padded by the model; the first frame is the character's."""
+    frames, rows, cols = inputs["hidden_states"][0].shape[1:]
+    grid = grid_of((frames, rows, cols), transformer.config.patch_size)
+    return _later_frames(TokenLayout(grid, transformer.config.text_len, scope="cross"), 1)
+
+
+def _not_extracting(inputs: Inputs) -> bool:
+    """Before the steps of a segment, a call with a prompt of its own fills the cache with the driving video."""
+    return bool(inputs.get("kv_cache_mode") != "extract")
+
+
 def _anyflow_layout(transformer: Any, inputs: Inputs) -> TokenLayout:
     """Latents are (batch, frames, channels, rows, cols)."""
     frames, _, rows, cols = inputs["hidden_states"].shape[1:]
@@ -111,6 +123,18 @@ WAN = (
         layout=_animate_layout,
         text_parts=_text,
         token_order=_last_queries,
+    ),
+    Family(
+        name="wan-animate-2",
+        transformer="WanAnimate2Transformer3DModel",
+        models="Wan Animate 2",
+        frames=True,
+        batches=False,
+        layers=modules("cross_attn", "blocks"),  # the second call of each has the keys of a CLIP image
+        layout=_animate2_layout,
+        text_parts=t5,  # not cleaned, unlike Wan's
+        token_order=_last_queries,
+        denoises=_not_extracting,
     ),
     Family(
         name="chronoedit",

@@ -90,7 +90,7 @@ class PerturbedGuidance:
             exit_.close()
 
     def _widen(self, module: nn.Module, args: Any, kwargs: Any = None) -> Any:
-        if self._inside or threading.get_ident() != self._thread:
+        if self._inside or threading.get_ident() != self._thread or not self._guides(module, args, kwargs):
             return None
         given = by_name(module, args, kwargs)
         again = self._is_same_step(given)
@@ -102,7 +102,7 @@ class PerturbedGuidance:
         return (), with_rows(given, batch, [*range(batch), *self._rows])
 
     def _guide(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> Any:
-        if self._inside or threading.get_ident() != self._thread:
+        if self._inside or threading.get_ident() != self._thread or not self._guides(module, args, kwargs):
             return None
         predicted, batch = stacked(output[0]), self._batch(self._given)
         plain = predicted[:batch]
@@ -114,6 +114,9 @@ class PerturbedGuidance:
         guided = plain + term.repeat(batch // len(term), *[1] * (term.dim() - 1))
         made: Any = list(guided) if isinstance(output[0], list) else guided
         return (made,) if isinstance(output, tuple) else type(output)(made)
+
+    def _guides(self, module: nn.Module, args: Any, kwargs: Any) -> bool:
+        return self.probe.family.is_step(module, args, kwargs)
 
     def _batch(self, given: Mapping[str, Any]) -> int:
         return len(given[self.probe.family.image_argument])

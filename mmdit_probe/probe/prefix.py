@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..families import IMAGE, TEXT, Pipeline, block_inputs, denoiser_of, layers_of
+from ..families import IMAGE, TEXT, Pipeline, block_inputs, denoiser_of, family_of, layers_of
 from ..families.block_streams import BlockStreams, block_streams
 
 
@@ -39,6 +39,7 @@ class SharedPrefix:
 
     def __init__(self, pipe: Pipeline | nn.Module) -> None:
         self.transformer = denoiser_of(pipe)
+        self.family = family_of(self.transformer)
         found = [block_streams(self.transformer, attention) for attention in layers_of(self.transformer)]
         blocks = [block for block in found if block is not None]
         self.blocks = blocks if len({block.block for block in blocks}) == len(found) else []
@@ -57,7 +58,8 @@ class SharedPrefix:
             calls = iter([True])
 
             def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-                self._first = next(calls, False) and not torch.is_grad_enabled()
+                step = self.family.is_step(module, args, kwargs)
+                self._first = step and next(calls, False) and not torch.is_grad_enabled()
                 if self._first and not _same(self._inputs, (args, kwargs)):
                     self._inputs, self._depth, self._output = _copied((args, kwargs)), 0, None
 

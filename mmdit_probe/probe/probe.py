@@ -101,6 +101,7 @@ class Probe:
         self._replaying: TransformerCall | None = None
         self._blocks = BlockWatch(self.transformer, self.family, self.modules, self.layers, self.readouts, self.pipe)
         self._calls: list[TransformerCall] = []
+        self._aside = False  # while the transformer runs for something else than a denoising step
         self._exit: ExitStack | None = None
         self._thread, self._elsewhere = threading.get_ident(), False
         self._heard: set[int] = set()  # layers that have called torch's attention
@@ -118,7 +119,7 @@ class Probe:
             raise ValueError("Probe: this probe is open already; make a second Probe to nest them")
         self._calls, self._recorder = [], Recorder(self.readouts, self.layers, self.steps)
         modules = {layer: self.modules[layer] for layer in self._watched}
-        self._thread, self._elsewhere, self._heard = threading.get_ident(), False, set()
+        self._thread, self._elsewhere, self._heard, self._aside = threading.get_ident(), False, set(), False
         with ExitStack() as stack:
             self._blocks.encode()  # before the pipeline's prompts are watched
             stack.enter_context(eager_and_native(list(modules.values())))
@@ -144,23 +145,31 @@ class Probe:
             exit_.close()
         return isinstance(error, StopForward) and error.args == (id(self),)
 
-    def _begin_call(
-        self, module: nn.Module, args: Any, kwargs: Any = None
-    ) -> None:  # none while a thread closes its probe
+    def _begin_call(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
+        """``kwargs`` is None while a thread closes its probe."""
         if threading.get_ident() != self._thread:
             self._elsewhere = True
         elif not in_backward():  # else checkpointing runs the model again
-            call = self.context.begin(args, kwargs)
-            if self._proof is not None:
-                self._proof.check(call.layout, call.view, args, kwargs or {})
-            self._calls.append(call)
-            self._blocks.layout = call.layout
+            self._aside = not self.family.is_step(module, args, kwargs)
+            if not self._aside:
+                self._begin_step(args, kwargs)
+
+    def _begin_step(self, args: Any, kwargs: Any) -> None:
+        call = self.context.begin(args, kwargs)
+        if self._proof is not None:
+            self._proof.check(call.layout, call.view, args, kwargs or {})
+        self._calls.append(call)
+        self._blocks.layout = call.layout
 
     def _end_call(self, module: nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() == self._thread and not in_backward() and self._calls:
-            self._calls[-1].complete = True
+        if threading.get_ident() == self._thread and not in_backward():
+            if self.running is not None:
+                self.running.complete = True
+            self._aside = False
 
     def _handle(self, layer: int, called: AttentionCall, output: Tensor | None) -> tuple[AttentionCall, Tensor | None]:
+        if self._aside:
+            return called, output
         if not self._calls:
             raise ValueError(
                 "Probe: an attention layer ran outside the transformer's forward; probe the transformer itself"
@@ -185,11 +194,9 @@ class Probe:
 
     def _block_call(self) -> TransformerCall | None:
         """The call whose blocks run now; None in other threads, and while blocks run for something else."""
-        if threading.get_ident() != self._thread or not self._calls or runs_apart():
+        if threading.get_ident() != self._thread or self.running is None or runs_apart():
             return None
-        if in_backward():
-            return self._replaying or self._only_call()
-        return self._calls[-1]
+        return (self._replaying or self._only_call()) if in_backward() else self.running
 
     def _note_silence(self, layer: int, module: nn.Module, by: str) -> None:
         """A layer ran without an attention call: a hook or mode answered, or it is read in a way that can't be probed."""
@@ -201,8 +208,8 @@ class Probe:
                 f"torch's scaled_dot_product_attention; switch to diffusers' default processor "
                 f"(transformer.set_attn_processor / set_attention_backend('native')) and open the probe again"
             )
-        if self._calls and not in_backward():
-            self._calls[-1].silent[layer] = by or processor
+        if self.running is not None and not in_backward():
+            self.running.silent[layer] = by or processor
 
     def _replay(self) -> Again:
         """How the block that runs now is run again by checkpointing: with the edits of this call, and unrecorded."""
@@ -244,8 +251,8 @@ class Probe:
 
     @property
     def running(self) -> TransformerCall | None:
-        """The transformer's latest call: its sampling step, and what its text positions hold."""
-        return self._calls[-1] if self._calls else None
+        """The transformer's latest call: its sampling step, and what its text positions hold; None outside of steps."""
+        return self._calls[-1] if self._calls and not self._aside else None
 
     @property
     def unguided(self) -> bool:
@@ -286,9 +293,8 @@ class Probe:
             ValueError: nothing was recorded; calls or layers differ in size; or it is unknown which batch rows carry
                 the prompt.
         """
-        words = self.context.words(self._calls)
+        words, kind = self.context.words(self._calls), type(self.transformer).__name__
         chosen = self._chosen(cfg_branch)
-        kind = type(self.transformer).__name__
         attrs = {"family": self.family.name, "transformer": kind, "edits": repr(self.edits), "words": words}
         attrs["skipped"] = skipped([call for call, _ in chosen], self.layers)
         return to_dataset(chosen, self.layers, attrs)

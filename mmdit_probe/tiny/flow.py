@@ -19,6 +19,7 @@ from .denoiser import Denoiser
 from .kinds import make_denoiser
 from .muon import Muon
 from .recipe import Recipe
+from .residuals import ResidualPrecision
 
 
 def make_optimizers(model: Denoiser, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -70,6 +71,7 @@ class FlowTrainer:
             self.model.load(start)
         self.ema = [p.detach().clone() for p in self.model.parameters()]
         self.optimizers = make_optimizers(self.model, recipe)
+        self.precision = ResidualPrecision(latents.shape[1]).to(device) if recipe.loss == "whitened" else None
         if resumed is not None:
             self._restore(resumed)
 
@@ -101,10 +103,13 @@ class FlowTrainer:
         return clean.to(device), noise.to(device), sigma.to(device), ids.to(device), text.to(device)
 
     def _train_step(self) -> float:
+        """One step; returns the mean squared error, whatever the loss is."""
         clean, noise, sigma, ids, (keep, absent) = self.batch(self.step)
         mix = sigma[:, None, None, None]
         velocity = self.model((1 - mix) * clean + mix * noise, sigma, ids, keep, absent)
-        loss = (velocity - (noise - clean)).square().mean()
+        residual = velocity - (noise - clean)
+        error = residual.square().mean()
+        loss = error if self.precision is None else self.precision(residual)
         self.model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
@@ -115,7 +120,7 @@ class FlowTrainer:
         kept = self.averaging(self.step)
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.model.parameters()], 1 - kept)
         self.step += 1
-        return loss.item()
+        return error.item()
 
     def run(self, save_every: int = 500, log_every: int = 50) -> Iterator[int]:
         """Train to the end; yields the step number after each checkpoint."""
@@ -150,6 +155,7 @@ class FlowTrainer:
             "model": self.model.state_dict(),
             "ema": self.ema,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "precision": self.precision and self.precision.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "plan": [self.decay_from, self.steps],
@@ -180,6 +186,8 @@ class FlowTrainer:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        if self.precision is not None:
+            self.precision.load_state_dict(state["precision"])
         self.ema, self.step, self.seconds = state["ema"], state["step"], state["seconds"]
 
     def averaged(self) -> Denoiser:

@@ -52,6 +52,8 @@ class Recipe:
     """The last samples, over which the rate falls to 0 by a cosine."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: for the matrices of the blocks' attention and feed-forward layers; all else has AdamW."""
+    loss: Literal["mse", "whitened"] = "mse"
+    """whitened: each direction of latent space counts by the inverse of its residual's variance, see residuals.py."""
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     ema: float = 0.998

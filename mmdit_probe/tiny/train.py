@@ -107,6 +107,10 @@ def main(
         int | None, typer.Option(help="The last samples, over which the rate falls to 0; 0 keeps it constant.", min=0)
     ] = None,
     optimizer: Annotated[Literal["adamw", "muon"] | None, typer.Option(help="Optimizer of the transformer.")] = None,
+    loss: Annotated[
+        Literal["mse", "whitened"] | None,
+        typer.Option(help="Plain, or weighed by the inverse of the residual's covariance."),
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate of the transformer.")] = None,
     batch: Annotated[int | None, typer.Option(help="Samples a step.", min=1)] = None,
     ema: Annotated[float | None, typer.Option(help="Share of the averaged weights that stays at each step.")] = None,
@@ -124,8 +128,8 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     given: dict[str, Any] = {
-        "samples": samples, "decay_samples": decay_samples, "optimizer": optimizer, "rate": rate, "batch": batch,
-        "ema": ema, "seed": seed, "scenes": scenes,
+        "samples": samples, "decay_samples": decay_samples, "optimizer": optimizer, "loss": loss, "rate": rate,
+        "batch": batch, "ema": ema, "seed": seed, "scenes": scenes,
     }  # fmt: skip
     recipe = replace(RECIPES[model], **{name: value for name, value in given.items() if value is not None})
     place, weights = torch.device(device), out or embedded_folder().parent
