@@ -1,6 +1,7 @@
 """The flow-matching training: its phases, its optimizers, and that a resumed run is the undisturbed one."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from mmdit_probe.tiny.kinds import make_pipeline, make_tokenizers
 from mmdit_probe.tiny.muon import Muon, orthogonalized
 from mmdit_probe.tiny.parts import make_autoencoder
 from mmdit_probe.tiny.recipe import Recipe
+from mmdit_probe.tiny.residuals import ResidualPrecision
 
 SMALL = replace(
     Recipe(), layers=2, batch=4, samples=24, decay_samples=8, warmup_steps=2, autoencoder_channels=(8, 8, 8, 8)
@@ -35,10 +37,10 @@ def assert_same(one, other):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(("optimizer", "loss"), [("adamw", "mse"), ("muon", "whitened")])
 @pytest.mark.parametrize("killed_at", [2, 5])  # at the constant rate, and in the decay
-def test_a_resumed_training_is_the_undisturbed_one(tmp_path, optimizer, killed_at):
-    recipe = replace(SMALL, optimizer=optimizer)
+def test_a_resumed_training_is_the_undisturbed_one(tmp_path, optimizer, loss, killed_at):
+    recipe = replace(SMALL, optimizer=optimizer, loss=loss)
     whole = trainer(tmp_path / "whole", recipe)
     assert list(whole.run(save_every=1, log_every=1)) == [1, 2, 3, 4, 5, 6]
     killed = trainer(tmp_path / "killed", recipe).run(save_every=1, log_every=1)
@@ -114,6 +116,45 @@ def test_the_checkpoint_wins_over_the_weights_to_start_from(tmp_path):
     list(first.run())
     again = trainer(tmp_path / "first", start=tmp_path / "there is no such folder")
     assert_same(first, again)
+
+
+def residuals(count=400, channels=3, seed=3):
+    """(count, channels, 2, 2) with a known covariance."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.1, 0.0], [0.0, 0.2, 3.0]])[:channels, :channels]
+    return torch.einsum("dc,ncxy->ndxy", mix, torch.randn(count, channels, 2, 2, generator=generator)), mix @ mix.T
+
+
+def test_the_whitened_loss_counts_each_direction_alike():
+    """It is 1 whatever the covariance is, and so is the share of each direction: the mean of r^T C^-1 r, as in a slow twin."""
+    seen, covariance = residuals()
+    precision = ResidualPrecision(3)
+    loss = precision(seen)
+    rows = seen.movedim(1, -1).reshape(-1, 3)
+    torch.testing.assert_close(precision.covariance, covariance, atol=0.4, rtol=0.1)
+    own = rows.T @ rows / len(rows) + 1e-3 * torch.eye(3)
+    twin = sum(float(row @ torch.linalg.solve(own, row)) for row in rows) / rows.numel()
+    assert float(loss) == pytest.approx(twin, rel=1e-4) == pytest.approx(1, abs=0.05)
+    assert precision(10 * seen) < 100 * loss  # the covariance follows
+
+
+def test_the_whitened_loss_has_the_minimum_of_the_plain_one():
+    """Of a constant prediction: the mean of the targets, in every direction."""
+    targets, _ = residuals(seed=4)
+    targets = targets + torch.tensor([1.0, -2.0, 0.5])[:, None, None]
+    constant, precision = torch.zeros(3, requires_grad=True), ResidualPrecision(3)
+    optimizer = torch.optim.LBFGS([constant], max_iter=20)
+    precision(targets)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = deepcopy(precision)(targets - constant[:, None, None])
+        loss.backward()
+        return loss
+
+    for _ in range(20):
+        optimizer.step(closure)
+    torch.testing.assert_close(constant.detach(), targets.mean((0, 2, 3)), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 6, 20), (2, 20, 6)])

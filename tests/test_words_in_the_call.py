@@ -10,6 +10,7 @@ import models_unets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_pipelines import scheduler
 from test_text_parts import Autoencoder, Decoder, Echo, Processor, checked, tokenizer
 
@@ -215,6 +216,7 @@ def cosmos3():
         ({}, ""),
         ({"negative_prompt": "sand under lava.", "guidance_scale": 4.0}, "sand under lava"),
         ({"use_system_prompt": False, "add_resolution_template": False}, ""),
+        ({"image": Image.new("RGB", (96, 64)), "num_frames": 5}, ""),
     ],
 )
 def test_cosmos3_recognizes_prompts_by_their_ids(options, negative):
@@ -224,7 +226,8 @@ def test_cosmos3_recognizes_prompts_by_their_ids(options, negative):
         hook = pipe.transformer.register_forward_pre_hook(
             lambda _, __, kwargs: ids.append(kwargs["input_ids"].tolist()), with_kwargs=True
         )
-        pipe("a red heart", num_frames=1, height=64, width=96, num_inference_steps=1, output_type="latent", **options)
+        given = {"num_frames": 1, "num_inference_steps": 1, "output_type": "latent", **options}
+        pipe("a red heart", height=64, width=96, **given)
         hook.remove()
     assert [list(call.branches) for call in probe._calls] == [["conditional"], ["unconditional"]]
     for call, numbers, prompt in zip(probe._calls, ids, ("a red heart", negative), strict=True):

@@ -131,6 +131,7 @@ COSMOS_3 = Family(
     timestep_argument="vision_timesteps",
     text_argument="input_ids",
     token_order=_order,
+    images_in_prompts=False,
     by_ids=True,
     filled=_filled,
     batches=False,

@@ -163,6 +163,7 @@ class Family:
         patch: width of an image token in latent pixels, for pipelines without a ``patch_size``.
         vision_tokens: of a prompt that contains images, the number of text positions, the first ones, that they fill; from the
             pipeline, the arguments of its `encode_prompt` and the result. None if the family can't tell.
+        images_in_prompts: whether an image that a pipeline is given becomes a part of its prompts, among their words.
         by_ids: whether the transformer is given a prompt's token ids, one prompt in each call, by which the prompt is recognized.
         filled: for pipelines whose call tokenizes prompts by itself, or gives `encode_prompt` something else than the prompts: from
             the call's arguments, which "conditional" and "unconditional" prompts fill the batch, in order. None for all others.
@@ -191,6 +192,7 @@ class Family:
     denoises: Callable[[Inputs], bool] = always
     patch: int = 2
     vision_tokens: Callable[[FamilyPipeline, Mapping[str, Any], Any], int | None] = unknown_vision
+    images_in_prompts: bool = True
     by_ids: bool = False
     filled: Filled | None = None
     verbatim_prompt_args: Mapping[str, Any] = field(default_factory=dict)
@@ -209,7 +211,7 @@ class Family:
 
         Prompts that contain images are not described: the list is empty.
         """
-        if arguments.get("image") is not None:
+        if self.images_in_prompts and arguments.get("image") is not None:
             return []
         _, _, *further = inspect.signature(self.text_parts).parameters
         known = {name: arguments[name] for name in further if name in arguments}

@@ -186,7 +186,7 @@ class FlowTrainer:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        if self.precision is not None:
+        if self.precision is not None and state.get("precision"):  # a run with a plain loss has none
             self.precision.load_state_dict(state["precision"])
         self.ema, self.step, self.seconds = state["ema"], state["step"], state["seconds"]
 
