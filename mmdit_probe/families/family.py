@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -86,11 +86,6 @@ def unknown_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPar
     return []
 
 
-def unknown_vision(pipe: FamilyPipeline, arguments: Mapping[str, Any], encoded: Any) -> int | None:
-    """None: where images in a prompt stand is not described."""
-    return None
-
-
 Filled = Callable[[Any, Mapping[str, Any]], "list[tuple[str, list[str]]]"]
 
 
@@ -150,6 +145,7 @@ class Family:
             diffusion schedule: the position in it, from 1 (noise) to 0 (image). NaN if it is not known.
         text_parts: the text positions that a pipeline makes, given ``max_sequence_length`` (0: the pipeline's own); an
             empty list if they are not described. Further parameters take the arguments of `encode_prompt` of that name.
+        text_behind: like ``text_parts``, the positions behind the images of prompts that contain some.
         expert: the published expert layer of the models with ``depth`` layers; None if none is published.
         depth: number of layers of the models that ``expert`` belongs to.
         image_input: how a given image is read; None if that is not supported.
@@ -161,9 +157,9 @@ class Family:
         denoises: whether a call with these arguments is one of a denoising step; others, such as one that fills a cache with
             references, are neither read, nor edited, nor counted.
         patch: width of an image token in latent pixels, for pipelines without a ``patch_size``.
-        vision_tokens: of a prompt that contains images, the number of text positions, the first ones, that they fill; from the
-            pipeline, the arguments of its `encode_prompt` and the result. None if the family can't tell.
-        images_in_prompts: whether an image that a pipeline is given becomes a part of its prompts, among their words.
+        images_in_prompts: where images stand that a pipeline is given, if they become a part of its prompts: "first", before the
+            words, in text positions that ``text_behind`` leaves; "apart" in the layout already; "none" if they never do; None
+            if it is not described.
         by_ids: whether the transformer is given a prompt's token ids, one prompt in each call, by which the prompt is recognized.
         filled: for pipelines whose call tokenizes prompts by itself, or gives `encode_prompt` something else than the prompts: from
             the call's arguments, which "conditional" and "unconditional" prompts fill the batch, in order. None for all others.
@@ -181,6 +177,7 @@ class Family:
     layout: Layout
     sigmas: Callable[[Any, Tensor], Tensor] = thousandths
     text_parts: Callable[..., list[TextPart]] = unknown_text
+    text_behind: Callable[..., list[TextPart]] = unknown_text
     expert: int | None = None
     depth: int | None = None
     image_input: ImageInput | None = None
@@ -191,8 +188,7 @@ class Family:
     token_order: Callable[[Any, Inputs, TokenLayout], View | None] = in_order
     denoises: Callable[[Inputs], bool] = always
     patch: int = 2
-    vision_tokens: Callable[[FamilyPipeline, Mapping[str, Any], Any], int | None] = unknown_vision
-    images_in_prompts: bool = True
+    images_in_prompts: Literal["first", "apart", "none"] | None = None
     by_ids: bool = False
     filled: Filled | None = None
     verbatim_prompt_args: Mapping[str, Any] = field(default_factory=dict)
@@ -207,15 +203,16 @@ class Family:
         return self.text_parts is not unknown_text
 
     def parts_of(self, pipe: Pipeline, arguments: Mapping[str, Any]) -> list[TextPart]:
-        """The text positions that a pipeline's `encode_prompt` makes with these arguments.
-
-        Prompts that contain images are not described: the list is empty.
-        """
-        if self.images_in_prompts and arguments.get("image") is not None:
-            return []
-        _, _, *further = inspect.signature(self.text_parts).parameters
+        """The text positions that a pipeline's `encode_prompt` makes with these arguments, those of images in prompts aside."""
+        described = self.text_behind if self.prompt_holds_images(arguments) else self.text_parts
+        _, _, *further = inspect.signature(described).parameters
         known = {name: arguments[name] for name in further if name in arguments}
-        return self.text_parts(pipe, arguments.get("max_sequence_length") or 0, **known)
+        return described(pipe, arguments.get("max_sequence_length") or 0, **known)
+
+    def prompt_holds_images(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether images that are given with these arguments become a part of the prompts."""
+        given = any(arguments.get(name) is not None for name in ("image", "images"))
+        return given and self.images_in_prompts != "none"
 
     def is_step(self, transformer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> bool:
         """Whether a forward call with these arguments is one of a denoising step, see ``denoises``."""

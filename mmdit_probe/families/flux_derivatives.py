@@ -147,6 +147,8 @@ FLUX_DERIVATIVES = (
         layout=position_layout,
         sigmas=fraction,
         text_parts=_longcat_text,
+        text_behind=_longcat_text,
+        images_in_prompts="first",
         image_input=ImageInput(_longcat_prompts, _longcat_arguments, sigmas=even_sigmas, time=same),
         verbatim_prompt_args={"enable_prompt_rewrite": False},
     ),

@@ -13,6 +13,7 @@ from ..attention.layout import REFERENCE, Extra, Order, Scope, TokenLayout
 from .family import PLAIN, Family, Inputs, Layout, TextPart, fraction, grid_of, modules, t5
 from .grids import reference_images, without_one_frame
 from .pipeline import FamilyPipeline
+from .qwen import behind_images
 from .tokenizers import own_length
 
 
@@ -100,13 +101,19 @@ def _joyimage_text(pipe: FamilyPipeline, max_sequence_length: int, template_type
     return [TextPart("qwen", pipe.tokenizer, length, template, left_aligned=True, cut=dropped, multiple=1)]
 
 
+def _joyimage_behind(pipe: FamilyPipeline, max_sequence_length: int, prompt: Any = None) -> list[TextPart]:
+    """What comes behind the images of one prompt; of several ones, padded in front or behind, the images' places differ."""
+    if isinstance(prompt, list) and len(prompt) > 1:
+        return []
+    template = pipe.prompt_template_encode["multiple_images"].replace(PLAIN, _JOYIMAGE_TURN)
+    return behind_images(pipe.processor.tokenizer, template[template.find(PLAIN) :])
+
+
 _JOYIMAGE_TURN = "<|im_start|>user\n{}<|im_end|>\n"
 
 
-def _joyimage_plus_text(pipe: FamilyPipeline, max_sequence_length: int, images: Any = None) -> list[TextPart]:
-    """Qwen of a prompt without images, padded to the longest prompt; no parts with images, which stand among the words."""
-    if images is not None:
-        return []
+def _joyimage_plus_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    """Qwen of a prompt without images, padded to the longest prompt."""
     template = pipe.prompt_template_encode["multiple_images"].replace(PLAIN, _JOYIMAGE_TURN)
     dropped = pipe.prompt_template_encode_start_idx["multiple_images"]
     used = pipe.processor.tokenizer
@@ -193,6 +200,8 @@ LATENTS = (
         layers=modules("attn", "double_blocks"),
         layout=_joyimage_layout,
         text_parts=_joyimage_text,
+        text_behind=_joyimage_behind,
+        images_in_prompts="first",
     ),
     Family(
         name="joyimage-plus",
@@ -202,6 +211,8 @@ LATENTS = (
         layers=modules("attn", "double_blocks"),
         layout=_joyimage_plus_layout,
         text_parts=_joyimage_plus_text,
+        text_behind=_joyimage_behind,
+        images_in_prompts="first",
         filled=_joyimage_plus_filled,
     ),
     Family(

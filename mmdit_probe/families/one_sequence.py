@@ -179,11 +179,6 @@ def _qwen21_order(transformer: Any, inputs: Inputs, layout: TokenLayout) -> View
     return Arrangement(queries, keys.expand(batch, -1), (layout.image, layout.tokens))
 
 
-def _apart(*_: Any) -> int:
-    """0: the layout has the prompt's images apart already."""
-    return 0
-
-
 ONE_SEQUENCE = (
     Family(
         name="ideogram4",
@@ -206,7 +201,7 @@ ONE_SEQUENCE = (
         text_parts=_omnigen_text,
         filled=_omnigen_filled,
         token_order=_omnigen_order,
-        vision_tokens=_apart,
+        images_in_prompts="apart",
     ),
     Family(
         name="minimax-h3",
@@ -220,7 +215,7 @@ ONE_SEQUENCE = (
         text_parts=_minimax_text,
         batches=False,
         token_order=_minimax_order,
-        vision_tokens=_apart,
+        images_in_prompts="apart",
     ),
     Family(
         name="qwen-image-2.1",
@@ -232,6 +227,6 @@ ONE_SEQUENCE = (
         sigmas=fraction,
         text_parts=_qwen21_text,
         token_order=_qwen21_order,
-        vision_tokens=_apart,
+        images_in_prompts="apart",
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from .flux import with_references
 from .image_input import ImageInput, Text, guidance_of, packed, same
 from .pipeline import FamilyPipeline
 from .schedule import even_sigmas
+from .tokenizers import LONGEST
 
 
 def grid_from_shapes(shapes: Any, layered: bool = False) -> tuple[int, ...]:
@@ -57,17 +58,16 @@ def _text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
 _VISION_END = "<|vision_end|>"
 
 
-def _vision(pipe: FamilyPipeline, arguments: Mapping[str, Any], encoded: Any) -> int | None:
-    """Images come before the prompt's words: what is not tokens of the words, or of the template behind them."""
-    embeddings, mask = encoded[:2]
-    prompt, template = arguments.get("prompt"), pipe.prompt_template_encode
-    if not prompt or PLAIN not in template:
-        return None
+def behind_images(tokenizer: Any, template: str) -> list[TextPart]:
+    """Qwen of a chat in which images come before the words: the words, and the template behind them; no parts without words."""
     after = template.split(_VISION_END)[-1] if _VISION_END in template else template[template.find(PLAIN) :]
-    words = after.replace(PLAIN, prompt if isinstance(prompt, str) else prompt[0])
-    own = len(pipe.tokenizer(words, add_special_tokens=False)["input_ids"])
-    seen = embeddings.shape[1] if mask is None else int(mask[0].sum())
-    return seen - own
+    if PLAIN not in template:
+        return []
+    return [TextPart("qwen", tokenizer, LONGEST, after, special_tokens=False, left_aligned=True, multiple=1)]
+
+
+def _text_behind(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
+    return behind_images(pipe.tokenizer, pipe.prompt_template_encode)
 
 
 def _nucleus_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:
@@ -118,7 +118,8 @@ QWEN = (
         sigmas=fraction,
         text_parts=_text,
         image_input=ImageInput(_prompts, _arguments, _latents, even_sigmas, same, _state),
-        vision_tokens=_vision,
+        text_behind=_text_behind,
+        images_in_prompts="first",
     ),
     Family(
         name="nucleus-image",

@@ -51,8 +51,9 @@ def filled_halves(family: Family, pipe: Any, arguments: Mapping[str, Any]) -> li
     for branch, prompts in family.filled(pipe, arguments):
         negative = branch == UNCONDITIONAL
         text = describe(parts, [] if negative else prompts, prompts if negative else None, images) if parts else None
+        vision = None if family.prompt_holds_images(arguments) and family.images_in_prompts != "apart" else 0
         ids = tuple(prompt_ids(parts, prompts[0], negative)) if family.by_ids and parts else ()
-        halves.append(Half(text, branch, len(prompts) * images, True, ids=ids))
+        halves.append(Half(text, branch, len(prompts) * images, True, vision, ids))
     return halves[::-1]
 
 

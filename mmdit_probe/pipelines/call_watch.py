@@ -21,6 +21,7 @@ from ..families import Pipeline, pipeline_class, step_class
 from .modular_steps import encoded_in, request_of
 
 Arguments = dict[str, Any]
+_ENCODERS = ("encode_prompt", "encode_prompt_multiple_images")
 
 
 class Observer(Protocol):
@@ -84,7 +85,7 @@ def _places(pipe: Pipeline | None) -> list[tuple[Any, str]]:
     """Where pipelines' calls are defined: the classes known by now, the given pipeline's own, modular pipelines' steps."""
     classes = [*_subclasses(DiffusionPipeline), *(() if pipe is None else type(pipe).__mro__)]
     places: list[tuple[Any, str]] = [
-        (owner, name) for owner in classes for name in ("__call__", "encode_prompt") if _defines(owner, name)
+        (owner, name) for owner in classes for name in ("__call__", *_encoders(owner)) if _defines(owner, name)
     ]
     if pipe is not None and "encode_prompt" in getattr(pipe, "__dict__", {}):
         places.append((pipe, "encode_prompt"))
@@ -97,6 +98,11 @@ def _places(pipe: Pipeline | None) -> list[tuple[Any, str]]:
 def _subclasses(kind: type) -> list[type]:
     children: list[type] = type.__subclasses__(kind)
     return [kind, *(below for child in children for below in _subclasses(child))]
+
+
+def _encoders(owner: type) -> tuple[str, ...]:
+    """The methods that encode prompts; JoyImage-Edit has one for prompts with images beside that for prompts without."""
+    return _ENCODERS if _defines(owner, _ENCODERS[0]) else ()
 
 
 def _defines(owner: type, name: str) -> bool:
@@ -135,7 +141,7 @@ def _wrapper(owner: Any, name: str, original: Any) -> Any:
 
     @wraps(function)
     def watched(*args: Any, **kwargs: Any) -> Any:
-        with _tokenizing if name == "encode_prompt" else nullcontext():
+        with _tokenizing if name in _ENCODERS else nullcontext():
             return shown(*args, **kwargs)
 
     def shown(*args: Any, **kwargs: Any) -> Any:

@@ -139,13 +139,20 @@ class PromptWatch:
 
     def _seen(self, half: Half, pipe: Any, arguments: Mapping[str, Any], encoded: Any) -> Half:
         """With the number of text positions that images in the prompt fill."""
-        if arguments.get("image") is None:
+        if not self.family.prompt_holds_images(arguments) or self.family.images_in_prompts == "apart":
             return half
         embeddings = arguments.get("prompt_embeds")
         if embeddings is None:
-            return replace(half, vision=self.family.vision_tokens(pipe, arguments, encoded))
+            [made] = _text_embeddings(encoded, 1)
+            return replace(half, vision=self._left(half.text, made.shape[1]))
         known = [entry.vision for entry in self._known if entry.held() is embeddings]
         return replace(half, vision=known[0] if known else None)
+
+    def _left(self, text: TextTokens | None, length: int) -> int | None:
+        """How many of ``length`` positions the text leaves to images before it; None if that is unknown."""
+        if text is None or self.family.images_in_prompts != "first":
+            return None
+        return length - len(text.encoders) if length >= len(text.encoders) else None
 
     def _note(self, halves: Sequence[Half], encoded: Any) -> None:
         """Remember what `encode_prompt` returned for the branches of guidance, the prompt's first."""
@@ -209,13 +216,13 @@ class PromptWatch:
             self._recognizes = True
         branches = self._branches(known, rows)
         text = None if branches is None else text_of(known, rows)
-        text = None if text is None or branches is None else text.without_padding(length)
+        vision = _only({known[number].vision for found in rows for number, _ in found})
+        text = None if text is None or branches is None else text.without_padding(length - (vision or 0))
         text = None if text is None or branches is None else text.with_branches(branches == CONDITIONAL)
         numbers = {place: number for number, place in enumerate(sorted({min(found) for found in rows}))}
         source = np.array([numbers[min(found)] for found in rows])
         prompts = sum(len(entry.held()) for entry in known if entry.branch == CONDITIONAL and entry.held() is not None)
-        vision = {known[number].vision for found in rows for number, _ in found}
-        return CarriedPrompts(text, branches, source, prompts, vision.pop() if len(vision) == 1 else None)
+        return CarriedPrompts(text, branches, source, prompts, vision)
 
     def _passed_on(self, embeddings: Any, batch: int, length: int) -> list[Encoded]:
         """The latest batch that was filled by number, in the embeddings that the transformer was given.
@@ -257,9 +264,17 @@ class PromptWatch:
         if len(branches) != batch:
             return CarriedPrompts()
         texts = [half.text for half in halves if half.text is not None]
-        text = join_rows(texts).without_padding(length) if len(texts) == len(halves) and length else None
-        vision = {half.vision for half in halves}
-        return CarriedPrompts(text, branches, vision=vision.pop() if len(vision) == 1 else None)
+        text = join_rows(texts) if len(texts) == len(halves) and length else None
+        vision = _only({half.vision for half in halves})
+        if vision is None:
+            vision = self._left(text, length)
+        text = None if text is None else text.without_padding(length - (vision or 0))
+        return CarriedPrompts(text, branches, vision=vision)
+
+
+def _only(values: set[int | None]) -> int | None:
+    """The one value; None if there are several."""
+    return values.pop() if len(values) == 1 else None
 
 
 def _kept(value: Any) -> Any:
