@@ -524,11 +524,6 @@ def test_wan_mends_the_prompt():
     assert find_words(parts, "  a&amp;#32; red   heart", ["heart"]) == [[3]]
 
 
-def test_images_among_the_words_leave_them_unknown():
-    pipe = made("longcat")
-    assert family_of(pipe.transformer).parts_of(pipe, {"prompt": "sand", "image": object()}) == []
-
-
 def test_words_are_read_beside_a_shorter_negative_prompt():
     """In calls of its own a negative prompt has fewer text positions than the words that are looked for."""
     pipe = made("lumina2")

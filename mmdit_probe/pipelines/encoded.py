@@ -130,3 +130,20 @@ def text_of(known: Sequence[Encoded], rows: Sequence[Sequence[tuple[int, int]]])
             return None
         found.append(text.rows(slice(row, row + 1)))
     return join_rows(found)
+
+
+def text_embeddings(encoded: Any, halves: int) -> list[Any]:
+    """The text embeddings among what `encode_prompt` returns, one for each half: the first value, and those of its kind.
+
+    Pooled embeddings are of that kind, too, in Stable Cascade, with a single position; those of the first one's length are taken.
+    """
+    found = list(encoded) if isinstance(encoded, tuple) else [encoded]
+    made = [value for value in found if _of_kind(found[0], value)]
+    alike = [value for value in made if not isinstance(value, Tensor) or value.shape[1] == made[0].shape[1]]
+    return (alike if len(alike) >= halves else made)[:halves]
+
+
+def _of_kind(first: Any, value: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(value, Tensor):
+        return (value.ndim, value.shape[-1]) == (first.ndim, first.shape[-1]) and value.ndim > 2
+    return isinstance(first, list) and isinstance(value, list)

@@ -16,7 +16,7 @@ from ..attention.text_tokens import TextTokens, join_rows
 from ..families import Family, Pipeline, WithStep, denoiser_of, holds
 from .asked import Asked, Half, filled_halves
 from .call_watch import observed
-from .encoded import CONDITIONAL, UNCONDITIONAL, CarriedPrompts, Encoded, recognized, text_of
+from .encoded import CONDITIONAL, UNCONDITIONAL, CarriedPrompts, Encoded, recognized, text_embeddings, text_of
 from .modular_steps import guided_branch
 
 _NEGATIVE = "negative_"
@@ -143,7 +143,7 @@ class PromptWatch:
             return half
         embeddings = arguments.get("prompt_embeds")
         if embeddings is None:
-            [made] = _text_embeddings(encoded, 1)
+            [made] = text_embeddings(encoded, 1)
             return replace(half, vision=self._left(half.text, made.shape[1]))
         known = [entry.vision for entry in self._known if entry.held() is embeddings]
         return replace(half, vision=known[0] if known else None)
@@ -158,7 +158,7 @@ class PromptWatch:
         """Remember what `encode_prompt` returned for the branches of guidance, the prompt's first."""
         first = not any(entry.in_run == self.in_run for entry in self._known)
         self._encodings += 1
-        made = _text_embeddings(encoded, len(halves))
+        made = text_embeddings(encoded, len(halves))
         for embeddings, half in zip(made, halves, strict=False):
             fits = half.text is None or len(half.text.conditional) == len(embeddings)
             text, branch = (half.text, half.branch) if fits else (None, None)
@@ -292,20 +292,3 @@ def _is(value: Any, other: Any) -> bool:
     if value is None or isinstance(value, Tensor) or isinstance(other, Tensor):
         return value is other
     return bool(value is other or (type(value) is type(other) and value == other and isinstance(value, str | list)))
-
-
-def _text_embeddings(encoded: Any, halves: int) -> list[Any]:
-    """The text embeddings among what `encode_prompt` returns, one for each half: the first value, and those of its kind.
-
-    Pooled embeddings are of that kind, too, in Stable Cascade, with a single position; those of the first one's length are taken.
-    """
-    found = list(encoded) if isinstance(encoded, tuple) else [encoded]
-    made = [value for value in found if _of_kind(found[0], value)]
-    alike = [value for value in made if not isinstance(value, Tensor) or value.shape[1] == made[0].shape[1]]
-    return (alike if len(alike) >= halves else made)[:halves]
-
-
-def _of_kind(first: Any, value: Any) -> bool:
-    if isinstance(first, Tensor) and isinstance(value, Tensor):
-        return (value.ndim, value.shape[-1]) == (first.ndim, first.shape[-1]) and value.ndim > 2
-    return isinstance(first, list) and isinstance(value, list)
