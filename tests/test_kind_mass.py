@@ -96,6 +96,11 @@ def test_the_figure_stacks_the_kinds(record):
     heights = [sum(bar.get_height() for bar in bars) for bars in figure.axes[4].containers]
     mass = 100 * record["region_mass"].sel(region="I2T", timestep=1).mean(("head", "prompt")).sum("layer")
     assert sum(heights) == pytest.approx(float(mass), rel=1e-4)
+    tops = [ax.get_ylim()[1] for ax in figure.axes]
+    highest = max(bar.get_y() + bar.get_height() for ax in figure.axes[4:] for bars in ax.containers for bar in bars)
+    assert tops[:4] == [100] * 4
+    assert len(set(tops[4:])) == 1
+    assert highest <= tops[4] <= 1.2 * highest
     assert {text.get_text() for text in figure.legends[0].get_texts()} >= {"to text: word", "to text: padding"}
 
 

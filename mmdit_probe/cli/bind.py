@@ -67,7 +67,7 @@ def bind(
     columns = {"layout": [drawn_layout(layout, height, width) for layout in shown]}
     columns |= {name: list(images[name][:_SHEET_ROWS, 0]) for name in (PLAIN, BOUND)}
 
-    how = (f"{config.binding} binding", f"{config.generation.steps} steps", f"seed {config.seeds[0]}")
+    how = (f"{config.binding} binding", counted(config.generation.steps, "step"), f"seed {config.seeds[0]}")
     line = figure_line(model, [layout.prompt for layout in shown], *how)
     sheet = contact_sheet(
         {name: np.stack(made) for name, made in columns.items()},

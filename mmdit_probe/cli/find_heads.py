@@ -34,6 +34,7 @@ def find_heads(
     from mmdit_probe.figures.contact import contact_sheet
     from mmdit_probe.figures.style import save_figure
     from mmdit_probe.metrics.image_metrics import make_metrics
+    from mmdit_probe.metrics.verdicts import counted
     from mmdit_probe.storage.files import write_text
     from mmdit_probe.studies.find_heads import found_lines, run_find_heads, split_prompts
 
@@ -52,7 +53,7 @@ def find_heads(
         shown = found.grid.prompts[:_SHEET_ROWS]
         titles = {"plain": "plain", "chosen": f"heads {found.grid.values['chosen']}"}
         line = figure_line(
-            model, shown, f"guidance scale {config.scale:g}", f"{config.generation.steps} steps", "held out"
+            model, shown, f"guidance scale {config.scale:g}", counted(config.generation.steps, "step"), "held out"
         )
         sheet = contact_sheet(found.grid.first_seed(_SHEET_ROWS), shown, titles)
         files += save_figure(sheet, output.out / "find_heads_sheet", line)

@@ -55,7 +55,7 @@ def guide(
     titles = {"plain": "plain", **{scale_name(scale): f"scale {scale:g}" for scale in config.scales if scale}}
     shown = config.prompts[:_SHEET_ROWS]
     layers = ", ".join(str(layer) for layer in resolved)
-    how = (f"layer {layers} blurred in the prediction that is left", f"{config.generation.steps} steps")
+    how = (f"layer {layers} blurred in the prediction that is left", counted(config.generation.steps, "step"))
     line = figure_line(
         model, config.prompts, *how, f"averages over {counted(len(config.seeds), 'seed')}", dots_and_bars(table)
     )

@@ -68,7 +68,7 @@ def patch(
     columns = {"source": images.source, "target": images.target}
     columns |= {f"layer{layer}": images.patched[:, place, 0] for place, layer in enumerate(images.layers)}
     titles = {"source": "source", "target": "target", **{f"layer{layer}": str(layer) for layer in images.layers}}
-    how = (f"{config.tokens} tokens' {config.what} written", f"{config.generation.steps} steps")
+    how = (f"{config.tokens} tokens' {config.what} written", counted(config.generation.steps, "step"))
     average = f"averages over {counted(len(images.pairs), 'pair')} of prompts"
     files = [
         *save_figure(move_figure(table), output.out / "patch_moves", figure_line(model, config.to, *how, average)),

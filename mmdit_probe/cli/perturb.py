@@ -57,7 +57,7 @@ def perturb(
     table = drop_table(measured, list(metrics))
     titles = {"plain": "plain", **{place.name: f"{config.by} {place.value}" for place in places}}
     shown = config.prompts[:_SHEET_ROWS]
-    how = (edited_part(config), f"{config.generation.steps} steps, all timesteps edited")
+    how = (edited_part(config), f"{counted(config.generation.steps, 'step')}, all timesteps edited")
     line = figure_line(
         model, config.prompts, *how, f"averages over {counted(len(config.seeds), 'seed')}", dots_and_bars(table)
     )

@@ -64,7 +64,6 @@ def plot_kinds(ax: Axes, kinds: pd.DataFrame) -> None:
         below = np.zeros_like(mass) if below is None else below
         ax.bar(rows["layer"], mass, bottom=below, width=0.85, color=color, label=kind)
         below = below + mass
-    ax.set_ylim(0, 100)
     ax.set_xlabel("layer")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
 
@@ -82,7 +81,7 @@ def budget_figure(table: pd.DataFrame, steps: int | None = None, kinds: pd.DataF
         asking = ["image", *(name for name, region in (("text", "T2I"), ("reference", "R2I")) if _has(table, region))]
         count = len(timesteps) * (1 if kinds is None else 2)
         size = ({1: 3.8, 2: 6.3, 3: 8.8}[len(asking)], 0.5 + 1.9 * count)
-        figure, axes = plt.subplots(count, len(asking), figsize=size, squeeze=False, sharey=True)
+        figure, axes = plt.subplots(count, len(asking), figsize=size, squeeze=False, sharey="row")
         for row, timestep in zip(axes, timesteps, strict=False):
             frame = table[table["timestep"] == timestep]
             for ax, queries in zip(row, asking, strict=True):
@@ -109,7 +108,7 @@ def budget_figure(table: pd.DataFrame, steps: int | None = None, kinds: pd.DataF
 def _add_kinds(
     axes: np.ndarray, kinds: pd.DataFrame, asking: Sequence[str], timesteps: Sequence[float], steps: int | None
 ) -> None:
-    """The rows of the kinds, a timestep each."""
+    """The rows of the kinds, a timestep each, all with one axis up to their largest sum: text is a small part of many tokens."""
     for row, timestep in zip(axes, timesteps, strict=True):
         frame = kinds[kinds["timestep"] == timestep]
         for ax, queries in zip(row, asking, strict=True):
@@ -120,6 +119,9 @@ def _add_kinds(
             plot_kinds(ax, of_these)
             ax.set_title(f"{queries} to text, {time_label(timestep, frame['sigma'].iloc[0], steps)}")
         row[0].set_ylabel("share of attention (%)")
+    top = max(ax.get_ylim()[1] for ax in axes[:, 0])
+    for ax in axes[:, 0]:
+        ax.set_ylim(0, top)
 
 
 def _has(table: pd.DataFrame, region: str) -> bool:
