@@ -101,15 +101,15 @@ def _joyimage_text(pipe: FamilyPipeline, max_sequence_length: int, template_type
     return [TextPart("qwen", pipe.tokenizer, length, template, left_aligned=True, cut=dropped, multiple=1)]
 
 
+_JOYIMAGE_TURN = "<|im_start|>user\n{}<|im_end|>\n"
+
+
 def _joyimage_behind(pipe: FamilyPipeline, max_sequence_length: int, prompt: Any = None) -> list[TextPart]:
     """What comes behind the images of one prompt; of several ones, padded in front or behind, the images' places differ."""
     if isinstance(prompt, list) and len(prompt) > 1:
         return []
     template = pipe.prompt_template_encode["multiple_images"].replace(PLAIN, _JOYIMAGE_TURN)
     return behind_images(pipe.processor.tokenizer, template[template.find(PLAIN) :])
-
-
-_JOYIMAGE_TURN = "<|im_start|>user\n{}<|im_end|>\n"
 
 
 def _joyimage_plus_text(pipe: FamilyPipeline, max_sequence_length: int) -> list[TextPart]:

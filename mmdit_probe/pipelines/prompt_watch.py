@@ -143,16 +143,10 @@ class PromptWatch:
             return half
         embeddings = arguments.get("prompt_embeds")
         if embeddings is None:
-            [made] = text_embeddings(encoded, 1)
-            return replace(half, vision=self._left(half.text, made.shape[1]))
+            length = text_embeddings(encoded, 1)[0].shape[1] if half.text is not None else 0
+            return replace(half, vision=_left(half.text, length))
         known = [entry.vision for entry in self._known if entry.held() is embeddings]
         return replace(half, vision=known[0] if known else None)
-
-    def _left(self, text: TextTokens | None, length: int) -> int | None:
-        """How many of ``length`` positions the text leaves to images before it; None if that is unknown."""
-        if text is None or self.family.images_in_prompts != "first":
-            return None
-        return length - len(text.encoders) if length >= len(text.encoders) else None
 
     def _note(self, halves: Sequence[Half], encoded: Any) -> None:
         """Remember what `encode_prompt` returned for the branches of guidance, the prompt's first."""
@@ -267,9 +261,14 @@ class PromptWatch:
         text = join_rows(texts) if len(texts) == len(halves) and length else None
         vision = _only({half.vision for half in halves})
         if vision is None:
-            vision = self._left(text, length)
+            vision = _left(text, length)
         text = None if text is None else text.without_padding(length - (vision or 0))
         return CarriedPrompts(text, branches, vision=vision)
+
+
+def _left(text: TextTokens | None, length: int) -> int | None:
+    """How many of ``length`` positions the text leaves to images before it; None if that is unknown."""
+    return length - len(text.encoders) if text is not None and len(text.encoders) <= length else None
 
 
 def _only(values: set[int | None]) -> int | None:
