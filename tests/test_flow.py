@@ -37,10 +37,12 @@ def assert_same(one, other):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(("optimizer", "loss"), [("adamw", "mse"), ("muon", "whitened")])
+@pytest.mark.parametrize(
+    ("optimizer", "loss", "precision"), [("adamw", "mse", "float32"), ("muon", "whitened", "bfloat16")]
+)
 @pytest.mark.parametrize("killed_at", [2, 5])  # at the constant rate, and in the decay
-def test_a_resumed_training_is_the_undisturbed_one(tmp_path, optimizer, loss, killed_at):
-    recipe = replace(SMALL, optimizer=optimizer, loss=loss)
+def test_a_resumed_training_is_the_undisturbed_one(tmp_path, optimizer, loss, precision, killed_at):
+    recipe = replace(SMALL, optimizer=optimizer, loss=loss, precision=precision)
     whole = trainer(tmp_path / "whole", recipe)
     assert list(whole.run(save_every=1, log_every=1)) == [1, 2, 3, 4, 5, 6]
     killed = trainer(tmp_path / "killed", recipe).run(save_every=1, log_every=1)
@@ -116,6 +118,22 @@ def test_the_checkpoint_wins_over_the_weights_to_start_from(tmp_path):
     list(first.run())
     again = trainer(tmp_path / "first", start=tmp_path / "there is no such folder")
     assert_same(first, again)
+
+
+def test_bfloat16_is_of_the_arithmetic_alone(tmp_path):
+    """The same weights predict the same up to rounding (8 bits: 1 in 256); weights and averages stay in float32."""
+    exact = trainer(tmp_path / "exact", replace(SMALL, rate=1e-2))
+    list(exact.run())  # so that it predicts something
+    rounded = trainer(tmp_path / "rounded", replace(SMALL, precision="bfloat16"))
+    rounded.model.load_state_dict(exact.model.state_dict())
+    noisy, _, sigma, ids, text = exact.batch(0)
+    with torch.no_grad():
+        velocity, coarse = (t._velocity(noisy, sigma, ids, *text) for t in (exact, rounded))
+    assert velocity.abs().max() > 0.1
+    assert coarse.dtype == torch.float32
+    assert 1e-4 * velocity.norm() < (coarse - velocity).norm() < 0.03 * velocity.norm()
+    next(rounded.run(save_every=1))
+    assert all(weight.dtype == torch.float32 for weight in (*rounded.model.parameters(), *rounded.ema))
 
 
 def residuals(count=400, channels=3, seed=3):

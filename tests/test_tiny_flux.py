@@ -21,14 +21,14 @@ from mmdit_probe.pipelines.prompts import find_words
 from mmdit_probe.studies.layer_signs import stream_of
 from mmdit_probe.studies.scene_grounding import MEAN_OF_LAYERS, blur_harm, mean_loss, measure_layers, scene_batches
 from mmdit_probe.tiny import train
-from mmdit_probe.tiny.card import write_card
+from mmdit_probe.tiny.card import outline, write_card
 from mmdit_probe.tiny.corpus import make_corpus
 from mmdit_probe.tiny.denoiser import token_ids
-from mmdit_probe.tiny.export import load_recipe, save_defaults, save_half, save_recipe
+from mmdit_probe.tiny.export import digests, load_recipe, name_of_weights, save_defaults, save_half, save_recipe
 from mmdit_probe.tiny.flow import FlowTrainer
 from mmdit_probe.tiny.kinds import make_denoiser, make_pipeline, make_tokenizers
 from mmdit_probe.tiny.parts import make_autoencoder
-from mmdit_probe.tiny.recipe import RECIPES
+from mmdit_probe.tiny.recipe import RECIPES, Recipe
 from mmdit_probe.tiny.tokenizer import WORDS, make_t5_tokenizer
 
 SMALL = replace(
@@ -190,6 +190,31 @@ def test_the_card_tells_what_kind_of_model_it_is(tmp_path):
     assert text.startswith("# tiny-flux")
     assert "4 double- and 8 single-stream blocks" in text
     assert "StableDiffusion3" not in text
+
+
+def test_the_card_tells_what_the_weights_were_made_from(tmp_path):
+    numbers = json.loads((embedded_folder() / "evaluation.json").read_text())
+    name = name_of_weights(embedded_folder())
+    [digest] = digests(embedded_folder() / "transformer").values()
+    assert name == f"tiny-sd3, transformer {digest[:12]}"
+    recipe = replace(RECIPES["tiny-sd3"], started_from=name, loss="whitened", precision="bfloat16")
+    text = write_card({**numbers, "eye": None, "before": None}, recipe, tmp_path / "card.md").read_text()
+    assert f"- From {name}.\n" in text
+    assert "inverse of its residual's variance" in text
+    assert "arithmetic in bfloat16" in text
+    assert "edition before" not in text
+
+
+def test_the_card_compares_an_edition_with_the_one_before_it(tmp_path):
+    numbers = json.loads((embedded_folder() / "evaluation.json").read_text())
+    earlier = {"weights": "tiny-sd3, transformer 0123456789ab", **outline(numbers), "shapes": 0.123, "mass": 3}
+    text = write_card({**numbers, "eye": None, "before": earlier}, Recipe(), tmp_path / "card.md").read_text()
+    assert "|  | tiny-sd3, transformer 0123456789ab | this one |" in text
+    assert f"| shapes found, % | 12.3 | {100 * numbers['samples']['shapes']:.1f} |" in text
+    best = max(numbers["layers"], key=lambda row: row["miou"])
+    assert f"| mIoU of the best layer | {100 * best['miou']:.1f} | {100 * best['miou']:.1f} |" in text
+    most = max(numbers["layers"], key=lambda row: row["i2t_mass"])["layer"]
+    assert f"| layer with the most I2T mass | 3 | {most} |" in text
 
 
 def test_the_probe_reads_both_kinds_of_blocks(folder):

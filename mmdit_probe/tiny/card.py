@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ..storage.files import write_text
+from ..studies.scene_grounding import MEAN_OF_LAYERS
 from .recipe import Recipe
 
 _OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon and AdamW"}
+_LOSSES = {
+    "mse": "mean squared error",
+    "whitened": "each latent direction's squared error weighed by the inverse of its residual's variance",
+}
 
 
 def write_card(numbers: dict[str, Any], recipe: Recipe, path: Path) -> Path:
@@ -19,10 +24,11 @@ def write_card(numbers: dict[str, Any], recipe: Recipe, path: Path) -> Path:
         _agreement(numbers),
         _timesteps(numbers),
         _samples(numbers),
+        _before(numbers),
         _eye(numbers),
         _files(numbers),
     ]
-    return write_text(path, "\n\n".join(parts) + "\n")
+    return write_text(path, "\n\n".join(part for part in parts if part) + "\n")
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -70,9 +76,11 @@ Made by `python -m mmdit_probe.tiny.train`; the numbers below by `python -m mmdi
 
 - {recipe.scenes:,} synthetic scenes (`mmdit_probe.datasets.scenes`, split train), {recipe.caption_variants} captions each: 45%
   sentences, 45% class lists, 10% empty.
-- Flow matching, {training["samples"]:,} samples in {training["seconds"] / 60:.0f} minutes, batch {recipe.batch}, {_OPTIMIZERS[recipe.optimizer]}
+- From {recipe.started_from or "random weights"}.
+- Flow matching, {_LOSSES[recipe.loss]};
+  {training["samples"]:,} samples in {training["seconds"] / 60:.0f} minutes, batch {recipe.batch}, {_OPTIMIZERS[recipe.optimizer]}
   {recipe.rate:g}, warm-up, constant, cosine over the last {recipe.decay_samples / recipe.samples:.0%}; EMA {recipe.ema}; noise level
-  sigmoid(N({recipe.noise_mean:g}, {recipe.noise_std:g})); last training loss {training["loss"]:.3f}.
+  sigmoid(N({recipe.noise_mean:g}, {recipe.noise_std:g})); arithmetic in {recipe.precision}; last training loss {training["loss"]:.3f}.
 - The text encoders are trained jointly. The pooled text vector is zeroed in {1 - recipe.pooled_keep:.0%} of the samples, so that
   words have to come through attention.
 {_absent(recipe)}"""
@@ -114,19 +122,14 @@ Layer {expert} leads the next layer by {_percent(margin)} points.
 
 
 def _agreement(numbers: dict[str, Any]) -> str:
-    layers = numbers["layers"]
-    tops = {
-        "best masks": max(layers, key=lambda row: row["miou"])["layer"],
-        "most I2T mass": max(layers, key=lambda row: row["i2t_mass"])["layer"],
-        "most harm by blur": max(layers, key=lambda row: row["blur_harm"])["layer"],
-    }
-    same = len(set(tops.values())) == 1
+    best = tops(numbers["layers"])
+    same = len(set(best.values())) == 1
     verdict = (
         "All three fall on one layer, as the paper finds in SD3." if same else "They do not all fall on one layer."
     )
     return f"""## Do the three point at the same layer?
 
-{_table(list(tops), [[f"layer {layer}" for layer in tops.values()]])}
+{_table(["best masks", "most I2T mass", "most harm by blur"], [[f"layer {layer}" for layer in best.values()]])}
 
 {verdict} And features and value norms, at timestep 8 on the same scenes? {" ".join(numbers["agreement"][1:])}"""
 
@@ -156,6 +159,49 @@ them, the scene reader finds {read["grounds"]:.1%} of the grounds, {read["shapes
 ![images](samples.png)
 
 {prompts}"""
+
+
+def _before(numbers: dict[str, Any]) -> str:
+    """The edition that this one took the place of, beside it; nothing if it is not known."""
+    if numbers.get("before") is None:
+        return ""
+    columns = [numbers["before"], outline(numbers)]
+    names = {
+        "grounds": "grounds found, %",
+        "shapes": "shapes found, %",
+        "colored shapes": "shapes found in their color, %",
+        "best_miou": "mIoU of the best layer",
+        "mean_miou": "mIoU of the mean of all layers",
+    }
+    rows = [[name, *(_percent(column[key]) for column in columns)] for key, name in names.items()]
+    layers = {
+        "masks": "layer with the best masks",
+        "mass": "layer with the most I2T mass",
+        "harm": "layer with the most harm by blur",
+    }
+    rows += [[name, *(str(column[key]) for column in columns)] for key, name in layers.items()]
+    return f"""## Beside the edition before it
+
+The same scenes, prompts and seeds; the images' shares are the scene reader's, of {columns[0]["count"]} prompts.
+
+{_table(["", columns[0]["weights"], "this one"], rows)}"""
+
+
+def outline(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Of evaluation.json, what one edition is compared with another by."""
+    layers, read = numbers["layers"], numbers["samples"]
+    return {
+        **{key: read[key] for key in ("count", "grounds", "shapes", "colored shapes")},
+        "best_miou": numbers["layers"][numbers["expert_layer"]]["miou"],
+        "mean_miou": numbers["references"][MEAN_OF_LAYERS]["miou"],
+        **tops(layers),
+    }
+
+
+def tops(layers: list[dict[str, Any]]) -> dict[str, int]:
+    """The layers with the best masks (``masks``), the most I2T mass (``mass``) and the most harm by blur (``harm``)."""
+    keys = {"masks": "miou", "mass": "i2t_mass", "harm": "blur_harm"}
+    return {name: max(layers, key=lambda row: row[key])["layer"] for name, key in keys.items()}
 
 
 def _eye(numbers: dict[str, Any]) -> str:

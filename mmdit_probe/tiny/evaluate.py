@@ -20,11 +20,11 @@ from ..metrics.image_metrics import Clip
 from ..metrics.scene_reader import SceneReader
 from ..pipelines.forward import noise_level
 from ..pipelines.loading import embedded_folder, load_pipeline
-from ..storage.files import write_text
+from ..storage.files import read_text, write_text
 from ..studies.layer_agreement import layer_agreement, summary
 from ..studies.scene_grounding import MEAN_OF_LAYERS, baselines, blur_harm, measure_layers
-from .card import write_card
-from .export import digests, load_recipe, save_defaults
+from .card import outline, write_card
+from .export import digests, load_recipe, name_of_weights, save_defaults
 from .eye import LABELS, measure_instruments, read_labels
 from .kinds import make_denoiser, make_pipeline
 from .recipe import Recipe
@@ -114,6 +114,9 @@ def main(
     training: Annotated[
         Path | None, typer.Option(help="flow.jsonl of the training run, for samples seen and time.")
     ] = None,
+    before: Annotated[
+        Path | None, typer.Option(help="Folder of the edition whose place it takes, to be compared with in the card.")
+    ] = None,
     validation_count: Annotated[int, typer.Option(help="Validation scenes.")] = 200,
     test_count: Annotated[int, typer.Option(help="Test scenes.")] = 300,
     only_eye: Annotated[
@@ -138,10 +141,13 @@ def main(
             "give the flow.jsonl of a model that has not been measured before", param_hint="--training"
         )
     untrained = make_pipeline(make_denoiser(recipe).eval().requires_grad_(False), pipe.vae, recipe)
-    kept = {"training": known.get("training")}
+    kept = {"training": known.get("training"), "before": known.get("before")}
     if training is not None:
         last = [json.loads(line) for line in training.read_text().splitlines() if "loss" in line][-1]
         kept["training"] = {"samples": last["samples"], "seconds": last["seconds"], "loss": last["loss"]}
+    if before is not None:
+        earlier = outline(json.loads(read_text(before / "evaluation.json")))
+        kept["before"] = {"weights": name_of_weights(before), **earlier}
     numbers = kept | measure(pipe, untrained, (validation_count, test_count), (0, 1, 2), recipe.text_positions)
     prompts = [scene.sentence() for scene in scenes("test", 100)]
     images = generate(pipe, prompts, 0, recipe)

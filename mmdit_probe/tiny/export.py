@@ -34,7 +34,7 @@ def save_recipe(recipe: Recipe, folder: Path) -> None:
 
 
 def load_recipe(folder: Path) -> Recipe:
-    """The settings kept by `save_recipe`; those of the first tiny-sd3, which kept none, if there is no such file."""
+    """The settings kept by `save_recipe`; those of a tiny-sd3 from random weights if there is no such file."""
     file = folder / RECIPE
     if not file.is_file():
         return Recipe()
@@ -59,3 +59,8 @@ def digests(folder: Path) -> dict[str, str]:
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*.safetensors"))
     }
+
+
+def name_of_weights(folder: Path) -> str:
+    """A pipeline folder's name and the first twelve digits of its transformer's SHA-256."""
+    return f"{folder.resolve().name}, transformer {next(iter(digests(folder / 'transformer').values()))[:12]}"

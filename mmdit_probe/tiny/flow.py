@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from .denoiser import Denoiser
@@ -71,7 +72,7 @@ class FlowTrainer:
             self.model.load(start)
         self.ema = [p.detach().clone() for p in self.model.parameters()]
         self.optimizers = make_optimizers(self.model, recipe)
-        self.precision = ResidualPrecision(latents.shape[1]).to(device) if recipe.loss == "whitened" else None
+        self.whitening = ResidualPrecision(latents.shape[1]).to(device) if recipe.loss == "whitened" else None
         if resumed is not None:
             self._restore(resumed)
 
@@ -102,14 +103,24 @@ class FlowTrainer:
         ids, device = self.ids[:, chosen, variant].long(), self.device
         return clean.to(device), noise.to(device), sigma.to(device), ids.to(device), text.to(device)
 
+    def _velocity(self, *inputs: Tensor) -> Tensor:
+        """What the model predicts, in float32; its own arithmetic is in the recipe's ``precision``."""
+        if self.recipe.precision == "float32":
+            return self.model(*inputs)
+        with (
+            torch.autocast(self.device.type, torch.bfloat16),
+            sdpa_kernel(SDPBackend.MATH),
+        ):  # flash is slow backward on CPUs
+            return self.model(*inputs).float()
+
     def _train_step(self) -> float:
         """One step; returns the mean squared error, whatever the loss is."""
         clean, noise, sigma, ids, (keep, absent) = self.batch(self.step)
         mix = sigma[:, None, None, None]
-        velocity = self.model((1 - mix) * clean + mix * noise, sigma, ids, keep, absent)
+        velocity = self._velocity((1 - mix) * clean + mix * noise, sigma, ids, keep, absent)
         residual = velocity - (noise - clean)
         error = residual.square().mean()
-        loss = error if self.precision is None else self.precision(residual)
+        loss = error if self.whitening is None else self.whitening(residual)
         self.model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
@@ -155,7 +166,7 @@ class FlowTrainer:
             "model": self.model.state_dict(),
             "ema": self.ema,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "precision": self.precision and self.precision.state_dict(),
+            "precision": self.whitening and self.whitening.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "plan": [self.decay_from, self.steps],
@@ -186,8 +197,8 @@ class FlowTrainer:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        if self.precision is not None and state.get("precision"):  # a run with a plain loss has none
-            self.precision.load_state_dict(state["precision"])
+        if self.whitening is not None and state.get("precision"):  # a run with a plain loss has none
+            self.whitening.load_state_dict(state["precision"])
         self.ema, self.step, self.seconds = state["ema"], state["step"], state["seconds"]
 
     def averaged(self) -> Denoiser:

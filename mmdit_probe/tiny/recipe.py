@@ -9,9 +9,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and training settings; the defaults are those of the shipped tiny-sd3, `RECIPES` has both."""
+    """Sizes and training settings; the defaults are those of a tiny-sd3 from random weights, `RECIPES` has both models'.
+
+    The settings that shipped weights were made with are in the recipe.json beside them.
+    """
 
     model: Literal["tiny-sd3", "tiny-flux"] = "tiny-sd3"
+    started_from: str | None = None
+    """The weights that were gone on from; None for random ones."""
     seed: int = 0
     scenes: int = 100_000
     """Number of training scenes, each with ``caption_variants`` captions."""
@@ -54,6 +59,8 @@ class Recipe:
     """muon: for the matrices of the blocks' attention and feed-forward layers; all else has AdamW."""
     loss: Literal["mse", "whitened"] = "mse"
     """whitened: each direction of latent space counts by the inverse of its residual's variance, see residuals.py."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: of the model's products while it is trained; weights, their averages and the loss stay in float32."""
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     ema: float = 0.998

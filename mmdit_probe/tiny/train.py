@@ -25,7 +25,7 @@ from .autoencoder import encode_all, train_autoencoder
 from .clip import make_processor, train_clip
 from .corpus import Corpus, make_corpus
 from .denoiser import Denoiser, token_ids
-from .export import save_defaults, save_half, save_recipe
+from .export import name_of_weights, save_defaults, save_half, save_recipe
 from .flow import FlowTrainer
 from .kinds import make_pipeline, make_tokenizers
 from .parts import make_autoencoder
@@ -111,6 +111,10 @@ def main(
         Literal["mse", "whitened"] | None,
         typer.Option(help="Plain, or weighed by the inverse of the residual's covariance."),
     ] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(help="Of the transformer's arithmetic in training; bfloat16 is faster on CPUs that have it."),
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate of the transformer.")] = None,
     batch: Annotated[int | None, typer.Option(help="Samples a step.", min=1)] = None,
     ema: Annotated[float | None, typer.Option(help="Share of the averaged weights that stays at each step.")] = None,
@@ -128,9 +132,11 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     given: dict[str, Any] = {
-        "samples": samples, "decay_samples": decay_samples, "optimizer": optimizer, "loss": loss, "rate": rate,
-        "batch": batch, "ema": ema, "seed": seed, "scenes": scenes,
+        "samples": samples, "decay_samples": decay_samples, "optimizer": optimizer, "loss": loss, "precision": precision,
+        "rate": rate, "batch": batch, "ema": ema, "seed": seed, "scenes": scenes,
     }  # fmt: skip
+    if start is not None:
+        given["started_from"] = name_of_weights(start)
     recipe = replace(RECIPES[model], **{name: value for name, value in given.items() if value is not None})
     place, weights = torch.device(device), out or embedded_folder().parent
     corpus = make_corpus(recipe.scenes, recipe.caption_variants, work)
