@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from mmdit_probe.configs import EMBEDDED_MODELS
 from mmdit_probe.datasets.scenes import scenes
 from mmdit_probe.metrics.image_metrics import Clip
 from mmdit_probe.metrics.scene_reader import SceneReader
 from mmdit_probe.pipelines.loading import embedded_folder
 from mmdit_probe.tiny.card import write_card
-from mmdit_probe.tiny.export import digests
+from mmdit_probe.tiny.export import digests, load_recipe
 from mmdit_probe.tiny.eye import (
     LABELS,
     Seen,
@@ -55,11 +56,28 @@ def test_the_numbers_of_the_eye_in_the_card_follow_from_the_labels(labels, evalu
         assert own["low"] <= own["agree"] <= own["high"]
 
 
+@pytest.mark.parametrize("model", EMBEDDED_MODELS)
+def test_the_card_is_written_from_the_numbers_beside_it(model, tmp_path):
+    folder = embedded_folder(model)
+    numbers = json.loads((folder / "evaluation.json").read_text())
+    told = write_card(numbers, load_recipe(folder), tmp_path / "card.md").read_text()
+    assert told == (folder / "MODEL_CARD.md").read_text()
+
+
 def test_the_card_says_so_where_nobody_looked(evaluation, tmp_path):
     text = write_card({**evaluation, "eye": None}, Recipe(), tmp_path / "card.md").read_text()
     assert "No images of these weights have been looked at" in text
-    told = write_card(evaluation, Recipe(), tmp_path / "card.md").read_text()
-    assert told == (embedded_folder() / "MODEL_CARD.md").read_text()
+
+
+def test_the_card_says_so_where_a_correlation_or_its_interval_is_not_known(evaluation, tmp_path):
+    unknown = {"clip_rank": {"mean": None, "low": None, "high": None, "n": 3}}
+    wide = {"reader_rank": {"mean": 0.4, "low": None, "high": None, "n": 3}}
+    text = write_card(
+        {**evaluation, "eye": {**evaluation["eye"], **unknown, **wide}}, Recipe(), tmp_path / "card.md"
+    ).read_text()
+    assert "rank correlation of\nunknown size (the images are all alike) with the tiny CLIP's" in text
+    assert "0.40 (no interval: some resamples of the images are all alike)" in text
+    assert "nan" not in text
 
 
 def test_facts_that_a_prompt_does_not_state_are_refused(tmp_path):
@@ -102,4 +120,4 @@ def test_on_scenes_themselves_the_instruments_agree_with_who_sees_all(labels):
     )
     assert made["images"] == 12
     assert all(own["agree"] > 0.95 for own in made["kinds"].values())
-    assert np.isnan(made["clip_rank"]["mean"])  # the eye sees everything everywhere: there is nothing to rank
+    assert made["clip_rank"]["mean"] is None  # the eye sees everything everywhere: there is nothing to rank

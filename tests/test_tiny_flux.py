@@ -199,7 +199,7 @@ def test_the_card_tells_what_the_weights_were_made_from(tmp_path):
     assert name == f"tiny-sd3, transformer {digest[:12]}"
     recipe = replace(RECIPES["tiny-sd3"], started_from=name, loss="whitened", precision="bfloat16")
     text = write_card({**numbers, "eye": None, "before": None}, recipe, tmp_path / "card.md").read_text()
-    assert f"- From {name}.\n" in text
+    assert f"- Started from {name}.\n" in text
     assert "inverse of its residual's variance" in text
     assert "arithmetic in bfloat16" in text
     assert "edition before" not in text

@@ -76,7 +76,7 @@ Made by `python -m mmdit_probe.tiny.train`; the numbers below by `python -m mmdi
 
 - {recipe.scenes:,} synthetic scenes (`mmdit_probe.datasets.scenes`, split train), {recipe.caption_variants} captions each: 45%
   sentences, 45% class lists, 10% empty.
-- From {recipe.started_from or "random weights"}.
+- Started from {recipe.started_from or "random weights"}.
 - Flow matching, {_LOSSES[recipe.loss]};
   {training["samples"]:,} samples in {training["seconds"] / 60:.0f} minutes, batch {recipe.batch}, {_OPTIMIZERS[recipe.optimizer]}
   {recipe.rate:g}, warm-up, constant, cosine over the last {recipe.decay_samples / recipe.samples:.0%}; EMA {recipe.ema}; noise level
@@ -245,7 +245,11 @@ Over the {clip["n"]} images with shapes, the share of its prompt's facts that th
 {_correlation(clip)} with the tiny CLIP's CLIP-T and of {_correlation(reader)} with the share that the reader finds."""
 
 
-def _correlation(interval: dict[str, float]) -> str:
+def _correlation(interval: dict[str, Any]) -> str:
+    if interval["mean"] is None:
+        return "unknown size (the images are all alike)"
+    if interval["low"] is None:
+        return f"{interval['mean']:.2f} (no interval: some resamples of the images are all alike)"
     return f"{interval['mean']:.2f} ({interval['low']:.2f} to {interval['high']:.2f})"
 
 

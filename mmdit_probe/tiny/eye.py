@@ -141,6 +141,11 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+def _without_nan(interval: Interval) -> dict[str, float | None]:
+    """For a JSON file, in which what is not known is null."""
+    return {key: None if np.isnan(value) else value for key, value in interval._asdict().items()}
+
+
 def measure_instruments(labels: EyeLabels, images: np.ndarray, reader: SceneReader, clip: Clip) -> dict[str, Any]:
     """How the reader and the CLIP agree with the eye on ``images`` (n, 64, 64, 3) uint8, made for the labels' prompts.
 
@@ -162,5 +167,5 @@ def measure_instruments(labels: EyeLabels, images: np.ndarray, reader: SceneRead
         "images": len(prompts),
         "seed": labels.seed,
         "kinds": reader_agreement(table, len(prompts)),
-        **{name: interval._asdict() for name, interval in ranks.items()},
+        **{name: _without_nan(interval) for name, interval in ranks.items()},
     }
