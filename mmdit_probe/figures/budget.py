@@ -64,6 +64,7 @@ def plot_kinds(ax: Axes, kinds: pd.DataFrame) -> None:
         below = np.zeros_like(mass) if below is None else below
         ax.bar(rows["layer"], mass, bottom=below, width=0.85, color=color, label=kind)
         below = below + mass
+    ax.set_xlim(kinds["layer"].min() - 0.7, kinds["layer"].max() + 0.7)  # no tick of a layer that is not there
     ax.set_xlabel("layer")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
 
