@@ -10,6 +10,7 @@ from mmdit_probe.families import layers_of
 from mmdit_probe.figures.contact import contact_sheet
 from mmdit_probe.figures.drops import dots_and_bars, drop_figure
 from mmdit_probe.metrics.image_metrics import make_metrics
+from mmdit_probe.metrics.verdicts import counted
 from mmdit_probe.studies.paired_metrics import drop_table, measure_images
 from mmdit_probe.studies.perturbation import layer_name, most_harmful, run_perturbation
 
@@ -44,7 +45,7 @@ def run(analysis: Analysis) -> list[str]:
         prompts=prompts[:SHOWN],
     )
     analysis.figure(contact_sheet(sheet, prompts[:SHOWN], titles), "fig31_sheet", prompts=prompts[:SHOWN])
-    notes = (f"averages over {len(SEEDS)} seeds", dots_and_bars(table))
+    notes = (f"averages over {counted(len(SEEDS), 'seed')}", dots_and_bars(table))
     analysis.figure(drop_figure(table, "blurred layer"), "fig18_drops", *notes, prompts=prompts)
     analysis.table(table, "fig18_drops")
     analysis.table(measured, "fig18_metrics")
