@@ -192,7 +192,7 @@ def outline(numbers: dict[str, Any]) -> dict[str, Any]:
     layers, read = numbers["layers"], numbers["samples"]
     return {
         **{key: read[key] for key in ("count", "grounds", "shapes", "colored shapes")},
-        "best_miou": numbers["layers"][numbers["expert_layer"]]["miou"],
+        "best_miou": layers[numbers["expert_layer"]]["miou"],
         "mean_miou": numbers["references"][MEAN_OF_LAYERS]["miou"],
         **tops(layers),
     }
