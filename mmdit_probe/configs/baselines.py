@@ -119,7 +119,7 @@ class DiffSegConfig:
     side: int = 512
     timestep: int = 300
     threshold: float = 1.1
-    joint_threshold: float = 0.4
+    joint_threshold: float = 0.3
     iterations: int = 3
     anchors: int = 16
 

@@ -37,7 +37,7 @@ _THRESHOLD = Setting(
     "Regions. seg4diff, diffseg: maps closer than this (symmetric KL, nats) become one region; diffcut: normalized cuts "
     "below this are made.",
     above=0,
-    default=f"{MERGE_THRESHOLD}; diffseg 1.1, on an MM-DiT 0.4 (tuned on tiny-sd3); diffcut 0.5",
+    default=f"{MERGE_THRESHOLD}; diffseg 1.1, on an MM-DiT 0.3 (tuned on tiny-sd3); diffcut 0.5",
 )
 
 

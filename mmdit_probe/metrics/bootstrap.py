@@ -28,7 +28,17 @@ def bounds(drawn: np.ndarray, count: int, level: float = 0.95) -> tuple[float, f
         return float(drawn.min()), float(drawn.max())
     tail = float(ndtr(stdtrit(count - 1, (1 - level) / 2) * np.sqrt(count / (count - 1))))
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
+    size = float(np.abs(drawn).max())
+    return without_rounding(float(low), size), without_rounding(float(high), size)
+
+
+def without_rounding(value: float, size: float) -> float:
+    """``value``, or 0 where it is what rounding leaves of a sum of numbers of this ``size``: a verdict must not rest on it.
+
+    >>> without_rounding(0.1 + 0.2 - 0.3, size=0.3), without_rounding(1e-9, size=0.3)
+    (0.0, 1e-09)
+    """
+    return 0.0 if abs(value) < 1e-12 * size else value
 
 
 def unit_means(values: np.ndarray) -> np.ndarray:
@@ -63,4 +73,4 @@ def bootstrap_mean(
     if means.min() == means.max():  # exactly, where sums would be off in the last digit
         return float(means[0]), float(means[0]), float(means[0])
     low, high = bounds(bootstrap_weights(len(means), draws, seed) @ means / len(means), len(means), level)
-    return float(means.mean()), low, high
+    return without_rounding(float(means.mean()), float(np.abs(means).max())), low, high
