@@ -16,6 +16,7 @@ from mmdit_probe.metrics.inference import (
     mean_interval,
     outside_chance,
     picked_p,
+    two_sided_picked_p,
 )
 from mmdit_probe.studies.expert_layer import SIGNS, chosen_expert, rank_lead
 from mmdit_probe.studies.guidance import gain_lines
@@ -130,6 +131,16 @@ def test_a_candidate_more_makes_no_lead_surer():
     rng = np.random.default_rng(0)
     values = rng.normal(0.3, 1, (6, 20))
     assert (picked_p(values)[:3] >= picked_p(values[:3])).all()
+
+
+def test_a_loss_is_found_as_a_gain_is():
+    values = np.random.default_rng(0).normal(0.8, 1, (3, 20))
+    values[0] -= 0.8
+    found = two_sided_picked_p(values)
+    assert np.array_equal(found, two_sided_picked_p(-values))
+    assert (found >= picked_p(values))[1:].all()
+    assert found[0] > 0.2
+    assert found[1:].max() < 0.05
 
 
 def test_the_random_flips_own_error_is_counted():

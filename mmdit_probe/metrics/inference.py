@@ -91,6 +91,11 @@ def picked_p(values: np.ndarray) -> np.ndarray:
     return (largest >= scaled.sum(1)[:, None] - 1e-9).mean(1)
 
 
+def two_sided_picked_p(values: np.ndarray) -> np.ndarray:
+    """`picked_p` of "its mean is not 0": each candidate counts with both signs."""
+    return picked_p(np.concatenate([values, -values])).reshape(2, -1).min(0)
+
+
 def outside_chance(p: float, units: int) -> bool:
     """Whether a p-value of `picked_p` is below 5%, with two standard errors of the random flips added; False for NaN."""
     error = 0.0 if units <= _EXACT else 2 * np.sqrt(p * (1 - p) / (FLIPS + 1))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..metrics.inference import FEWEST, Interval, mean_interval, outside_chance, picked_p
+from ..metrics.inference import FEWEST, Interval, mean_interval, outside_chance, two_sided_picked_p
 from ..metrics.verdicts import Form, counted, few, in_words
 
 NAMED = ("model", "transformer", "source", "prompt", "seed", "steps", "edits", "grid", "text_tokens", "direction")
@@ -103,7 +103,7 @@ def _compare_one(a: xr.Dataset, b: xr.Dataset, name: str, step: str) -> pd.DataF
 def _inference(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """Intervals of b - a (rows by units), and p-values, the largest of all rows and of both signs having been picked."""
     differences = (b - a).to_numpy()
-    p = picked_p(np.concatenate([differences, -differences])).reshape(2, -1).min(0)
+    p = two_sided_picked_p(differences)
     found = [mean_interval(row) for row in differences]
     bounds = {"low": [one.low for one in found], "high": [one.high for one in found]}
     return pd.DataFrame({**bounds, "p": p}, index=a.index)

@@ -17,7 +17,8 @@ import xarray as xr
 from ..configs import SamplingConfig
 from ..datasets.scenes import scene
 from ..families import Pipeline
-from ..metrics.inference import FEWEST, mean_interval
+from ..metrics.bootstrap import unit_means
+from ..metrics.inference import FEWEST, mean_interval, outside_chance, two_sided_picked_p
 from ..metrics.scene_reader import SceneReader, prompt_facts
 from ..metrics.verdicts import Form, in_words
 from ..probe.attention_loss import AttentionLoss
@@ -145,16 +146,21 @@ def measure_subjects(prompts: Sequence[SubjectPrompt], made: SubjectImages, read
 
 
 def subject_table(measured: pd.DataFrame) -> pd.DataFrame:
-    """For each steered variant and measure: its mean, that of plain images, and the gain with its 95% interval over prompts."""
+    """For each steered variant and measure: its mean, that of plain images, and the gain with its 95% interval over prompts.
+
+    ``p`` is the chance of so large a gain or loss of any variant without an effect (`two_sided_picked_p`), of each measure alone.
+    """
     rows = []
     wide = {name: own.set_index(["prompt", "seed"]) for name, own in measured.groupby("variant", sort=False)}
     plain = wide.pop(PLAIN)
-    for name, own in wide.items():
-        for measure in _SAID:
-            gains = (own[measure] - plain[measure]).unstack("seed").to_numpy()
-            gain, low, high, n = mean_interval(gains)
-            means = {PLAIN: plain[measure].mean(), "steered": own[measure].mean()}
-            rows.append({"variant": name, "measure": measure, "n": n, **means, "gain": gain, "low": low, "high": high})
+    for measure in _SAID:
+        gains = {name: (own[measure] - plain[measure]).unstack("seed").to_numpy() for name, own in wide.items()}
+        chances = two_sided_picked_p(np.stack([unit_means(gain) for gain in gains.values()]))
+        for (name, gained), p in zip(gains.items(), chances, strict=True):
+            gain, low, high, n = mean_interval(gained)
+            means = {PLAIN: plain[measure].mean(), "steered": wide[name][measure].mean()}
+            found = {"gain": gain, "low": low, "high": high, "p": p}
+            rows.append({"variant": name, "measure": measure, "n": n, **means, **found})
     return pd.DataFrame(rows)
 
 
@@ -166,14 +172,16 @@ _SAID = {
 
 
 def subject_lines(table: pd.DataFrame) -> list[str]:
-    """What each variant changes, and whether that is outside chance; one variant was not chosen over others here."""
+    """What each variant changes, and whether that is outside chance, as the largest change of all variants."""
     lines = []
     percent, sign = Form(0, 100), Form(0, 100, sign=True)
+    variants = table["variant"].nunique()
+    among = f" among {variants} variants" if variants > 1 else ""
     for row in table.itertuples():
         found = mean_interval(np.full(1, row.gain))._replace(low=row.low, high=row.high, n=row.n)
-        sure = "no verdict" if row.n < FEWEST else "outside chance" if found.excludes_zero else "within chance"
+        sure = "no verdict" if row.n < FEWEST else "outside chance" if outside_chance(row.p, row.n) else "within chance"
         lines.append(
             f"{row.variant}: {percent(row.steered)}% {_SAID[row.measure]}, {percent(row.plain)}% plainly: "
-            f"{sign(row.gain)} points {in_words(found, sign, 'prompt')}: {sure}."
+            f"{sign(row.gain)} points {in_words(found, sign, 'prompt')}: {sure}{among}."
         )
     return lines
