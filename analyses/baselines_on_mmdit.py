@@ -27,9 +27,10 @@ def run(analysis: Analysis) -> list[str]:
     lora = loras[0] if loras else None
     config = replace(analysis.fewer(CONFIG, quick(CONFIG)), batch=analysis.at_once(CONFIG.batch, LARGER))
     say = {"say": print} if worker_share().begins else {}
-    comparison = Comparison(analysis.pipe(), analysis.label, config, analysis.folder(), **say)
+    magnet = None if lora is None else analysis.pipe(lora)
+    comparison = Comparison(analysis.pipe(), analysis.label, config, analysis.folder(), magnet=magnet, lora=lora, **say)
     tuning = comparison.tuning()
-    table = comparison.table(tuning, None if lora is None else analysis.pipe(lora), lora)
+    table = comparison.table(tuning)
     analysis.table(tuning, "baselines_on_mmdit_tuning")
     analysis.table(table, "baselines_on_mmdit")
     lines = ["mIoU and pACC in percent:", in_percent(tuning), in_percent(table)]

@@ -143,18 +143,20 @@ def test_methods_have_a_task_and_a_source():
 def test_the_comparison_has_every_row_and_chooses_on_other_scenes(tiny, tmp_path):
     thresholds = {"seg4diff": (0.05, 0.5), "diffseg": (0.3, 9.0), "diffcut": (0.2, 0.6)}
     said = []
+    lora = tmp_path / "mine.safetensors"
+    lora.write_bytes(b"trained")
     comparison = Comparison(
         tiny,
         "tiny-sd3",
         ComparisonConfig(2, 2, batch=2, thresholds=thresholds, entropies=(0.2,), iterations=(1, 2)),
         tmp_path,
         said.append,
+        magnet=tiny,
+        lora=str(lora),
     )
     tuning = comparison.tuning()
-    assert list(tuning.groupby("method")["miou"].count()) == [2, 2, 2, 2]
-    lora = tmp_path / "mine.safetensors"
-    lora.write_bytes(b"trained")
-    table = comparison.table(tuning, tiny, str(lora))
+    assert list(tuning.groupby("method")["miou"].count()) == [2, 2, 2, 2, 2]
+    table = comparison.table(tuning)
     rows = table.set_index("system")
     steps = int(tuning[tuning["method"] == "iseg"].sort_values("miou")["iterations"].iloc[-1])
     tuned = f"iseg (tuned: entropy 0.2, {steps} iterations)"
@@ -164,10 +166,13 @@ def test_the_comparison_has_every_row_and_chooses_on_other_scenes(tiny, tmp_path
     assert rows.loc["DiffSeg on MM-DiT (tuned)", "threshold"] == best
     assert rows.loc["DiffSeg on MM-DiT (released)", "threshold"] == 1.1
     assert rows.loc["Seg4Diff", "miou"] == pytest.approx(rows.loc["Seg4Diff + MAGNET", "miou"])
+    trained = tuning[tuning["method"] == "magnet"].sort_values("miou")["threshold"].iloc[-1]
+    assert rows.loc["Seg4Diff + MAGNET (tuned)", "threshold"] == trained
+    assert rows.loc["Seg4Diff + MAGNET (released)", "threshold"] == 0.1
     assert "k-means on colors" in rows.index
     assert (rows["per_second"].dropna() > 0).all()
     lora.write_bytes(b"trained anew")
     with pytest.raises(ValueError, match=r"other settings \(model\)"):
-        comparison.table(tuning, tiny, str(lora))
-    assert all(name.startswith("scenes-val-") for name in said[:8])
-    assert not any("val" in name for name in said[8:])
+        comparison.table(tuning)
+    assert all(name.startswith("scenes-val-") for name in said[:10])
+    assert not any("val" in name for name in said[10:])

@@ -33,6 +33,10 @@ NAMES: dict[Method, str] = {
 }
 
 
+MAGNET = "magnet"
+"""The row of `Comparison.tuning` for Seg4Diff on the trained copy."""
+
+
 def released_threshold(method: Method) -> float:
     """The threshold of a method's released code."""
     if method == SEG4DIFF:
@@ -81,6 +85,8 @@ class Comparison:
         config: the settings.
         out: output folder; interrupted runs continue there.
         say: called with the name of each evaluation before it starts.
+        magnet: a copy of the pipeline with ``lora``, None to leave its rows out.
+        lora: the LoRA's file or hub id.
     """
 
     def __init__(
@@ -90,75 +96,67 @@ class Comparison:
         config: ComparisonConfig,
         out: Path,
         say: Callable[[str], None] = lambda text: None,
+        magnet: Pipeline | None = None,
+        lora: str | None = None,
     ) -> None:
         self.pipe, self.model, self.config, self.out, self.say = pipe, model, config, out, say
+        self.magnet, self.lora = magnet, lora
         self.layer = expert_layer(pipe)
 
     def tuning(self) -> pd.DataFrame:
         """mIoU on the validation scenes: ``method``, ``threshold`` or ``entropy`` and ``iterations``, and ``miou`` in [0, 1].
 
-        Regions are matched as in the paper.
+        Regions are matched as in the paper. The trained copy's rows are called `MAGNET`.
         """
         scenes, config = held_out_scenes(self.config.validation, "val"), self.config
         tried: list[dict[str, Any]] = []
-        for method, thresholds in config.thresholds.items():
-            for threshold in thresholds:
-                found = self._unsupervised(method, threshold, scenes)
-                tried.append({"method": method, "threshold": threshold, "miou": found.settings["miou"].iloc[0]})
+        grouped: list[tuple[str, Method, bool]] = [(method, method, False) for method in config.thresholds]
+        grouped += [] if self.magnet is None else [(MAGNET, SEG4DIFF, True)]
+        for name, method, trained in grouped:
+            for threshold in config.thresholds[method]:
+                found = self._unsupervised(method, threshold, scenes, trained)
+                tried.append({"method": name, "threshold": threshold, "miou": found.settings["miou"].iloc[0]})
         for entropy, iterations in product(config.entropies, config.iterations):
             selection = Selection(refine="iseg", refine_entropy=entropy, refine_steps=iterations)
-            found = self._named(self.pipe, self.model, selection, scenes)
+            found = self._named(selection, scenes)
             own = {"method": "iseg", "entropy": entropy, "iterations": iterations}
             tried.append({**own, "miou": found.settings["miou"].iloc[0]})
         return pd.DataFrame(tried)
 
-    def table(self, tuning: pd.DataFrame, magnet: Any = None, lora: str | None = None) -> pd.DataFrame:
+    def table(self, tuning: pd.DataFrame) -> pd.DataFrame:
         """The methods on the test scenes, regions matched as in the paper.
 
         Args:
             tuning: the table of `tuning`; each method's best row is taken.
-            magnet: the pipeline with ``lora``, None to leave it out.
-            lora: the LoRA's file or hub id.
 
         Returns:
             One row for each system: ``task``, ``system``, ``threshold``, ``miou`` and ``pacc`` in [0, 1], and ``per_second``,
             images per second.
         """
-        lora = lora and model_fingerprint(lora)
         scenes = held_out_scenes(self.config.scenes)
         best = tuning.loc[tuning.groupby("method")["miou"].idxmax()].set_index("method")
-        return pd.DataFrame(
-            [*self._by_names(scenes, best, magnet, lora), *self._without_words(scenes, best, magnet, lora)]
-        )
+        return pd.DataFrame([*self._by_names(scenes, best), *self._without_words(scenes, best["threshold"])])
 
-    def _by_names(
-        self, scenes: LabeledImages, best: pd.DataFrame, magnet: Any, lora: str | None
-    ) -> Iterator[dict[str, Any]]:
+    def _by_names(self, scenes: LabeledImages, best: pd.DataFrame) -> Iterator[dict[str, Any]]:
         refinements: Sequence[Refine] = ("none", *REFINERS)
         for refine in refinements:
             name = "Seg4Diff" + ("" if refine == "none" else f" + {refine}")
-            found = self._named(self.pipe, self.model, Selection(refine=refine), scenes)
-            yield _row("open-vocabulary", name, None, found, scenes)
+            yield _row("open-vocabulary", name, None, self._named(Selection(refine=refine), scenes), scenes)
         entropy, iterations = float(best.loc["iseg", "entropy"]), int(best.loc["iseg", "iterations"])
-        tuned = Selection(refine="iseg", refine_entropy=entropy, refine_steps=iterations)
-        found = self._named(self.pipe, self.model, tuned, scenes)
+        found = self._named(Selection(refine="iseg", refine_entropy=entropy, refine_steps=iterations), scenes)
         name = f"Seg4Diff + iseg (tuned: entropy {entropy:g}, {iterations} iterations)"
         yield _row("open-vocabulary", name, None, found, scenes)
-        if magnet is not None:
-            found = self._named(magnet, f"{self.model}, LoRA {lora}", Selection(), scenes)
+        if self.magnet is not None:
+            found = self._named(Selection(), scenes, trained=True)
             yield _row("open-vocabulary", "Seg4Diff + MAGNET", None, found, scenes)
 
-    def _without_words(
-        self, scenes: LabeledImages, best: pd.DataFrame, magnet: Any, lora: str | None
-    ) -> Iterator[dict[str, Any]]:
-        chosen = best["threshold"]
-        for method, name in NAMES.items():
-            for threshold, how in ((released_threshold(method), "released"), (float(chosen[method]), "tuned")):
-                found = self._unsupervised(method, threshold, scenes)
+    def _without_words(self, scenes: LabeledImages, chosen: pd.Series) -> Iterator[dict[str, Any]]:
+        grouped: list[tuple[str, str, Method, bool]] = [(name, method, method, False) for method, name in NAMES.items()]
+        grouped += [] if self.magnet is None else [("Seg4Diff + MAGNET", MAGNET, SEG4DIFF, True)]
+        for name, tuned, method, trained in grouped:
+            for threshold, how in ((released_threshold(method), "released"), (float(chosen[tuned]), "tuned")):
+                found = self._unsupervised(method, threshold, scenes, trained)
                 yield _row("unsupervised", f"{name} ({how})", threshold, found, scenes)
-        if magnet is not None:
-            found = self._unsupervised("seg4diff", float(chosen["seg4diff"]), scenes, magnet, f", LoRA {lora}")
-            yield _row("unsupervised", "Seg4Diff + MAGNET (tuned)", float(chosen["seg4diff"]), found, scenes)
         for baseline in TRIVIAL:
             by_matching = found.trivial[found.trivial["baseline"] == baseline].set_index("matching")
             own = by_matching.loc["paper"]
@@ -170,25 +168,29 @@ class Comparison:
             layers=(self.layer,), timesteps=(own.timestep,), batch=own.batch, seed=own.seed, **options
         )
 
-    def _named(self, pipe: Pipeline, model: str, selection: Selection, scenes: LabeledImages) -> Evaluation:
+    def _named(self, selection: Selection, scenes: LabeledImages, trained: bool = False) -> Evaluation:
         name: str = selection.refine
         if selection.refine_entropy is not None:
             name += f"-{selection.refine_entropy:g}-{selection.refine_steps}"
-        return self._run(LoadedMethod(selection, pipe), self._config(), scenes, model, name)
+        return self._run(selection, self._config(), scenes, name, trained)
 
     def _unsupervised(
-        self, method: Method, threshold: float, scenes: LabeledImages, pipe: Pipeline | None = None, lora: str = ""
+        self, method: Method, threshold: float, scenes: LabeledImages, trained: bool = False
     ) -> Evaluation:
-        loaded = LoadedMethod(Selection(method=method, threshold=threshold), self.pipe if pipe is None else pipe)
-        config = self._config(task="unsupervised", trivial=True)
-        return self._run(loaded, config, scenes, self.model + lora, f"{method}-{threshold:g}")
+        selection, config = (
+            Selection(method=method, threshold=threshold),
+            self._config(task="unsupervised", trivial=True),
+        )
+        return self._run(selection, config, scenes, f"{method}-{threshold:g}", trained)
 
     def _run(
-        self, loaded: LoadedMethod, config: EvaluateConfig, scenes: LabeledImages, model: str, name: str
+        self, selection: Selection, config: EvaluateConfig, scenes: LabeledImages, name: str, trained: bool
     ) -> Evaluation:
-        folder = f"{scenes.name}-{name}{'-lora' if 'LoRA' in model else ''}"
+        folder = f"{scenes.name}-{name}{'-lora' if trained else ''}"
         self.say(folder)
-        own = replace(loaded.selection.fill(config), limit=len(scenes.samples))
+        loaded = LoadedMethod(selection, self.magnet if trained else self.pipe)
+        model = f"{self.model}, LoRA {model_fingerprint(str(self.lora))}" if trained else self.model
+        own = replace(selection.fill(config), limit=len(scenes.samples))
         return tabulate(run_evaluation(loaded.pipe, scenes, own, self.out / folder, model, counter=loaded.counter(own)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from ..configs import EMBEDDED_MODELS
 from ..configs.baselines import (
@@ -18,7 +18,7 @@ from ..configs.baselines import (
 from ..configs.segmentation import Method, Refine, Task
 from ..utils.choices import check_choice
 
-SEG4DIFF = "seg4diff"
+SEG4DIFF: Final = "seg4diff"
 REFINERS: tuple[Refine, ...] = ("diffsegmenter", "iseg", "corrclip-vote")
 """Steps of baselines that also work on Seg4Diff's maps."""
 

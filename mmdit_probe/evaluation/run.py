@@ -59,14 +59,14 @@ def run_evaluation(
     >>> from mmdit_probe import load_pipeline
     >>> from mmdit_probe.datasets.registry import open_dataset
     >>> from mmdit_probe.evaluation.tables import tabulate
-    >>> pipe, config = load_pipeline("tiny-sd3"), EvaluateConfig(layers=(5, 6), timesteps=(2,), limit=4)
+    >>> pipe, config = load_pipeline("tiny-sd3"), EvaluateConfig(layers=(6, 7), timesteps=(2,), limit=4)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     batches = run_evaluation(pipe, open_dataset("scenes", limit=4), config, Path(folder), "tiny-sd3")
     ...     result = tabulate(batches)
     >>> list(result.settings.columns)
     ['matching', 'timestep', 'sigma', 'layer', 'head', 'pacc', 'macc', 'miou', 'miou_absent_zero', 'n', 'low', 'high']
     >>> int(result.settings.set_index("layer")["miou"].idxmax()), len(result.images)
-    (5, 8)
+    (7, 8)
     """
     check(config)
     if counter is None and config.method != EvaluateConfig.method:
