@@ -22,21 +22,25 @@ from mmdit_probe.tiny.eye import (
     reader_agreement,
     stated_facts,
 )
-from mmdit_probe.tiny.recipe import Recipe
+
+
+@pytest.fixture(scope="module", params=EMBEDDED_MODELS)
+def folder(request):
+    return embedded_folder(request.param)
 
 
 @pytest.fixture(scope="module")
-def labels():
-    return read_labels(embedded_folder() / LABELS)
+def labels(folder):
+    return read_labels(folder / LABELS)
 
 
 @pytest.fixture(scope="module")
-def evaluation():
-    return json.loads((embedded_folder() / "evaluation.json").read_text())
+def evaluation(folder):
+    return json.loads((folder / "evaluation.json").read_text())
 
 
-def test_the_labels_are_of_the_shipped_weights_and_of_held_out_prompts(labels):
-    assert labels.transformer in digests(embedded_folder() / "transformer").values()
+def test_the_labels_are_of_the_shipped_weights_and_of_held_out_prompts(labels, folder):
+    assert labels.transformer in digests(folder / "transformer").values()
     assert [seen.prompt for seen in labels.images] == [scene.sentence() for scene in scenes("test", 50)]
 
 
@@ -56,24 +60,21 @@ def test_the_numbers_of_the_eye_in_the_card_follow_from_the_labels(labels, evalu
         assert own["low"] <= own["agree"] <= own["high"]
 
 
-@pytest.mark.parametrize("model", EMBEDDED_MODELS)
-def test_the_card_is_written_from_the_numbers_beside_it(model, tmp_path):
-    folder = embedded_folder(model)
-    numbers = json.loads((folder / "evaluation.json").read_text())
-    told = write_card(numbers, load_recipe(folder), tmp_path / "card.md").read_text()
+def test_the_card_is_written_from_the_numbers_beside_it(folder, evaluation, tmp_path):
+    told = write_card(evaluation, load_recipe(folder), tmp_path / "card.md").read_text()
     assert told == (folder / "MODEL_CARD.md").read_text()
 
 
-def test_the_card_says_so_where_nobody_looked(evaluation, tmp_path):
-    text = write_card({**evaluation, "eye": None}, Recipe(), tmp_path / "card.md").read_text()
+def test_the_card_says_so_where_nobody_looked(evaluation, folder, tmp_path):
+    text = write_card({**evaluation, "eye": None}, load_recipe(folder), tmp_path / "card.md").read_text()
     assert "No images of these weights have been looked at" in text
 
 
-def test_the_card_says_so_where_a_correlation_or_its_interval_is_not_known(evaluation, tmp_path):
+def test_the_card_says_so_where_a_correlation_or_its_interval_is_not_known(evaluation, folder, tmp_path):
     unknown = {"clip_rank": {"mean": None, "low": None, "high": None, "n": 3}}
     wide = {"reader_rank": {"mean": 0.4, "low": None, "high": None, "n": 3}}
     text = write_card(
-        {**evaluation, "eye": {**evaluation["eye"], **unknown, **wide}}, Recipe(), tmp_path / "card.md"
+        {**evaluation, "eye": {**evaluation["eye"], **unknown, **wide}}, load_recipe(folder), tmp_path / "card.md"
     ).read_text()
     assert "rank correlation of\nunknown size (the images are all alike) with the tiny CLIP's" in text
     assert "0.40 (no interval: some resamples of the images are all alike)" in text
