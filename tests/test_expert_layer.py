@@ -10,41 +10,10 @@ from mmdit_probe.figures.expert import expert_figure
 from mmdit_probe.pipelines.defaults import model_defaults
 from mmdit_probe.pipelines.forward import noise_level
 from mmdit_probe.studies import expert_layer
-from mmdit_probe.studies.expert_layer import SIGNS, agreement, coherence, find_expert, selectivity, with_masks
+from mmdit_probe.studies.expert_layer import SIGNS, agreement, chosen_expert, expert_lead, find_expert, with_masks
 from mmdit_probe.studies.scene_grounding import measure_layers
 
 GENERATION = GenerationConfig(steps=2, guidance_scale=3.0, max_sequence_length=2)
-CHESS = np.indices((8, 8)).sum(0) % 2
-
-
-def test_coherence_of_regions_noise_and_a_chessboard():
-    halves = np.zeros((1, 8, 8))
-    halves[:, :, 4:] = 1
-    noise = np.random.default_rng(0).normal(size=(50, 8, 8))
-    assert coherence(halves) > 0.8
-    assert abs(coherence(noise)) < 0.1
-    assert coherence(CHESS[None].astype(float)) == pytest.approx(-1)
-
-
-def test_coherence_knows_no_unit():
-    maps = np.random.default_rng(0).uniform(size=(3, 6, 5))
-    assert coherence(7 * maps + 3) == pytest.approx(coherence(maps))
-
-
-def test_coherence_equals_morans_i():
-    maps = np.random.default_rng(0).uniform(size=(1, 4, 5))
-    z = maps[0] - maps[0].mean()
-    pairs = [z[i, j] * z[i + 1, j] for i in range(3) for j in range(5)]
-    pairs += [z[i, j] * z[i, j + 1] for i in range(4) for j in range(4)]
-    assert coherence(maps) == pytest.approx(np.mean(pairs) / (z**2).mean())
-
-
-def test_certainty_is_one_for_words_apart_and_zero_for_words_together():
-    apart = np.stack([CHESS, 1 - CHESS]).astype(float)
-    assert selectivity(apart) == pytest.approx(1, abs=1e-6)
-    assert selectivity(np.ones((3, 4, 4))) == pytest.approx(0, abs=1e-6)
-    assert selectivity(apart * np.array([1.0, 50.0])[:, None, None]) == pytest.approx(1, abs=1e-6)
-    assert selectivity(np.ones((1, 4, 4))) == 0
 
 
 def test_the_search_ranks_every_layer(random_pipe):
@@ -58,11 +27,11 @@ def test_the_search_ranks_every_layer(random_pipe):
     assert list(expert.table["layer"]) == [0, 1, 2]
     for sign in SIGNS:
         assert sorted(expert.table[f"rank_{sign}"]) == [1, 2, 3]
-    assert expert.layer == expert.table.loc[expert.table["mean_rank"].idxmin(), "layer"]
-    assert "mean rank" in expert.why
+    assert expert.layer == expert.table.loc[expert.table["word_information"].idxmax(), "layer"]
+    assert "says most of places" in expert.why
     assert (expert.table["blur_sensitivity"] > 0).all()
     assert not random_pipe.transformer._forward_pre_hooks
-    assert len(expert_figure(expert.table).axes) == 4
+    assert len(expert_figure(expert.table).axes) == 5
 
 
 def test_masks_are_measured_at_the_searchs_own_noise_level_and_text_length(random_pipe):
@@ -90,13 +59,25 @@ def test_masks_have_the_models_own_text_length_by_default(random_pipe, monkeypat
 
 
 def test_agreement_is_spearmans():
-    table = pd.DataFrame({"layer": [0, 1, 2], "miou": [0.1, 0.5, 0.3], "mean_rank": [3.0, 1.0, 2.0]})
+    table = pd.DataFrame({"layer": [0, 1, 2], "miou": [0.1, 0.5, 0.3], "word_information": [0.3, 0.1, 0.2]})
     table = table.assign(miou_low=0.1, miou_high=0.6, scenes=60)
     table = table.assign(
         value_norm_ratio=[1, 3, 2], coherence=[3, 1, 2], selectivity=[0, 2, 1], blur_sensitivity=[0, 2, 1]
     )
     lines = agreement(table)
-    assert lines[0] == (
-        "Best masks on scenes: layer 1, 50.0% mIoU (95% interval 10.0 to 60.0; n = 60 scenes); mean rank 1.00."
-    )
-    assert [line[-5:] for line in lines[1:]] == ["+1.00", "-1.00", "+1.00", "+1.00", "+1.00"]
+    assert lines[0] == ("Best masks on scenes: layer 1, 50.0% mIoU (95% interval 10.0 to 60.0; n = 60 scenes).")
+    assert [line[-5:] for line in lines[1:]] == ["-1.00", "+1.00", "-1.00", "+1.00", "+1.00"]
+
+
+def test_the_other_signs_are_named_beside_the_one_that_chooses():
+    rng = np.random.default_rng(0)
+    signs = pd.DataFrame({"layer": np.repeat([0, 1, 2], 6), "number": np.tile(range(6), 3)})
+    for name in SIGNS:
+        signs[name] = rng.uniform(0, 0.1, len(signs)) + (signs["layer"] == (0 if name == "coherence" else 2))
+    expert = chosen_expert(signs)
+    assert expert.layer == 2
+    *leads, others = expert_lead(expert)
+    assert "outside chance" in leads[0]
+    assert "layer 0 by spatial coherence" in others
+    assert others.startswith("Of the 4 other signs 3 name it too: ")
+    assert expert_lead(chosen_expert(signs[signs["layer"] == 1])) == []

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from .style import GUIDE_COLOR, IMAGE_COLOR, TEXT_COLOR, house_style
 
 _PANELS = {
+    "word_information": "word information (nats)",
     "value_norm_ratio": "text / image value norm",
     "coherence": "map coherence (Moran's I)",
     "selectivity": "selectivity of words",
@@ -19,14 +20,14 @@ _PANELS = {
 
 
 def expert_figure(table: pd.DataFrame) -> Figure:
-    """A panel for each sign over the layers; a dotted line marks the layer with the best mean rank.
+    """A panel for each sign over the layers; a dotted line marks the layer with the most information.
 
     ``table`` is made by `studies.expert_layer.find_expert`, and has ``miou`` if it went through `with_masks`.
     """
     with house_style():
         names = [name for name in _PANELS if name in table]
         figure, axes = plt.subplots(1, len(names), figsize=(1.75 * len(names), 1.9), squeeze=False)
-        best = table.loc[table["mean_rank"].idxmin(), "layer"]
+        best = table.loc[table["word_information"].idxmax(), "layer"]
         for ax, name in zip(axes[0], names, strict=True):
             values, color = (100 * table[name], TEXT_COLOR) if name == "miou" else (table[name], IMAGE_COLOR)
             ax.plot(table["layer"], values, color=color, marker="o", markersize=2.5)

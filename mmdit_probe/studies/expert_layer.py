@@ -1,4 +1,4 @@
-"""Which layer grounds the words: four signs that need no labels, ranked, and compared with masks where labels are known."""
+"""Which layer grounds the words: a sign that needs no labels, others beside it, and masks where labels are known."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from ..datasets.prompts import scene_prompts
 from ..datasets.scenes import scenes
 from ..edits import BlurText
 from ..families import Pipeline, denoiser_of
-from ..metrics.inference import FEWEST, Interval, best, mean_interval
+from ..metrics.inference import Interval, best
 from ..metrics.rank_correlation import rank_correlations
-from ..metrics.verdicts import Form, counted, in_words, lead_lines, listed
+from ..metrics.verdicts import Form, counted, in_words, lead_lines
+from ..metrics.word_grounding import coherence, selectivity, word_information
 from ..pipelines.defaults import model_defaults
 from ..pipelines.generation import generation_arguments, steps_at
 from ..pipelines.modular_call import call_pipeline
@@ -38,13 +39,17 @@ from ..utils.progress import Progress
 from .recording import prompt_units
 from .scene_grounding import MEAN_OF_LAYERS, measure_layers
 
+CHOOSES = "word_information"
+"""The sign that chooses: of `SIGNS` it alone names the layer with the best masks in tiny-sd3 and in tiny-flux."""
 SIGNS = {
+    CHOOSES: "what attention to the words says of places",
     "value_norm_ratio": "text / image value norm",
     "coherence": "spatial coherence of the words' maps",
     "selectivity": "how few words share a position",
     "blur_sensitivity": "change by blurring the layer's words",
 }
-"""The label-free signs; all are higher for a layer that grounds words."""
+"""The label-free signs; each was proposed as higher for a layer that grounds words."""
+_NATS = Form(3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +59,7 @@ class Expert:
     Attributes:
         layer: its number.
         why: one sentence that says why.
-        table: one row for each layer with every sign, averaged over the ``n`` prompts, its rank (1 is best) and the mean rank.
+        table: one row for each layer with every sign, averaged over the ``n`` prompts, and its rank (1 is best).
         by_prompt: the signs of each layer and prompt, with the ``number`` of the prompt.
     """
 
@@ -69,7 +74,7 @@ class Expert:
 
 
 def find_expert(pipe: Pipeline, config: ExpertConfig | None = None, progress: Progress | None = None) -> Expert:
-    """Rank the layers of any model by the label-free signs, averaged over prompts; the best mean rank is the expert layer."""
+    """The layer whose attention to the words says most of places, averaged over prompts, and the other signs."""
     config = config or ExpertConfig(prompts=scene_prompts(4))
     frames = []
     for number, prompt in enumerate(config.prompts):
@@ -101,55 +106,44 @@ def _chosen_of(pipe: Pipeline, config: ExpertConfig, signs: Sequence[pd.DataFram
 
 
 def chosen_expert(by_prompt: pd.DataFrame) -> Expert:
-    """The layer with the best mean rank; ``by_prompt`` has the signs of each ``layer`` and ``number`` of a prompt."""
+    """The layer with the most `word_information`; ``by_prompt`` has the signs of each ``layer`` and ``number`` of a prompt."""
     prompts = by_prompt["number"].nunique()
     grouped = by_prompt.groupby("layer")
     table = grouped[list(SIGNS)].mean()
-    ranks = table.rank(ascending=False).add_prefix("rank_")
-    table = table.join(ranks).assign(mean_rank=ranks.mean(axis=1), n=prompts).reset_index()
+    table = table.join(table.rank(ascending=False).add_prefix("rank_")).assign(n=prompts).reset_index()
     if "sigma" in by_prompt:
         table.insert(1, "sigma", grouped["sigma"].mean().to_numpy())
-    top = table.sort_values(["mean_rank", "rank_blur_sensitivity"]).iloc[0]
-    signs = ", ".join(f"{text} rank {top['rank_' + sign]:g}" for sign, text in SIGNS.items())
-    layer = int(top["layer"])
+    top = table.loc[table[CHOOSES].idxmax()]
     why = (
-        f"found by find-expert: mean rank {top['mean_rank']:.2f} of {len(table)} layers ({signs}; signs averaged over "
-        f"{counted(prompts, 'prompt')})"
+        f"found by find-expert: its attention to the words says most of places, {_NATS(top[CHOOSES])} nats for an image token, "
+        f"the largest of {len(table)} layers (average over {counted(prompts, 'prompt')})"
     )
-    return Expert(layer, why, table, by_prompt)
+    return Expert(int(top["layer"]), why, table, by_prompt)
 
 
-def rank_lead(expert: Expert) -> list[str]:
-    """Whether the expert leads the other layers by more than chance, by the mean ranks within each prompt."""
-    ranks = expert.by_prompt.groupby("number")[list(SIGNS)].rank(ascending=False).mean(axis=1)
-    wide = expert.by_prompt.assign(rank=ranks).pivot(index="layer", columns="number", values="rank")
+def expert_lead(expert: Expert) -> list[str]:
+    """Whether the expert leads the other layers by more than chance over prompts, and which layers the other signs name."""
+    wide = expert.by_prompt.pivot(index="layer", columns="number", values=CHOOSES)
     if len(wide) < 2:
         return []
-    lead, form = best(-wide.to_numpy()[:, :, None]), Form(2)
     names = [f"layer {layer}" for layer in wide.index]
-    own = -mean_interval(-wide.loc[expert.layer].to_numpy())
     lines = [
-        f"Ranked prompt by prompt, layer {expert.layer} has mean rank {form(own.mean)} {in_words(own, form, 'prompt')}."
+        f"In nats, {line}" for line in lead_lines(best(wide.to_numpy()[:, :, None]), names, _NATS, "prompt", "layer")
     ]
-    if lead.value.n < FEWEST:
-        return [*lines, "No verdict on its lead over the other layers."]
-    if wide.index.get_loc(expert.layer) not in lead.tied:
-        return [
-            *lines,
-            f"{names[lead.leader].capitalize()} has a better one, {form(-lead.value.mean)}: the two are not told apart.",
-        ]
-    if len(lead.tied) > 1:
-        return [*lines, f"{listed([names[place] for place in lead.tied]).capitalize()} tie: none leads."]
-    return [*lines, *(f"In ranks, {line}" for line in lead_lines(lead, names, form, "prompt", "layer"))]
+    table = expert.table.set_index("layer")
+    named = {text: int(table[sign].idxmax()) for sign, text in SIGNS.items() if sign != CHOOSES}
+    agree = sum(layer == expert.layer for layer in named.values())
+    said = "; ".join(f"layer {layer} by {text}" for text, layer in named.items())
+    return [*lines, f"Of the {len(named)} other signs {agree} name it too: {said}."]
 
 
 def measure_signs(pipe: Pipeline, prompt: str, config: ExpertConfig) -> pd.DataFrame:
-    """The four signs of each layer on one generated image at one timestep.
+    """The signs of each layer on one generated image at one timestep.
 
     Returns:
-        One row for each layer: ``value_norm_ratio``, above 0, the mean value norm of text over that of image tokens;
-        ``coherence`` in [-1, 1]; ``selectivity`` in [0, 1]; ``blur_sensitivity``, at least 0, the relative change of the
-        prediction when the layer's text is blurred.
+        One row for each layer: ``word_information`` in nats, at least 0; ``value_norm_ratio``, above 0, the mean value norm of
+        text over that of image tokens; ``coherence`` in [-1, 1]; ``selectivity`` in [0, 1]; ``blur_sensitivity``, at least 0,
+        the relative change of the prediction when the layer's text is blurred.
     """
     (step,) = steps_at((config.chosen_timestep,), config.generation.steps)
     record, call = _generate(pipe, prompt, config, step)
@@ -158,6 +152,7 @@ def measure_signs(pipe: Pipeline, prompt: str, config: ExpertConfig) -> pd.DataF
     signs = pd.DataFrame(
         {
             "layer": record["layer"].values,
+            CHOOSES: [word_information(maps) for maps in words],
             "value_norm_ratio": (norms.sel(stream="text") / norms.sel(stream="image")).values,
             "coherence": [coherence(maps) for maps in words],
             "selectivity": [selectivity(maps) for maps in words],
@@ -199,32 +194,6 @@ def _word_maps(record: xr.Dataset) -> np.ndarray:
     maps = record["i2t"].isel(batch=0)
     grid = [dim for dim in maps.dims if dim not in ("layer", "token")]
     return maps.isel(token=words).transpose("layer", "token", *grid).values
-
-
-def coherence(maps: np.ndarray) -> float:
-    """Moran's I of maps (word, ..., row, col), mean over words: 1 for smooth regions, 0 for noise, -1 for a chessboard."""
-    centered = maps - maps.mean(axis=tuple(range(1, maps.ndim)), keepdims=True)
-    pairs = [
-        (centered[..., :-1, :] * centered[..., 1:, :]).reshape(len(maps), -1),
-        (centered[..., :-1] * centered[..., 1:]).reshape(len(maps), -1),
-    ]
-    between = np.concatenate(pairs, 1).mean(1)
-    variance = (centered.reshape(len(maps), -1) ** 2).mean(1)
-    return float(np.mean(between / np.maximum(variance, 1e-20)))
-
-
-def selectivity(maps: np.ndarray) -> float:
-    """1 minus the normalized entropy of each position's distribution over words, mean over positions: in [0, 1].
-
-    Each word's map is first divided by its mean, so that a word with much attention everywhere does not count as a choice.
-    """
-    if len(maps) < 2:
-        return 0.0
-    flat = maps.reshape(len(maps), -1)
-    flat = flat / np.maximum(flat.mean(1, keepdims=True), 1e-20)
-    probs = flat / np.maximum(flat.sum(0), 1e-20)
-    entropy = -(probs * np.log(np.maximum(probs, 1e-20))).sum(0)
-    return float(1 - entropy.mean() / np.log(len(maps)))
 
 
 @torch.no_grad()
@@ -276,14 +245,12 @@ def with_masks(
 
 
 def agreement(table: pd.DataFrame) -> list[str]:
-    """Spearman's rank correlation of each sign, and of their mean rank, with the masks' mIoU."""
+    """The best masks, and Spearman's rank correlation of each sign with the masks' mIoU."""
     top = table.loc[table["miou"].idxmax()]
-    found = rank_correlations(table, [*SIGNS, "mean_rank"], "miou")
+    found = rank_correlations(table, list(SIGNS), "miou")
     interval = Interval(top["miou"], top["miou_low"], top["miou_high"], int(top["scenes"]))
     lines = [
-        f"Best masks on scenes: layer {top['layer']:.0f}, {top['miou']:.1%} mIoU {in_words(interval, Form(1, 100), 'scene')}; "
-        f"mean rank {top['mean_rank']:.2f}."
+        f"Best masks on scenes: layer {top['layer']:.0f}, {top['miou']:.1%} mIoU {in_words(interval, Form(1, 100), 'scene')}."
     ]
     over = f"with mIoU on scenes, over {len(table)} layers"
-    lines += [f"Spearman of {text} {over}: {found[sign]:+.2f}" for sign, text in SIGNS.items()]
-    return [*lines, f"Spearman of the mean rank {over}: {-found['mean_rank']:+.2f}"]
+    return lines + [f"Spearman of {text} {over}: {found[sign]:+.2f}" for sign, text in SIGNS.items()]
