@@ -26,7 +26,7 @@ def expert_figure(table: pd.DataFrame) -> Figure:
     """
     with house_style():
         names = [name for name in _PANELS if name in table]
-        figure, axes = plt.subplots(1, len(names), figsize=(1.75 * len(names), 1.9), squeeze=False)
+        figure, axes = plt.subplots(1, len(names), figsize=(1.95 * len(names), 1.9), squeeze=False)
         best = table.loc[table["word_information"].idxmax(), "layer"]
         for ax, name in zip(axes[0], names, strict=True):
             values, color = (100 * table[name], TEXT_COLOR) if name == "miou" else (table[name], IMAGE_COLOR)
