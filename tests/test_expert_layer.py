@@ -25,8 +25,7 @@ def test_the_search_ranks_every_layer(random_pipe):
     )
     assert done == [(1, 2), (2, 2)]
     assert list(expert.table["layer"]) == [0, 1, 2]
-    for sign in SIGNS:
-        assert sorted(expert.table[f"rank_{sign}"]) == [1, 2, 3]
+    assert np.isfinite(expert.table[list(SIGNS)]).all(axis=None)
     assert expert.layer == expert.table.loc[expert.table["word_information"].idxmax(), "layer"]
     assert "says most of places" in expert.why
     assert (expert.table["blur_sensitivity"] > 0).all()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import pandas as pd
 
@@ -26,15 +26,15 @@ from .loaded import LoadedMethod
 from .registry import REFINERS, SEG4DIFF, SYSTEMS, Method, Refine
 from .selection import Selection
 
-NAMES: dict[Method, str] = {
+MAGNET: Final = "magnet"
+"""Seg4Diff on the copy of the pipeline that was trained with MAGNET."""
+Grouper = Method | Literal["magnet"]
+NAMES: dict[Grouper, str] = {
     "seg4diff": "Seg4Diff",
+    MAGNET: "Seg4Diff + MAGNET",
     "diffseg": "DiffSeg on MM-DiT",
     "diffcut": "DiffCut on MM-DiT",
 }
-
-
-MAGNET = "magnet"
-"""The row of `Comparison.tuning` for Seg4Diff on the trained copy."""
 
 
 def released_threshold(method: Method) -> float:
@@ -110,12 +110,10 @@ class Comparison:
         """
         scenes, config = held_out_scenes(self.config.validation, "val"), self.config
         tried: list[dict[str, Any]] = []
-        grouped: list[tuple[str, Method, bool]] = [(method, method, False) for method in config.thresholds]
-        grouped += [] if self.magnet is None else [(MAGNET, SEG4DIFF, True)]
-        for name, method, trained in grouped:
-            for threshold in config.thresholds[method]:
-                found = self._unsupervised(method, threshold, scenes, trained)
-                tried.append({"method": name, "threshold": threshold, "miou": found.settings["miou"].iloc[0]})
+        for grouper in self._groupers():
+            for threshold in config.thresholds[_method(grouper)]:
+                found = self._unsupervised(grouper, threshold, scenes)
+                tried.append({"method": grouper, "threshold": threshold, "miou": found.settings["miou"].iloc[0]})
         for entropy, iterations in product(config.entropies, config.iterations):
             selection = Selection(refine="iseg", refine_entropy=entropy, refine_steps=iterations)
             found = self._named(selection, scenes)
@@ -151,12 +149,11 @@ class Comparison:
             yield _row("open-vocabulary", "Seg4Diff + MAGNET", None, found, scenes)
 
     def _without_words(self, scenes: LabeledImages, chosen: pd.Series) -> Iterator[dict[str, Any]]:
-        grouped: list[tuple[str, str, Method, bool]] = [(name, method, method, False) for method, name in NAMES.items()]
-        grouped += [] if self.magnet is None else [("Seg4Diff + MAGNET", MAGNET, SEG4DIFF, True)]
-        for name, tuned, method, trained in grouped:
-            for threshold, how in ((released_threshold(method), "released"), (float(chosen[tuned]), "tuned")):
-                found = self._unsupervised(method, threshold, scenes, trained)
-                yield _row("unsupervised", f"{name} ({how})", threshold, found, scenes)
+        for grouper in self._groupers():
+            released, tuned = released_threshold(_method(grouper)), float(chosen[grouper])
+            for threshold, how in ((released, "released"), (tuned, "tuned")):
+                found = self._unsupervised(grouper, threshold, scenes)
+                yield _row("unsupervised", f"{NAMES[grouper]} ({how})", threshold, found, scenes)
         for baseline in TRIVIAL:
             by_matching = found.trivial[found.trivial["baseline"] == baseline].set_index("matching")
             own = by_matching.loc["paper"]
@@ -174,14 +171,16 @@ class Comparison:
             name += f"-{selection.refine_entropy:g}-{selection.refine_steps}"
         return self._run(selection, self._config(), scenes, name, trained)
 
-    def _unsupervised(
-        self, method: Method, threshold: float, scenes: LabeledImages, trained: bool = False
-    ) -> Evaluation:
+    def _groupers(self) -> list[Grouper]:
+        return [grouper for grouper in NAMES if grouper != MAGNET or self.magnet is not None]
+
+    def _unsupervised(self, grouper: Grouper, threshold: float, scenes: LabeledImages) -> Evaluation:
+        method = _method(grouper)
         selection, config = (
             Selection(method=method, threshold=threshold),
             self._config(task="unsupervised", trivial=True),
         )
-        return self._run(selection, config, scenes, f"{method}-{threshold:g}", trained)
+        return self._run(selection, config, scenes, f"{method}-{threshold:g}", trained=grouper == MAGNET)
 
     def _run(
         self, selection: Selection, config: EvaluateConfig, scenes: LabeledImages, name: str, trained: bool
@@ -192,6 +191,10 @@ class Comparison:
         model = f"{self.model}, LoRA {model_fingerprint(str(self.lora))}" if trained else self.model
         own = replace(selection.fill(config), limit=len(scenes.samples))
         return tabulate(run_evaluation(loaded.pipe, scenes, own, self.out / folder, model, counter=loaded.counter(own)))
+
+
+def _method(grouper: Grouper) -> Method:
+    return SEG4DIFF if grouper == MAGNET else grouper
 
 
 def _row(task: str, name: str, threshold: float | None, found: Evaluation, scenes: LabeledImages) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Expert:
     Attributes:
         layer: its number.
         why: one sentence that says why.
-        table: one row for each layer with every sign, averaged over the ``n`` prompts, and its rank (1 is best).
+        table: one row for each layer with every sign, averaged over the ``n`` prompts.
         by_prompt: the signs of each layer and prompt, with the ``number`` of the prompt.
     """
 
@@ -110,7 +110,7 @@ def chosen_expert(by_prompt: pd.DataFrame) -> Expert:
     prompts = by_prompt["number"].nunique()
     grouped = by_prompt.groupby("layer")
     table = grouped[list(SIGNS)].mean()
-    table = table.join(table.rank(ascending=False).add_prefix("rank_")).assign(n=prompts).reset_index()
+    table = table.assign(n=prompts).reset_index()
     if "sigma" in by_prompt:
         table.insert(1, "sigma", grouped["sigma"].mean().to_numpy())
     top = table.loc[table[CHOOSES].idxmax()]
@@ -127,9 +127,8 @@ def expert_lead(expert: Expert) -> list[str]:
     if len(wide) < 2:
         return []
     names = [f"layer {layer}" for layer in wide.index]
-    lines = [
-        f"In nats, {line}" for line in lead_lines(best(wide.to_numpy()[:, :, None]), names, _NATS, "prompt", "layer")
-    ]
+    lead = lead_lines(best(wide.to_numpy()[:, :, None]), names, _NATS, "prompt", "layer")
+    lines = [f"Layer {expert.layer}, in nats: {line}" for line in lead]
     table = expert.table.set_index("layer")
     named = {text: int(table[sign].idxmax()) for sign, text in SIGNS.items() if sign != CHOOSES}
     agree = sum(layer == expert.layer for layer in named.values())
